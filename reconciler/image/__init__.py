@@ -1,0 +1,1 @@
+"""Bytes in, file system out. Knows nothing of hosts, pools or registries."""

@@ -1,0 +1,89 @@
+"""The values that say what goes into a file system: sources, layers, limits, chain ids.
+
+Frozen and free of side effects; imported by everybody, imports nothing of ours. No state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+LAYOUT = 1
+"""Version of the ext4 writer's layout. A change of the bytes that the writer makes from the same input raises it."""
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """How to reach a bucket where the AWS environment does not say it. None leaves the decision to that environment."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a layer's bytes are: ``s3://bucket/key``, or an absolute path of this host."""
+
+    url: str
+    s3: S3Options = field(default_factory=S3Options)
+
+    @property
+    def is_s3(self) -> bool:
+        return self.url.startswith("s3://")
+
+    @property
+    def bucket_key(self) -> tuple[str, str]:
+        """The bucket and the key of an S3 source."""
+        bucket, _, key = self.url.removeprefix("s3://").partition("/")
+        return bucket, key
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One tar as stored. ``sha256`` (64 hex digits, of the stored bytes) is its identity; None where it is unpinned."""
+
+    source: Source
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a layer may cost. Bytes count the decompressed stream (unpacked) and apparent sizes (file).
+
+    ``max_ratio`` is decompressed bytes by stored bytes, applied once 64 MiB have been decompressed.
+    """
+
+    max_unpacked_bytes: int = 32 * GIB
+    max_file_bytes: int = 16 * GIB
+    max_entries: int = 1_000_000
+    max_ratio: int = 200
+    max_depth: int = 256
+
+
+def base_id(size: int) -> str:
+    """Id that every chain of file systems of ``size`` bytes starts from (64 hex digits)."""
+    return hashlib.sha256(f"reconciler/ext4 layout={LAYOUT} size={size}".encode()).hexdigest()
+
+
+def chain_ids(size: int, digests: Iterable[str]) -> tuple[str, ...]:
+    """Ids of the chain's prefixes, the whole chain last, in the manner of OCI's ChainID.
+
+    >>> len(chain_ids(8 * GIB, ["a" * 64, "b" * 64]))
+    2
+    """
+    ids: list[str] = []
+    parent = base_id(size)
+    for digest in digests:
+        parent = hashlib.sha256(f"{parent} {digest}".encode()).hexdigest()
+        ids.append(parent)
+    return tuple(ids)
+
+
+def filesystem_uuid(chain: str) -> uuid.UUID:
+    """UUID of the file system of a chain: the same layers and size give the same one, anywhere."""
+    return uuid.uuid5(uuid.UUID("6d0c7f0e-5a3b-5c1e-9d57-0b7a3a1f4e52"), chain)

@@ -1,0 +1,296 @@
+"""The frozen values that the reconciler thinks in: Desired, Observed, Action, Plan.
+
+Made by ``manifests`` (Desired) and ``observe`` (Observed), compared by ``plan``, carried out by ``loop`` and
+``lifecycle``, shown by ``report``. No state, no side effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from reconciler.image.spec import Layer, Limits, Source
+from reconciler.pool.driver import PoolState
+
+
+class Kind(StrEnum):
+    IMAGE = "Image"
+    VOLUME = "Volume"
+    SNAPSHOT = "Snapshot"
+    LAYER = "Layer"
+
+
+class Phase(StrEnum):
+    """An image's phase is derived from its volumes, snapshots and runs; never stored."""
+
+    PENDING = "Pending"
+    DOWNLOADING = "Downloading"
+    VALIDATING = "Validating"
+    PROVISIONING = "Provisioning"
+    SNAPSHOTTING = "Snapshotting"
+    READY = "Ready"
+    DEGRADED = "Degraded"
+    FAILED = "Failed"
+    REMOVING = "Removing"
+
+
+# ---------------------------------------------------------------------------------------------------- desired
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The place in a manifest that declares something (1-based line and column)."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class BackingSpec:
+    """A data or metadata device of a thin pool: a block device, or a file of ``size`` bytes used through a loop."""
+
+    device: str | None = None
+    file: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ThinSpec:
+    data: BackingSpec
+    metadata: BackingSpec
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """``thin`` None means the file driver. Reserves are per cent of the pool that new work must leave free."""
+
+    name: str
+    thin: ThinSpec | None = None
+    reserve_data_percent: int = 10
+    reserve_metadata_percent: int = 20
+    where: Where | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """``snapshots`` holds the full names, counts expanded, in the manifest's order. ``size`` in bytes."""
+
+    name: str
+    pool: str
+    size: int
+    layers: tuple[Layer, ...]
+    snapshots: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    retain: bool = False
+    suspend: bool = False
+    where: Where | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the manifests say of this host."""
+
+    pools: Mapping[str, PoolSpec]
+    images: Mapping[str, ImageSpec]
+    source: str = ""
+    """The directory that it was read from."""
+
+
+# --------------------------------------------------------------------------------------------------- observed
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """An image that was declared once and is not gone yet. ``layers`` holds the digests of the chain last applied."""
+
+    name: str
+    pool: str
+    chain: str | None
+    size: int
+    retain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRow:
+    """A volume that a run has sealed. ``identity`` is the driver's, opaque to everybody else."""
+
+    pool: str
+    chain: str
+    parent: str | None
+    size: int
+    digests: tuple[str, ...]
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    pool: str
+    name: str
+    image: str
+    chain: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last word of the last run of an object, where that run failed or waits to be tried again."""
+
+    kind: Kind
+    name: str
+    reason: str
+    message: str
+    waits_for_person: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What is known of a source that no manifest pins: its ETag and length now, and the digest those bytes were seen to have.
+
+    ``digest`` is None until the bytes have been fetched once. ``error`` says why the source could not be asked.
+    """
+
+    source: Source
+    etag: str | None = None
+    size: int | None = None
+    digest: str | None = None
+    error: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolObserved:
+    """``state`` is None where the pool can't be read; ``problem`` then says why: that is not the same as empty."""
+
+    name: str
+    shares_blocks: bool
+    state: PoolState | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Registry rows joined with what the pools hold. Volumes and snapshots are keyed by (pool, chain) and (pool, name)."""
+
+    pools: Mapping[str, PoolObserved]
+    images: Mapping[str, ImageRow] = field(default_factory=dict)
+    volumes: Mapping[tuple[str, str], VolumeRow] = field(default_factory=dict)
+    snapshots: Mapping[tuple[str, str], SnapshotRow] = field(default_factory=dict)
+    resolutions: Mapping[Source, Resolution] = field(default_factory=dict)
+    failures: Mapping[tuple[Kind, str], Failure] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------------------------------------------- plan
+
+
+class Verb(StrEnum):
+    RESOLVE = "resolve"
+    """Fetch an unpinned layer once, to learn its digest; the chain is not known before."""
+    BUILD = "build"
+    REBUILD = "rebuild"
+    CREATE = "create"
+    REPAIR = "repair"
+    RECORD = "record"
+    """Write an image's row: declared for the first time, or its chain has moved."""
+    REMOVE = "remove"
+    FORGET = "forget"
+    """Drop the row of an image that is no longer declared (its data is retained, or already gone)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One difference to remove. ``after`` names the actions (by ``key``) that must have succeeded before.
+
+    ``because`` says what differs, for people. Fields that the action's kind does not use are None.
+    """
+
+    verb: Verb
+    kind: Kind
+    name: str
+    because: str
+    pool: str = ""
+    image: str = ""
+    chain: str | None = None
+    parent: str | None = None
+    size: int = 0
+    layers: tuple[Layer, ...] = ()
+    """BUILD: every layer of the chain from the bottom, all pinned; RESOLVE: the one layer."""
+    limits: Limits = field(default_factory=Limits)
+    after: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    """The images that want it; one that fails makes these fail."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.pool}/{self.name}" if self.pool else f"{self.kind}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a person should know and that no action removes: foreign files, unpinned layers, a pool that can't be read."""
+
+    kind: str
+    name: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``actions`` are in dependency order. ``held`` are removals that only ``--prune`` carries out.
+
+    ``blocked`` are images that can't be planned at all, with the reason.
+    Converged is ``not plan.actions and not plan.blocked``.
+    """
+
+    actions: tuple[Action, ...] = ()
+    held: tuple[Action, ...] = ()
+    blocked: tuple[Failure, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    unchanged: tuple[tuple[Kind, str], ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------------ facts
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSealed:
+    """A step has made a volume; recorded together with the step's transition."""
+
+    row: VolumeRow
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeGone:
+    pool: str
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMade:
+    row: SnapshotRow
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotGone:
+    pool: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSeen:
+    """The bytes of ``source`` with this ETag and length have this digest."""
+
+    source: Source
+    etag: str
+    size: int
+    digest: str
+
+
+Fact = VolumeSealed | VolumeGone | SnapshotMade | SnapshotGone | LayerSeen

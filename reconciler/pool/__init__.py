@@ -1,0 +1,1 @@
+"""The hands: where volumes live. Knows nothing of manifests or runs."""

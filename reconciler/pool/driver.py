@@ -1,0 +1,137 @@
+"""What every pool driver does, declared for its users (``observe``, ``lifecycle``, ``cli``).
+
+A driver keeps nothing in memory between calls: it asks the file system or the kernel each time. What must be remembered
+(which identity a volume or snapshot had when it was made) is kept by the registry and handed in again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+class Condition(StrEnum):
+    """What the pool holds under a name, compared with the identity that the registry remembers."""
+
+    INTACT = "intact"
+    MISSING = "missing"
+    REPLACED = "replaced"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of the pool. ``reserve`` is what new work must leave free."""
+
+    total: int
+    free: int
+    reserve: int
+
+    @property
+    def available(self) -> int:
+        return max(0, self.free - self.reserve)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeState:
+    """A sealed, read-only base. ``size`` is apparent, ``used`` what it occupies (bytes)."""
+
+    chain: str
+    condition: Condition
+    path: str
+    size: int = 0
+    used: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotState:
+    """A writable copy of a volume. ``active`` where a microVM could open ``path`` now."""
+
+    name: str
+    condition: Condition
+    path: str
+    active: bool
+    size: int = 0
+    used: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """All that a pool holds. ``foreign`` is what is not ours and never touched (path or id, with the reason).
+
+    ``leftovers`` is what is provably ours and belongs to nothing: half-built volumes of a run that was cut off.
+    """
+
+    space: Space
+    volumes: Mapping[str, VolumeState]
+    snapshots: Mapping[str, SnapshotState]
+    foreign: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+
+
+class OpenVolume(Protocol):
+    """A volume that is being written: a file descriptor and a size. A context manager; leaving it unsealed discards it."""
+
+    fd: int
+    size: int
+    path: Path
+
+    def __enter__(self) -> OpenVolume: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+    def seal(self) -> str:
+        """Make it durable, read-only and visible under its chain; return its identity for the registry."""
+        ...
+
+
+class Driver(Protocol):
+    """One pool."""
+
+    name: str
+    shares_blocks: bool
+    """True where a volume can be a copy-on-write child of another: then each layer of a chain is a volume of its own."""
+
+    def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> PoolState:
+        """What is there now. The arguments map chains and snapshot names to the identities that the registry remembers."""
+        ...
+
+    def space(self) -> Space: ...
+
+    def create_volume(self, chain: str, size: int, parent: str | None) -> OpenVolume:
+        """Begin a volume of ``size`` bytes, empty or with the content of ``parent``; an unfinished earlier try is discarded.
+
+        Raises NoSpace below the reserve, HostCannot where the pool can't be used.
+        """
+        ...
+
+    def remove_volume(self, chain: str) -> None:
+        """Remove it; absent is success. Raises Busy."""
+        ...
+
+    def create_snapshot(self, name: str, chain: str) -> str:
+        """Make and activate a writable copy of a sealed volume; return its identity.
+
+        What already stands under the name and is not a finished snapshot is set aside, never overwritten.
+        """
+        ...
+
+    def remove_snapshot(self, name: str) -> None:
+        """Remove it; absent is success. Raises Busy where something holds it."""
+        ...
+
+    def set_aside(self, name: str) -> str:
+        """Move what stands under a snapshot's name, and is not ours, out of the way; return where it lies now."""
+        ...
+
+    def discard_leftovers(self) -> tuple[str, ...]:
+        """Remove what a cut-off run left half-built; return what was removed. Callers hold the registry's lock."""
+        ...
+
+    def snapshot_path(self, name: str) -> Path: ...
+
+    def volume_path(self, chain: str) -> Path: ...

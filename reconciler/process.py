@@ -1,0 +1,54 @@
+"""The one door to other programs: argument lists, a chosen environment, no inherited standard input.
+
+Called by ``lifecycle`` (the referee), ``image.build`` (the builder) and ``pool`` drivers. No state.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a program left behind. ``command`` can be pasted into a shell."""
+
+    command: str
+    code: int
+    stdout: str
+    stderr: str
+
+
+def find(program: str) -> str | None:
+    """Absolute path of a program on the administrator's path, or None where it is not installed."""
+    return shutil.which(program, path=ENVIRONMENT["PATH"])
+
+
+def run(argv: Sequence[str], *, timeout: float, pass_fds: Sequence[int] = ()) -> Completed:
+    """Run a program to its end and return what it said, whatever its exit code; ``timeout`` in seconds.
+
+    Raises subprocess.TimeoutExpired (the program is killed) and FileNotFoundError.
+    """
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, env=ENVIRONMENT, timeout=timeout, pass_fds=pass_fds, check=False
+    )
+    return Completed(shlex.join(argv), done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def spawn(argv: Sequence[str], *, pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, with only ``pass_fds`` besides its error output."""
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        pass_fds=pass_fds,
+        start_new_session=True,
+        cwd="/",
+    )

@@ -1,0 +1,48 @@
+"""One frozen object with the paths and defaults of an invocation. Made by ``cli``; read by everybody it is handed to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``manifests`` and ``state`` are absolute. ``jobs`` bounds the runs under way at once; ``timeout`` is in seconds."""
+
+    manifests: Path
+    state: Path
+    jobs: int = 2
+    timeout: float | None = None
+
+    @property
+    def registry(self) -> Path:
+        return self.state / "registry.sqlite3"
+
+    @property
+    def lock(self) -> Path:
+        return self.state / "lock"
+
+    @property
+    def spool(self) -> Path:
+        """Layers on their way: partial and whole downloads."""
+        return self.state / "spool"
+
+    @property
+    def indexes(self) -> Path:
+        """Member indexes of sealed volumes, by chain; re-made from the layers where lost."""
+        return self.state / "index"
+
+    def pool(self, name: str) -> Path:
+        """Where a file pool keeps its files, and a loop-backed thin pool its own."""
+        return self.state / "pools" / name
+
+
+def default_state(environ: Mapping[str, str] = os.environ, *, root: bool | None = None) -> Path:
+    """``/var/lib/reconciler`` for root, the user's XDG state directory otherwise."""
+    if os.geteuid() == 0 if root is None else root:
+        return Path("/var/lib/reconciler")
+    base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "reconciler"
