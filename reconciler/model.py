@@ -233,7 +233,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a person should know and that no action removes: foreign files, unpinned layers, a pool that can't be read."""
+    """Something that a person should know and that no action removes: a foreign file, an unpinned layer, an unreadable pool."""
 
     kind: str
     name: str

@@ -37,7 +37,9 @@ def run(argv: Sequence[str], *, timeout: float, pass_fds: Sequence[int] = ()) ->
     done = subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, env=ENVIRONMENT, timeout=timeout, pass_fds=pass_fds, check=False
     )
-    return Completed(shlex.join(argv), done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    return Completed(
+        shlex.join(argv), done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    )
 
 
 def spawn(argv: Sequence[str], *, pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
