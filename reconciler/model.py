@@ -294,3 +294,47 @@ class LayerSeen:
 
 
 Fact = VolumeSealed | VolumeGone | SnapshotMade | SnapshotGone | LayerSeen
+
+
+# ----------------------------------------------------------------------------------------------- what happened
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectResult:
+    """One object after an invocation. ``action`` is the verb that was carried out (``none`` where nothing differed).
+
+    ``ok`` False means that the object failed, or could not be reached because something it needs failed.
+    """
+
+    kind: Kind
+    name: str
+    action: str
+    phase: str
+    reason: str = ""
+    message: str = ""
+    ok: bool = True
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An invocation's outcome. ``pruned`` is the part of ``changed`` that removed something. ``seconds`` of wall time."""
+
+    host: str
+    objects: tuple[ObjectResult, ...]
+    findings: tuple[Finding, ...]
+    held: tuple[Action, ...]
+    seconds: float
+    pruned: int = 0
+
+    @property
+    def changed(self) -> int:
+        return sum(1 for o in self.objects if o.changed and o.ok)
+
+    @property
+    def failed(self) -> int:
+        return sum(1 for o in self.objects if not o.ok)
+
+    @property
+    def unchanged(self) -> int:
+        return len(self.objects) - self.changed - self.failed

@@ -77,9 +77,12 @@ class PoolState:
 class OpenVolume(Protocol):
     """A volume that is being written: a file descriptor and a size. A context manager; leaving it unsealed discards it."""
 
-    fd: int
-    size: int
-    path: Path
+    @property
+    def fd(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def path(self) -> Path: ...
 
     def __enter__(self) -> OpenVolume: ...
     def __exit__(self, *exc: object) -> None: ...
@@ -93,8 +96,11 @@ class Driver(Protocol):
     """One pool."""
 
     name: str
-    shares_blocks: bool
-    """True where a volume can be a copy-on-write child of another: then each layer of a chain is a volume of its own."""
+
+    @property
+    def shares_blocks(self) -> bool:
+        """True where a volume can be a copy-on-write child of another: then each layer of a chain is a volume of its own."""
+        ...
 
     def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> PoolState:
         """What is there now. The arguments map chains and snapshot names to the identities that the registry remembers."""

@@ -1,0 +1,31 @@
+# `make run` and `make test` each do all of their own set-up; the rest is for those who work on the code.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: run test bench lint clean
+
+run: $(BIN)/.ready
+	$(BIN)/python -m samples.quickstart $(ARGS)
+
+test: $(BIN)/.ready lint
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)
+
+lint: $(BIN)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(BIN)/.ready
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-group-by=group $(ARGS)
+
+$(BIN)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv 2>/dev/null || $(PYTHON) -m virtualenv -q .venv 2>/dev/null \
+	  || { rm -rf .venv; test "$$(id -u)" = 0 && apt-get install -y -q python3-venv && $(PYTHON) -m venv .venv; } \
+	  || { rm -rf .venv; echo "this Python can't make virtual environments: install your system's python3-venv package and run again" >&2; exit 1; }
+	$(BIN)/python -m pip install -q -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv .quickstart build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -1,0 +1,445 @@
+"""The command line: verbs, options, exit codes. Each verb builds its objects and calls one core function.
+
+The only file that knows click. Everything heavy is imported by the verb that needs it, so that ``--help`` and completion answer
+at once. ``main`` returns an exit code and is the one place where errors become words on standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reconciler import __version__
+from reconciler.errors import CommandError, Exit, ReconcilerError, Stopped, UsageError
+from reconciler.settings import Settings, default_state
+
+FORMATS = ("table", "json")
+
+
+class Interrupted:
+    """The first SIGINT or SIGTERM asks running work to stop at its next boundary; ``stop`` is what that work looks at."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.signal = 0
+
+    def __call__(self, number: int, frame: object) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+        self.stop.set()
+
+    @contextmanager
+    def installed(self) -> Iterator[Interrupted]:
+        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @property
+    def exit(self) -> Exit:
+        return Exit.SIGTERM if self.signal == signal.SIGTERM else Exit.SIGINT
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options that every verb shares; given before the verb or behind it."""
+
+    settings: Settings
+    format: str
+
+    @property
+    def json(self) -> bool:
+        return self.format == "json"
+
+
+def shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("-o", "--format", "format_", type=click.Choice(FORMATS), help="Form of the answer.  [default: table]"),
+        click.option("--state", type=click.Path(path_type=Path), envvar="RECONCILER_STATE", help="State directory."),
+        click.option(
+            "-f", "--manifests", type=click.Path(path_type=Path), envvar="RECONCILER_MANIFESTS", help="Directory of manifests."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def options(context: click.Context) -> Options:
+    """The shared options: what stands behind the verb wins over what stands before it."""
+
+    def given(name: str) -> Any:
+        own = context.params.get(name)
+        return own if own is not None else context.find_root().params.get(name)
+
+    root = context.find_root().params
+    settings = Settings(
+        manifests=(given("manifests") or Path("manifests")).absolute(),
+        state=(given("state") or default_state()).absolute(),
+        jobs=root.get("jobs") or 2,
+        timeout=given("timeout"),
+    )
+    return Options(settings, given("format_") or "table")
+
+
+def changing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the verbs that plan."""
+    for option in (
+        click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 where something changed or is pending."),
+        click.option("-l", "--selector", metavar="SELECTOR", help="Only images with these labels: key=value,key!=value,key."),
+        click.option("--prune", is_flag=True, help="Also remove what no manifest declares any more."),
+        click.option("--diff", is_flag=True, help="Show the fields of each change."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="reconcile")
+@shared
+@changing
+@click.option("--once", is_flag=True, help="Converge once and end.")
+@click.option("--check", is_flag=True, help="Say what would change, as `plan` does, and change nothing.")
+@click.option("--jobs", type=click.IntRange(1, 64), help="Runs under way at once.  [default: 2]")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after this time.")
+@click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How long work is shown.")
+@click.pass_context
+def cli(context: click.Context, /, once: bool, check: bool, **_: Any) -> int:
+    """Make this host hold the root-filesystem images that a directory of manifests declares.
+
+    Without a verb it converges: with --once it does so once; without, it goes on watching the manifests.
+    """
+    if context.invoked_subcommand is not None:
+        return Exit.OK
+    if check:
+        return show_plan(context)
+    return run(context, once=once)
+
+
+def run(context: click.Context, *, once: bool) -> int:
+    from reconciler import host, loop, outcome, report
+
+    chosen, params = options(context), context.params
+    wish = loop.Wish(prune=params["prune"], selector=params["selector"], diff=params["diff"])
+    mode = "none" if chosen.json else params["progress"]
+    with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
+        if not once:
+            return loop.watch(ours, wish, report.progress(mode), stop=interrupted.stop)
+        result = loop.converge(ours, wish, report.progress(mode), stop=interrupted.stop)
+    if chosen.json:
+        report.document(report.result_json(result))
+    else:
+        report.show_result(result)
+    if interrupted.signal:
+        return interrupted.exit
+    return outcome.exit_code(result, detailed=params["detailed_exitcode"])
+
+
+def show_plan(context: click.Context) -> int:
+    from reconciler import host, loop, report
+
+    chosen, params = options(context), context.params
+    with host.reading(chosen.settings) as ours:
+        found = loop.look(ours, loop.Wish(prune=params["prune"], selector=params["selector"]))
+    if chosen.json:
+        report.document(report.plan_json(found.plan, ours.name))
+    else:
+        report.show_plan(found.plan, diff=params["diff"])
+    if found.plan.blocked:
+        return Exit.FAILED
+    return Exit.CHANGED if params["detailed_exitcode"] and found.plan.actions else Exit.OK
+
+
+@cli.command()
+@shared
+@changing
+@click.pass_context
+def plan(context: click.Context, /, **_: Any) -> int:
+    """Say what would change, and why. Reads only."""
+    return show_plan(context)
+
+
+@cli.command()
+@shared
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.pass_context
+def validate(context: click.Context, /, paths: tuple[Path, ...], **_: Any) -> int:
+    """Check manifests: every fault of every file. Needs no root, registry or network."""
+    from reconciler import manifests, report
+    from reconciler.errors import ManifestsInvalid
+
+    chosen = options(context)
+    try:
+        desired = manifests.load_paths(paths or (chosen.settings.manifests,))
+    except ManifestsInvalid as error:
+        if chosen.json:
+            report.document({"valid": False, "faults": list(error.faults)})
+            return Exit.INVALID
+        raise
+    if chosen.json:
+        report.document({"valid": True, "faults": [], "images": sorted(desired.images), "pools": sorted(desired.pools)})
+    else:
+        report.data(f"valid: {len(desired.images)} images, {len(desired.pools)} pools")
+    return Exit.OK
+
+
+@cli.command()
+def schema() -> int:
+    """Print the JSON Schema of manifests, for editors."""
+    from reconciler import documents, report
+
+    report.document(documents.schema())
+    return Exit.OK
+
+
+@cli.command("list")
+@shared
+@click.argument("kind", required=False)
+@click.pass_context
+def list_(context: click.Context, /, kind: str | None, **_: Any) -> int:
+    """Show images, volumes and snapshots: state, size used, path."""
+    from reconciler import host, inventory, report
+
+    chosen = options(context)
+    wanted = parse_kind(kind) if kind else None
+    with host.reading(chosen.settings, lenient=True) as ours:
+        listing = inventory.listing(ours)
+    if chosen.json:
+        report.document(listing.json(wanted))
+    else:
+        listing.show(wanted)
+    return Exit.OK
+
+
+@cli.command()
+@shared
+@click.argument("object_", metavar="KIND/NAME")
+@click.pass_context
+def describe(context: click.Context, /, object_: str, **_: Any) -> int:
+    """Tell all that is known of one object: what is declared, what is there, its runs and events."""
+    from reconciler import host, inventory, report
+
+    chosen = options(context)
+    kind, name = parse_object(object_)
+    with host.reading(chosen.settings, lenient=True) as ours:
+        told = inventory.describe(ours, kind, name)
+    if chosen.json:
+        report.document(told)
+    else:
+        inventory.show_description(told)
+    return Exit.OK
+
+
+@cli.command()
+@shared
+@click.argument("object_", metavar="[KIND/NAME]", required=False)
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest N events.")
+@click.pass_context
+def events(context: click.Context, /, object_: str | None, limit: int, **_: Any) -> int:
+    """Show what happened, oldest first."""
+    from reconciler import host, inventory, report
+
+    chosen = options(context)
+    kind, name = parse_object(object_) if object_ else (None, None)
+    with host.reading(chosen.settings, lenient=True) as ours:
+        found = inventory.events(ours, kind, name, limit)
+    if chosen.json:
+        report.document({"events": found})
+    else:
+        inventory.show_events(found)
+    return Exit.OK
+
+
+@cli.command()
+@shared
+@click.argument("run_id", metavar="[RUN]", required=False)
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest N runs.")
+@click.pass_context
+def runs(context: click.Context, /, run_id: str | None, limit: int, **_: Any) -> int:
+    """Show state machine runs, or one run with each of its transitions."""
+    from reconciler import host, inventory, report
+
+    chosen = options(context)
+    with host.reading(chosen.settings, lenient=True) as ours:
+        found = inventory.runs(ours, run_id, limit)
+    if chosen.json:
+        report.document({"runs": found})
+    else:
+        inventory.show_runs(found)
+    return Exit.OK
+
+
+@cli.command()
+@shared
+@click.pass_context
+def health(context: click.Context, /, **_: Any) -> int:
+    """Look at the host, pools, registry and S3; say what is wrong and what to do."""
+    from reconciler import checks, report
+
+    chosen = options(context)
+    found = checks.health(chosen.settings)
+    return show_checks(found, chosen, report)
+
+
+@cli.command()
+@shared
+@click.argument("names", nargs=-1)
+@click.pass_context
+def verify(context: click.Context, /, names: tuple[str, ...], **_: Any) -> int:
+    """Cross-check pool, registry and file systems (of the named images, or of all). Reads only."""
+    from reconciler import checks, host, report
+
+    chosen = options(context)
+    with host.reading(chosen.settings, lenient=True) as ours:
+        found = checks.verify(ours, names)
+    return show_checks(found, chosen, report)
+
+
+def show_checks(found: Sequence[Any], chosen: Options, report: Any) -> int:
+    bad = [check for check in found if check.level == "fail"]
+    if chosen.json:
+        report.document({"healthy": not bad, "checks": found})
+    else:
+        report.table(("", "CHECK", "SUBJECT", "MESSAGE"), [(c.level, c.name, c.subject, c.message) for c in found])
+    return Exit.FAILED if bad else Exit.OK
+
+
+@cli.command()
+@shared
+@click.argument("layer")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="A limit of the manifest, e.g. maxEntries=100000.")
+@click.option("--endpoint-url", metavar="URL", help="S3 endpoint for an s3:// layer.")
+@click.option("--anonymous", is_flag=True, help="Read an s3:// layer without credentials.")
+@click.pass_context
+def inspect(
+    context: click.Context, /, layer: str, limits: tuple[str, ...], endpoint_url: str | None, anonymous: bool, **_: Any
+) -> int:
+    """Judge one tar: members and totals, or the reason why it is refused."""
+    from reconciler import oneshot, report
+
+    chosen = options(context)
+    with Interrupted().installed() as interrupted:
+        verdict = oneshot.inspect(
+            oneshot.source(layer, endpoint_url, anonymous), oneshot.limits(limits), chosen.settings, stop=interrupted.stop
+        )
+    if chosen.json:
+        report.document(verdict)
+    else:
+        oneshot.show_verdict(verdict)
+    return Exit.OK if verdict["verdict"] == "accept" else Exit.FAILED
+
+
+@cli.command()
+@shared
+@click.argument("layers", nargs=-1, required=True)
+@click.option("--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The image file to write.")
+@click.option("--size", required=True, metavar="SIZE", help="Size of the file system, e.g. 8GiB.")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="A limit of the manifest, e.g. maxEntries=100000.")
+@click.option("--endpoint-url", metavar="URL", help="S3 endpoint for s3:// layers.")
+@click.option("--anonymous", is_flag=True, help="Read s3:// layers without credentials.")
+@click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How long work is shown.")
+@click.pass_context
+def build(
+    context: click.Context,
+    /,
+    layers: tuple[str, ...],
+    output: Path,
+    size: str,
+    limits: tuple[str, ...],
+    endpoint_url: str | None,
+    anonymous: bool,
+    progress: str,
+    **_: Any,
+) -> int:
+    """Turn tar layers into one ext4 image. Needs no registry, no root, no mount."""
+    from reconciler import oneshot, report
+
+    chosen = options(context)
+    sources = [oneshot.source(layer, endpoint_url, anonymous) for layer in layers]
+    shown = report.progress("none" if chosen.json else progress)
+    with Interrupted().installed() as interrupted, shown:
+        built = oneshot.build(
+            sources, output.absolute(), oneshot.size(size), oneshot.limits(limits), chosen.settings, shown, stop=interrupted.stop
+        )
+    if chosen.json:
+        report.document(built)
+    else:
+        oneshot.show_built(built)
+    return Exit.OK
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+def completion(shell: str) -> int:
+    """Print the completion script of a shell: eval "$(reconcile completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    from reconciler import report
+
+    found = get_completion_class(shell)
+    assert found is not None
+    report.data(found(cli, {}, "reconcile", "_RECONCILE_COMPLETE").source())
+    return Exit.OK
+
+
+def parse_kind(word: str) -> Any:
+    from reconciler import report
+
+    kind = report.kinds().get(word)
+    if kind is None:
+        raise UsageError(f"{word!r} is not a kind", hint="one of: image, volume, snapshot")
+    return kind
+
+
+def parse_object(word: str) -> tuple[Any, str]:
+    kind, slash, name = word.partition("/")
+    if not slash or not name:
+        raise UsageError(f"{word!r} names no object", hint="write KIND/NAME, for example image/golang")
+    return parse_kind(kind), name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; every error of ours ends here as one clear message."""
+    try:
+        code = cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="reconcile", standalone_mode=False)
+        return int(code) if code is not None else Exit.OK
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.UsageError as error:
+        error.show()
+        return Exit.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return Exit.SIGINT
+    except CommandError as error:
+        complain(error)
+        return error.exit
+    except Stopped as error:
+        complain(error)
+        return Exit.SIGINT
+    except ReconcilerError as error:
+        complain(error)
+        return Exit.FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; Python must not complain at exit
+        return Exit.OK
+
+
+def complain(error: ReconcilerError) -> None:
+    click.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"hint:  {error.hint}", err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""The registry's SQLite file: opened for writing, copied for reading, brought to the schema of this version.
+
+``registry`` calls it and speaks SQL through what it returns. State: ``registry.sqlite3``, and its ``-wal`` and ``-shm`` files
+while it is open for writing. Only sqlite3 of the standard library, because migrations must not move when table classes do.
+
+Reading copies: ``plan`` and ``list`` get the whole registry as a private database in memory. So a reader holds no lock, sees one
+moment, never creates ``-wal`` or ``-shm`` files (a plain ``mode=ro`` connection does), works in a directory that it may not write
+to, and can read an older schema by migrating its copy. The registry is small: tens of bytes an event, and history is pruned.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from reconciler.errors import HostCannot
+
+BUSY_TIMEOUT = 5.0
+"""Seconds that a writer waits for another one."""
+
+Migration = Sequence[str]
+"""The statements that lead from one schema version to the next."""
+
+# The log of events only grows, whoever opens the file, and whatever they try: what may go lies below the horizon in ``meta``,
+# which only ``prune`` moves. (A replacing INSERT deletes without asking the second trigger, hence the third.)
+TRIGGERS = (
+    "CREATE TRIGGER event_unchanged BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
+    """CREATE TRIGGER event_kept BEFORE DELETE ON event
+       WHEN NOT COALESCE(OLD.seq < (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'horizon'), FALSE)
+       BEGIN SELECT RAISE(ABORT, 'events are append-only'); END""",
+    """CREATE TRIGGER event_not_replaced BEFORE INSERT ON event WHEN NEW.seq IN (SELECT seq FROM event)
+       BEGIN SELECT RAISE(ABORT, 'events are append-only'); END""",
+)
+
+_HINTS = {
+    "SQLITE_BUSY": "another process has been writing to it for seconds; try again",
+    "SQLITE_FULL": "free some space on its file system",
+    "SQLITE_READONLY": "run as the user who owns the state directory",
+    "SQLITE_CANTOPEN": "check the state directory and its permissions; another --state may be meant",
+    "SQLITE_NOTADB": "another --state may be meant; restore the file from a backup if it was the registry",
+    "SQLITE_CORRUPT": "restore it from a backup; don't delete it, the pools' contents are known by it",
+}
+
+
+def in_our_words(path: Path, error: BaseException) -> BaseException:
+    """What SQLite or the file system says about ``path`` as HostCannot, with what to do; a fault of ours as it is."""
+    if isinstance(error, OSError):
+        return HostCannot(f"registry {path}: {error.strerror}", hint=_HINTS["SQLITE_CANTOPEN"])
+    if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+        return error
+    code = "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
+    return HostCannot(f"registry {path}: {error}", hint=_HINTS.get(code, ""))
+
+
+@contextmanager
+def _speaking_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise in_our_words(path, error) from None
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file for writing, creating it (and its directory) where it isn't there. Transactions are the caller's to begin."""
+    with _speaking_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = _open(path)
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            connection.close()
+            raise HostCannot(f"registry {path}: no write-ahead log is possible here", hint="use a local file system for --state")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+
+def snapshot(path: Path) -> sqlite3.Connection:
+    """A copy of the registry in memory, as of now; empty where there is no file. Writes nothing anywhere."""
+    memory = _open(":memory:")
+    with _speaking_of(path):
+        if path.exists() and not _copied_at_rest(path, memory):
+            _copy(path, "mode=ro", memory)
+    return memory
+
+
+def _open(where: Path | str) -> sqlite3.Connection:
+    return sqlite3.connect(where, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+
+
+def _copied_at_rest(path: Path, memory: sqlite3.Connection) -> bool:
+    """Copy a file that no process has open, without the log and locks; False where one has, or opened it meanwhile."""
+    before = _at_rest(path)
+    if before is None:
+        return False
+    try:
+        _copy(path, "immutable=1", memory)
+    except sqlite3.DatabaseError:
+        if _at_rest(path) == before:
+            raise
+    return _at_rest(path) == before
+
+
+def _at_rest(path: Path) -> tuple[int, int, int] | None:
+    """Identity of the file's content while it has no log; None while it has one."""
+    if path.with_name(f"{path.name}-wal").exists():
+        return None
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _copy(path: Path, how: str, memory: sqlite3.Connection) -> None:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", timeout=BUSY_TIMEOUT, uri=True)) as source:
+        source.backup(memory)
+
+
+def upgrade(
+    connection: sqlite3.Connection, path: Path, create: Callable[[], Iterable[str]], migrations: Sequence[Migration] = ()
+) -> None:
+    """Bring the schema to version ``1 + len(migrations)`` in one transaction; a database without tables gets ``create()``.
+
+    Raises HostCannot where the schema is newer than this version of the code, or not the registry's.
+    """
+    current = 1 + len(migrations)
+    with _speaking_of(path):
+        if _version(connection, path, current) == current:
+            return
+        connection.execute("PRAGMA foreign_keys = OFF")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            _migrate(connection, _version(connection, path, current), create, migrations)
+            if connection.execute("PRAGMA foreign_key_check").fetchall():
+                raise HostCannot(f"registry {path}: rows would lose what they refer to in the migration to schema {current}")
+            connection.commit()
+        finally:
+            connection.rollback()
+            connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _migrate(
+    connection: sqlite3.Connection, version: int | None, create: Callable[[], Iterable[str]], migrations: Sequence[Migration]
+) -> None:
+    steps = [create()] if version is None else migrations[version - 1 :]
+    for statement in (statement for step in steps for statement in step):
+        connection.execute(statement)
+    stamp = "INSERT INTO meta VALUES ('schema', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+    connection.execute(stamp, (str(1 + len(migrations)),))
+
+
+def _version(connection: sqlite3.Connection, path: Path, current: int) -> int | None:
+    """Schema version of the database; None where it has no tables yet."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables:
+        return None
+    if "meta" not in tables:
+        raise HostCannot(f"{path} is the database of another program", hint="another --state may be meant")
+    row = connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'schema'").fetchone()
+    version = int(row[0])
+    if version > current:
+        raise HostCannot(
+            f"registry {path} has schema {version}, this version of reconcile knows schema {current}",
+            hint="use the newer version that wrote it",
+        )
+    return version
+
+
+def prune(connection: sqlite3.Connection, keep: int) -> int:
+    """Within the caller's transaction, delete all but the newest ``keep`` events and runs; return how many went.
+
+    Open runs, and the last run of each object, stay.
+    """
+    connection.execute(_MOVE_HORIZON, {"keep": keep})
+    return sum(connection.execute(statement, {"keep": keep}).rowcount for statement in (_DELETE_EVENTS, _DELETE_RUNS))
+
+
+_MOVE_HORIZON = """
+    UPDATE meta SET value = MAX(CAST(value AS INTEGER), 1 + (SELECT COALESCE(MAX(seq), 0) FROM event) - :keep)
+    WHERE key = 'horizon'
+"""
+_DELETE_EVENTS = "DELETE FROM event WHERE seq < (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'horizon')"
+_DELETE_RUNS = """
+    DELETE FROM run WHERE status NOT IN ('active', 'needs-operator')
+    AND number NOT IN (SELECT MAX(number) FROM run GROUP BY kind, pool, name)
+    AND number <= (SELECT MAX(number) FROM run) - :keep
+"""

@@ -1,0 +1,237 @@
+"""What checked documents say together: references, names that must be unique, and this host's share of it all.
+
+Called by ``manifests`` once every document has been read: first ``check``, then, where nothing is wrong, ``assemble``. Pure.
+Every host checks every image, its own or not, so that a fault shows wherever the repository is read first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, TypeVar
+
+from reconciler.documents import Backing, Expression, Hosts, ImageDocument, PoolDocument, SnapshotBody
+from reconciler.faults import Fault, Loc, did_you_mean, path_of, quoted
+from reconciler.image.spec import Layer, Limits, S3Options, Source
+from reconciler.location import resolve
+from reconciler.model import BackingSpec, Desired, ImageSpec, PoolSpec, ThinSpec, Where
+
+DEFAULT_POOL = "default"
+"""The file pool that exists where no Pool is declared at all: the smallest repository is one Image."""
+MAX_DEVICE_NAME = 127
+"""Bytes of a device-mapper name (DM_NAME_LEN without its final NUL); a snapshot's is ``<pool>-<snapshot>``."""
+MAX_SNAPSHOTS = 100_000
+
+_NAME = "metadata", "name"
+
+D = TypeVar("D", PoolDocument, ImageDocument)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared(Generic[D]):
+    """A document and its place: ``locate`` finds that of a node in it, relative paths start from ``directory``."""
+
+    document: D
+    directory: str
+    locate: Callable[[Loc], Where]
+
+    @property
+    def name(self) -> str:
+        return self.document.metadata.name
+
+    def fault(self, message: str, *loc: str | int) -> Fault:
+        return Fault(self.locate(loc), path_of(loc), message)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """All that the manifests declare, in their order."""
+
+    pools: tuple[Declared[PoolDocument], ...]
+    images: tuple[Declared[ImageDocument], ...]
+
+    @cached_property
+    def pool_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(pool.name for pool in self.pools)) or (DEFAULT_POOL,)
+
+    def pool_of(self, image: ImageDocument) -> str | None:
+        """The pool that an image is in; None where that can't be said."""
+        named, names = image.spec.pool, self.pool_names
+        if named is None:
+            return names[0] if len(names) == 1 else None
+        return named if named in names else None
+
+
+def check(documents: Documents, *, pools_known: bool = True) -> Iterator[Fault]:
+    """What is wrong between documents; one with a fault of its own is not among them, and has that mended first.
+
+    ``pools_known`` is false where a Pool may be hidden in something that could not be read: references then go unchecked.
+    """
+    yield from _repeated("Pool", documents.pools)
+    yield from _repeated("Image", documents.images)
+    if pools_known:
+        yield from _dangling(documents)
+    yield from _snapshot_faults(documents)
+    yield from _contradicting_digests(documents.images)
+
+
+def assemble(documents: Documents, *, source: str, host_labels: Mapping[str, str] | None) -> Desired:
+    """Desired of a host with these labels; of all hosts together where None. Nothing declared gives an empty one."""
+    pools = {pool.name: _pool(pool) for pool in documents.pools}
+    if documents.images and not pools:
+        pools = {DEFAULT_POOL: PoolSpec(DEFAULT_POOL)}
+    images = {
+        image.name: _image(image, documents.pool_of(image.document) or DEFAULT_POOL)
+        for image in documents.images
+        if host_labels is None or selects(image.document.spec.hosts, host_labels)
+    }
+    return Desired(pools, images, source)
+
+
+def selects(hosts: Hosts | None, labels: Mapping[str, str]) -> bool:
+    """Whether a host with these labels is meant, by the rules of Kubernetes' label selectors: all conditions hold."""
+    if hosts is None:
+        return True
+    return hosts.match_labels.items() <= labels.items() and all(_holds(e, labels.get(e.key)) for e in hosts.match_expressions)
+
+
+def _holds(expression: Expression, value: str | None) -> bool:
+    match expression.operator:
+        case "In":
+            return value in expression.values
+        case "NotIn":
+            return value not in expression.values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+
+
+# ------------------------------------------------------------------------------------------- faults between documents
+
+
+def _repeated(kind: str, declared: Iterable[Declared[D]]) -> Iterator[Fault]:
+    first: dict[str, Declared[D]] = {}
+    for one in declared:
+        other = first.setdefault(one.name, one)
+        if other is not one:
+            yield one.fault(f"{kind} {quoted(one.name)} is already declared at {other.locate(_NAME)}", *_NAME)
+
+
+def _dangling(documents: Documents) -> Iterator[Fault]:
+    names = documents.pool_names
+    for image in documents.images:
+        named = image.document.spec.pool
+        if documents.pool_of(image.document) is not None:
+            continue
+        if named is None:
+            yield image.fault(f"is required where several pools are declared: {', '.join(names)}", "spec", "pool")
+        elif documents.pools:
+            yield image.fault(f"no Pool is named {quoted(named)}{did_you_mean(named, names)}", "spec", "pool")
+        else:
+            yield image.fault(
+                f"no Pool is named {quoted(named)}; none is declared, so there is only {DEFAULT_POOL!r}", "spec", "pool"
+            )
+
+
+def _snapshot_faults(documents: Documents) -> Iterator[Fault]:
+    """Names are compared as the pool will use them: file pools have a directory each, thin pools share ``/dev/mapper``."""
+    thin = {pool.name for pool in documents.pools if pool.document.spec.thin}
+    first: dict[tuple[str, str], _SnapshotEntry] = {}
+    total = 0
+    for entry in _snapshot_entries(documents):
+        total += entry.snapshot.count or 1
+        if total > MAX_SNAPSHOTS:
+            yield entry.fault(f"with this one more than {MAX_SNAPSHOTS} snapshots are declared")
+            return
+        is_thin = entry.pool in thin
+        for name in entry.snapshot.names:
+            device = f"{entry.pool}-{name}"
+            if len(device) > MAX_DEVICE_NAME:
+                yield entry.fault(f"its device's name, {quoted(device)}, has more than {MAX_DEVICE_NAME} characters")
+                break
+            other = first.setdefault(("", device) if is_thin else (entry.pool, name), entry)
+            if other is not entry:
+                yield entry.fault(
+                    _taken(f"snapshot {name!r} of pool {entry.pool!r}", f" (device {device})" if is_thin else "", other)
+                )
+                break
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SnapshotEntry:
+    """One item of an image's ``snapshots``."""
+
+    image: Declared[ImageDocument]
+    pool: str
+    index: int
+    snapshot: SnapshotBody
+
+    @property
+    def loc(self) -> Loc:
+        return "spec", "snapshots", self.index, "name"
+
+    def fault(self, message: str) -> Fault:
+        return self.image.fault(message, *self.loc)
+
+
+def _snapshot_entries(documents: Documents) -> Iterator[_SnapshotEntry]:
+    for image in documents.images:
+        pool = documents.pool_of(image.document) or image.document.spec.pool or DEFAULT_POOL
+        for index, snapshot in enumerate(image.document.spec.snapshots):
+            yield _SnapshotEntry(image, pool, index, snapshot)
+
+
+def _taken(what: str, device: str, other: _SnapshotEntry) -> str:
+    return f"{what}{device} is already declared by image {other.image.name!r} at {other.image.locate(other.loc)}"
+
+
+def _contradicting_digests(images: Iterable[Declared[ImageDocument]]) -> Iterator[Fault]:
+    first: dict[Source, tuple[str, Declared[ImageDocument], Loc]] = {}
+    for image in images:
+        for index, layer in enumerate(_layers(image)):
+            loc: Loc = ("spec", "layers", index, "sha256")
+            if layer.sha256 is None:
+                continue
+            digest, other, other_loc = first.setdefault(layer.source, (layer.sha256, image, loc))
+            if digest != layer.sha256:
+                yield image.fault(f"contradicts {other.locate(other_loc)}, which pins the same source to {digest[:12]}…", *loc)
+
+
+# ------------------------------------------------------------------------------------------------- documents to values
+
+
+def _pool(pool: Declared[PoolDocument]) -> PoolSpec:
+    spec = pool.document.spec
+    thin = ThinSpec(_backing(spec.thin.data), _backing(spec.thin.metadata), spec.thin.block_size) if spec.thin else None
+    return PoolSpec(pool.name, thin, spec.reserve.data_percent, spec.reserve.metadata_percent, pool.locate(()))
+
+
+def _backing(backing: Backing) -> BackingSpec:
+    return BackingSpec(backing.device, backing.file, backing.size)
+
+
+def _image(image: Declared[ImageDocument], pool: str) -> ImageSpec:
+    spec, limits = image.document.spec, image.document.spec.limits
+    return ImageSpec(
+        name=image.name,
+        pool=pool,
+        size=spec.size,
+        layers=tuple(_layers(image)),
+        snapshots=tuple(name for snapshot in spec.snapshots for name in snapshot.names),
+        limits=Limits(limits.max_unpacked_bytes, limits.max_file_bytes, limits.max_entries, limits.max_ratio, limits.max_depth),
+        labels=image.document.metadata.labels,
+        retain=spec.deletion_policy == "Retain",
+        suspend=spec.suspend,
+        where=image.locate(()),
+    )
+
+
+def _layers(image: Declared[ImageDocument]) -> Iterator[Layer]:
+    """S3 options belong to S3 sources only, so that a file is one and the same source for every image."""
+    spec = image.document.spec
+    options = S3Options(spec.s3.endpoint_url, spec.s3.region, spec.s3.anonymous)
+    for layer in spec.layers:
+        source = Source(resolve(layer.source, image.directory))
+        yield Layer(Source(source.url, options) if source.is_s3 else source, layer.sha256)

@@ -1,0 +1,94 @@
+"""Carries out a plan's actions: in dependency order, independent ones side by side, each as a durable run.
+
+Called by ``loop``. State: the Ledger of one invocation, which says what was tried and what became of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from reconciler import lifecycle, report
+from reconciler.host import Host
+from reconciler.machine import Run, Status, Subject
+from reconciler.model import Action, ImageRow, Kind, Verb
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of an action."""
+
+    action: Action
+    ok: bool
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass
+class Ledger:
+    """What an invocation has carried out so far, by the action's key; the last word on each."""
+
+    done: dict[str, Done] = field(default_factory=dict)
+
+    def fresh(self, actions: Collection[Action]) -> tuple[Action, ...]:
+        """The actions that can be tried: their object is known, and this invocation has not tried them yet."""
+        return tuple(a for a in actions if a.key not in self.done and (a.chain or a.kind in (Kind.LAYER, Kind.IMAGE)))
+
+
+def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, *, stop: threading.Event) -> list[Done]:
+    """Carry out actions in their order, independent ones side by side. One that fails takes only those that need it with it."""
+    waiting = {action.key: action for action in actions}
+    done: dict[str, Done] = {}
+    running: dict[Future[Done], Action] = {}
+    with ThreadPoolExecutor(host.settings.jobs, "run") as pool:
+        while waiting or running:
+            busy = {action.key for action in running.values()}
+            for action in [a for a in waiting.values() if not stop.is_set() and not (set(a.after) & (waiting.keys() | busy))]:
+                del waiting[action.key]
+                blocker = next((done[key] for key in action.after if key in done and not done[key].ok), None)
+                if blocker is not None:
+                    done[action.key] = dependent(action, blocker)
+                else:
+                    running[pool.submit(perform, host, action, progress)] = action
+            if running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    done[running.pop(future).key] = future.result()
+            elif stop.is_set():
+                break
+    return list(done.values())
+
+
+def dependent(action: Action, blocker: Done) -> Done:
+    because = f"needs {blocker.action.kind.lower()}/{blocker.action.name}: {blocker.message}"
+    return Done(action, False, blocker.reason, because)
+
+
+def perform(host: Host, action: Action, progress: report.Progress) -> Done:
+    """Carry out one action: an image's row is written at once, everything else is a durable run."""
+    label = f"{action.kind.lower()}/{action.name}"
+    if action.kind is Kind.IMAGE:
+        record(host, action)
+        return Done(action, True)
+    machine, value = lifecycle.run_input(action)
+    run = host.engine.open(machine, Subject(action.kind.value, action.name, action.pool), value)
+    run = host.engine.execute(run.id, lambda now, done, total: progress.update(label, now.state, done, total or None))
+    progress.finish(label, run.state if run.status is Status.DONE else f"{run.state}: {run.reason} {run.message}".rstrip())
+    return verdict(action, run)
+
+
+def verdict(action: Action, run: Run) -> Done:
+    if run.status is Status.DONE:
+        return Done(action, True)
+    if run.status is Status.ACTIVE:
+        return Done(action, False, "Stopped", "stopped before it was finished; the next run goes on")
+    return Done(action, False, run.reason, run.message)
+
+
+def record(host: Host, action: Action) -> None:
+    if action.verb is Verb.FORGET:
+        host.registry.forget_image(action.name)
+        return
+    spec = host.desired.images[action.name]
+    host.registry.record_image(ImageRow(spec.name, spec.pool, action.chain, spec.size, spec.retain))

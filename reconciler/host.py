@@ -1,0 +1,104 @@
+"""Puts the objects of one invocation together: settings, manifests, registry, drivers, spool, engine.
+
+Called by ``cli``; the one place that chooses a driver for a pool. ``reading`` writes nothing; ``writing`` holds the lock.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from reconciler import manifests
+from reconciler.errors import HostCannot, ManifestsInvalid
+from reconciler.fsm import Engine
+from reconciler.image.spool import Spool
+from reconciler.lifecycle import Hands, machines
+from reconciler.lock import lock
+from reconciler.model import Desired, PoolSpec
+from reconciler.pool.driver import Driver
+from reconciler.pool.file import FilePool
+from reconciler.registry import Registry
+from reconciler.settings import Settings
+
+
+@dataclass(frozen=True)
+class Host:
+    """What an invocation works with. ``desired`` is as it was read at the beginning; ``faults`` where it could not be."""
+
+    settings: Settings
+    desired: Desired
+    registry: Registry
+    stop: threading.Event
+    faults: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return socket.gethostname()
+
+    @cached_property
+    def drivers(self) -> Mapping[str, Driver]:
+        """A driver for each pool that is declared, and for each that the registry remembers."""
+        return drivers(self.settings, self.desired, self.registry)
+
+    @cached_property
+    def spool(self) -> Spool:
+        return Spool(self.settings.spool, stop=self.stop)
+
+    @cached_property
+    def engine(self) -> Engine:
+        hands = Hands(self.settings, self.drivers, self.spool)
+        return Engine(self.registry, machines(hands), stop=self.stop)
+
+
+def drivers(settings: Settings, desired: Desired, registry: Registry) -> dict[str, Driver]:
+    known = {pool for pool, _ in (*registry.volumes(), *registry.snapshots())}
+    specs = dict(desired.pools) | {name: PoolSpec(name) for name in known - set(desired.pools)}
+    return {name: driver(settings, spec) for name, spec in sorted(specs.items())}
+
+
+def driver(settings: Settings, spec: PoolSpec) -> Driver:
+    """Raises HostCannot where this host has no driver for the pool."""
+    if spec.thin is not None:
+        raise HostCannot(
+            f"pool {spec.name!r} ({spec.where}): this version has no driver for thin pools",
+            hint="use a file pool: spec: {file: {}}",
+        )
+    return FilePool(spec.name, settings.pool(spec.name), spec.reserve_data_percent)
+
+
+@contextmanager
+def reading(settings: Settings, *, lenient: bool = False) -> Iterator[Host]:
+    """For the verbs that only read. ``lenient`` goes on without manifests where they can't be read, and says so in ``faults``."""
+    faults: tuple[str, ...] = ()
+    try:
+        desired = manifests.load(settings.manifests)
+    except ManifestsInvalid as error:
+        if not lenient:
+            raise
+        desired, faults = Desired({}, {}), error.faults
+    with Registry.open(settings.registry, read_only=True) as registry:
+        yield Host(settings, desired, registry, threading.Event(), faults)
+
+
+@contextmanager
+def writing(settings: Settings, *, stop: threading.Event) -> Iterator[Host]:
+    """For the verbs that change something. Manifests are read first: where they are invalid nothing is touched.
+
+    Raises ManifestsInvalid, HostCannot, LockHeld.
+    """
+    desired = manifests.load(settings.manifests)
+    make_state(settings.state)
+    with lock(settings.lock), Registry.open(settings.registry) as registry:
+        yield Host(settings, desired, registry, stop)
+
+
+def make_state(state: Path) -> None:
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostCannot(f"{state}: {error.strerror}", hint="choose a state directory with --state") from error

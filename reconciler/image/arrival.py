@@ -1,0 +1,206 @@
+"""One layer's bytes on their way into one file: how far they have come, whether they are whole, what went wrong.
+
+One producer (``download`` or ``spool``) moves it forward, any number of readers wait on it; thread-safe.
+State: in memory, for as long as somebody holds it; the bytes themselves lie in ``path``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Condition, Event, Thread
+from typing import TYPE_CHECKING, NamedTuple
+
+from reconciler.errors import NeedsOperator, NoSpace, SourceChanged, Stopped
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+PIECE = 1 << 20
+"""Bytes that are received, written or hashed at once: large beside the cost of a call, small beside a processor's cache."""
+
+HEARTBEAT = 0.1
+"""Seconds after which somebody who waits looks whether to stop; an Event can't wake a Condition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """``length`` bytes can be read from the start; ``complete`` once there are no more and all are the right ones."""
+
+    length: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A whole, verified layer: sha256 of its bytes as stored (64 hex digits), the source's ETag, length in bytes."""
+
+    digest: str
+    etag: str
+    size: int
+
+
+class Progress(NamedTuple):
+    """Bytes that have arrived, and bytes in all (None until the source has told)."""
+
+    done: int
+    total: int | None
+
+
+class Arrival:
+    """See the module. ``stop`` and ``cancel`` end it; ``recheck`` raises where what had arrived has gone bad since."""
+
+    def __init__(self, path: Path, stop: Event, recheck: Callable[[], None] = lambda: None) -> None:
+        self.path = path
+        self._recheck = recheck
+        self.etag = ""
+        self._size: int | None = None
+        self._length = 0
+        self._fetched: Fetched | None = None
+        self._error: BaseException | None = None
+        self._cancelled = False
+        self._stop = stop
+        self._changed = Condition()
+        self._producer: Thread | None = None
+
+    # -- for readers
+
+    def open(self) -> int:
+        """A new read-only descriptor of the file, good for as long as it is kept open, wherever the file is moved to."""
+        with self._changed:
+            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def wait(self, beyond: int, timeout: float | None = None) -> Arrived:
+        """Wait until more than ``beyond`` bytes are there, or all of them, whole and verified; ``timeout`` in seconds.
+
+        Raises what ended the arrival, and Stopped.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while not self._news(beyond):
+                left = HEARTBEAT if until is None else min(HEARTBEAT, until - time.monotonic())
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            return Arrived(self._length, self._fetched is not None)
+
+    def result(self) -> Fetched:
+        """Wait for the end and tell what arrived. Raises what ended it instead, and Stopped."""
+        with self._changed:
+            while (fetched := self._fetched) is None:
+                self._raise_if_over()
+                self._changed.wait(HEARTBEAT)
+        self._recheck()
+        return fetched
+
+    @property
+    def progress(self) -> Progress:
+        with self._changed:
+            return Progress(self._length, self._size)
+
+    def _news(self, beyond: int) -> bool:
+        if self._fetched is None:
+            self._raise_if_over()
+        return self._fetched is not None or self._length > beyond
+
+    # -- for whoever owns it
+
+    def start(self, produce: Callable[[], str]) -> None:
+        """Run ``produce`` in a thread of its own: it moves the arrival forward and returns the digest of a whole, right layer."""
+        self._producer = Thread(target=self._run, args=(produce,), name=f"arrival {self.path.name}", daemon=True)
+        self._producer.start()
+
+    @property
+    def over(self) -> bool:
+        """Failed, cancelled or stopped: nothing that somebody new could wait for."""
+        with self._changed:
+            return self._error is not None or self._cancelled or (self._fetched is None and self._stop.is_set())
+
+    @property
+    def busy(self) -> bool:
+        """The producer still holds the file."""
+        return self._producer is not None and self._producer.is_alive()
+
+    def cancel(self) -> None:
+        with self._changed:
+            self._cancelled = True
+            self._changed.notify_all()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the producer has let go of the file, or ``timeout`` seconds are over."""
+        if self._producer is not None:
+            self._producer.join(timeout)
+
+    def _run(self, produce: Callable[[], str]) -> None:
+        try:
+            digest = produce()
+        except OSError as error:
+            self._end(error=host_error(error, self.path.parent))
+        except BaseException as error:
+            self._end(error=error)
+        else:
+            self._end(digest=digest)
+
+    def _end(self, *, digest: str = "", error: BaseException | None = None) -> None:
+        with self._changed:
+            self._error = error
+            if error is None:
+                self._fetched = Fetched(digest, self.etag, self._size or 0)
+            self._changed.notify_all()
+
+    # -- for the producer
+
+    def describe(self, etag: str, size: int) -> None:
+        with self._changed:
+            self.etag, self._size = etag, size
+
+    def advance(self, length: int) -> None:
+        with self._changed:
+            self._length = length
+            self._changed.notify_all()
+
+    def move(self, target: Path) -> None:
+        """Give the file its final name."""
+        with self._changed:
+            self.path = self.path.replace(target)
+
+    def check(self) -> None:
+        """Raises Stopped where the producer should end."""
+        with self._changed:
+            self._raise_if_over()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not for longer than anybody wants it. Raises Stopped."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            while (left := until - time.monotonic()) > 0:
+                self._raise_if_over()
+                self._changed.wait(min(HEARTBEAT, left))
+
+    def digest(self, descriptor: int, start: int, stop: int, into: _Hash) -> None:
+        """Feed bytes from ``start`` up to ``stop`` of the file to a hash. Raises Stopped, and SourceChanged if they end early."""
+        buffer = memoryview(bytearray(min(PIECE, stop - start)))
+        while start < stop:
+            self.check()
+            got = os.preadv(descriptor, [buffer[: stop - start]], start)
+            if not got:
+                raise SourceChanged(f"{self.path} was cut short to {start} bytes while it was read")
+            into.update(buffer[:got])
+            start += got
+
+    def _raise_if_over(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._cancelled or self._stop.is_set():
+            raise Stopped(f"stopped while {self.path.name} was on its way")
+
+
+def host_error(error: OSError, directory: Path) -> NoSpace | NeedsOperator:
+    """What a failed write into a directory means for its user."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"no space left in {directory}", hint="free some, or put the state directory on a larger file system")
+    return NeedsOperator(f"{directory} can't be used: {error.strerror or error}", hint="check its disk, owner and modes")

@@ -1,0 +1,294 @@
+"""One build, seen from the parent: feeds the builder process with layers as they arrive and waits for its milestones.
+
+Used by ``lifecycle`` (volumes of a pool) and ``cli`` (``build``, ``inspect``). State: a child process, two threads and a channel,
+all gone after ``close``. What the child says is taken as a verdict on that volume only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any, Protocol
+
+from reconciler import errors, process
+from reconciler.image import arrival
+from reconciler.image.control import Channel, Packet
+from reconciler.image.spec import Limits, filesystem_uuid
+
+GRACE_SECONDS = 3.0
+"""How long a refused layer's download may still take to show that the bytes were not the declared ones in the first place."""
+
+
+class Milestone(IntEnum):
+    """The states of a volume's pipeline are milestones on one stream."""
+
+    DOWNLOADED = 1
+    ACCEPTED = 2
+    WRITTEN = 3
+
+
+class Fetch(Protocol):
+    """A layer on its way (``source`` and ``spool`` make them)."""
+
+    def open(self) -> int: ...
+    def wait(self, beyond: int, timeout: float) -> arrival.Arrived: ...
+    def result(self) -> arrival.Fetched: ...
+    @property
+    def progress(self) -> arrival.Progress: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One layer of the request. ``begin`` starts or joins its download when its turn has come."""
+
+    name: str
+    begin: Callable[[], Fetch]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to build. ``chain`` maps the layers' digests to the chain's id; ``volume`` None judges and writes nothing.
+
+    The first ``replay`` layers are already in the volume: they only rebuild the tree, which ``index_in`` would hold.
+    """
+
+    layers: tuple[Input, ...]
+    size: int
+    chain: Callable[[Sequence[str]], str]
+    limits: Limits = field(default_factory=Limits)
+    volume: int | None = None
+    index_in: int | None = None
+    index_out: int | None = None
+    replay: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the builder said: totals of each layer, and the volume's summary once it is written."""
+
+    layers: tuple[Mapping[str, Any], ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    digests: tuple[str, ...] = ()
+    chain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the stream stands: the layer that is being applied, and that layer's bytes (stored), read and in all where known."""
+
+    layer: int = 0
+    name: str = ""
+    arrived: int = 0
+    read: int = 0
+    total: int | None = None
+    entries: int = 0
+
+
+class Build:
+    """A context manager; leaving it ends the child, whatever it was doing."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._changed = threading.Condition()
+        self._reached = 0
+        self._error: BaseException | None = None
+        self._report = Report()
+        self._progress = Progress()
+        self._fetches: list[Fetch] = []
+        self._fetching = True
+        self._closing = False
+        self._channel, self._theirs = Channel.pair()
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(job,), name=f"build-{job.__name__}", daemon=True)
+            for job in (self._feed, self._listen)
+        ]
+
+    def __enter__(self) -> Build:
+        fd = self._theirs.fileno()
+        try:
+            argv = [sys.executable, "-I", "-m", "reconciler.image.builder", str(fd)]
+            self._child = process.spawn(argv, pass_fds=[fd])
+        finally:
+            self._theirs.close()
+        self._channel.send("request", fds=list(self._descriptors().values()), **self._describe())
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _descriptors(self) -> dict[str, int]:
+        wanted = {"volume": self._request.volume, "index_in": self._request.index_in, "index_out": self._request.index_out}
+        return {name: fd for name, fd in wanted.items() if fd is not None}
+
+    def _describe(self) -> dict[str, Any]:
+        request = self._request
+        return {
+            "layers": len(request.layers),
+            "size": request.size,
+            "replay": request.replay,
+            "limits": asdict(request.limits),
+            "names": list(self._descriptors()),
+        }
+
+    # ------------------------------------------------------------------------------------------- for the caller
+
+    @property
+    def progress(self) -> Progress:
+        return self._progress
+
+    def wait(self, milestone: Milestone, *, stop: threading.Event, tick: Callable[[Progress], None] | None = None) -> Report:
+        """Block until the milestone is reached and return what is known by then.
+
+        Raises what the download or the builder raised, Stopped when ``stop`` is set, BuilderDied.
+        """
+        while True:
+            with self._changed:
+                if self._error is not None:
+                    raise self._error
+                if self._reached >= milestone:
+                    return self._report
+                self._changed.wait(0.1)
+            if stop.is_set():
+                raise errors.Stopped("stopped while a volume was being built", hint="run again to go on")
+            if tick is not None:
+                tick(self._progress)
+
+    def close(self) -> None:
+        self._closing = True
+        self._channel.hang_up()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+        for thread in self._threads:
+            thread.join()
+        for fetch in self._fetches:
+            fetch.close()
+        if self._child.stderr is not None:
+            self._child.stderr.close()
+        self._channel.close()
+
+    # -------------------------------------------------------------------------------------------------- threads
+
+    def _guarded(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:  # a thread's last word; re-raised in the caller's thread by wait()
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._error is None and not self._closing:
+                self._error = error
+            self._changed.notify_all()
+
+    def _reach(self, milestone: Milestone, report: Report) -> None:
+        with self._changed:
+            self._report, self._reached = report, milestone
+            self._changed.notify_all()
+
+    def _feed(self) -> None:
+        """Hand the child one layer after the other, each as it grows; then tell it the chain's identity."""
+        try:
+            digests = tuple(self._feed_layer(number, layer) for number, layer in enumerate(self._request.layers))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the child has ended: the listener knows why
+        finally:
+            self._fetching = False
+        chain = self._request.chain(digests)
+        with self._changed:
+            self._report = Report(self._report.layers, self._report.summary, digests, chain)
+            self._reached = max(self._reached, Milestone.DOWNLOADED)
+            self._changed.notify_all()
+
+    def _feed_layer(self, number: int, layer: Input) -> str:
+        fetch = layer.begin()
+        self._fetches.append(fetch)
+        fd = fetch.open()
+        try:
+            self._channel.send("layer", fds=[fd], name=layer.name)
+        finally:
+            os.close(fd)
+        length, complete = 0, False
+        while not complete and not self._closing:
+            now = fetch.wait(length, 0.2)
+            complete = now.complete
+            if now.length > length:
+                length = now.length
+                self._channel.send("length", length=length)
+            self._note(number, layer, fetch)
+        self._channel.send("end")
+        return fetch.result().digest
+
+    def _note(self, number: int, layer: Input, fetch: Fetch) -> None:
+        at, now = fetch.progress, self._progress
+        read = now.read if now.layer == number else 0
+        self._progress = Progress(number, layer.name, at.done, read, at.total, now.entries)
+
+    def _listen(self) -> None:
+        while (packet := self._channel.receive()) is not None:
+            self._hear(packet)
+        if self._reached < Milestone.WRITTEN and not self._closing:
+            raise self._post_mortem()
+
+    def _hear(self, packet: Packet) -> None:
+        body = packet.body
+        if packet.kind == "progress":
+            now = self._progress
+            self._progress = Progress(now.layer, now.name, now.arrived, body["read"], now.total, body["entries"])
+        elif packet.kind == "accepted":
+            report = self._await_download()
+            if not report.chain:
+                return  # the download has failed, and wait() says so; without a commit the volume never becomes a file system
+            report = Report(tuple(body["layers"]), {}, report.digests, report.chain)
+            self._reach(Milestone.ACCEPTED, report)
+            self._channel.send("commit", uuid=str(filesystem_uuid(report.chain)))
+        elif packet.kind == "written":
+            report = self._report
+            self._reach(Milestone.WRITTEN, Report(report.layers, body["summary"], report.digests, report.chain))
+        elif packet.kind == "failed":
+            self._let_the_download_speak()
+            raise self._verdict(body)
+
+    def _await_download(self) -> Report:
+        with self._changed:
+            self._changed.wait_for(lambda: self._reached >= Milestone.DOWNLOADED or self._error is not None or self._closing)
+            return self._report
+
+    def _let_the_download_speak(self) -> None:
+        """Bytes that are not the declared ones are seldom a tar either; the digest is then the better thing to tell."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        fetch = self._fetches[-1] if self._fetches else None
+        while fetch is not None and self._error is None and self._fetching and time.monotonic() < deadline:
+            try:
+                if fetch.wait(1 << 62, 0.1).complete:
+                    return
+            except errors.ReconcilerError as error:
+                self._fail(error)
+
+    def _verdict(self, body: Mapping[str, Any]) -> errors.ReconcilerError:
+        number = min(self._progress.layer, len(self._request.layers) - 1)
+        message = f"layer {self._request.layers[number].name}: {body['message']}"
+        if body["error"] == "LayerRefused":
+            member = bytes.fromhex(body["member"])
+            return errors.LayerRefused(message, rule=body["rule"], member=member, offset=body["offset"], hint=body["hint"])
+        kinds: dict[str, type[errors.ReconcilerError]] = {
+            kind.__name__: kind for kind in (errors.LayerCorrupt, errors.ImageTooSmall, errors.NoSpace, errors.BuilderDied)
+        }
+        return kinds.get(body["error"], errors.BuilderDied)(message, hint=body["hint"])
+
+    def _post_mortem(self) -> errors.BuilderDied:
+        code = self._child.wait()
+        said = self._child.stderr.read().decode(errors="replace").strip() if self._child.stderr else ""
+        last = said.splitlines()[-1] if said else "it said nothing"
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return errors.BuilderDied(f"the builder process died ({how}): {last}")

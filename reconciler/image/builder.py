@@ -1,0 +1,193 @@
+"""The builder process: reads layers, judges their members, writes one volume. Run as ``python -m reconciler.image.builder FD``.
+
+Started by ``build`` (its parent), one for each volume in progress. It holds descriptors (a control channel, the volume, each
+layer as it comes, the chain's index) and nothing else: what it reads is hostile, so it gives up privileges and paths before the
+first byte. Everything it knows dies with it; the volume has no superblock until the parent has said ``commit``.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from uuid import UUID
+
+from reconciler.errors import BuilderDied, ReconcilerError
+from reconciler.image import index
+from reconciler.image.codec import open_stream
+from reconciler.image.control import Channel, Packet
+from reconciler.image.ext4 import Writer
+from reconciler.image.judge import Judge
+from reconciler.image.spec import GIB, Limits
+from reconciler.image.tar import Reader
+from reconciler.image.tree import Tree
+
+NOBODY = 65534
+PROGRESS_SECONDS = 0.1
+
+
+class ParentGone(Exception):
+    """The other end of the channel has closed: nobody wants the volume any more."""
+
+
+class LayerSource:
+    """The bytes of one layer as they arrive: reads what the spool holds, and waits on the channel for more."""
+
+    def __init__(self, channel: Channel, fd: int, number: int) -> None:
+        self._channel = channel
+        self._fd = fd
+        self._number = number
+        self._length = 0
+        self._complete = False
+        self._reported = 0.0
+        self.position = 0
+        self.entries = 0
+
+    def read(self, n: int) -> bytes:
+        """1 to n bytes; none only at the layer's end."""
+        self._report()
+        while self.position >= self._length and not self._complete:
+            self._take(receive(self._channel))
+        data = os.pread(self._fd, min(n, self._length - self.position), self.position)
+        if not data and self.position < self._length:
+            raise BuilderDied("the spool is shorter than its parent said", hint="run again")
+        self.position += len(data)
+        return data
+
+    def _take(self, packet: Packet) -> None:
+        if packet.kind == "length":
+            self._length = packet.body["length"]
+        elif packet.kind == "end":
+            self._complete = True
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now - self._reported >= PROGRESS_SECONDS:
+            self._reported = now
+            self._channel.send("progress", layer=self._number, read=self.position, entries=self.entries)
+
+    def close(self) -> None:
+        """Swallow the announcements that the reader did not need, up to the layer's end."""
+        while not self._complete:
+            self._take(receive(self._channel))
+        self._reported = 0.0
+        self._report()
+        os.close(self._fd)
+
+
+def receive(channel: Channel) -> Packet:
+    packet = channel.receive()
+    if packet is None:
+        raise ParentGone
+    return packet
+
+
+def prepare() -> None:
+    """Load what Python would look for on disk when it is first needed: behind ``confine`` there is no disk to look on."""
+    for encoding in ("ascii", "latin-1", "unicode_escape", "utf-8"):
+        codecs.lookup(encoding)
+
+
+def confine() -> None:
+    """Give up what reading a layer does not need, before the first hostile byte.
+
+    Root becomes nobody inside an empty, already deleted directory: no path leads anywhere. Everybody gets limits on memory,
+    core dumps and new processes' worth of descriptors.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    resource.setrlimit(resource.RLIMIT_AS, (6 * GIB, 6 * GIB))
+    if os.geteuid() != 0:
+        return
+    nowhere = tempfile.mkdtemp(prefix="reconcile-builder-")
+    fd = os.open(nowhere, os.O_RDONLY | os.O_DIRECTORY)
+    Path(nowhere).rmdir()
+    os.fchdir(fd)
+    os.close(fd)
+    os.chroot(".")
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def apply_layer(channel: Channel, number: int, tree: Tree, writer: Writer, limits: Limits) -> dict[str, object]:
+    """Read one layer to its end into the tree and the volume; return the judge's totals."""
+    packet = receive(channel)
+    source = LayerSource(channel, packet.fds[0], number)
+    stream = open_stream(source, limits)
+    judge, reader = Judge(limits), Reader(stream)
+    tree.begin_layer()
+    for member in reader:
+        judge.check(member)
+        source.entries += 1
+        inode = tree.add(member)
+        if inode is not None:
+            writer.append(inode, member.size, member.segments, reader.data(member))
+    source.close()
+    return judge.totals() | {"storedBytes": stream.stored, "unpackedBytes": stream.unpacked}
+
+
+def build(channel: Channel, request: Packet) -> None:
+    """Carry out one request: replayed layers only rebuild the tree, the others are written too."""
+    body = request.body
+    limits, size, replay = Limits(**body["limits"]), body["size"], body["replay"]
+    fds = dict(zip(body["names"], request.fds, strict=True))
+    tree, next_block = Tree(limits), None
+    if "index_in" in fds:
+        with os.fdopen(fds["index_in"], "rb") as file:
+            tree, next_block = index.load(file.read(), limits)
+    if replay:
+        rehearsal = Writer(-1, size, sink=True)
+        for number in range(replay):
+            apply_layer(channel, number, tree, rehearsal, limits)
+        next_block = rehearsal.next_block
+    volume = fds.get("volume", -1)
+    writer = Writer(volume, size, next_block=next_block, sink=volume < 0)
+    totals = [apply_layer(channel, number, tree, writer, limits) for number in range(replay, body["layers"])]
+    channel.send("accepted", layers=totals)
+    commit = receive(channel)
+    summary = writer.finish(tree.root, UUID(commit.body["uuid"]))
+    if "index_out" in fds:
+        with os.fdopen(fds["index_out"], "wb") as file:
+            file.write(index.dump(tree, writer.next_block))
+            file.flush()
+            os.fsync(file.fileno())
+    channel.send("written", summary=asdict(summary))
+
+
+@contextlib.contextmanager
+def verdicts(channel: Channel) -> Iterator[None]:
+    """Every error of ours becomes a packet; what is left is a crash, which the parent sees as the end of the process."""
+    try:
+        yield
+    except ParentGone:
+        return
+    except ReconcilerError as error:
+        fields = {name: getattr(error, name) for name in ("rule", "offset") if hasattr(error, name)}
+        member = getattr(error, "member", b"")
+        channel.send(
+            "failed", error=type(error).__name__, message=error.message, hint=error.hint, member=member[:4096].hex(), **fields
+        )
+
+
+def main(argv: list[str]) -> int:
+    channel = Channel.inherited(int(argv[1]))
+    request = channel.receive()
+    if request is None:
+        return 0
+    prepare()
+    confine()
+    with verdicts(channel):
+        build(channel, request)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,221 @@
+"""Where compressed streams begin and end: gzip member headers (RFC 1952) and zstd frames (RFC 8878).
+
+Called by ``codec``, whose decoders do not tell a stream that ended from one that was cut. The decoders see the content;
+this sees only the framing around it. State: the bytes read ahead, in ``Input``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Protocol
+
+from reconciler.errors import LayerCorrupt, LayerRefused
+
+READ = 256 << 10
+"""Bytes asked of a source at once: measured fastest for isal, which copies its unused input at each member's end."""
+
+MAX_WINDOW = 1 << 27
+"""Bytes of history that a zstd frame may ask the decoder to keep: what ``zstd --long`` asks for at most by default."""
+
+MAX_GZIP_HEADER = 1 << 17
+"""Bytes of a gzip member's header: an extra field is at most 64 KiB, a name and a comment have no bound of their own."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE_TAIL = b"\x2a\x4d\x18"
+
+_FHCRC, _FEXTRA, _FNAME, _FCOMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
+
+
+class ByteSource(Protocol):
+    """Stored bytes as they arrive."""
+
+    def read(self, n: int, /) -> bytes:
+        """1 to ``n`` bytes; ``b""`` only at the end."""
+        ...
+
+
+class Input:
+    """A source that counts what it gave, hands it out in any portions, and takes back what was read too far."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self.stored = 0
+        self._source = source
+        self._ahead = b""
+        self._at = 0
+
+    def read(self, n: int) -> bytes:
+        """1 to ``n`` bytes; ``b""`` only at the end."""
+        if self._at == len(self._ahead):
+            self._ahead, self._at = self._source.read(max(n, READ)), 0
+            self.stored += len(self._ahead)
+        start, self._at = self._at, min(self._at + n, len(self._ahead))
+        return self._ahead[start : self._at]
+
+    def unread(self, data: bytes) -> None:
+        self._ahead, self._at = data + self._ahead[self._at :], 0
+
+    def take(self, n: int) -> bytes:
+        """``n`` bytes; fewer only at the end."""
+        parts: list[bytes] = []
+        while n and (data := self.read(n)):
+            parts.append(data)
+            n -= len(data)
+        return b"".join(parts)
+
+
+def is_zstd(head: bytes) -> bool:
+    """Whether the first four bytes begin a zstd frame, skippable ones included."""
+    return head[:4] == ZSTD_MAGIC or (head[1:4] == _SKIPPABLE_TAIL and head[0] & 0xF0 == 0x50)
+
+
+# ---------------------------------------------------------------------------------------------------------- gzip
+
+
+def next_gzip_member(source: Input) -> bool:
+    """Step over the header of the next member; False at the end of the input, where zero padding is allowed.
+
+    Raises LayerCorrupt.
+    """
+    magic = source.take(2)
+    if magic in (b"", b"\0") or magic == b"\0\0":
+        return _only_zeros_left(source)
+    if magic != GZIP_MAGIC:
+        raise LayerCorrupt("bytes that are not gzip follow a gzip member", hint="store the layer again, as one gzip stream")
+    _skip_gzip_header(source)
+    return True
+
+
+def _only_zeros_left(source: Input) -> bool:
+    while data := source.read(1 << 18):
+        if data.strip(b"\0"):
+            raise LayerCorrupt("bytes follow the zero padding of a gzip stream")
+    return False
+
+
+def _skip_gzip_header(source: Input) -> None:
+    fixed = source.take(8)
+    if len(fixed) < 8:
+        raise cut("gzip")
+    if fixed[0] != 8 or fixed[1] & _RESERVED:
+        raise LayerCorrupt("a gzip header names an unknown method or unknown flags")
+    flags = fixed[1]
+    if flags & _FEXTRA:
+        source.take(int.from_bytes(source.take(2), "little"))
+    for flag in (_FNAME, _FCOMMENT):
+        if flags & flag:
+            _skip_text(source)
+    if flags & _FHCRC:
+        source.take(2)
+
+
+def _skip_text(source: Input) -> None:
+    seen = 0
+    while data := source.read(512):
+        text, nul, rest = data.partition(b"\0")
+        seen += len(text)
+        if seen > MAX_GZIP_HEADER:
+            raise LayerCorrupt("a gzip header is longer than 128 KiB")
+        if nul:
+            source.unread(rest)
+            return
+    raise cut("gzip")
+
+
+# ---------------------------------------------------------------------------------------------------------- zstd
+
+_Walk = Generator[tuple[int, int], bytes, None]
+
+
+class ZstdFrames:
+    """Follows the frames and blocks of the bytes that pass. ``whole`` is True between frames."""
+
+    def __init__(self, max_frames: int) -> None:
+        self.whole = True
+        self._frames_left = max_frames
+        self._head = b""
+        self._walk = self._frames()
+        self._skip, self._want = next(self._walk)
+
+    def feed(self, data: bytes) -> None:
+        """Look at the next bytes of the stream. Raises LayerCorrupt for bad framing, LayerRefused for too large a window."""
+        at, end = 0, len(data)
+        while at < end:
+            if self._skip:
+                step = min(self._skip, end - at)
+                self._skip -= step
+            else:
+                step = min(self._want - len(self._head), end - at)
+                self._head += data[at : at + step]
+                if len(self._head) == self._want:
+                    head, self._head = self._head, b""
+                    self._skip, self._want = self._walk.send(head)
+            at += step
+        self.whole = self._between_frames and not self._skip and not self._head
+
+    def _frames(self) -> _Walk:
+        """Yields (bytes to step over, bytes wanted after them)."""
+        skip = 0
+        while True:
+            self._between_frames = True
+            magic = yield skip, 4
+            self._between_frames = False
+            self._count()
+            if magic == ZSTD_MAGIC:
+                skip = yield from self._blocks()
+            elif is_zstd(magic):
+                skip = int.from_bytes((yield 0, 4), "little")
+            else:
+                raise LayerCorrupt(
+                    "bytes that are not zstd follow a zstd frame", hint="store the layer again, as one zstd stream"
+                )
+
+    def _blocks(self) -> Generator[tuple[int, int], bytes, int]:
+        checksum = yield from self._frame_header()
+        skip, last = 0, False
+        while not last:
+            header = int.from_bytes((yield skip, 3), "little")
+            last, kind, size = bool(header & 1), header >> 1 & 3, header >> 3
+            if kind == 3:
+                raise LayerCorrupt("a zstd block has the reserved type")
+            skip = 1 if kind == 1 else size
+        return skip + checksum
+
+    def _frame_header(self) -> Generator[tuple[int, int], bytes, int]:
+        descriptor = (yield 0, 1)[0]
+        single = descriptor >> 5 & 1
+        window = 0 if single else _window((yield 0, 1)[0])
+        dictionary = (0, 1, 2, 4)[descriptor & 3]
+        content = (single, 2, 4, 8)[descriptor >> 6]
+        if dictionary + content:
+            fields = yield 0, dictionary + content
+            if single:
+                window = int.from_bytes(fields[dictionary:], "little") + (256 if content == 2 else 0)
+        if window > MAX_WINDOW:
+            raise LayerRefused(
+                f"a zstd frame needs a window of {window} bytes, more than {MAX_WINDOW}",
+                rule="zstd-window",
+                hint="compress the layer with a window of at most 128 MiB (zstd --long=27)",
+            )
+        return 4 if descriptor & 4 else 0
+
+    def _count(self) -> None:
+        self._frames_left -= 1
+        if self._frames_left < 0:
+            raise too_many_members()
+
+
+def _window(descriptor: int) -> int:
+    base = 1 << (10 + (descriptor >> 3))
+    return base + (base >> 3) * (descriptor & 7)
+
+
+def cut(form: str) -> LayerCorrupt:
+    """The error for a stream that ends before its own end."""
+    return LayerCorrupt(f"the {form} stream is cut short", hint="the layer was not stored whole; store it again")
+
+
+def too_many_members() -> LayerRefused:
+    return LayerRefused(
+        "the compressed stream is made of too many members", rule="limit-members", hint="store the layer as one stream"
+    )

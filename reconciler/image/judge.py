@@ -1,0 +1,175 @@
+"""What a member may be: the rules on names, links, numbers and attributes, and the limits.
+
+Called by the builder for each member before ``tree`` sees it; one judge for each layer. A rule's short name is part of the error
+and of reports. State: the totals of the layer so far.
+
+Where links may point: absolute targets are ordinary content and resolve inside the image; a relative one that climbs above the
+root, counted from the link's own directory by its name, is refused, although it could not leave the image either.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from reconciler.errors import LayerRefused
+from reconciler.image.attributes import check_xattrs
+from reconciler.image.member import HARDLINK, Malformed, Member
+from reconciler.image.spec import Limits
+from reconciler.image.totals import Totals, shown
+
+MAX_NAME = 4096
+MAX_COMPONENT = 255
+MAX_TARGET = 4095
+"""Bytes of a path, of one component of it (Linux, ext4), and of a symlink's target (one ext4 block, with its NUL)."""
+
+MAX_ID = 2**32 - 2
+"""The last id, 2^32-1, means "leave as it is" to chown: a setuid file would stay root's."""
+
+MIN_MTIME = -(2**31) * 1_000_000_000
+MAX_MTIME = (2**34 - 2**31) * 1_000_000_000 - 1
+"""Nanoseconds that ext4's 34 bits of seconds can hold."""
+
+MAX_MAJOR, MAX_MINOR = 2**12 - 1, 2**20 - 1
+"""Device numbers as Linux holds them."""
+
+WHITEOUT = b".wh."
+OPAQUE = b".wh..wh..opq"
+
+_DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
+
+
+class Judge:
+    """Judges the members of one layer."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._totals = Totals()
+        self._limits = limits
+
+    def totals(self) -> dict[str, object]:
+        """What has been accepted so far, fit for JSON (see ``totals.Totals.document``)."""
+        return self._totals.document()
+
+    def check(self, member: Member) -> None:
+        """Accept the member, and drop the attributes that no image keeps, or raise LayerRefused."""
+        try:
+            self._check(member)
+        except Malformed as broken:
+            raise LayerRefused(
+                f"{shown(member.name)}: {broken}", rule=broken.rule, member=member.name, offset=member.offset
+            ) from None
+
+    def _check(self, member: Member) -> None:
+        kind, name = member.type, member.name
+        self._count(kind)
+        self._check_name(name, kind)
+        if kind == stat.S_IFREG:
+            self._check_size(member)
+        elif kind == stat.S_IFLNK:
+            _check_symlink(member)
+        elif kind == HARDLINK:
+            _check_hardlink(member)
+        elif kind in _DEVICES:
+            self._check_device(member)
+        _check_numbers(member)
+        if b".wh." in name:
+            self._check_whiteout(member)
+        if member.mode & 0o6000 and kind == stat.S_IFREG:
+            self._totals.setuid.add(name)
+        if member.xattrs:
+            kept, dropped = check_xattrs(member.xattrs, kind)
+            # A hard link gets no metadata: its inode has its own.
+            member.xattrs = {} if kind == HARDLINK else kept
+            self._totals.count_dropped(dropped)
+
+    def _count(self, kind: int) -> None:
+        totals = self._totals
+        totals.entries += 1
+        totals.by_type[kind] += 1
+        if totals.entries > self._limits.max_entries:
+            raise Malformed("limit-entries", f"the layer has more than {self._limits.max_entries} entries (limits.maxEntries)")
+
+    def _check_name(self, name: bytes, kind: int) -> None:
+        if not name or len(name) > MAX_NAME or b"\0" in name:
+            raise Malformed("name", f"a name is empty, longer than {MAX_NAME} bytes, or contains a NUL byte")
+        slashes = name.count(b"/")
+        if b".." in name or len(name) > MAX_COMPONENT or slashes >= self._limits.max_depth:
+            self._check_components(components(name))
+        if name[-1] in b"/." and kind != stat.S_IFDIR:
+            _check_not_directory_name(name)
+
+    def _check_components(self, parts: list[bytes]) -> None:
+        if b".." in parts:
+            raise Malformed("name-climbs", "a name has a component ..")
+        if max(map(len, parts), default=0) > MAX_COMPONENT:
+            raise Malformed("name-length", f"a component of a name is longer than {MAX_COMPONENT} bytes")
+        if len(parts) > self._limits.max_depth:
+            raise Malformed("limit-depth", f"a name is deeper than {self._limits.max_depth} directories (limits.maxDepth)")
+
+    def _check_size(self, member: Member) -> None:
+        limits, size = self._limits, member.size
+        if size > limits.max_file_bytes:
+            raise Malformed("limit-file", f"a file of {size} bytes is larger than {limits.max_file_bytes} (limits.maxFileBytes)")
+        self._totals.count_file(member)
+        # Holes are not in the tar, so the bound on unpacked bytes that the stream holds does not see them.
+        if self._totals.file_bytes > limits.max_unpacked_bytes:
+            raise Malformed("limit-unpacked", f"the files add up to more than {limits.max_unpacked_bytes} bytes")
+
+    def _check_device(self, member: Member) -> None:
+        if member.devmajor > MAX_MAJOR or member.devminor > MAX_MINOR:
+            raise Malformed("device-number", f"device {member.devmajor}:{member.devminor} is out of Linux's range")
+        self._totals.devices.add(member.name)
+
+    def _check_whiteout(self, member: Member) -> None:
+        parts = components(member.name)
+        if any(part.startswith(WHITEOUT) for part in parts[:-1]):
+            raise Malformed("whiteout", "something lies below a name that begins with .wh.")
+        last = parts[-1]
+        if not last.startswith(WHITEOUT):
+            return
+        if last in (b".wh.", b".wh..", b".wh...") or (last.startswith(b".wh..wh.") and last != OPAQUE):
+            raise Malformed("whiteout", "a whiteout does not name anything")
+        if member.size or member.type not in (stat.S_IFREG, HARDLINK):
+            raise Malformed("whiteout", "a whiteout is not an empty file")
+        self._totals.whiteouts += 1
+
+
+def components(path: bytes) -> list[bytes]:
+    """The components of a path that mean something: no empty ones, no single dots."""
+    return [part for part in path.split(b"/") if part not in (b"", b".")]
+
+
+def _check_not_directory_name(name: bytes) -> None:
+    if not components(name):
+        raise Malformed("root-type", "the root can only be a directory")
+    if name.endswith(b"/."):
+        raise Malformed("type-of-name", "something other than a directory has a directory's name")
+
+
+def _check_numbers(member: Member) -> None:
+    if member.uid > MAX_ID or member.gid > MAX_ID:
+        raise Malformed("owner", f"owner {member.uid}:{member.gid} is out of range: ids end at {MAX_ID}")
+    if not MIN_MTIME <= member.mtime_ns <= MAX_MTIME:
+        raise Malformed("mtime", f"a modification time of {member.mtime_ns // 10**9} s is out of ext4's range")
+
+
+def _check_target(target: bytes) -> None:
+    if not target or len(target) > MAX_TARGET or b"\0" in target:
+        raise Malformed("link-target", f"a link's target is empty, longer than {MAX_TARGET} bytes, or contains a NUL byte")
+
+
+def _check_symlink(member: Member) -> None:
+    target = member.linkname
+    _check_target(target)
+    if b".." not in target or target[0] == 0x2F:
+        return
+    depth = len(components(member.name)) - 1
+    for part in components(target):
+        depth += -1 if part == b".." else 1
+        if depth < 0:
+            raise Malformed("link-climbs", f"its target {shown(target)} climbs above the root")
+
+
+def _check_hardlink(member: Member) -> None:
+    _check_target(member.linkname)
+    if b".." in member.linkname and b".." in components(member.linkname):
+        raise Malformed("link-climbs", f"its target {shown(member.linkname)} has a component ..")

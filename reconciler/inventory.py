@@ -1,0 +1,242 @@
+"""What this host holds and what happened to it: ``list``, ``describe``, ``events`` and ``runs``.
+
+Called by ``cli`` with a Host opened for reading. Works without manifests and with pools that can't be read. No state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from reconciler import loop, report
+from reconciler.errors import UsageError
+from reconciler.host import Host
+from reconciler.machine import Run
+from reconciler.model import ImageRow, ImageSpec, Kind, Observed, SnapshotRow, VolumeRow
+from reconciler.observe import phase
+from reconciler.pool.driver import Condition, SnapshotState, VolumeState
+
+
+def at(seconds: float) -> str:
+    """A point in time as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+# ----------------------------------------------------------------------------------------------------- listing
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The contract of ``list -o json``: images with their snapshots, and volumes."""
+
+    images: tuple[Mapping[str, Any], ...]
+    volumes: tuple[Mapping[str, Any], ...]
+
+    def json(self, kind: Kind | None) -> dict[str, Any]:
+        whole = {"images": list(self.images), "volumes": list(self.volumes)}
+        if kind is None:
+            return whole
+        if kind is Kind.SNAPSHOT:
+            return {"snapshots": [snapshot for image in self.images for snapshot in image["snapshots"]]}
+        key = f"{kind.lower()}s"
+        return {key: whole.get(key, [])}
+
+    def show(self, kind: Kind | None) -> None:
+        if kind in (None, Kind.IMAGE):
+            rows = [(i["name"], i["phase"], short(i["chain"]), report.size(i["size"]), len(i["snapshots"])) for i in self.images]
+            report.table(("IMAGE", "PHASE", "CHAIN", "SIZE", "SNAPSHOTS"), rows)
+        if kind is None:
+            report.data("")
+        if kind in (None, Kind.SNAPSHOT):
+            snapshots = [(s, i) for i in self.images for s in i["snapshots"]]
+            rows = [(s["name"], i["name"], s["state"], report.size(s["used"]), s["path"]) for s, i in snapshots]
+            report.table(("SNAPSHOT", "IMAGE", "STATE", "USED", "PATH"), rows)
+        if kind is None:
+            report.data("")
+        if kind in (None, Kind.VOLUME):
+            rows = [(short(v["chain"]), v["pool"], v["state"], report.size(v["used"]), v["path"]) for v in self.volumes]
+            report.table(("VOLUME", "POOL", "STATE", "USED", "PATH"), rows)
+
+
+def short(chain: str | None) -> str:
+    return chain[:12] if chain else "-"
+
+
+def listing(host: Host) -> Listing:
+    """Everything that is declared or recorded, as it stands now."""
+    now = loop.look_offline(host)
+    names = sorted(set(host.desired.images) | set(now.observed.images))
+    images = tuple(image(name, host, now) for name in names)
+    volumes = tuple(volume(row, now.observed) for _, row in sorted(now.observed.volumes.items()))
+    return Listing(images, volumes)
+
+
+def image(name: str, host: Host, now: loop.Look) -> dict[str, Any]:
+    observed = now.observed
+    spec, row = host.desired.images.get(name), observed.images.get(name)
+    snapshots = [snapshot(row, observed) for _, row in sorted(observed.snapshots.items()) if row.image == name]
+    return {
+        "name": name,
+        "phase": phase(name, host.desired, observed, now.plan).value,
+        "chain": row.chain if row else None,
+        "size": spec.size if spec else row.size if row else 0,
+        "pool": spec.pool if spec else row.pool if row else None,
+        "snapshots": snapshots,
+    }
+
+
+def snapshot(row: SnapshotRow, observed: Observed) -> dict[str, Any]:
+    pool = observed.pools.get(row.pool)
+    state = pool.state.snapshots.get(row.name) if pool and pool.state else None
+    return {
+        "name": row.name,
+        "path": state.path if state else None,
+        "active": state.active if state else False,
+        "state": condition(state),
+        "used": state.used if state else 0,
+        "image": row.image,
+        "pool": row.pool,
+        "chain": row.chain,
+    }
+
+
+def volume(row: VolumeRow, observed: Observed) -> dict[str, Any]:
+    pool = observed.pools.get(row.pool)
+    state = pool.state.volumes.get(row.chain) if pool and pool.state else None
+    return {
+        "chain": row.chain,
+        "parent": row.parent,
+        "pool": row.pool,
+        "size": row.size,
+        "used": state.used if state else 0,
+        "state": condition(state),
+        "path": state.path if state else None,
+    }
+
+
+def condition(state: SnapshotState | VolumeState | None) -> str:
+    return (state.condition if state else Condition.MISSING).value
+
+
+# ---------------------------------------------------------------------------------------------------- describe
+
+
+def describe(host: Host, kind: Kind, name: str) -> dict[str, Any]:
+    """All that is known of one object. Raises UsageError where nothing is."""
+    told = about(host, loop.look_offline(host), kind, name)
+    if not told:
+        raise UsageError(f"there is no {kind.lower()} {name!r}", hint=f"see them with: reconcile list {kind.lower()}")
+    log = events(host, kind, str(told.get("name", name)), 20)
+    history = [run_json(run) for run in host.registry.runs(kind, str(told.get("name", name)), limit=10)]
+    return {"kind": kind.value} | told | {"runs": history, "events": log}
+
+
+def about(host: Host, now: loop.Look, kind: Kind, name: str) -> dict[str, Any]:
+    observed = now.observed
+    if kind is Kind.IMAGE and (name in host.desired.images or name in observed.images):
+        return about_image(host, now, name)
+    if kind is Kind.SNAPSHOT:
+        return next((snapshot(row, observed) for row in observed.snapshots.values() if row.name == name), {})
+    if kind is Kind.VOLUME:
+        row = next((row for row in observed.volumes.values() if row.chain.startswith(name)), None)
+        return {"name": short(row.chain)} | volume(row, observed) | {"digests": list(row.digests)} if row else {}
+    return {}
+
+
+def about_image(host: Host, now: loop.Look, name: str) -> dict[str, Any]:
+    observed = now.observed
+    spec: ImageSpec | None = host.desired.images.get(name)
+    row: ImageRow | None = observed.images.get(name)
+    declared = None
+    if spec is not None:
+        declared = {"where": str(spec.where), "labels": dict(spec.labels), "suspend": spec.suspend, "limits": asdict(spec.limits)}
+        applied = loop.as_applied(spec, observed)
+        declared["layers"] = [
+            {"source": layer.source.url, "sha256": layer.sha256, "applied": found.sha256}
+            for layer, found in zip(spec.layers, applied.layers, strict=True)
+        ]
+        declared["snapshots"] = list(spec.snapshots)
+    failure = next((f for (kind, of), f in observed.failures.items() if kind is Kind.IMAGE and of == name), None)
+    return image(name, host, now) | {
+        "declared": declared,
+        "recorded": asdict(row) if row else None,
+        "failure": asdict(failure) if failure else None,
+    }
+
+
+def show_description(told: Mapping[str, Any], indent: int = 0) -> None:
+    """Nested values as indented lines; empty ones are left out."""
+    pad = "  " * indent
+    for name, value in told.items():
+        if value in (None, "", [], {}):
+            continue
+        if isinstance(value, Mapping):
+            report.data(f"{pad}{name}:")
+            show_description(value, indent + 1)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            report.data(f"{pad}{name}:")
+            for item in value:
+                report.data(f"{pad}  - {report.visible(inline(item))}")
+        else:
+            report.data(f"{pad}{name}: {report.visible(str(value))}")
+
+
+def inline(item: object) -> str:
+    if isinstance(item, Mapping):
+        return "  ".join(f"{k}={v}" for k, v in item.items() if v not in (None, "", [], {}))
+    return str(item)
+
+
+# --------------------------------------------------------------------------------------------- events and runs
+
+
+def events(host: Host, kind: Kind | None, name: str | None, limit: int) -> list[dict[str, Any]]:
+    found = host.registry.events(kind, name, limit)
+    return [asdict(event) | {"at": at(event.at)} for event in found]
+
+
+def show_events(found: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(e["at"], f"{e['kind'].lower()}/{e['name']}", e["reason"], e["message"]) for e in found]
+    report.table(("AT", "OBJECT", "REASON", "MESSAGE"), rows)
+
+
+def runs(host: Host, run_id: str | None, limit: int) -> list[dict[str, Any]]:
+    """The newest runs; one run comes with its transitions. Raises UsageError for an unknown one."""
+    if run_id is None:
+        return [run_json(run) for run in host.registry.runs(limit=limit)]
+    try:
+        run = host.registry.run(run_id)
+    except KeyError:
+        raise UsageError(f"there is no run {run_id!r}", hint="see them with: reconcile runs") from None
+    steps = [
+        asdict(step) | {"started": at(step.started), "ended": at(step.ended) if step.ended is not None else None}
+        for step in host.registry.transitions(run_id)
+    ]
+    return [run_json(run) | {"input": run.input, "data": run.data, "transitions": steps}]
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "machine": run.machine,
+        "object": str(run.subject),
+        "status": run.status.value,
+        "state": run.state,
+        "attempt": run.attempt,
+        "opened": at(run.opened),
+        "updated": at(run.updated),
+        "reason": run.reason,
+        "message": run.message,
+    }
+
+
+def show_runs(found: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(r["id"], r["object"], r["status"], r["state"], r["opened"], r["reason"]) for r in found]
+    report.table(("RUN", "OBJECT", "STATUS", "STATE", "OPENED", "REASON"), rows)
+    for step in (step for run in found for step in run.get("transitions", ())):
+        moved = f"{step['from_state']} -> {step['to_state']}"
+        report.data(
+            f"  {step['started']}  {moved}  {step['result']}  {step['reason']} {report.visible(step['message'])}".rstrip()
+        )

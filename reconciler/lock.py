@@ -1,0 +1,55 @@
+"""The one-writer lock: ``flock`` on a file of the state directory. It dies with its holder; there is nothing to force open.
+
+Taken by ``cli`` around everything that changes the host. The file's text is for people only: it says who holds the lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reconciler.errors import HostCannot, LockHeld
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the lock. Raises LockHeld, naming the holder, at once; HostCannot where the file can't be made."""
+    fd = _open(path)
+    try:
+        _take(fd, path)
+        _write(fd, f"{os.getpid()} {shlex.join(sys.argv)}\n")
+        try:
+            yield
+        finally:
+            _write(fd, "")
+    finally:
+        os.close(fd)
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise HostCannot(f"lock {path}: {error.strerror}", hint="check the state directory and its permissions") from error
+
+
+def _take(fd: int, path: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid, _, command = os.pread(fd, 4096, 0).decode(errors="replace").strip().partition(" ")
+        holder = f"process {pid} ({command})" if pid else "a process that is just starting or ending"
+        raise LockHeld(f"{path} is held by {holder}", hint="wait for it, or stop that process: the lock goes with it") from None
+    except OSError as error:
+        raise HostCannot(f"lock {path}: {error.strerror}", hint="use a local file system for --state") from error
+
+
+def _write(fd: int, text: str) -> None:
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, os.fsencode(text), 0)

@@ -1,0 +1,168 @@
+"""What is there: the registry's rows joined with what the pools hold, and the phase of an image that follows from it.
+
+Called by ``loop`` and ``cli``. Reads and never writes: ``plan`` runs on it without the lock. Keeps no state. What can't be
+read is said to be so (``PoolObserved.problem``, ``Resolution.error``) and never taken for absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from reconciler.errors import ReconcilerError
+from reconciler.image.spec import Source
+from reconciler.model import (
+    Action,
+    Desired,
+    Failure,
+    ImageRow,
+    Kind,
+    Observed,
+    Phase,
+    Plan,
+    PoolObserved,
+    Resolution,
+    SnapshotRow,
+    Verb,
+    VolumeRow,
+)
+from reconciler.pool.driver import Condition, Driver, PoolState
+
+Resolve = Callable[[Sequence[Source]], Mapping[Source, Resolution]]
+"""Asks what unpinned sources hold now; this may need the network."""
+
+
+class Rows(Protocol):
+    """What is read of the registry. Volumes are keyed by (pool, chain), snapshots by (pool, name)."""
+
+    def images(self) -> Mapping[str, ImageRow]: ...
+    def volumes(self) -> Mapping[tuple[str, str], VolumeRow]: ...
+    def snapshots(self) -> Mapping[tuple[str, str], SnapshotRow]: ...
+    def failures(self) -> Mapping[tuple[Kind, str], Failure]: ...
+
+
+def observe(
+    desired: Desired,
+    registry: Rows,
+    drivers: Mapping[str, Driver],
+    resolve: Resolve,
+    *,
+    selection: Collection[str] | None = None,
+) -> Observed:
+    """Look at everything once. ``selection`` (names of images) limits whose sources are asked; pools are always read whole.
+
+    A pool that is declared and has no driver, or whose driver raises, is there with its problem.
+    """
+    volumes, snapshots = registry.volumes(), registry.snapshots()
+    return Observed(
+        pools={name: _pool(name, drivers.get(name), volumes, snapshots) for name in sorted({*desired.pools, *drivers})},
+        images=registry.images(),
+        volumes=volumes,
+        snapshots=snapshots,
+        resolutions=_resolutions(desired, resolve, selection),
+        failures=registry.failures(),
+    )
+
+
+def _pool(
+    name: str,
+    driver: Driver | None,
+    volumes: Mapping[tuple[str, str], VolumeRow],
+    snapshots: Mapping[tuple[str, str], SnapshotRow],
+) -> PoolObserved:
+    if driver is None:
+        return PoolObserved(name, False, None, f"this host has no driver for pool {name}")
+    try:
+        state = driver.observe(
+            {chain: row.identity for (pool, chain), row in volumes.items() if pool == name},
+            {snapshot: row.identity for (pool, snapshot), row in snapshots.items() if pool == name},
+        )
+        return PoolObserved(name, driver.shares_blocks, state)
+    except (ReconcilerError, OSError) as error:
+        return PoolObserved(name, False, None, str(error))
+
+
+def _resolutions(desired: Desired, resolve: Resolve, selection: Collection[str] | None) -> Mapping[Source, Resolution]:
+    sources = list(dict.fromkeys(_unpinned(desired, selection)))
+    if not sources:
+        return {}
+    try:
+        return resolve(sources)
+    except ReconcilerError as error:
+        return {source: Resolution(source, error=str(error), reason=error.reason) for source in sources}
+
+
+def _unpinned(desired: Desired, selection: Collection[str] | None) -> Iterator[Source]:
+    for name, image in sorted(desired.images.items()):
+        if not image.suspend and (selection is None or name in selection):
+            yield from (layer.source for layer in image.layers if layer.sha256 is None)
+
+
+# ------------------------------------------------------------------------------------------------------ phase
+
+_UNDER_WAY = {
+    "downloading": Phase.DOWNLOADING,
+    "validating": Phase.VALIDATING,
+    "provisioning": Phase.PROVISIONING,
+    "snapshotting": Phase.SNAPSHOTTING,
+    "removing": Phase.REMOVING,
+}
+_ORDER = tuple(_UNDER_WAY.values())
+_DRIFT = {Verb.REBUILD, Verb.REPAIR}
+
+Running = Mapping[tuple[Kind, str], str]
+"""States of the runs under way, by the kind and name of the object."""
+
+
+def phase(image: str, desired: Desired, observed: Observed, plan: Plan, running: Running | None = None) -> Phase:
+    """Derived from what is left to do for the image, how the last tries of that ended, and the runs under way; never stored.
+
+    The run that is least far decides; then what failed, what has to be repaired, and what is to be made for the first time.
+    An image that is no longer declared stays what it is until its removal is more than held.
+    """
+    mine = [action for action in plan.actions if _concerns(action, image)]
+    if image not in desired.images and mine:
+        return Phase.REMOVING
+    if under_way := [_UNDER_WAY[state] for state in _states(mine, running or {}) if state in _UNDER_WAY]:
+        return min(under_way, key=_ORDER.index)
+    if _failed(image, mine, observed, plan):
+        return Phase.FAILED
+    if any(action.verb in _DRIFT for action in mine) or _is_degraded(image, observed, plan):
+        return Phase.DEGRADED
+    return Phase.PENDING if mine or image not in observed.images else Phase.READY
+
+
+def _concerns(action: Action, image: str) -> bool:
+    return image in action.images or action.image == image or (action.kind is Kind.IMAGE and action.name == image)
+
+
+def _states(actions: Sequence[Action], running: Running) -> Iterator[str]:
+    return (running[action.kind, action.name] for action in actions if (action.kind, action.name) in running)
+
+
+def _failed(image: str, actions: Sequence[Action], observed: Observed, plan: Plan) -> bool:
+    blocked = any(failure.kind is Kind.IMAGE and failure.name == image for failure in plan.blocked)
+    return blocked or any((action.kind, action.name) in observed.failures for action in actions)
+
+
+def _is_degraded(image: str, observed: Observed, plan: Plan) -> bool:
+    """It lives on its last known chain, or is broken and left alone (suspended, or no longer declared)."""
+    stale = (Kind.IMAGE, image, "LastKnownChain") in {(finding.kind, finding.name, finding.reason) for finding in plan.findings}
+    return stale or any(condition is not Condition.INTACT for condition in _conditions(image, observed))
+
+
+def _conditions(image: str, observed: Observed) -> Iterator[Condition | None]:
+    """Of the image's volume and snapshots; None where the pool can't be read or no longer has them."""
+    row = observed.images.get(image)
+    volume = observed.volumes.get((row.pool, row.chain)) if row and row.chain else None
+    rows: list[VolumeRow | SnapshotRow] = [snapshot for snapshot in observed.snapshots.values() if snapshot.image == image]
+    for one in [volume, *rows] if volume else rows:
+        pool = observed.pools.get(one.pool)
+        yield _condition(one, pool.state if pool else None)
+
+
+def _condition(row: VolumeRow | SnapshotRow, state: PoolState | None) -> Condition | None:
+    if state is None:
+        return None
+    found = state.volumes.get(row.chain) if isinstance(row, VolumeRow) else state.snapshots.get(row.name)
+    return found.condition if found else None

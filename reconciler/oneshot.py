@@ -1,0 +1,189 @@
+"""``reconcile build`` and ``reconcile inspect``: one build without a registry, a pool or root.
+
+Called by ``cli``. State: a hidden partial file beside the output while a build runs, and a temporary spool for s3:// layers.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reconciler import referee, report
+from reconciler.errors import LayerCorrupt, LayerRefused, NoSpace, UsageError
+from reconciler.image.build import Build, Fetch, Input, Milestone, Progress, Request
+from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
+from reconciler.image.spool import Spool
+from reconciler.location import parse_source, resolve
+from reconciler.settings import Settings
+from reconciler.sizes import parse_size
+
+UNBOUNDED = 1 << 43
+"""Size in bytes of the imaginary volume that ``inspect`` judges against: no layer is refused for want of room."""
+
+LIMITS: Mapping[str, tuple[str, Callable[[str], int]]] = {
+    "maxUnpackedBytes": ("max_unpacked_bytes", parse_size),
+    "maxFileBytes": ("max_file_bytes", parse_size),
+    "maxEntries": ("max_entries", int),
+    "maxRatio": ("max_ratio", int),
+    "maxDepth": ("max_depth", int),
+}
+
+
+def limits(words: Sequence[str]) -> Limits:
+    """``--limit NAME=VALUE`` options, named as in the manifest. Raises UsageError."""
+    found = Limits()
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in LIMITS:
+            raise UsageError(f"--limit {word}: there is no limit {name!r}", hint="one of: " + ", ".join(LIMITS))
+        field, parse = LIMITS[name]
+        try:
+            found = replace(found, **{field: parse(value)})
+        except ValueError as error:
+            raise UsageError(f"--limit {word}: {error}") from None
+    return found
+
+
+def size(word: str) -> int:
+    """``--size``: as in the manifest. Raises UsageError."""
+    try:
+        found = parse_size(word)
+    except ValueError as error:
+        raise UsageError(f"--size {word}: {error}") from None
+    if found % 4096 or found <= 0:
+        raise UsageError(f"--size {word}: not a multiple of 4096 bytes", hint="for example 8GiB")
+    return found
+
+
+def source(word: str, endpoint_url: str | None, anonymous: bool) -> Source:
+    """A layer as typed: s3://bucket/key, file:///path or a path. Raises UsageError."""
+    try:
+        url = resolve(parse_source(word), str(Path.cwd()))
+    except ValueError as error:
+        raise UsageError(f"layer {word!r} {error}") from None
+    return Source(url, S3Options(endpoint_url=endpoint_url, anonymous=anonymous) if url.startswith("s3://") else S3Options())
+
+
+@contextmanager
+def spooling(stop: threading.Event, beside: Path | None = None) -> Iterator[Spool]:
+    with tempfile.TemporaryDirectory(prefix=".reconcile-spool-", dir=beside) as directory:
+        yield Spool(Path(directory), stop=stop)
+
+
+def inputs(sources: Sequence[Source], spool: Spool) -> tuple[Input, ...]:
+    def begin(layer: Layer) -> Callable[[], Fetch]:
+        return lambda: spool.fetch(layer)
+
+    return tuple(Input(one.url, begin(Layer(one))) for one in sources)
+
+
+# ---------------------------------------------------------------------------------------------------- inspect
+
+
+def inspect(source: Source, limits: Limits, settings: Settings, *, stop: threading.Event) -> dict[str, Any]:
+    """The verdict on one layer as the JSON contract shows it (DESIGN section 5). Refusal is an answer, not an error."""
+    with spooling(stop) as spool:
+        request = Request(inputs([source], spool), UNBOUNDED, lambda digests: chain_ids(UNBOUNDED, digests)[-1], limits)
+        with Build(request) as build:
+            try:
+                found = build.wait(Milestone.ACCEPTED, stop=stop)
+            except (LayerRefused, LayerCorrupt) as error:
+                return refusal(source, error, build.progress)
+    totals = dict(found.layers[0])
+    return {"verdict": "accept", "reason": "", "member": None, "source": source.url, "sha256": found.digests[0], **totals}
+
+
+def refusal(source: Source, error: LayerRefused | LayerCorrupt, progress: Progress) -> dict[str, Any]:
+    refused = error if isinstance(error, LayerRefused) else None
+    return {
+        "verdict": "reject",
+        "reason": error.reason,
+        "rule": refused.rule if refused else "corrupt",
+        "message": str(error),
+        "member": refused.member if refused and refused.member else None,
+        "offset": refused.offset if refused else None,
+        "source": source.url,
+        "entries": progress.entries,
+        "unpackedBytes": None,
+    }
+
+
+def show_verdict(verdict: Mapping[str, Any]) -> None:
+    accepted = verdict["verdict"] == "accept"
+    report.data(f"{verdict['verdict']}  {verdict['source']}")
+    if not accepted:
+        report.data(f"  {verdict['reason']} ({verdict['rule']}): {report.visible(verdict['message'])}")
+        return
+    for name, value in verdict.items():
+        if name not in ("verdict", "source", "reason", "member") and value not in (None, [], {}):
+            report.data(f"  {name}: {report.visible(str(report.plain(value)))}")
+
+
+# ------------------------------------------------------------------------------------------------------ build
+
+
+@contextmanager
+def partial(output: Path, size: int) -> Iterator[tuple[int, Path]]:
+    """A hidden file beside the output that takes its name only when all went well."""
+    path = output.with_name(f".{output.name}.partial")
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UsageError(f"--output {output}: {error.strerror}") from error
+    try:
+        os.ftruncate(fd, size)
+        yield fd, path
+        path.rename(output)
+    except OSError as error:
+        raise NoSpace(f"{path}: {error.strerror}") from error
+    finally:
+        os.close(fd)
+        path.unlink(missing_ok=True)
+
+
+def build(
+    sources: Sequence[Source],
+    output: Path,
+    size: int,
+    limits: Limits,
+    settings: Settings,
+    shown: report.Progress,
+    *,
+    stop: threading.Event,
+) -> dict[str, Any]:
+    """Layers to one ext4 image file; what was there under that name is replaced only by a whole new image."""
+    started = time.monotonic()
+
+    def tick(now: Progress) -> None:
+        shown.update(output.name, "building", now.read, now.total, now.name)
+
+    with partial(output, size) as (fd, path), spooling(stop, output.parent) as spool:
+        request = Request(inputs(sources, spool), size, lambda digests: chain_ids(size, digests)[-1], limits, volume=fd)
+        with Build(request) as running:
+            found = running.wait(Milestone.WRITTEN, stop=stop, tick=tick)
+        checked = referee.check(path)
+    return {
+        "output": str(output),
+        "size": size,
+        "chain": found.chain,
+        "layers": [{"source": s.url, "sha256": d} for s, d in zip(sources, found.digests, strict=True)],
+        "checked": checked,
+        "summary": dict(found.summary),
+        "totals": list(found.layers),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def show_built(built: Mapping[str, Any]) -> None:
+    report.data(f"{built['output']}: {report.size(built['size'])}, chain {built['chain'][:12]}, {built['seconds']:.1f}s")
+    for layer in built["layers"]:
+        report.data(f"  {layer['source']}  sha256:{layer['sha256']}")
+    if not built["checked"]:
+        report.note("note: e2fsck is not installed, so no second opinion was asked")

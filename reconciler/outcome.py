@@ -1,0 +1,58 @@
+"""What an invocation comes to: every object once, with what was done to it, its phase, and the exit code.
+
+Called by ``loop`` and ``cli`` with finished values. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.errors import Exit
+from reconciler.execute import Done, Ledger
+from reconciler.model import Desired, Kind, ObjectResult, Observed, Plan, Result, Verb
+from reconciler.observe import phase
+
+
+def outcome(host: str, desired: Desired, observed: Observed, plan: Plan, ledger: Ledger, seconds: float) -> Result:
+    """Every object once: what was done to it, or that nothing had to be."""
+    objects = [acted(done) for done in ledger.done.values() if done.action.kind is not Kind.IMAGE]
+    touched = {(o.kind, o.name) for o in objects}
+    objects += [
+        ObjectResult(kind, name, "none", "Ready")
+        for kind, name in plan.unchanged
+        if kind is not Kind.IMAGE and (kind, name) not in touched
+    ]
+    objects += images(desired, observed, plan, ledger)
+    pruned = sum(1 for done in ledger.done.values() if done.ok and done.action.verb in (Verb.REMOVE, Verb.FORGET))
+    order = list(Kind)
+    objects.sort(key=lambda o: (order.index(o.kind), o.name))
+    return Result(host, tuple(objects), plan.findings, plan.held, seconds, pruned)
+
+
+def acted(done: Done) -> ObjectResult:
+    verb = done.action.verb.value
+    state = "Failed" if not done.ok else "Gone" if done.action.verb is Verb.REMOVE else "Ready"
+    return ObjectResult(done.action.kind, done.action.name, verb, state, done.reason, done.message, done.ok, changed=done.ok)
+
+
+def images(desired: Desired, observed: Observed, plan: Plan, ledger: Ledger) -> list[ObjectResult]:
+    blocked = {failure.name: failure for failure in plan.blocked}
+    found = []
+    for name in sorted(set(desired.images) | {d.action.name for d in ledger.done.values() if d.action.kind is Kind.IMAGE}):
+        mine = [done for done in ledger.done.values() if name in done.action.images or done.action.image == name]
+        row = next((d for d in ledger.done.values() if d.action.kind is Kind.IMAGE and d.action.name == name), None)
+        bad = next((done for done in mine if not done.ok), None)
+        state = phase(name, desired, observed, plan).value
+        one = ObjectResult(Kind.IMAGE, name, row.action.verb.value if row else "none", state, changed=row is not None and row.ok)
+        if name in blocked:
+            one = replace(one, ok=False, reason=blocked[name].reason, message=blocked[name].message)
+        elif bad is not None:
+            one = replace(one, ok=False, reason=bad.reason, message=bad.message)
+        found.append(one)
+    return found
+
+
+def exit_code(result: Result, *, detailed: bool) -> Exit:
+    if result.failed:
+        return Exit.FAILED
+    return Exit.CHANGED if detailed and result.changed else Exit.OK

@@ -1,0 +1,95 @@
+"""What is declared and what is there, side by side, and the one difference that a volume or snapshot can have.
+
+Made once a plan; asked by all of ``planner``. Frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from reconciler.image.spec import Source
+from reconciler.model import Desired, Observed, Verb
+from reconciler.planner.unpinned import known_digests
+from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeState
+
+Key = tuple[str, str]
+"""(pool, chain) of a volume, (pool, name) of a snapshot."""
+
+_BROKEN = {Condition.MISSING: "is missing", Condition.REPLACED: "was replaced", Condition.DAMAGED: "is damaged"}
+
+
+class Difference(NamedTuple):
+    """What has to be done, and why; ``because`` is empty where the image's own difference says it."""
+
+    verb: Verb
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """``claims`` says which image each declared snapshot belongs to; ``known`` holds the digests of unpinned sources."""
+
+    desired: Desired
+    observed: Observed
+    claims: Mapping[Key, str]
+    known: Mapping[Source, str]
+
+    @classmethod
+    def of(cls, desired: Desired, observed: Observed) -> Facts:
+        return cls(desired, observed, _claims(desired), known_digests(observed.resolutions))
+
+    def state(self, pool: str) -> PoolState | None:
+        found = self.observed.pools.get(pool)
+        return found.state if found else None
+
+    def volume_state(self, key: Key) -> VolumeState:
+        state = self.state(key[0])
+        return state.volumes.get(key[1], _no_volume(key)) if state else _no_volume(key)
+
+    def snapshot_state(self, key: Key) -> SnapshotState:
+        state = self.state(key[0])
+        return state.snapshots.get(key[1], _no_snapshot(key)) if state else _no_snapshot(key)
+
+    def volume(self, key: Key) -> Difference | None:
+        """Of a volume that is wanted; None where it is as it should be."""
+        found = self.volume_state(key)
+        if key in self.observed.volumes:
+            return None if found.condition is Condition.INTACT else Difference(Verb.REBUILD, _broken("volume", found))
+        if found.condition is Condition.MISSING:
+            return Difference(Verb.BUILD, "")
+        return Difference(
+            Verb.REBUILD, "a volume that the registry does not know stands under its name: what is in it is unproven"
+        )
+
+    def snapshot(self, key: Key) -> Difference | None:
+        """Of a snapshot that is wanted. Where one is made, its driver sets aside what stands in its place."""
+        found = self.snapshot_state(key)
+        if key in self.observed.snapshots:
+            return None if found.condition is Condition.INTACT else Difference(Verb.REPAIR, _broken("snapshot", found))
+        if found.condition is Condition.MISSING:
+            return Difference(Verb.CREATE, "declared for the first time")
+        unknown = "what stands under its name is taken over if it is a whole snapshot of this chain, and set aside if not"
+        return Difference(Verb.CREATE, f"declared, and not in the registry: {unknown}")
+
+
+def _claims(desired: Desired) -> dict[Key, str]:
+    """Where several images declare one snapshot, it belongs to the first by name."""
+    claims: dict[Key, str] = {}
+    for name, image in sorted(desired.images.items()):
+        for snapshot in image.snapshots:
+            claims.setdefault((image.pool, snapshot), name)
+    return claims
+
+
+def _no_volume(key: Key) -> VolumeState:
+    return VolumeState(key[1], Condition.MISSING, "")
+
+
+def _no_snapshot(key: Key) -> SnapshotState:
+    return SnapshotState(key[1], Condition.MISSING, "", active=False)
+
+
+def _broken(noun: str, found: VolumeState | SnapshotState) -> str:
+    return f"the {noun} {_BROKEN[found.condition]}" + (f": {found.detail}" if found.detail else "")

@@ -1,0 +1,70 @@
+"""What a person should know and no action removes. The reasons, for tools:
+
+    PoolUnavailable  Foreign  Leftover  Unregistered                             of pools and what stands in them
+    Suspended  LastKnownChain  SnapshotOutdated  DeclaredTwice  Unpinned         of what is declared
+    Retained  NotOurs  PoolUnknown                                               of what no longer is (``removals``)
+
+Called by ``plan``. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+
+from reconciler.model import Finding, ImageSpec, Kind
+from reconciler.planner.facts import Facts, Key
+from reconciler.planner.goals import Goal, goal_of, volume_name
+from reconciler.pool.driver import Condition, PoolState
+
+
+def of_pools(facts: Facts) -> Iterator[Finding]:
+    wanted = {wanted.key for image in facts.desired.images.values() for wanted in goal_of(image, facts).volumes()}
+    volumes, snapshots = wanted | facts.observed.volumes.keys(), facts.claims.keys() | facts.observed.snapshots.keys()
+    for name, pool in sorted(facts.observed.pools.items()):
+        if pool.state is None:
+            yield Finding("Pool", name, "PoolUnavailable", pool.problem)
+            continue
+        yield from (Finding("Pool", name, "Foreign", text) for text in pool.state.foreign)
+        for path in pool.state.leftovers:
+            yield Finding("Pool", name, "Leftover", f"{path}: half-built by a run that was cut off; discarded by the next")
+        yield from _strays(name, pool.state, volumes, snapshots)
+
+
+def _strays(pool: str, state: PoolState, volumes: AbstractSet[Key], snapshots: AbstractSet[Key]) -> Iterator[Finding]:
+    """What the pool holds under names of ours, and neither manifests nor registry know."""
+    for chain, volume in sorted(state.volumes.items()):
+        if volume.condition is not Condition.MISSING and (pool, chain) not in volumes:
+            yield _stray(Kind.VOLUME, volume_name(chain), volume.path)
+    for name, snapshot in sorted(state.snapshots.items()):
+        if snapshot.condition is not Condition.MISSING and (pool, name) not in snapshots:
+            yield _stray(Kind.SNAPSHOT, name, snapshot.path)
+
+
+def _stray(kind: Kind, name: str, path: str) -> Finding:
+    return Finding(kind, name, "Unregistered", f"{path}: neither declared nor in the registry; left alone")
+
+
+def of_image(image: ImageSpec, facts: Facts) -> Iterator[Finding]:
+    if image.suspend:
+        yield Finding(Kind.IMAGE, image.name, "Suspended", "suspended: nothing of it is built, repaired or removed")
+        return
+    for layer in image.layers:
+        if layer.sha256 is None:
+            found = facts.observed.resolutions.get(layer.source)
+            tracked = f"tracked by its ETag {found.etag}" if found and found.etag else "its ETag is not known"
+            yield Finding(Kind.LAYER, layer.source.url, "Unpinned", f"unpinned: {tracked}; image {image.name} names no sha256")
+
+
+def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
+    image = goal.image
+    if goal.stale:
+        last = f"it stays at its last known chain {volume_name(goal.chain or '')}"
+        yield Finding(Kind.IMAGE, image.name, "LastKnownChain", f"{goal.stale}; {last}")
+    for name in dict.fromkeys(image.snapshots):
+        owner, row = facts.claims[image.pool, name], facts.observed.snapshots.get((image.pool, name))
+        if owner != image.name:
+            yield Finding(Kind.SNAPSHOT, name, "DeclaredTwice", f"declared by images {owner} and {image.name}: it is {owner}'s")
+        elif row and goal.chain and row.chain != goal.chain and not facts.snapshot((image.pool, name)):
+            chains = f"made from chain {volume_name(row.chain)}, and image {image.name} is at {volume_name(goal.chain)} now"
+            yield Finding(Kind.SNAPSHOT, name, "SnapshotOutdated", f"{chains}; it is left as it is")

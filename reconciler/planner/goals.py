@@ -1,0 +1,140 @@
+"""What each image wants: its chain as far as it is known, the volumes of it, and how that differs from what was applied last.
+
+Called by ``plan`` and the rest of ``planner``. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from reconciler.image.spec import GIB, Layer, chain_ids
+from reconciler.model import Failure, ImageSpec, Kind, Resolution, VolumeRow
+from reconciler.planner.facts import Facts, Key
+
+
+def volume_name(chain: str) -> str:
+    """What a volume is called where people read it."""
+    return chain[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One volume: all its layers from the bottom; ``parent`` where only the last of them is new."""
+
+    key: Key
+    parent: str | None
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What one image wants. ``layers`` carry their digests where these are known, ``chains`` are the prefixes that are known.
+
+    ``stale`` says why the last known chain stands in for the one that is declared.
+    """
+
+    image: ImageSpec
+    layers: tuple[Layer, ...]
+    chains: tuple[str, ...]
+    shares: bool
+    stale: str = ""
+
+    @property
+    def chain(self) -> str | None:
+        """The whole chain, None until every digest is known."""
+        return self.chains[-1] if self.chains and len(self.chains) == len(self.layers) else None
+
+    @property
+    def top(self) -> Key:
+        return self.image.pool, self.chain or ""
+
+    def volumes(self) -> Iterator[Wanted]:
+        """Parents first: one a layer where the pool shares blocks, the whole chain in one elsewhere."""
+        if self.shares:
+            for n, chain in enumerate(self.chains):
+                yield Wanted((self.image.pool, chain), self.chains[n - 1] if n else None, self.layers[: n + 1])
+        elif self.chain:
+            yield Wanted(self.top, None, self.layers)
+
+
+def goal_of(image: ImageSpec, facts: Facts) -> Goal:
+    """With what is known of its layers, whether or not it can be reached."""
+    layers = tuple(replace(layer, sha256=layer.sha256 or facts.known.get(layer.source)) for layer in image.layers)
+    digests = [layer.sha256 or "" for layer in layers]
+    known = digests.index("") if "" in digests else len(digests)
+    pool = facts.observed.pools.get(image.pool)
+    return Goal(image, layers, chain_ids(image.size, digests[:known]), shares=pool is not None and pool.shares_blocks)
+
+
+def outlook(image: ImageSpec, facts: Facts) -> Goal | Failure:
+    """What the image wants, or why nothing can be planned for it."""
+    pool = facts.observed.pools.get(image.pool)
+    if pool is None:
+        return _blocked(image, "PoolUnknown", f"pool {image.pool} is not declared, or this host has no driver for it")
+    if pool.state is None:
+        return _blocked(image, "PoolUnavailable", pool.problem or f"pool {image.pool} can't be read")
+    if not image.layers:
+        return _blocked(image, "NoLayers", "no layers are declared")
+    goal = goal_of(image, facts)
+    silent = _unanswered(goal, facts)
+    if silent is None:
+        return goal
+    why = f"{silent.source.url}: {silent.error}"
+    return _last_known(image, facts, why) or _blocked(image, silent.reason or "SourceUnavailable", why)
+
+
+def _blocked(image: ImageSpec, reason: str, message: str) -> Failure:
+    return Failure(Kind.IMAGE, image.name, reason, message)
+
+
+def _unanswered(goal: Goal, facts: Facts) -> Resolution | None:
+    found = (facts.observed.resolutions.get(layer.source) for layer in goal.layers if layer.sha256 is None)
+    return next((resolution for resolution in found if resolution is not None and resolution.error), None)
+
+
+def _last_known(image: ImageSpec, facts: Facts, why: str) -> Goal | None:
+    """The chain that the image's row names, where it still fits what is declared and all its volumes are intact."""
+    row = facts.observed.images.get(image.name)
+    top = facts.observed.volumes.get((image.pool, row.chain)) if row and row.chain else None
+    if row is None or top is None or (row.pool, row.size, len(top.digests)) != (image.pool, image.size, len(image.layers)):
+        return None
+    layers = tuple(replace(layer, sha256=digest) for layer, digest in zip(image.layers, top.digests, strict=True))
+    if any(pinned.sha256 not in (None, layer.sha256) for pinned, layer in zip(image.layers, layers, strict=True)):
+        return None
+    goal = replace(goal_of(replace(image, layers=layers), facts), image=image, stale=why)
+    return goal if goal.chain == row.chain and not any(facts.volume(wanted.key) for wanted in goal.volumes()) else None
+
+
+# ------------------------------------------------------------------------------------------------ differences
+
+
+def image_difference(goal: Goal, facts: Facts) -> str:
+    """In what the image's row differs from what is declared; empty where it doesn't."""
+    image, row = goal.image, facts.observed.images.get(goal.image.name)
+    if row is None:
+        return "declared for the first time"
+    if row.pool != image.pool:
+        return f"moved from pool {row.pool} to {image.pool}"
+    if row.size != image.size:
+        return f"its size changed from {_gib(row.size)} to {_gib(image.size)}"
+    if row.chain != goal.chain:
+        return _layers_difference(goal, facts.observed.volumes.get((row.pool, row.chain or "")))
+    return f"its deletionPolicy is now {'Retain' if image.retain else 'Delete'}" if row.retain != image.retain else ""
+
+
+def _layers_difference(goal: Goal, old: VolumeRow | None) -> str:
+    new = [layer.sha256 for layer in goal.layers]
+    if None in new:
+        return "a layer may have changed"
+    if old is None:
+        return "its layers changed"
+    both = min(len(old.digests), len(new))
+    same = next((n for n in range(both) if old.digests[n] != new[n]), both)
+    if same == len(new):
+        return f"its layers above number {same} were taken away"
+    return f"layer {same + 1} of {len(new)} {'was added' if same == len(old.digests) else 'changed'}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.6g} GiB"

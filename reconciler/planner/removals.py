@@ -1,0 +1,133 @@
+"""Rows that nothing declared stands for any more: snapshots go first, then volumes (children before parents), then images.
+
+Called by ``plan``. Pure. What is not surely ours, or is to be kept, becomes a finding instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from reconciler.model import Action, Finding, Kind, SnapshotRow, Verb, VolumeRow
+from reconciler.planner.facts import Facts, Key
+from reconciler.planner.goals import Goal, goal_of, volume_name
+from reconciler.pool.driver import Condition
+
+KEPT = "no longer declared, and kept because the deletionPolicy of image {} is Retain (declare it with Delete to change that)"
+
+
+def removals(facts: Facts) -> tuple[tuple[Action, ...], tuple[Finding, ...]]:
+    """What ``--prune`` removes, in dependency order, and what it leaves although nothing declares it."""
+    snapshots = {key: _snapshot(facts, row) for key, row in _undeclared(facts)}
+    going = {key: action for key, action in snapshots.items() if isinstance(action, Action)}
+    volumes = _volumes(facts, going)
+    gone = {key: action for key, action in volumes.items() if isinstance(action, Action)}
+    images = list(_images(facts, going, gone))
+    every = (*snapshots.values(), *volumes.values(), *images)
+    return tuple(a for a in every if isinstance(a, Action)), tuple(f for f in every if isinstance(f, Finding))
+
+
+def _undeclared(facts: Facts) -> Iterator[tuple[Key, SnapshotRow]]:
+    for key, row in sorted(facts.observed.snapshots.items(), key=lambda item: item[0]):
+        spec = facts.desired.images.get(row.image)
+        if key not in facts.claims and not (spec and spec.suspend):
+            yield key, row
+
+
+def _retained(facts: Facts, image: str) -> bool:
+    """What is declared decides; where nothing is, what was declared last."""
+    owner = facts.desired.images.get(image) or facts.observed.images.get(image)
+    return owner is not None and owner.retain
+
+
+def _snapshot(facts: Facts, row: SnapshotRow) -> Action | Finding:
+    if _retained(facts, row.image):
+        return Finding(Kind.SNAPSHOT, row.name, "Retained", KEPT.format(row.image))
+    if obstacle := _obstacle(facts, row):
+        return Finding(Kind.SNAPSHOT, row.name, *obstacle)
+    return Action(
+        Verb.REMOVE,
+        Kind.SNAPSHOT,
+        row.name,
+        "no longer declared",
+        pool=row.pool,
+        image=row.image,
+        chain=row.chain,
+        images=(row.image,),
+    )
+
+
+def _obstacle(facts: Facts, row: VolumeRow | SnapshotRow) -> tuple[str, str] | None:
+    """Why what a row names can't be removed: (reason, message)."""
+    pool = facts.observed.pools.get(row.pool)
+    if pool is None:
+        return "PoolUnknown", f"no longer declared, but neither is its pool {row.pool}: declare that again to have this removed"
+    if pool.state is None:
+        return "PoolUnavailable", f"no longer declared, but pool {row.pool} can't be read: {pool.problem}"
+    found = (
+        facts.volume_state((row.pool, row.chain)) if isinstance(row, VolumeRow) else facts.snapshot_state((row.pool, row.name))
+    )
+    if found.condition is Condition.REPLACED:
+        return "NotOurs", f"no longer declared, but {found.path} is not what was made here ({found.detail}): move or delete it"
+    return None
+
+
+def _volumes(facts: Facts, going: Mapping[Key, Action]) -> dict[Key, Action | Finding]:
+    needed = _needed(facts, going)
+    unneeded = [row for key, row in facts.observed.volumes.items() if key not in needed]
+    removed: dict[Key, Action | Finding] = {}
+    # Ordered by length, not by following parents: rows that name each other as parents must not stop the planner.
+    for row in sorted(unneeded, key=lambda row: (-len(row.digests), row.pool, row.chain)):
+        obstacle = _obstacle(facts, row)
+        removed[row.pool, row.chain] = (
+            Finding(Kind.VOLUME, volume_name(row.chain), *obstacle)
+            if obstacle
+            else _volume(row, [*going.values(), *(a for a in removed.values() if isinstance(a, Action))])
+        )
+    return removed
+
+
+def _volume(row: VolumeRow, earlier: Iterable[Action]) -> Action:
+    made_of_it = (
+        a.key for a in earlier if a.pool == row.pool and row.chain == (a.chain if a.kind is Kind.SNAPSHOT else a.parent)
+    )
+    return Action(
+        Verb.REMOVE,
+        Kind.VOLUME,
+        volume_name(row.chain),
+        "no image wants it, and no snapshot was made from it",
+        pool=row.pool,
+        chain=row.chain,
+        parent=row.parent,
+        size=row.size,
+        after=tuple(made_of_it),
+    )
+
+
+def _needed(facts: Facts, going: Collection[Key]) -> set[Key]:
+    """Volumes of what is declared and of what is kept, and those below them."""
+    goals: Sequence[Goal] = [goal_of(image, facts) for image in facts.desired.images.values()]
+    staying = [row for name, row in facts.observed.images.items() if name in facts.desired.images or row.retain]
+    roots = {wanted.key for goal in goals for wanted in goal.volumes()}
+    roots |= {(row.pool, row.chain) for row in staying if row.chain}
+    roots |= {(row.pool, row.chain) for key, row in facts.observed.snapshots.items() if key not in going}
+    needed: set[Key] = set()
+    while roots:
+        key = roots.pop()
+        needed.add(key)
+        row = facts.observed.volumes.get(key)
+        if row and row.parent and (row.pool, row.parent) not in needed:
+            roots.add((row.pool, row.parent))
+    return needed
+
+
+def _images(facts: Facts, snapshots: Mapping[Key, Action], volumes: Mapping[Key, Action]) -> Iterator[Action | Finding]:
+    for name, row in sorted(facts.observed.images.items()):
+        if name in facts.desired.images:
+            continue
+        mine = {key for key, snapshot in facts.observed.snapshots.items() if snapshot.image == name and key not in facts.claims}
+        data = [snapshots.get(key) for key in sorted(mine)]
+        if row.retain:
+            yield Finding(Kind.IMAGE, name, "Retained", KEPT.format(name))
+        elif None not in data:
+            after = tuple(a.key for a in (*data, volumes.get((row.pool, row.chain or ""))) if a)
+            yield Action(Verb.FORGET, Kind.IMAGE, name, "no longer declared", image=name, after=after, images=(name,))

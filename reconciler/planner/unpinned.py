@@ -1,0 +1,64 @@
+"""Layers that no manifest pins: which of their sources hold the same bytes, which digests are known, which have to be fetched.
+
+Called by ``planner``. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from reconciler.image.spec import Layer, Source
+from reconciler.model import Action, Kind, Resolution, Verb
+
+Resolutions = Mapping[Source, Resolution]
+
+
+def known_digests(resolutions: Resolutions) -> dict[Source, str]:
+    """Digests of sources as they answer now; one that was never fetched has that of its twins, where these agree."""
+    answered = {source: found for source, found in resolutions.items() if not found.error}
+    seen: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    for source, found in answered.items():
+        if found.digest:
+            seen[_same_bytes(source, resolutions)].add(found.digest)
+    known = {}
+    for source, found in answered.items():
+        twins = seen.get(_same_bytes(source, resolutions), set())
+        if found.digest or len(twins) == 1:
+            known[source] = found.digest or min(twins)
+    return known
+
+
+def resolves(wanted: Mapping[Source, set[str]], resolutions: Resolutions) -> dict[Source, Action]:
+    """For each source the action that fetches it or a twin of it; ``wanted`` maps sources to the images that want them."""
+    twins: dict[tuple[object, ...], list[Source]] = defaultdict(list)
+    for source in sorted(wanted, key=lambda s: (s.url, repr(s.s3))):
+        twins[_same_bytes(source, resolutions)].append(source)
+    actions: dict[Source, Action] = {}
+    for name, sources in _named(list(twins.values())):
+        images = tuple(sorted(set().union(*(wanted[source] for source in sources))))
+        action = Action(Verb.RESOLVE, Kind.LAYER, name, _why(sources), layers=(Layer(sources[0]),), images=images)
+        actions |= dict.fromkeys(sources, action)
+    return actions
+
+
+def _same_bytes(source: Source, resolutions: Resolutions) -> tuple[object, ...]:
+    """Equal for sources that hold the same bytes: one endpoint and bucket, the same ETag and size."""
+    found = resolutions.get(source)
+    if source.is_s3 and found and found.etag and found.size is not None and not found.error:
+        return source.s3.endpoint_url, source.bucket_key[0], found.etag, found.size
+    return (source,)
+
+
+def _named(groups: Sequence[Sequence[Source]]) -> Iterator[tuple[str, Sequence[Source]]]:
+    """Groups by the URL of their first source; a number tells apart the same URL at several endpoints."""
+    count: dict[str, int] = defaultdict(int)
+    for sources in groups:
+        url = sources[0].url
+        count[url] += 1
+        yield url if count[url] == 1 else f"{url}#{count[url]}", sources
+
+
+def _why(sources: Sequence[Source]) -> str:
+    twins = f" (those of {len(sources) - 1} more as well)" if len(sources) > 1 else ""
+    return f"unpinned, and its bytes{twins} were never seen: fetched once to learn their digest"

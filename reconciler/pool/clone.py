@@ -1,0 +1,103 @@
+"""Copies of files that share blocks where the file system can, and keep their holes where it can't.
+
+Called by ``pool.file``. Keeps no state. Linux only: FICLONE is from linux/fs.h, SEEK_DATA and copy_file_range(2) from
+their manual pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+FICLONE = 0x40049409
+CHUNK = 8 << 20
+
+_CANNOT_SHARE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
+_CANNOT_OFFLOAD = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
+_NO_NAMELESS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
+
+
+def shares_blocks(directory: Path) -> bool:
+    """Whether files in this directory can share blocks, found out by trying with two files that never have a name.
+
+    A file system without nameless files (O_TMPFILE) counts as one that can't. Raises OSError where nothing may be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            source, target = (_nameless(directory, stack) for _ in range(2))
+        except OSError as error:
+            if error.errno in _NO_NAMELESS_FILES:
+                return False
+            raise
+        os.pwrite(source, bytes(4096), 0)
+        return reflink(source, target)
+
+
+def _nameless(directory: Path, stack: contextlib.ExitStack) -> int:
+    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def reflink(source: int, target: int) -> bool:
+    """Make ``target`` share all blocks of ``source``; False (and nothing done) where the file system can't."""
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError as error:
+        if error.errno in _CANNOT_SHARE:
+            return False
+        raise
+    return True
+
+
+def extents(fd: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) in bytes of what is not a hole, ascending."""
+    end = os.fstat(fd).st_size
+    at = 0
+    while at < end:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        at = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, at - start
+
+
+def data_bytes(fd: int) -> int:
+    """Bytes that a sparse copy of the file takes."""
+    return sum(length for _, length in extents(fd))
+
+
+def sparse_copy(source: int, target: int) -> None:
+    """Copy the data and leave the holes; ``target`` is empty. Raises OSError (ENOSPC among others)."""
+    os.ftruncate(target, os.fstat(source).st_size)
+    for offset, length in extents(source):
+        _copy_range(source, target, offset, length)
+
+
+def _copy_range(source: int, target: int, offset: int, length: int) -> None:
+    end = offset + length
+    while offset < end:
+        offset += _offload(source, target, offset, end - offset) or _by_hand(source, target, offset, end - offset)
+
+
+def _offload(source: int, target: int, offset: int, length: int) -> int:
+    try:
+        return os.copy_file_range(source, target, length, offset, offset)
+    except OSError as error:
+        if error.errno in _CANNOT_OFFLOAD:
+            return 0
+        raise
+
+
+def _by_hand(source: int, target: int, offset: int, length: int) -> int:
+    chunk = os.pread(source, min(length, CHUNK), offset)
+    if not chunk:
+        raise OSError(errno.EIO, "the file became shorter while it was copied")
+    return os.pwrite(target, chunk, offset)

@@ -1,0 +1,96 @@
+"""Who holds a file: a loop device, a mount, a process that has it open, a lock. Asked before a file is removed.
+
+Called by ``pool.file``. Keeps no state; reads /proc and /sys, and sees of other users' processes what the kernel shows.
+Formats: proc(5), fcntl(2).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_FLOCK = "hhqqi4x"
+"""struct flock of 64-bit Linux: type, whence, start, length, pid."""
+
+
+def holder(path: Path) -> str | None:
+    """The first thing found that holds the file, in words; None where nothing does. Raises FileNotFoundError."""
+    found = path.stat()
+    asked = (loop_devices, bind_mounts, processes, locks)
+    return next((who for ask in asked for who in ask(path, found)), None)
+
+
+def loop_devices(_path: Path, found: os.stat_result) -> Iterator[str]:
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            file = backing.read_text(errors="surrogateescape").removesuffix("\n").removesuffix(" (deleted)")
+            if os.path.samestat(Path(file).stat(), found):
+                yield _with_mount(f"/dev/{backing.parts[3]}")
+
+
+def _with_mount(device: str) -> str:
+    at = next((point for _, point, source in _mounts() if source == device), None)
+    return f"{device}, mounted at {at}" if at else f"loop device {device}"
+
+
+def bind_mounts(path: Path, found: os.stat_result) -> Iterator[str]:
+    # Only mounts of a file with this name are looked at: a look at every mount point would hang on a dead network mount.
+    for root, point, _ in _mounts():
+        if Path(root).name == path.name:
+            with suppress(OSError):
+                if os.path.samestat(Path(point).stat(), found):
+                    yield f"a mount at {point}"
+
+
+def _mounts() -> list[tuple[str, str, str]]:
+    """(root in its file system, mount point, source) of each mount in this namespace."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+    words = [(line.split(" "), line.partition(" - ")[2].split(" ")) for line in lines]
+    return [(_unescaped(first[3]), _unescaped(first[4]), _unescaped(last[1])) for first, last in words if len(last) > 1]
+
+
+def _unescaped(word: str) -> str:
+    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        word = word.replace(code, char)
+    return word
+
+
+def processes(_path: Path, found: os.stat_result) -> Iterator[str]:
+    for process in sorted((entry for entry in Path("/proc").iterdir() if entry.name.isdigit()), key=lambda p: int(p.name)):
+        with suppress(OSError):
+            if any(_opens(fd, found) for fd in (process / "fd").iterdir()):
+                yield f"process {process.name} ({_command(process)})"
+
+
+def _opens(fd: Path, found: os.stat_result) -> bool:
+    with suppress(OSError):
+        return str(fd.readlink()).startswith("/") and os.path.samestat(fd.stat(), found)
+    return False
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return "?"
+
+
+def locks(path: Path, _found: os.stat_result) -> Iterator[str]:
+    """POSIX and open-file-description locks, asked for and not taken. They show holders whose processes are hidden from us."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError:
+        return
+    finally:
+        os.close(fd)
+    kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
+    if kind != fcntl.F_UNLCK:
+        yield f"a lock of process {pid}" if pid > 0 else "a lock"

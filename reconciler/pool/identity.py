@@ -1,0 +1,176 @@
+"""How a file pool recognises its own files, and tells a file that was swapped from one that was moved or restored.
+
+An identity is one line of text that the registry keeps and nobody else reads:
+``ino=131 gen=2891336453 uuid=… size=… mtime=…``. A file is recognised by its inode (number and generation) or by the UUID
+in its ext4 superblock: a copy or a restored backup has another inode and the same UUID, a snapshot whose owner made a new
+file system in it has the same inode and another UUID, and a file that was swapped has neither.
+
+Called by ``pool.file``. Keeps no state; reads at most 1 KiB of a file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from reconciler.pool.driver import Condition
+
+_SUPERBLOCK, _MAGIC_AT, _MAGIC, _UUID_AT = 1024, 0x38, b"\x53\xef", 0x68
+_GETVERSION = (2 << 30) | (struct.calcsize("l") << 16) | (ord("v") << 8) | 1
+"""FS_IOC_GETVERSION (linux/fs.h): an inode's generation, which tells a re-used inode number from the first use."""
+
+_KINDS = {stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket"}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """``generation`` is None where the file system has none, ``uuid`` where the file holds no ext4 superblock. Sizes in bytes."""
+
+    inode: int
+    generation: int | None
+    uuid: str | None
+    size: int
+    mtime_ns: int
+
+    def __str__(self) -> str:
+        return f"ino={self.inode} gen={_text(self.generation)} uuid={_text(self.uuid)} size={self.size} mtime={self.mtime_ns}"
+
+    @classmethod
+    def parse(cls, text: str) -> Identity | None:
+        """What ``str`` printed; None for anything else."""
+        fields = dict(word.partition("=")[::2] for word in text.split())
+        try:
+            return cls(
+                inode=int(fields["ino"]),
+                generation=None if fields["gen"] == "-" else int(fields["gen"]),
+                uuid=None if fields["uuid"] == "-" else str(uuid.UUID(fields["uuid"])),
+                size=int(fields["size"]),
+                mtime_ns=int(fields["mtime"]),
+            )
+        except (KeyError, ValueError):
+            return None
+
+    @classmethod
+    def of(cls, fd: int) -> Identity:
+        """Identity of an open regular file."""
+        return replace(_of_stat(os.fstat(fd)), generation=_generation(fd), uuid=filesystem_uuid(fd))
+
+    def recognises(self, other: Identity) -> bool:
+        generations = {self.generation, other.generation}
+        same_inode = self.inode == other.inode and (None in generations or len(generations) == 1)
+        return same_inode or (self.uuid is not None and self.uuid == other.uuid)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What stands under a name now; ``used`` in bytes."""
+
+    identity: Identity
+    mode: int
+    used: int
+
+    @property
+    def regular(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+
+def look(path: Path) -> Look | None:
+    """Look at what stands under ``path`` without following links; None where nothing does. Raises OSError.
+
+    A file that may not be opened is described by its inode alone.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    identity = _of_stat(found)
+    if stat.S_ISREG(found.st_mode):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except PermissionError:
+            return Look(identity, found.st_mode, found.st_blocks * 512)
+        except FileNotFoundError:
+            return None
+        try:
+            identity = Identity.of(fd)
+        finally:
+            os.close(fd)
+    return Look(identity, found.st_mode, found.st_blocks * 512)
+
+
+def filesystem_uuid(fd: int) -> str | None:
+    """UUID of the ext4 file system in a file, None where there is none."""
+    superblock = os.pread(fd, 1024, _SUPERBLOCK)
+    if len(superblock) < 1024 or superblock[_MAGIC_AT : _MAGIC_AT + 2] != _MAGIC:
+        return None
+    return str(uuid.UUID(bytes=superblock[_UUID_AT : _UUID_AT + 16]))
+
+
+def judge_snapshot(remembered: str | None, found: Look | None) -> tuple[Condition, str]:
+    """A snapshot belongs to its user, who may write to it and enlarge it. The words say what is wrong, empty where nothing is."""
+    return _judge(remembered, found, _snapshot_faults)
+
+
+def judge_volume(remembered: str | None, found: Look | None) -> tuple[Condition, str]:
+    """A sealed volume never changes: another size or time, or leave to write, means that somebody has been at it."""
+    return _judge(remembered, found, _volume_faults)
+
+
+def _snapshot_faults(was: Identity, found: Look) -> list[str]:
+    now = found.identity
+    return [f"{now.size} bytes instead of {was.size}"] if now.size < was.size else []
+
+
+def _volume_faults(was: Identity, found: Look) -> list[str]:
+    now = found.identity
+    faults = []
+    if now.size != was.size:
+        faults.append(f"{now.size} bytes instead of {was.size}")
+    elif now.mtime_ns != was.mtime_ns:
+        faults.append("written to since it was sealed")
+    if found.mode & 0o222:
+        faults.append(f"writable (mode {stat.S_IMODE(found.mode):04o})")
+    return faults
+
+
+def _judge(remembered: str | None, found: Look | None, faults_of: Callable[[Identity, Look], list[str]]) -> tuple[Condition, str]:
+    if found is None:
+        return Condition.MISSING, "there is no such file"
+    if not found.regular:
+        return Condition.DAMAGED, f"a {_KINDS.get(stat.S_IFMT(found.mode), 'device')} stands in its place"
+    if remembered is None:
+        return Condition.REPLACED, "the registry does not know this file"
+    was = Identity.parse(remembered)
+    if was is None:
+        return Condition.REPLACED, "what the registry remembers of it can't be read"
+    if not was.recognises(found.identity):
+        return Condition.REPLACED, _difference(was, found.identity)
+    faults = faults_of(was, found)
+    return (Condition.DAMAGED, "; ".join(faults)) if faults else (Condition.INTACT, "")
+
+
+def _difference(was: Identity, now: Identity) -> str:
+    inode = f"inode {now.inode} instead of {was.inode}" if now.inode != was.inode else f"inode {now.inode} was used again"
+    return f"{inode}, and {'no ext4 file system in it' if now.uuid is None else 'another file system UUID'}"
+
+
+def _of_stat(found: os.stat_result) -> Identity:
+    return Identity(found.st_ino, None, None, found.st_size, found.st_mtime_ns)
+
+
+def _generation(fd: int) -> int | None:
+    try:
+        answer = fcntl.ioctl(fd, _GETVERSION, bytes(struct.calcsize("l")))
+    except OSError:
+        return None
+    return int(struct.unpack_from("=I", answer)[0])
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)

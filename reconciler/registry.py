@@ -1,0 +1,450 @@
+"""The registry: SQLModel tables, and the few transactions allowed on them.
+
+``observe`` reads it, ``execute`` and ``fsm`` change it, ``cli`` shows it. State: one SQLite file, see ``database``.
+Values go in and out as the frozen dataclasses of ``model`` and ``machine``; the table classes never leave this file.
+
+Every change is one ``BEGIN IMMEDIATE`` transaction, on disk (``synchronous=FULL``) when the method returns. All of them go
+through one connection behind a lock: a second one would wait for the first as well, but in SQLite, neither fairly nor promptly.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import sqlmodel as sql
+from sqlalchemy import Connection
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import declared_attr
+from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlmodel import CheckConstraint, Field, SQLModel, Text, col, select
+
+from reconciler import database, rows
+from reconciler.fsm import Conflict
+from reconciler.image.spec import Source
+from reconciler.machine import Entry, Event, Result, Run, Status, Subject, Transition
+from reconciler.model import Fact, Failure, ImageRow, Kind, SnapshotRow, VolumeRow
+
+MIGRATIONS: tuple[database.Migration, ...] = ()
+"""``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; the tables below are always the newest schema."""
+
+# ----------------------------------------------------------------------------------------------------- tables
+
+Key = Annotated[str, Field(sa_type=Text, primary_key=True)]
+Words = Annotated[str, Field(sa_type=Text)]
+Seconds = Annotated[float, Field(sa_type=sql.REAL)]
+
+
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(v.value) for v in values)})")
+
+
+def _json(column: str) -> CheckConstraint:
+    return CheckConstraint(f"json_valid({column})")
+
+
+STRICT = {"sqlite_strict": True}
+NUMBERED = {"sqlite_strict": True, "sqlite_autoincrement": True}
+"""A number that was given once is not given again, whatever is deleted."""
+
+
+class Table(SQLModel):
+    metadata = sql.MetaData()
+    __table_args__: ClassVar[Any] = (STRICT,)
+
+    @declared_attr.directive
+    def __tablename__(cls) -> str:
+        return cls.__name__.removesuffix("Table").lower()
+
+
+class MetaTable(Table, table=True):
+    """``schema``, ``host`` (random, made once), ``serial`` (of the last change), ``horizon`` (events below it may be deleted)."""
+
+    key: Key
+    value: Words
+
+
+class ImageTable(Table, table=True):
+    __table_args__ = (CheckConstraint("retain IN (0, 1)"), STRICT)
+    name: Key
+    pool: Words
+    chain: str | None = Field(sa_type=Text)
+    size: int
+    retain: int
+
+
+class VolumeTable(Table, table=True):
+    __table_args__ = (_json("digests"), STRICT)
+    pool: Key
+    chain: Key
+    parent: str | None = Field(sa_type=Text)
+    size: int
+    digests: Words
+    identity: Words
+
+
+class SnapshotTable(Table, table=True):
+    pool: Key
+    name: Key
+    image: Words
+    chain: Words
+    identity: Words
+
+
+class SeenTable(Table, table=True):
+    """Bytes of this ETag and length, at this origin (endpoint and bucket, or a file's path), have this digest."""
+
+    origin: Key
+    etag: Key
+    size: int = Field(primary_key=True)
+    digest: Words
+
+
+class SequenceTable(Table, table=True):
+    pool: Key
+    last: int
+
+
+class RunTable(Table, table=True):
+    __table_args__ = (
+        _one_of("status", Status),
+        _one_of("kind", Kind),
+        _json("input"),
+        _json("data"),
+        sql.Index("run_subject", "kind", "pool", "name"),
+        sql.Index(
+            "run_open",
+            *("machine", "kind", "pool", "name"),
+            unique=True,
+            sqlite_where=sql.text("status IN ('active', 'needs-operator') AND cancel = ''"),
+        ),
+        NUMBERED,
+    )
+    number: int | None = Field(default=None, primary_key=True)
+    id: str = Field(sa_type=Text, unique=True)
+    machine: Words
+    kind: Words
+    name: Words
+    pool: Words
+    state: Words
+    digest: Words
+    opened: Seconds
+    updated: Seconds
+    input: Words
+    data: Words
+    status: Words
+    attempt: int
+    spent: Seconds
+    crashes: int
+    not_before: Seconds
+    cancel: Words
+    reason: Words
+    message: Words
+
+
+class TransitionTable(Table, table=True):
+    __table_args__ = (_one_of("result", Result), _json("data"), STRICT)
+    run: str = Field(sa_type=Text, sa_column_args=(sql.ForeignKey("run.id", ondelete="CASCADE"),), primary_key=True)
+    seq: int = Field(primary_key=True)
+    from_state: Words
+    to_state: Words
+    attempt: int
+    started: Seconds
+    ended: float | None = Field(sa_type=sql.REAL)
+    result: Words
+    reason: Words
+    message: Words
+    data: Words
+
+
+class EventTable(Table, table=True):
+    __table_args__ = (sql.Index("event_subject", "kind", "name"), NUMBERED)
+    seq: int | None = Field(default=None, primary_key=True)
+    at: Seconds
+    kind: Words
+    name: Words
+    reason: Words
+    message: Words
+    run: Words
+
+
+def schema() -> Iterator[str]:
+    """The statements that make the newest schema in an empty database."""
+    dialect = sqlite.dialect()
+    for table in Table.metadata.sorted_tables:
+        indexes = sorted(table.indexes, key=lambda index: str(index.name))
+        yield str(CreateTable(table).compile(dialect=dialect))
+        yield from (str(CreateIndex(index).compile(dialect=dialect)) for index in indexes)
+    yield from database.TRIGGERS
+    yield "INSERT INTO meta VALUES ('host', lower(hex(randomblob(16)))), ('serial', '0'), ('horizon', '0')"
+
+
+# --------------------------------------------------------------------------------------------------- registry
+
+
+class Registry:
+    """The open registry. Thread-safe; a context manager. Raises HostCannot where SQLite can't read or write its file."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, read_only: bool, clock: Callable[[], float]) -> None:
+        self.path = path
+        self._raw = connection
+        self._engine = sql.create_engine("sqlite://", creator=lambda: connection, poolclass=sql.StaticPool)
+        self._lock = threading.Lock()
+        self._read_only = read_only
+        self._clock = clock
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> Registry:
+        """Open the registry, making or migrating it first where that is due.
+
+        ``read_only`` gives what it holds now, as a copy in memory; empty where there is no file. Nothing is written.
+        """
+        connection = database.snapshot(path) if read_only else database.connect(path)
+        try:
+            database.upgrade(connection, path, schema, MIGRATIONS)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, path, read_only=read_only, clock=clock)
+
+    def close(self) -> None:
+        self._engine.dispose()
+        self._raw.close()
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._lock, self._engine.connect() as db:
+            try:
+                yield db
+            except DBAPIError as error:
+                raise database.in_our_words(self.path, error.orig or error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """One transaction, rolled back by any exception; moves the serial where it has changed something."""
+        if self._read_only:
+            raise RuntimeError(f"registry {self.path} was opened for reading")
+        with self._reading() as db:
+            db.exec_driver_sql("BEGIN IMMEDIATE")
+            before = self._raw.total_changes
+            yield db
+            if self._raw.total_changes != before:
+                db.execute(sql.update(MetaTable).where(col(MetaTable.key) == "serial").values(value=col(MetaTable.value) + 1))
+            db.commit()
+
+    # --------------------------------------------------------------------------------------- what there should be
+
+    @property
+    def host(self) -> str:
+        """Random id of this host, made when the registry was."""
+        return self._meta("host")
+
+    @property
+    def serial(self) -> int:
+        """Grows with every change; equal serials mean an unchanged registry."""
+        return int(self._meta("serial"))
+
+    def images(self) -> dict[str, ImageRow]:
+        return {row["name"]: rows.image_of(row) for row in self._all(ImageTable)}
+
+    def volumes(self) -> dict[tuple[str, str], VolumeRow]:
+        """By pool and chain."""
+        return {(row["pool"], row["chain"]): rows.volume_of(row) for row in self._all(VolumeTable)}
+
+    def snapshots(self) -> dict[tuple[str, str], SnapshotRow]:
+        """By pool and name."""
+        return {(row["pool"], row["name"]): SnapshotRow(**row) for row in self._all(SnapshotTable)}
+
+    def digest_seen(self, source: Source, etag: str, size: int) -> str | None:
+        """The digest that the bytes of this ETag and length were seen to have, or None where they never were."""
+        where = (SeenTable.origin == rows.origin(source), SeenTable.etag == etag, SeenTable.size == size)
+        return next((row["digest"] for row in self._rows(select(SeenTable).where(*where))), None)
+
+    def record_image(self, row: ImageRow) -> None:
+        with self._writing() as db:
+            old = _first(db, select(ImageTable).where(ImageTable.name == row.name))
+            if old is None or rows.image_of(old) != row:
+                db.execute(_put("image", asdict(row)))
+
+    def forget_image(self, name: str) -> None:
+        """Drop the row; absent is success."""
+        with self._writing() as db:
+            db.execute(sql.delete(ImageTable).where(col(ImageTable.name) == name))
+
+    def apply(self, facts: Sequence[Fact]) -> None:
+        """Record facts that no run brings, such as drift that was found; runs commit theirs with the transition."""
+        with self._writing() as db:
+            _apply(db, facts)
+
+    def next_id(self, pool: str) -> int:
+        """The pool's next id, from 1. On disk before it is returned, and never returned again."""
+        take = "INSERT INTO sequence VALUES (:pool, 1) ON CONFLICT (pool) DO UPDATE SET last = last + 1 RETURNING last"
+        with self._writing() as db:
+            return int(db.execute(sql.text(take), {"pool": pool}).scalar_one())
+
+    # ---------------------------------------------------------------------------------------------- what happened
+
+    def failures(self) -> dict[tuple[Kind, str], Failure]:
+        """Objects whose last run failed, needs a person, or waits to be tried again; by kind and name."""
+        last = select(sql.func.max(RunTable.number)).group_by(col(RunTable.kind), col(RunTable.pool), col(RunTable.name))
+        status = col(RunTable.status)
+        bad = status.in_([Status.FAILED, Status.NEEDS_OPERATOR]) | ((status == Status.ACTIVE) & (col(RunTable.attempt) > 0))
+        found = self._rows(select(RunTable).where(col(RunTable.number).in_(last), bad).order_by(col(RunTable.number)))
+        return {(Kind(row["kind"]), row["name"]): rows.failure_of(row) for row in found}
+
+    def event(self, kind: str, name: str, reason: str, message: str, run: str = "") -> None:
+        """Append to the log."""
+        with self._writing() as db:
+            self._log(db, Subject(kind, name), reason, message, run)
+
+    def events(self, kind: str | None = None, name: str | None = None, limit: int = 100) -> tuple[Event, ...]:
+        """The newest ``limit`` events, oldest first."""
+        return tuple(Event(**row) for row in self._newest(EventTable, EventTable.seq, limit, kind=kind, name=name))
+
+    def runs(
+        self, kind: str | None = None, name: str | None = None, status: str | None = None, limit: int = 100
+    ) -> tuple[Run, ...]:
+        """The newest ``limit`` runs, oldest first."""
+        found = self._newest(RunTable, RunTable.number, limit, kind=kind, name=name, status=status)
+        return tuple(rows.run_of(row) for row in found)
+
+    def run(self, run_id: str) -> Run:
+        """Raises KeyError."""
+        with self._reading() as db:
+            return _find(db, run_id)
+
+    def transitions(self, run_id: str) -> tuple[Transition, ...]:
+        """Every attempt and other change of a run, oldest first."""
+        found = select(TransitionTable).where(TransitionTable.run == run_id).order_by(col(TransitionTable.seq))
+        return tuple(rows.transition_of(row) for row in self._rows(found))
+
+    def prune_history(self, keep: int) -> int:
+        """Keep the newest ``keep`` events and runs, and each object's last run; return how many were deleted."""
+        with self._writing():
+            return database.prune(self._raw, keep)
+
+    # ------------------------------------------------------------------------------ what the engine needs (its Store)
+
+    def open_run(self, run: Run) -> Run:
+        about = {"machine": run.machine, **asdict(run.subject), "cancel": ""}
+        with self._writing() as db:
+            row = _first(db, select(RunTable).filter_by(**about).where(_OPEN))
+            if row is not None and row["input"] == rows.dump(run.input):
+                return rows.run_of(row)
+            if row is not None:
+                self._mark(db, rows.run_of(row), f"superseded by run {run.id}, which has other input")
+            db.execute(sql.insert(RunTable).values(**rows.run_row(run)))
+            self._log(db, run.subject, "Opened", f"{run.machine}: {run.state}", run.id)
+        return run
+
+    def open_runs(self) -> tuple[Run, ...]:
+        return tuple(rows.run_of(row) for row in self._rows(select(RunTable).where(_OPEN).order_by(col(RunTable.number))))
+
+    def begin_attempt(self, run: Run, at: float) -> Run:
+        with self._writing() as db:
+            now = _find(db, run.id)
+            if (now.state, now.attempt, now.status) != (run.state, run.attempt, run.status):
+                raise Conflict(run.id)
+            if _close(db, run.id, {"result": Result.INTERRUPTED, "ended": at}):
+                now = replace(now, crashes=now.crashes + 1)
+                db.execute(sql.update(RunTable).where(col(RunTable.id) == run.id).values(crashes=now.crashes))
+                self._log(db, run.subject, "Interrupted", f"the process died while {run.state}", run.id)
+            _append(db, run, run.attempt + 1, at)
+        return now
+
+    def commit_run(self, before: Run, after: Run, entry: Entry, facts: Sequence[Fact] = ()) -> None:
+        unmoved = {name: getattr(before, name) for name in rows.COMPARED}
+        changed = {name: value for name, value in rows.run_row(after).items() if name in rows.COMMITTED}
+        ending = rows.ending(after.state, after.updated, entry)
+        with self._writing() as db:
+            if db.execute(sql.update(RunTable).filter_by(**unmoved).values(**changed)).rowcount != 1:
+                raise Conflict(before.id)
+            if not _close(db, before.id, ending):
+                _append(db, before, before.attempt, after.updated)
+                _close(db, before.id, ending)
+            _apply(db, facts)
+            self._log(db, after.subject, entry.reason, entry.message, after.id)
+
+    def request_cancel(self, run_id: str, why: str) -> Run:
+        with self._writing() as db:
+            run = _find(db, run_id)
+            return self._mark(db, run, why) if run.status.is_open and not run.cancel else run
+
+    # ------------------------------------------------------------------------------------------------- small parts
+
+    def _rows(self, query: Any) -> list[dict[str, Any]]:
+        with self._reading() as db:
+            return [dict(row) for row in db.execute(query).mappings()]
+
+    def _all(self, table: type[Table]) -> list[dict[str, Any]]:
+        """In the order of the key."""
+        return self._rows(select(table).order_by(*Table.metadata.tables[str(table.__tablename__)].primary_key))
+
+    def _newest(self, table: type[Table], order: Any, limit: int, **equal: str | None) -> list[dict[str, Any]]:
+        wanted = {name: value for name, value in equal.items() if value is not None}
+        return self._rows(select(table).filter_by(**wanted).order_by(order.desc()).limit(limit))[::-1]
+
+    def _meta(self, key: str) -> str:
+        return str(self._rows(select(MetaTable).where(MetaTable.key == key))[0]["value"])
+
+    def _mark(self, db: Connection, run: Run, why: str) -> Run:
+        db.execute(sql.update(RunTable).where(col(RunTable.id) == run.id).values(cancel=why))
+        self._log(db, run.subject, "CancelRequested", why, run.id)
+        return replace(run, cancel=why)
+
+    def _log(self, db: Connection, subject: Subject, reason: str, message: str, run: str) -> None:
+        values = {"kind": subject.kind, "name": subject.name, "reason": reason, "message": message, "run": run}
+        db.execute(sql.insert(EventTable).values(at=self._clock(), **values))
+
+
+# ------------------------------------------------------------------------------- statements inside a transaction
+
+_OPEN = col(RunTable.status).in_([Status.ACTIVE, Status.NEEDS_OPERATOR])
+
+
+def _first(db: Connection, query: Any) -> dict[str, Any] | None:
+    row = db.execute(query).mappings().first()
+    return None if row is None else dict(row)
+
+
+def _find(db: Connection, run_id: str) -> Run:
+    row = _first(db, select(RunTable).where(RunTable.id == run_id))
+    if row is None:
+        raise KeyError(run_id)
+    return rows.run_of(row)
+
+
+def _put(table: str, row: dict[str, Any]) -> Any:
+    return sql.insert(Table.metadata.tables[table]).prefix_with("OR REPLACE").values(**row)
+
+
+def _apply(db: Connection, facts: Sequence[Fact]) -> None:
+    for table, row, present in map(rows.effect, facts):
+        db.execute(_put(table, row) if present else sql.delete(Table.metadata.tables[table]).filter_by(**row))
+
+
+def _append(db: Connection, run: Run, attempt: int, at: float) -> None:
+    """A new row of the run's history, for an attempt that begins."""
+    last = select(sql.func.max(TransitionTable.seq)).where(TransitionTable.run == run.id)
+    seq = (db.execute(last).scalar() or 0) + 1
+    db.execute(sql.insert(TransitionTable).values(**rows.beginning(run, seq, attempt, at)))
+
+
+def _close(db: Connection, run_id: str, ending: dict[str, Any]) -> bool:
+    """Write how the run's attempt under way ended; False where there is none."""
+    running = {"run": run_id, "result": Result.RUNNING}
+    return bool(db.execute(sql.update(TransitionTable).filter_by(**running).values(**ending)).rowcount)

@@ -1,0 +1,178 @@
+"""The manifest files of a directory tree, as text: found, bounded, decoded.
+
+Read by ``manifests`` only. The rule that shapes it: what cannot be read is a fault, because a file that is passed over
+looks like a file that was removed. Keeps no state; sees the tree once, file by file (``loop`` waits until it has settled).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.faults import Fault
+from reconciler.model import Where
+
+SUFFIXES = (".yaml", ".yml")
+MAX_FILE_BYTES = 1 << 20
+MAX_TREE_BYTES = 10 << 20
+MAX_FILES = 5000
+MAX_ENTRIES = 100_000
+"""Directory entries looked at, manifests or not: a link to ``/`` ends as a fault, not as a walk over the host."""
+MAX_DEPTH = 32
+
+_Identity = tuple[int, int]
+"""Device and inode: two paths with the same one lead to the same file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """``path`` begins as the user typed it; ``size`` counts bytes."""
+
+    path: str
+    text: str
+    size: int
+    identity: _Identity
+
+    @property
+    def directory(self) -> str:
+        """What relative paths in it start from."""
+        return os.path.dirname(self.path)  # noqa: PTH120
+
+
+def read_tree(directory: Path) -> Iterator[ManifestFile | Fault]:
+    """Every manifest under a directory, in order of name, or the reason why it can't be had.
+
+    A manifest is a regular file (or a link to one) named ``*.yaml`` or ``*.yml``. Names that begin with a dot are
+    passed over, directories too: they are Git's, editors', and Kubernetes' ``..data``.
+    """
+    return _within_bounds(_Walk().under(os.fspath(directory)))
+
+
+def read_paths(paths: Iterable[Path]) -> Iterator[ManifestFile | Fault]:
+    """The same for directories and files that a user has named. A file is read whatever its suffix, and only once."""
+    return _within_bounds(item for path in paths for item in _named(path, _Walk()))
+
+
+def _named(path: Path, walk: _Walk) -> Iterator[str | Fault]:
+    return walk.under(os.fspath(path)) if os.path.isdir(path) else iter([os.fspath(path)])  # noqa: PTH112
+
+
+def _within_bounds(found: Iterable[str | Fault]) -> Iterator[ManifestFile | Fault]:
+    seen: set[_Identity] = set()
+    size = 0
+    for item in found:
+        manifest = _read(item) if isinstance(item, str) else item
+        if isinstance(manifest, Fault):
+            yield manifest
+        elif manifest.identity not in seen:
+            seen.add(manifest.identity)
+            size += manifest.size
+            if len(seen) > MAX_FILES or size > MAX_TREE_BYTES:
+                yield _fault(
+                    manifest.path, f"is beyond the bounds of {MAX_FILES} files and {MAX_TREE_BYTES >> 20} MiB; reading ended here"
+                )
+                return
+            yield manifest
+
+
+class _Walk:
+    """One search through directories. Counts the entries that it has looked at, over all of them."""
+
+    def __init__(self) -> None:
+        self._entries = 0
+
+    def under(self, directory: str, above: tuple[_Identity, ...] = ()) -> Iterator[str | Fault]:
+        """``above`` are the directories on the way here: meeting one of them again is a loop of links."""
+        try:
+            status = os.stat(directory)  # noqa: PTH116
+            identity = status.st_dev, status.st_ino
+            entries = _visible(directory)
+        except OSError as error:
+            yield _fault(directory, f"cannot be read: {error.strerror} (this is not taken for an empty one)", "directory")
+            return
+        self._entries += len(entries)
+        if trouble := self._trouble(identity, above):
+            yield _fault(directory, trouble, "directory")
+            return
+        for entry in entries:
+            yield from self._entry(entry, (*above, identity))
+
+    def _trouble(self, identity: _Identity, above: tuple[_Identity, ...]) -> str:
+        if identity in above:
+            return "is a loop of links"
+        if len(above) >= MAX_DEPTH:
+            return f"is more than {MAX_DEPTH} directories deep"
+        if self._entries > MAX_ENTRIES:
+            return f"has brought the search to more than {MAX_ENTRIES} entries (is this a directory of manifests?)"
+        return ""
+
+    def _entry(self, entry: os.DirEntry[str], above: tuple[_Identity, ...]) -> Iterator[str | Fault]:
+        """A link is followed whatever its name: a broken one may be what is left of a directory of manifests."""
+        try:
+            if entry.is_symlink():
+                os.stat(entry.path)  # noqa: PTH116
+        except OSError as error:
+            yield _fault(entry.path, f"is a link that cannot be followed: {error.strerror} (repair or remove it)")
+            return
+        if entry.is_dir():
+            yield from self.under(entry.path, above)
+        elif entry.name.endswith(SUFFIXES):
+            yield entry.path
+
+
+def _visible(directory: str) -> list[os.DirEntry[str]]:
+    with os.scandir(directory) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def _read(path: str) -> ManifestFile | Fault:
+    try:
+        path.encode()
+        data, identity = _bytes(path)
+        return ManifestFile(path, data.decode("utf-8-sig"), len(data), identity)
+    except OSError as error:
+        return _fault(path, f"cannot be read: {error.strerror}")
+    except UnicodeEncodeError:
+        return _fault(path, "has a name that is not UTF-8 (rename it)")
+    except UnicodeDecodeError as error:
+        return Fault(
+            _where_of_byte(path, error), "file", f"is not UTF-8: byte 0x{error.object[error.start]:02x} (save it as UTF-8)"
+        )
+    except ValueError as error:
+        return _fault(path, str(error))
+
+
+def _bytes(path: str) -> tuple[bytes, _Identity]:
+    """The whole of a regular file."""
+    with open(path, "rb", opener=_without_waiting, buffering=0) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is not a regular file")
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"is larger than {MAX_FILE_BYTES >> 20} MiB (split it: any number of files may declare images)")
+    return data, (status.st_dev, status.st_ino)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A FIFO without a writer is to be refused, not to be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _where_of_byte(path: str, error: UnicodeDecodeError) -> Where:
+    before = error.object[: error.start]
+    line = before[before.rfind(b"\n") + 1 :]
+    return Where(shown(path), before.count(b"\n") + 1, len(line.decode()) + 1)
+
+
+def _fault(path: str, message: str, what: str = "file") -> Fault:
+    return Fault(Where(shown(path), 1, 1), what, message)
+
+
+def shown(path: str) -> str:
+    """A path on one printable line: bytes that are not UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

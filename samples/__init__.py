@@ -1,0 +1,1 @@
+"""What the quickstart, tests and benchmarks work on: a local S3 endpoint and real layered root filesystems."""

@@ -1,0 +1,33 @@
+"""What all tests share: the opt-in for root, and a state directory of their own."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--root", action="store_true", help="run the tests that need root (loop devices, mounts); not being root then fails"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--root"):
+        if os.geteuid() != 0:
+            raise pytest.UsageError("--root was given, but this is not root: the tests that need it could not run")
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root, loop devices and mounts: give --root"))
+
+
+@pytest.fixture(autouse=True)
+def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on, or touches, what the person running it has set up."""
+    for name in [n for n in os.environ if n.startswith(("RECONCILER_", "AWS_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")

@@ -1,0 +1,126 @@
+"""Layers that several images share are fetched once, whatever their objects are called, and stored once where that is possible."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .layers import Layer, change, noise, root
+from .workshop import Workshop, cat, contents, digest, fsck
+
+FAMILIES = ("golang", "node", "python")
+
+
+def challenge() -> dict[str, list[Layer]]:
+    """Three families of five layers; the lower ones are the same bytes under names of their own, so that eight are distinct."""
+    common = [root("os", {"srv/os": noise(200_000)}), change("tools", {"srv/tools": noise(200_000, 2)})]
+    pair = [change("pair", {"srv/pair": b"golang and node"})]
+    own = {"golang": ["go"], "node": ["js"], "python": ["py1", "py2", "py3"]}
+    stacks = {name: [*common, *(pair if name != "python" else ())] for name in FAMILIES}
+    for name, words in own.items():
+        stacks[name] += [change(word, {f"srv/{word}": word.encode()}) for word in words]
+    last = change("last", {"srv/last": b"of golang and node"})
+    for name in ("golang", "node"):
+        stacks[name].append(last)
+    return {name: [Layer(f"{name}-{n}", layer.data) for n, layer in enumerate(stack, 1)] for name, stack in stacks.items()}
+
+
+def declare(host: Workshop, *, pinned: bool) -> None:
+    for name, stack in challenge().items():
+        assert len(stack) == 5
+        host.image(name, stack, pinned=pinned, s3=True)
+
+
+def distinct() -> set[str]:
+    return {layer.sha256 for stack in challenge().values() for layer in stack}
+
+
+def whole(host: Workshop) -> None:
+    """Each family has what is its own, and what it shares."""
+    for name, word in (("golang", "go"), ("node", "js"), ("python", "py3")):
+        fsck(host.snapshot(f"{name}-a"))
+        assert cat(host.snapshot(f"{name}-a"), f"/srv/{word}") == word.encode()
+        assert cat(host.snapshot(f"{name}-a"), "/srv/os") == noise(200_000)
+
+
+@pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "unpinned"])
+def test_fifteen_sources_of_which_eight_are_distinct_are_eight_downloads(bucket: Workshop, pinned: bool) -> None:
+    """The server is asked for eight objects, each of them once, and the second run asks for none."""
+    assert len(distinct()) == 8
+    declare(bucket, pinned=pinned)
+
+    bucket.converge()
+
+    assert bucket.gate is not None
+    assert sum(bucket.gate.downloads.values()) == 8, bucket.gate.downloads
+    whole(bucket)
+    bucket.gate.forget()
+    bucket.settled()
+    assert sum(bucket.gate.downloads.values()) == 0
+    if pinned:
+        assert bucket.gate.requests == [], "a digest says it all"
+
+
+def test_where_blocks_cannot_be_shared_there_is_one_volume_for_each_image(bucket: Workshop) -> None:
+    """On an ordinary file system a chain is one volume, written in one go."""
+    from reconciler.pool.clone import shares_blocks
+
+    if shares_blocks(bucket.root):
+        pytest.skip("this file system can share blocks")
+    declare(bucket, pinned=True)
+
+    bucket.converge()
+
+    assert len(bucket.volumes) == 3
+    assert len(set(contents(bucket.volumes).values())) == 3
+
+
+@pytest.fixture(params=["xfs", "btrfs"])
+def reflinking(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system that can share blocks, in a file."""
+    image, where = tmp_path / "disk", tmp_path / "reflinking"
+    where.mkdir()
+    with image.open("wb") as file:
+        file.truncate(400 << 20)
+    make = {"xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"], "btrfs": ["mkfs.btrfs", "-q"]}[request.param]
+    subprocess.run([*make, image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, where], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", where], check=True)
+
+
+@pytest.mark.root
+def test_where_blocks_can_be_shared_there_are_eight_volumes_that_share_them(bucket: Workshop, reflinking: Path) -> None:
+    """One volume a distinct chain, all sharing the blocks of what lies below, and the same bytes as without sharing."""
+    declare(bucket, pinned=True)
+    bucket.converge()
+    tops = contents(bucket.volumes)
+    state = reflinking / "state"
+
+    bucket.once("--state", str(state)).expect(0)
+
+    assert bucket.gate is not None
+    assert sum(bucket.gate.downloads.values()) == 16, "eight in each of the two state directories"
+    volumes = sorted((state / "pools/default/volumes").glob("*.ext4"))
+    chains = {tuple(layer.sha256 for layer in stack[:n]) for stack in challenge().values() for n in range(1, 6)}
+    assert len(volumes) == len(chains)
+    assert {name: digest(state / "pools/default/volumes" / name) for name in tops} == tops
+    assert _shared(volumes) >= 400_000 * (len(volumes) - 2), "the two large layers are stored once"
+    for path in volumes:
+        fsck(path)
+    bucket.once("--state", str(state), "--detailed-exitcode").expect(0)
+
+
+def _shared(paths: list[Path]) -> int:
+    """Bytes of these files that some other file has too, as the file system's own map of extents says."""
+    total = 0
+    for path in paths:
+        said = subprocess.run(["filefrag", "-v", "-b1", path], capture_output=True, text=True, check=True).stdout
+        extents = [line.split(":") for line in said.splitlines() if "shared" in line]
+        total += sum(int(parts[3]) for parts in extents)
+    return total

@@ -1,0 +1,70 @@
+"""A layer without a digest is tracked by what the bucket says of it."""
+
+from __future__ import annotations
+
+from .layers import change, root
+from .workshop import Workshop, cat, digest
+
+
+def test_a_replaced_object_is_noticed(bucket: Workshop) -> None:
+    """A new ETag is a new chain: a new volume is built, the old snapshot stays, and `plan` says that it is outdated."""
+    bucket.image("web", [root("base"), change("app", {"srv/app": b"v1"})], s3=True, pinned=False)
+    bucket.run("plan").expect(0).words("unpinned")
+    bucket.converge()
+    first = bucket.run("list", "-o", "json").json["images"][0]["chain"]
+    old = digest(bucket.snapshot("web-a"))
+    bucket.settled()
+
+    bucket.put(change("app", {"srv/app": b"v2"}))
+    bucket.run("plan", "--detailed-exitcode").expect(2).words("app.tar")
+    bucket.converge()
+
+    assert bucket.run("list", "-o", "json").json["images"][0]["chain"] != first
+    assert digest(bucket.snapshot("web-a")) == old, "under its user's feet nothing moves"
+    plan = bucket.plan()
+    assert plan["actions"] == []
+    assert {"SnapshotOutdated", "Unpinned"} <= {finding["reason"] for finding in plan["findings"]}
+    bucket.image("web", [root("base"), change("app", {"srv/app": b"v2"})], s3=True, pinned=False, snapshots=["web-a", "web-b"])
+    bucket.converge()
+    assert cat(bucket.snapshot("web-b"), "/srv/app") == b"v2"
+
+
+def test_only_what_was_replaced_is_fetched_again(bucket: Workshop) -> None:
+    """Every run asks for the ETags; bytes are fetched only where these are new and the volume needs them."""
+    bucket.image("web", [root("base")], s3=True, pinned=False)
+    bucket.image("db", [root("other")], s3=True, pinned=False)
+    bucket.converge()
+    assert bucket.gate is not None
+    bucket.gate.forget()
+
+    bucket.put(root("other", {"etc/new": b"2"}))
+    bucket.converge()
+
+    assert dict(bucket.gate.downloads) == {"other.tar": 1}
+
+
+def test_pinning_a_layer_to_what_was_seen_changes_nothing(bucket: Workshop) -> None:
+    """`describe` tells the digest to write into the manifest; with it the same image is declared."""
+    layers = [root("base")]
+    bucket.image("web", layers, s3=True, pinned=False)
+    bucket.converge()
+
+    declared = bucket.run("describe", "image/web", "-o", "json").expect(0).json["declared"]
+
+    assert [layer["seen"] for layer in declared["layers"]] == [layers[0].sha256]
+    bucket.image("web", layers, s3=True, pinned=True)
+    bucket.once("--detailed-exitcode").expect(0)
+
+
+def test_an_image_outlives_a_bucket_that_cannot_be_asked(bucket: Workshop) -> None:
+    """Without an answer an image that fits its last chain stays what it is; nothing is removed, nothing fails that is whole."""
+    bucket.image("web", [root("base")], s3=True, pinned=False)
+    bucket.converge()
+    before = digest(bucket.snapshot("web-a"))
+    assert bucket.gate is not None
+    bucket.gate.shut()
+
+    done = bucket.once("--prune").expect(0)
+
+    done.words("last known chain")
+    assert digest(bucket.snapshot("web-a")) == before

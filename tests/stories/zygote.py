@@ -1,0 +1,178 @@
+"""Real processes of ``reconcile`` that need not import everything first: a process that has, and forks one for each command.
+
+Loading Python and the libraries takes several times as long as what most stories ask for. A forked command has its own process id, session,
+signals, standard streams, environment and exit code, as the installed one does; ``test_converge`` runs that one too.
+``die_at`` makes a command kill itself, as a power cut would, at the Nth moment at which it is about to change something durable.
+
+Run as ``python -m tests.stories.zygote SOCKET``; ends when standard input does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+LOADED = [f"reconciler.{name}" for name in ("cli", "host", "loop", "report", "outcome", "inventory", "checks", "oneshot")]
+LOADED += ["boto3.session", "botocore.config", "botocore.httpsession", "botocore.parsers", "watchfiles"]
+
+
+class Zygote:
+    """The client's side; a context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = str(directory / "zygote")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Zygote:
+        command = [sys.executable, "-m", "tests.stories.zygote", self._path]
+        root = Path(__file__).resolve().parents[2]
+        self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process is not None:
+            self._process.communicate()
+
+    def start(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, out: int, err: int, die_at: int = 0) -> Command:
+        """Run ``reconcile`` with these arguments; ``out`` and ``err`` are descriptors for its standard streams."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(self._path)
+        asked = {"argv": list(argv), "env": dict(env), "cwd": str(cwd), "die_at": die_at}
+        socket.send_fds(connection, [json.dumps(asked).encode()], [out, err])
+        return Command(connection)
+
+
+class Command:
+    """What stories use of ``subprocess.Popen``."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.pid = int(connection.recv(64))
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("reconcile", timeout or 0)
+            self.returncode = int(self._connection.recv(64))
+            self._connection.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+# ------------------------------------------------------------------------------------------------ in the zygote
+
+
+def main(path: str) -> int:
+    """Wait for commands to run; the return value is that of a command, in the process forked for it."""
+    for name in LOADED:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        listener.listen(64)
+        print("ready", flush=True)
+        while True:
+            ready, _, _ = select.select([listener, sys.stdin], [], [])
+            if sys.stdin in ready:
+                return 0
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                return supervise(connection)
+            connection.close()
+
+
+def supervise(connection: socket.socket) -> int:
+    """Fork the command, tell its process id, and then how it ended."""
+    told, (out, err), _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    if (pid := os.fork()) == 0:
+        connection.close()
+        return become(json.loads(told), out, err)
+    connection.send(str(pid).encode())
+    os.close(out)
+    os.close(err)
+    _, status = os.waitpid(pid, 0)
+    connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+def become(asked: Mapping[str, Any], out: int, err: int) -> int:
+    from reconciler import cli
+
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (out, 1), (err, 2)):
+        os.dup2(source, target)
+        os.close(source)
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    sys.argv = ["reconcile", *asked["argv"]]
+    if asked["die_at"]:
+        Death(asked["die_at"], asked["env"]["RECONCILER_STATE"]).await_it()
+    return cli.main()
+
+
+class Death:
+    """Counts what the process is about to do to its state directory, and kills it at the Nth time."""
+
+    EVENTS = frozenset({"open", "os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"})
+    WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+    def __init__(self, moment: int, state: str) -> None:
+        self._left = moment
+        self._state = state
+        self._lock = threading.Lock()
+
+    def await_it(self) -> None:
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "sqlite3.connect/handle":
+            connection: sqlite3.Connection = arguments[0]
+            connection.set_trace_callback(self._hear_sql)
+        elif event in self.EVENTS and self._concerns(event, arguments):
+            self._come_nearer()
+
+    def _concerns(self, event: str, arguments: tuple[Any, ...]) -> bool:
+        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & self.WRITING):
+            return False
+        return isinstance(arguments[0], int) or os.fsdecode(arguments[0]).startswith(self._state)
+
+    def _hear_sql(self, statement: str) -> None:
+        if statement.startswith(("BEGIN", "COMMIT")):
+            self._come_nearer()
+
+    def _come_nearer(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

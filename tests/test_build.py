@@ -1,0 +1,185 @@
+"""The builder process and its parent: what a build reports, and what becomes of one that goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from reconciler import errors, referee
+from reconciler.image.arrival import Arrived, Progress
+from reconciler.image.build import Build, Input, Milestone, Request
+from reconciler.image.spec import MIB, Layer, Limits, Source, chain_ids
+from reconciler.image.spool import Spool
+
+SIZE = 64 * MIB
+
+
+def tar(path: Path, **files: bytes) -> Path:
+    with tarfile.open(path, "w") as out:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            out.addfile(member, io.BytesIO(content))
+    return path
+
+
+@dataclass
+class Bench:
+    """A place to build in: layers as files, and a volume."""
+
+    path: Path
+    spool: Spool
+    stop: threading.Event
+
+    def request(self, *layers: Path, volume: int | None = None, limits: Limits | None = None) -> Request:
+        inputs = tuple(Input(p.name, lambda p=p: self.spool.fetch(Layer(Source(str(p))))) for p in layers)
+        return Request(inputs, SIZE, lambda digests: chain_ids(SIZE, digests)[-1], limits or Limits(), volume)
+
+    def volume(self) -> int:
+        fd = os.open(self.path / "volume", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        os.ftruncate(fd, SIZE)
+        return fd
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    stop = threading.Event()
+    yield Bench(tmp_path, Spool(tmp_path / "spool", stop=stop), stop)
+    stop.set()
+
+
+def children() -> set[str]:
+    return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
+
+
+def test_a_build_passes_its_milestones_and_leaves_a_clean_file_system(bench: Bench) -> None:
+    layer = tar(bench.path / "one.tar", hello=b"world")
+    fd = bench.volume()
+
+    with Build(bench.request(layer, volume=fd)) as build:
+        downloaded = build.wait(Milestone.DOWNLOADED, stop=bench.stop)
+        accepted = build.wait(Milestone.ACCEPTED, stop=bench.stop)
+        written = build.wait(Milestone.WRITTEN, stop=bench.stop)
+    os.close(fd)
+
+    assert downloaded.digests == (hashlib.sha256(layer.read_bytes()).hexdigest(),)
+    assert accepted.layers[0]["entries"] == 1
+    assert written.summary["used_inodes"] == 11
+    assert referee.check(bench.path / "volume")
+    assert not children()
+
+
+def test_a_refused_layer_names_the_layer_the_member_and_the_rule_and_never_becomes_a_file_system(bench: Bench) -> None:
+    layer = tar(bench.path / "evil.tar", **{"../etc/passwd": b"root::0:0"})
+    fd = bench.volume()
+
+    with pytest.raises(errors.LayerRefused, match=r"evil\.tar") as refused, Build(bench.request(layer, volume=fd)) as build:
+        build.wait(Milestone.WRITTEN, stop=bench.stop)
+    os.close(fd)
+
+    assert refused.value.member == b"../etc/passwd"
+    assert refused.value.rule
+    with pytest.raises(errors.VolumeCorrupt):
+        referee.check(bench.path / "volume")
+    assert not children()
+
+
+def test_a_layer_that_is_cut_off_is_corrupt(bench: Bench) -> None:
+    layer = tar(bench.path / "cut.tar", big=bytes(100_000))
+    layer.write_bytes(layer.read_bytes()[:50_000])
+
+    with pytest.raises(errors.LayerCorrupt), Build(bench.request(layer)) as build:
+        build.wait(Milestone.ACCEPTED, stop=bench.stop)
+
+
+def test_bytes_that_are_not_the_declared_ones_are_said_to_be_so_even_where_they_are_no_tar_either(bench: Bench) -> None:
+    path = bench.path / "page.html"
+    path.write_bytes(b"<html>this is not the bucket that you are looking for</html>" * 100)
+    request = bench.request()
+    pinned = Input("page", lambda: bench.spool.fetch(Layer(Source(str(path)), "0" * 64)))
+    request = Request((pinned,), SIZE, request.chain)
+
+    with pytest.raises(errors.DigestMismatch), Build(request) as build:
+        build.wait(Milestone.ACCEPTED, stop=bench.stop)
+
+
+def test_layers_that_do_not_fit_are_told_how_much_they_need(bench: Bench) -> None:
+    layer = tar(bench.path / "big.tar", big=bytes(SIZE))
+    fd = bench.volume()
+
+    with pytest.raises(errors.ImageTooSmall), Build(bench.request(layer, volume=fd)) as build:
+        build.wait(Milestone.WRITTEN, stop=bench.stop)
+    os.close(fd)
+
+
+def test_a_builder_that_is_killed_fails_that_build_only_and_says_how_it_died(bench: Bench) -> None:
+    layer = bench.path / "pipe.tar"
+    os.mkfifo(layer)
+    never = Input("never", lambda: Stalled(bench.path))
+
+    with Build(Request((never,), SIZE, lambda digests: "")) as build:
+        threading.Timer(0.3, os.kill, (int(min(children())), signal.SIGKILL)).start()
+        with pytest.raises(errors.BuilderDied, match="SIGKILL"):
+            build.wait(Milestone.ACCEPTED, stop=bench.stop)
+
+
+def test_a_build_that_is_asked_to_stop_ends_at_once_and_leaves_no_process(bench: Bench) -> None:
+    began = time.monotonic()
+
+    with (
+        pytest.raises(errors.Stopped),
+        Build(Request((Input("never", lambda: Stalled(bench.path)),), SIZE, lambda d: "")) as build,
+    ):
+        threading.Timer(0.3, bench.stop.set).start()
+        build.wait(Milestone.WRITTEN, stop=bench.stop)
+
+    assert time.monotonic() - began < 10
+    assert not children()
+
+
+class Stalled:
+    """A download that never goes on: what a dead network looks like."""
+
+    progress = Progress(0, 1000)
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "stalled"
+        self.path.touch()
+
+    def open(self) -> int:
+        return os.open(self.path, os.O_RDONLY)
+
+    def wait(self, beyond: int, timeout: float) -> Arrived:
+        time.sleep(min(timeout, 0.05))
+        return Arrived(0, complete=False)
+
+    def result(self) -> None:
+        raise AssertionError("it never ends")
+
+    def close(self) -> None:
+        return None
+
+
+@pytest.mark.root
+def test_the_builder_of_root_is_nobody_in_an_empty_directory(bench: Bench) -> None:
+    """What reads hostile bytes could not use the host's paths if it wanted to."""
+    with Build(Request((Input("never", lambda: Stalled(bench.path)),), SIZE, lambda digests: "")) as build:
+        child = Path(f"/proc/{min(children())}")
+        deadline = time.monotonic() + 10
+        while "Uid:\t65534" not in (child / "status").read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+        assert "Uid:\t65534\t65534\t65534\t65534" in (child / "status").read_text()
+        assert not any(Path(child / "root").iterdir())
+        assert all("volume" not in os.readlink(fd) for fd in (child / "fd").iterdir())
+        build.close()
