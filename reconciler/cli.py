@@ -85,7 +85,7 @@ def options(context: click.Context) -> Options:
 
     root = context.find_root().params
     settings = Settings(
-        manifests=(given("manifests") or Path("manifests")).absolute(),
+        manifests=given("manifests") or Path("manifests"),
         state=(given("state") or default_state()).absolute(),
         jobs=root.get("jobs") or 2,
         timeout=given("timeout"),

@@ -19,7 +19,7 @@ from pydantic.json_schema import models_json_schema
 from reconciler import scalars
 from reconciler.faults import Loc, listed, quoted
 from reconciler.image.spec import GIB, KIB, Limits
-from reconciler.problems import DocumentInvalid, Problem, from_details, not_one_of
+from reconciler.problems import Absent, DocumentInvalid, Problem, from_details, not_one_of
 from reconciler.scalars import Scalar
 
 API_VERSION = "reconciler/v1alpha1"
@@ -284,7 +284,7 @@ def _unknown_kind(root: Mapping[str, object]) -> Iterator[Problem]:
         value = root.get(name)
         if name not in root:
             yield Problem((name,), f"is required: {listed(known)}")
-        elif value not in known:
+        elif value not in known and value is not Absent.REFUSED:
             yield Problem((name,), not_one_of(value, known))
 
 

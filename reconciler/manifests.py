@@ -91,6 +91,7 @@ def _gather(files: Iterable[ManifestFile | Fault]) -> _Gathered:
     for file in files:
         gathered.add(file)
         if len(gathered.faults) >= MAX_FAULTS:
+            gathered.pools_known = False
             break
     return gathered
 
@@ -256,10 +257,10 @@ class _Reader:
 
     def _node(self, event: Any) -> object:
         if isinstance(event, yaml.AliasEvent):
-            self._blame(event, f"alias *{event.anchor} is not accepted (write the value out)")
+            self._blame(event, "alias " + quoted(f"*{event.anchor}") + " is not accepted (write the value out)")
             return Absent.REFUSED
         if event.anchor is not None:
-            self._blame(event, f"anchor &{event.anchor} is not accepted (write each value out)")
+            self._blame(event, "anchor " + quoted(f"&{event.anchor}") + " is not accepted (write each value out)")
         if event.tag is not None:
             self._blame(event, f"tag {quoted(event.tag)} is not accepted (a field's type is known)")
         if isinstance(event, yaml.ScalarEvent):

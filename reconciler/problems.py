@@ -45,17 +45,19 @@ def from_details(details: Iterable[Mapping[str, Any]], fields_at: Callable[[Loc]
     """``fields_at`` names the fields that are known at a place."""
     for detail in details:
         loc: Loc = detail["loc"]
-        if detail["input"] is Absent.REFUSED:
-            continue
-        if detail["type"] == "extra_forbidden":
+        kind, value = detail["type"], detail["input"]
+        if kind == "extra_forbidden":
             hint = did_you_mean(str(loc[-1]), fields_at(loc[:-1]))
             yield Problem(loc, f"is not a known field{hint}", about_key=True)
         elif loc[-1:] == ("[key]",):
             yield Problem(loc[:-1], _message(detail), about_key=True)
-        elif not (detail["type"] == "too_short" and detail["input"]):
-            yield Problem(
-                loc, _message(detail), about_key=detail["input"] is Absent.VALUE
-            )  # pydantic counts valid items only: the others have had their say
+        elif value is not Absent.REFUSED and not _says_nothing_new(kind, value):
+            yield Problem(loc, _message(detail), about_key=value is Absent.VALUE)
+
+
+def _says_nothing_new(kind: str, value: object) -> bool:
+    """Pydantic counts valid items only: a list without any is "too short", but each of them has had its say."""
+    return kind == "too_short" and bool(value)
 
 
 def _message(detail: Mapping[str, Any]) -> str:

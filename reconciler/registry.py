@@ -408,7 +408,7 @@ class Registry:
 
     def _log(self, db: Connection, subject: Subject, reason: str, message: str, run: str) -> None:
         values = {"kind": subject.kind, "name": subject.name, "reason": reason, "message": message, "run": run}
-        db.execute(sql.insert(EventTable).values(at=self._clock(), **values))
+        db.execute(sql.insert(EventTable).values(at=self._clock(), **{name: rows.storable(v) for name, v in values.items()}))
 
 
 # ------------------------------------------------------------------------------- statements inside a transaction

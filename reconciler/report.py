@@ -28,6 +28,8 @@ GLYPHS = {
     Verb.FORGET: "-",
 }
 COLOURS = {"+": "32", "~": "33", "-": "31", "↓": "36"}
+SPELLED_OUT = 2
+"""How many findings with the same reason are shown one by one."""
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -140,8 +142,14 @@ def show_plan(plan: Plan, *, diff: bool = False) -> None:
 
 
 def show_findings(findings: Iterable[Finding]) -> None:
+    """One line a finding; many with the same reason are one line, because a note that scrolls by is not read."""
+    by_reason: dict[str, list[Finding]] = {}
     for finding in findings:
-        note(f"note: {finding.kind.lower()}/{visible(finding.name)}: {visible(finding.message)} [{finding.reason}]")
+        by_reason.setdefault(finding.reason, []).append(finding)
+    for reason, alike in by_reason.items():
+        for finding in alike if len(alike) <= SPELLED_OUT else alike[:1]:
+            more = f" (and {len(alike) - 1} more like it: `reconcile plan -o json` lists them)" if len(alike) > SPELLED_OUT else ""
+            note(f"note: {finding.kind.lower()}/{visible(finding.name)}: {visible(finding.message)} [{reason}]{more}")
 
 
 def action_json(action: Action) -> dict[str, object]:

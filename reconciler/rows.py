@@ -33,6 +33,11 @@ def dump(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def storable(text: str) -> str:
+    """Text that SQLite takes: a file name or member that isn't UTF-8 is kept escaped, not refused."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 # ------------------------------------------------------------------------------------------------------- runs
 
 _PLAIN = tuple(f.name for f in fields(Run) if f.name not in ("subject", "input", "data", "status"))
@@ -55,7 +60,7 @@ def run_of(row: Row) -> Run:
 
 
 def run_row(run: Run) -> dict[str, Any]:
-    plain = {name: getattr(run, name) for name in _PLAIN}
+    plain = {name: getattr(run, name) for name in _PLAIN} | {"message": storable(run.message)}
     return plain | asdict(run.subject) | {"input": dump(run.input), "data": dump(run.data), "status": run.status.value}
 
 
@@ -71,7 +76,7 @@ def beginning(run: Run, seq: int, attempt: int, at: float) -> dict[str, Any]:
 
 def ending(state: str, at: float, entry: Entry) -> dict[str, Any]:
     """What such a row says of the end."""
-    return {"to_state": state, "ended": at, **asdict(entry), "data": dump(entry.data)}
+    return {"to_state": state, "ended": at, **asdict(entry), "message": storable(entry.message), "data": dump(entry.data)}
 
 
 def failure_of(row: Row) -> Failure:
@@ -92,7 +97,7 @@ def volume_of(row: Row) -> VolumeRow:
 
 def origin(source: Source) -> str:
     """Where an ETag means something: an S3 endpoint and bucket, or one file."""
-    return f"{source.s3.endpoint_url or 'aws'}/{source.bucket_key[0]}" if source.is_s3 else source.url
+    return storable(f"{source.s3.endpoint_url or 'aws'}/{source.bucket_key[0]}" if source.is_s3 else source.url)
 
 
 def effect(fact: Fact) -> tuple[str, dict[str, Any], bool]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``manifests`` and ``state`` are absolute. ``jobs`` bounds the runs under way at once; ``timeout`` is in seconds."""
+    """``manifests`` is as typed, ``state`` absolute. ``jobs`` bounds the runs under way at once; ``timeout`` is in seconds."""
 
     manifests: Path
     state: Path

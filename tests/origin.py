@@ -60,7 +60,11 @@ class Origin:
             def log_message(self, *args: object) -> None:
                 """Tests look at ``asked``."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *args: object) -> None:
+                """Clients that hang up are what some tests are about."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 

@@ -158,7 +158,7 @@ def test_somebody_who_may_only_read_can_read_the_registry(others_place: Path) ->
     path = others_place / "registry.sqlite3"
     make(path)
     fill(path)
-    ask_them = [sys.executable, "-c", AS_ANOTHER_USER, path]
+    ask_them = [sys.executable, "-c", AS_ANOTHER_USER, str(path)]
     others_place.chmod(0o555)
     at_rest = subprocess.run(ask_them, capture_output=True, text=True)
     others_place.chmod(0o755)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from reconciler.errors import BuilderDied, DigestMismatch, HostCannot, NeedsOperator, SourceUnavailable, Stopped
 from reconciler.fsm import Engine, after_error, ulid
@@ -615,3 +620,107 @@ def together(jobs: list[Callable[[], object]]) -> None:
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
+
+
+# ----------------------------------------------------------------------------------------- any order of things
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """One object, any sequence of opening, executing, failing, cancelling, releasing and restarting, against a small model."""
+
+    STATES = ("downloading", "provisioning", "ready")
+    ERRORS: ClassVar = {
+        "retry": SourceUnavailable("x"),
+        "internal": ValueError("x"),
+        "terminal": DigestMismatch("x"),
+        "operator": NeedsOperator("x"),
+        "stop": Stopped("x"),
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.world = World(Path(self.directory.name) / "registry.sqlite3")
+        self.world.registry._raw.execute("PRAGMA synchronous = OFF")
+        self.script: list[str] = []
+        self.run: Run | None = None
+        self.value, self.state, self.status, self.attempt = 0, 0, "none", 0
+        self.facts: set[str] = set()
+        self.restart()
+
+    def teardown(self) -> None:
+        self.world.registry.close()
+        self.directory.cleanup()
+
+    def act(self, context: Context) -> Outcome:
+        if word := self.script.pop(0) if self.script else "":
+            raise self.ERRORS[word]
+        return Outcome(facts=(volume(f"{context.run.id} {context.run.state}"),))
+
+    @rule()
+    def restart(self) -> None:
+        steps = tuple(Step(state, self.act, following) for state, following in pairwise(self.STATES))
+        self.engine = self.world.engine(Machine("volume", steps, self.STATES[0], frozenset({"ready"})))
+
+    @rule(value=st.integers(1, 2))
+    def open(self, value: int) -> None:
+        run = self.engine.open("volume", VOLUME, {"value": value})
+        if self.status in ("active", "needs-operator") and value == self.value:
+            assert self.run and run.id == self.run.id
+            return
+        if self.run and self.status in ("active", "needs-operator"):
+            assert self.world.registry.run(self.run.id).status is Status.CANCELLED
+        self.run, self.value, self.state, self.status, self.attempt = run, value, 0, "active", 0
+
+    @precondition(lambda self: self.run)
+    @rule(script=st.lists(st.sampled_from(["", *ERRORS]), max_size=8))
+    def execute(self, script: list[str]) -> None:
+        assert self.run
+        self.script = list(script)
+        self.engine.execute(self.run.id)
+        while self.status == "active":
+            word = script.pop(0) if script else ""
+            if word == "stop":
+                break
+            self.expect(word)
+
+    def expect(self, word: str) -> None:
+        assert self.run
+        if word == "":
+            self.facts.add(f"{self.run.id} {self.STATES[self.state]}")
+            self.state, self.attempt = self.state + 1, 0
+            self.status = "done" if self.state == 2 else "active"
+            return
+        self.attempt += 1
+        ends = {"terminal": "failed", "operator": "needs-operator"}
+        limits = {"retry": 5, "internal": 2}
+        self.status = ends.get(word) or ("failed" if self.attempt >= limits[word] else "active")
+
+    @precondition(lambda self: self.run)
+    @rule()
+    def cancel(self) -> None:
+        assert self.run
+        self.engine.cancel(self.run.id)
+        self.status = "cancelled" if self.status in ("active", "needs-operator") else self.status
+
+    @precondition(lambda self: self.run)
+    @rule()
+    def release(self) -> None:
+        assert self.run
+        self.engine.release(self.run.id)
+        if self.status == "needs-operator":
+            self.status, self.attempt = "active", 0
+
+    @invariant()
+    def the_registry_agrees(self) -> None:
+        registry = self.world.registry
+        assert {chain for _, chain in registry.volumes()} == self.facts
+        assert len(registry.open_runs()) == (self.status in ("active", "needs-operator"))
+        if self.run:
+            now = registry.run(self.run.id)
+            assert (now.status.value, now.state, now.attempt) == (self.status, self.STATES[self.state], self.attempt)
+            assert [r.id for r in self.engine.resume()] == [now.id] * (self.status == "active")
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)

@@ -41,7 +41,7 @@ def test_a_second_reconciler_is_told_who_holds_the_lock(tmp_path: Path) -> None:
             pass
 
         assert str(tmp_path / "lock") in str(refused.value)
-        assert refused.value.exit == Exit.LOCKED == 75
+        assert refused.value.exit is Exit.LOCKED
 
 
 def test_the_lock_is_free_once_its_holder_was_killed(tmp_path: Path) -> None:

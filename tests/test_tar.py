@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -167,6 +168,9 @@ def test_what_tar_and_bsdtar_write_is_what_was_on_disk(tmp_path: Path, command: 
     if not shutil.which(command[0]):
         pytest.skip(f"{command[0]} is not installed")
     make_tree(tmp_path)
+    if command[0] == "bsdtar":
+        # libarchive writes -1.5 as -2.5, and times before 1970 in GNU's format as 0.
+        os.utime(tmp_path / "etc" / "empty", ns=(0, 1_500_000_000))
     done = subprocess.run([word.format(root=tmp_path) for word in command], check=True, capture_output=True)
 
     exact = "posix" in command[1] or "pax" in command[2]
@@ -176,22 +180,20 @@ def test_what_tar_and_bsdtar_write_is_what_was_on_disk(tmp_path: Path, command: 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_what_python_writes_is_what_was_on_disk(tmp_path: Path, form: int) -> None:
     make_tree(tmp_path)
+    os.utime(tmp_path / "etc" / "empty", ns=(0, 0))
     if form == tarfile.USTAR_FORMAT:
         shutil.rmtree(tmp_path / ("d" * 90))
-        os.utime(tmp_path / "etc" / "empty", ns=(0, 0))
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=form) as archive:
         archive.add(tmp_path, ".")
+    # Python keeps times as floats, so that what it writes is exact to some 100 ns.
+    exact = form == tarfile.PAX_FORMAT
 
-    def seconds(tree: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-        return {
-            name: (*facts[:4], round(facts[4] / 10**9, 3) if form == tarfile.PAX_FORMAT else facts[4], facts[5])
-            for name, facts in tree.items()
-        }
+    assert rounded(understood(out.getvalue())) == rounded(described(tmp_path, nanoseconds=exact))
 
-    assert seconds(understood(out.getvalue())) == seconds(described(tmp_path, nanoseconds=form == tarfile.PAX_FORMAT)) or (
-        form == tarfile.GNU_FORMAT
-    )
+
+def rounded(tree: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    return {name: (*facts[:4], round(facts[4] / 10**9, 3), facts[5]) for name, facts in tree.items()}
 
 
 @pytest.mark.parametrize(
@@ -497,7 +499,7 @@ def test_a_sparse_map_in_front_of_the_data_is_read() -> None:
         one_zero(b"2\n8000\n4\n0\n6\n"),
         one_zero(b"2\n0\n6\n5\n4\n"),
         one_zero(b"1\n8995\n10\n"),
-        one_zero(b"1\n-5\n10\n").replace(b"number", b"number"),
+        one_zero(b"1\n-5\n10\n"),
         one_zero(b"3\n0\n10\n"),
         one_zero(b"1\n0\n10", data=b"1" * 3000),
         one_zero(b"1\n0\n10\n", realsize=b"5"),
@@ -590,15 +592,12 @@ def test_an_archive_cut_anywhere_is_never_accepted() -> None:
 
 
 @given(st.integers(0, len(SMALL) * 8 - 1), st.sampled_from([100, 512, 1 << 20]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_flipped_bits_raise_nothing_but_errors_of_ours(bit: int, step: int) -> None:
     data = bytearray(SMALL)
     data[bit // 8] ^= 1 << bit % 8
-    try:
+    with contextlib.suppress(LayerCorrupt, LayerRefused):
         read(bytes(data), step)
-    except (LayerCorrupt, LayerRefused):
-        return
-    assert data[bit // 8] in (bytes(SMALL)[bit // 8] ^ 1 << bit % 8,)
 
 
 @given(
@@ -606,17 +605,15 @@ def test_flipped_bits_raise_nothing_but_errors_of_ours(bit: int, step: int) -> N
     st.sampled_from([POSIX, GNU, V7]),
     st.sampled_from(b"01234567SLKxgV"),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @example([], GNU, ord("S"))
 def test_headers_with_a_right_checksum_and_wrong_fields_raise_nothing_else(
     patches: list[tuple[int, bytes]], magic: bytes, flag: int
 ) -> None:
     at = {place: text[: 512 - place] for place, text in patches}
     data = block(b"f", bytes([flag]), size=20, magic=magic, at=at) + padded(b"13 path=long\n6 a=b\n") + file(b"z") + END
-    try:
+    with contextlib.suppress(LayerCorrupt, LayerRefused):
         read(data)
-    except (LayerCorrupt, LayerRefused):
-        pass
 
 
 # --------------------------------------------------------------------------------------------------- reading

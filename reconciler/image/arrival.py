@@ -70,9 +70,19 @@ class Arrival:
     # -- for readers
 
     def open(self) -> int:
-        """A new read-only descriptor of the file, good for as long as it is kept open, wherever the file is moved to."""
+        """A new read-only descriptor of the file, good for as long as it is kept open, wherever the file is moved to.
+
+        Raises what ended the arrival, SourceChanged where the file is gone, NeedsOperator where it can't be opened.
+        """
         with self._changed:
-            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            if self._error is not None:
+                raise self._error
+            try:
+                return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                raise SourceChanged(f"{self.path} was removed before it was read", hint="the next try fetches it anew") from error
+            except OSError as error:
+                raise host_error(error, self.path.parent) from error
 
     def wait(self, beyond: int, timeout: float | None = None) -> Arrived:
         """Wait until more than ``beyond`` bytes are there, or all of them, whole and verified; ``timeout`` in seconds.

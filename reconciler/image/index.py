@@ -4,8 +4,8 @@ Written by the builder when a volume is finished, read when a layer is put on to
 with the registry's state and re-made from the layers where it is lost, so what is read is checked to the last field: a damaged
 index is an error, never a wrong tree. No state.
 
-Format, little-endian: ``HEADER`` (magic, version, next free block, length and sha256 of the body), then the body under zlib. The
-body is a row of columns, each with its length in front: the tree in preorder, one column for each field, since like fields
+Format, little-endian: ``HEADER`` (magic, version, next free block, length of the body, sha256 of both), then the body under zlib.
+The body is a row of columns, each with its length in front: the tree in preorder, one column for each field, since like fields
 compress best together.
 """
 
@@ -23,7 +23,7 @@ from reconciler.image.attributes import check_xattrs
 from reconciler.image.inode import Inode
 from reconciler.image.judge import MAX_COMPONENT, MAX_ID, MAX_MTIME, MAX_TARGET, MIN_MTIME
 from reconciler.image.member import Malformed
-from reconciler.image.spec import GIB, KIB, Limits
+from reconciler.image.spec import GIB, Limits
 from reconciler.image.tree import Tree
 
 VERSION = 1
@@ -32,8 +32,8 @@ HEADER = struct.Struct("<8sIQQ32s")
 BLOCK = 4096
 
 MAX_BODY = GIB
-MAX_RATIO = 256
-"""The body's bytes, and what they may be by the compressed ones: real ones are about 5 to 1."""
+MAX_RATIO = 1032
+"""Bounds on the body's bytes: in all, and by the compressed ones, where deflate itself can do no better."""
 
 _COLUMNS = (
     ("name_lengths", "H"),
@@ -91,7 +91,11 @@ def dump(tree: Tree, next_block: int) -> bytes:
             _write_inode(columns, inode)
             todo += reversed((inode.children or {}).items())
     body = _body(columns)
-    return HEADER.pack(MAGIC, VERSION, next_block, len(body), hashlib.sha256(body).digest()) + zlib.compress(body, 6)
+    return HEADER.pack(MAGIC, VERSION, next_block, len(body), _digest(next_block, body)) + zlib.compress(body, 6)
+
+
+def _digest(next_block: int, body: bytes) -> bytes:
+    return hashlib.sha256(next_block.to_bytes(8, "little") + body).digest()
 
 
 def _write_inode(columns: _Columns, inode: Inode) -> None:
@@ -150,14 +154,14 @@ def _open(data: bytes) -> tuple[memoryview, int]:
     if magic != MAGIC or version != VERSION:
         raise _damaged("it is not one, or of another version")
     packed = memoryview(data)[HEADER.size :]
-    if length > min(MAX_BODY, MAX_RATIO * len(packed) + 64 * KIB):
+    if length > min(MAX_BODY, MAX_RATIO * len(packed)):
         raise _damaged("it says that it is larger than it can be")
     decoder = zlib.decompressobj()
     try:
         body = decoder.decompress(packed, length + 1)
     except zlib.error as error:
         raise _damaged(str(error)) from None
-    if len(body) != length or not decoder.eof or decoder.unused_data or hashlib.sha256(body).digest() != digest:
+    if len(body) != length or not decoder.eof or decoder.unused_data or _digest(next_block, body) != digest:
         raise _damaged("its length or digest is not what it says")
     return memoryview(body), next_block
 

@@ -98,7 +98,7 @@ class Shared:
 
 
 class Spool:
-    """``directory`` is made where it is missing. Setting ``stop`` ends every transfer with Stopped. Thread-safe; a context manager."""
+    """A context manager; thread-safe. ``directory`` is made where it is missing. ``stop`` ends every transfer with Stopped."""
 
     def __init__(
         self,

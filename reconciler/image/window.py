@@ -25,23 +25,25 @@ class Window:
     """Parts of ``part_bytes`` from ``start`` up to ``size``. The first error of any worker ends it for all."""
 
     def __init__(self, start: int, size: int, part_bytes: int, first: Body | None = None) -> None:
-        self._waiting = deque(Part(at, min(at + part_bytes, size)) for at in range(start, size, part_bytes))
-        self._under_way: deque[Part] = deque()
+        self._next = start
         self._size = size
+        self._part_bytes = part_bytes
+        self._first = first
+        self._under_way: deque[Part] = deque()
         self._error: BaseException | None = None
         self._lock = Lock()
-        self._first = first
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        """Parts that nobody has taken yet."""
+        return max(0, -(-(self._size - self._next) // self._part_bytes))
 
     def take(self) -> Part | None:
         """The next part, None where there is none left."""
         with self._lock:
-            if not self._waiting:
+            if self._next >= self._size:
                 return None
-            part = self._waiting.popleft()
-            part.body, self._first = self._first, None
+            part = Part(self._next, min(self._next + self._part_bytes, self._size), self._first)
+            self._next, self._first = part.stop, None
             self._under_way.append(part)
             return part
 
@@ -51,8 +53,7 @@ class Window:
             part.at += length
             while self._under_way and self._under_way[0].at == self._under_way[0].stop:
                 self._under_way.popleft()
-            first = self._under_way or self._waiting
-            return first[0].at if first else self._size
+            return self._under_way[0].at if self._under_way else self._next
 
     def fail(self, error: BaseException) -> None:
         with self._lock:

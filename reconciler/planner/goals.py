@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from reconciler.image.spec import GIB, Layer, chain_ids
-from reconciler.model import Failure, ImageSpec, Kind, Resolution, VolumeRow
+from reconciler.model import Failure, ImageSpec, Kind, VolumeRow
 from reconciler.planner.facts import Facts, Key
 
 
@@ -77,20 +77,15 @@ def outlook(image: ImageSpec, facts: Facts) -> Goal | Failure:
     if not image.layers:
         return _blocked(image, "NoLayers", "no layers are declared")
     goal = goal_of(image, facts)
-    silent = _unanswered(goal, facts)
-    if silent is None:
-        return goal
-    why = f"{silent.source.url}: {silent.error}"
-    return _last_known(image, facts, why) or _blocked(image, silent.reason or "SourceUnavailable", why)
+    unknown = [facts.observed.resolutions.get(layer.source) for layer in goal.layers if layer.sha256 is None]
+    if silent := next((found for found in unknown if found and found.error), None):
+        why = f"{silent.source.url}: {silent.error}"
+        return _last_known(image, facts, why) or _blocked(image, silent.reason or "SourceUnavailable", why)
+    return goal
 
 
 def _blocked(image: ImageSpec, reason: str, message: str) -> Failure:
     return Failure(Kind.IMAGE, image.name, reason, message)
-
-
-def _unanswered(goal: Goal, facts: Facts) -> Resolution | None:
-    found = (facts.observed.resolutions.get(layer.source) for layer in goal.layers if layer.sha256 is None)
-    return next((resolution for resolution in found if resolution is not None and resolution.error), None)
 
 
 def _last_known(image: ImageSpec, facts: Facts, why: str) -> Goal | None:

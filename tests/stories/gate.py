@@ -61,7 +61,7 @@ class Gate:
         self._up = False
 
     def hold(self, key: str, after: int) -> None:
-        """Let ``after`` bytes of the object through, all its requests together, and then no more; ``held`` tells when it is so."""
+        """Let ``after`` bytes of the object through, all its requests together, and then no more; ``held`` tells when."""
         with self._lock:
             self._limits[key] = after
         self.held.clear()

@@ -85,7 +85,7 @@ DRIFTS: dict[Callable[[Workshop], None], tuple[str, str]] = {
 
 @pytest.mark.parametrize("drift", DRIFTS, ids=lambda drift: drift.__name__)
 def test_drift_is_named_and_repaired(drift: Callable[[Workshop], None], host: Workshop, converged: Workshop) -> None:
-    """`plan` says in words what is wrong and writes nothing; one run makes the very same bytes again; the next changes nothing."""
+    """`plan` says what is wrong and writes nothing; one run makes the very same bytes again; the next changes nothing."""
     kind, word = DRIFTS[drift]
     drift(host)
     before = inventory(host.state)

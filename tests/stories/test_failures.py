@@ -98,7 +98,7 @@ def test_an_image_that_fails_says_why_and_the_others_go_on(failure: Prepare, buc
 
 
 def test_an_endpoint_that_is_down_fails_what_needs_it(bucket: Workshop, s3: str) -> None:
-    """Nobody answers: the image that needs the endpoint fails and is tried again by the next run; one that is there stays Ready."""
+    """Nobody answers: the image that needs the endpoint fails until the endpoint is back; one that is there stays Ready."""
     bucket.image("fine", [BASE], s3=True)
     bucket.converge()
     bucket.image("bad", [BASE, GOOD], s3=True, pinned=False)

@@ -74,9 +74,8 @@ def test_build_makes_the_image_that_a_reconciler_would_make(bucket: Workshop, co
     assert bucket.gate is not None
     where = ["--endpoint-url", bucket.gate.endpoint, "--anonymous"]
 
-    built = bucket.run(
-        "build", "layers/base.tar", source, "--output", "web.ext4", "--size", "32MiB", "-o", "json", *where
-    ).expect(0)
+    made = ["--output", "web.ext4", "--size", "32MiB"]
+    built = bucket.run("build", "layers/base.tar", source, *made, "-o", "json", *where).expect(0)
 
     conforms("build", built.json)
     fsck(bucket.root / "web.ext4")

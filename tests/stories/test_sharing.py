@@ -1,4 +1,4 @@
-"""Layers that several images share are fetched once, whatever their objects are called, and stored once where that is possible."""
+"""Layers that several images share are fetched once, whatever their objects are called, and stored once where possible."""
 
 from __future__ import annotations
 

@@ -191,12 +191,11 @@ class Workshop:
         """Declare an image, and put its layers where its manifest says: beside the manifests, or into the bucket."""
         sources = [self.put(layer) if s3 else self.keep(layer) for layer in layers]
         pins = [{"sha256": layer.sha256} if pinned else {} for layer in layers]
+        names = [f"{name}-a"] if snapshots is None else snapshots
         body: dict[str, Any] = {
             "size": size,
             "layers": [{"source": source} | pin for source, pin in zip(sources, pins, strict=True)],
-            "snapshots": [
-                s if isinstance(s, Mapping) else {"name": s} for s in ([f"{name}-a"] if snapshots is None else snapshots)
-            ],
+            "snapshots": [s if isinstance(s, Mapping) else {"name": s} for s in names],
         }
         if s3:
             body["s3"] = self.s3_options
@@ -235,7 +234,7 @@ class Workshop:
     def start(self, *words: str | Path, env: Mapping[str, str] | None = None, die_at: int = 0) -> Running:
         """Begin a command; ``die_at`` see ``zygote``."""
         command = tuple(map(str, words))
-        out, err = (tempfile.TemporaryFile("w+") for _ in range(2))
+        out, err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by Running
         said = {"env": self.environment | dict(env or {}), "cwd": self.root}
         process = self.zygote.start(command, **said, out=out.fileno(), err=err.fileno(), die_at=die_at)
         return Running(command, process, out, err)

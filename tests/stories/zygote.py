@@ -1,7 +1,7 @@
 """Real processes of ``reconcile`` that need not import everything first: a process that has, and forks one for each command.
 
-Loading Python and the libraries takes several times as long as what most stories ask for. A forked command has its own process id, session,
-signals, standard streams, environment and exit code, as the installed one does; ``test_converge`` runs that one too.
+Loading the libraries takes several times as long as what most stories ask for. A forked command has its own process id,
+session, signals, standard streams, environment and exit code, as the installed one does; ``test_converge`` runs that one too.
 ``die_at`` makes a command kill itself, as a power cut would, at the Nth moment at which it is about to change something durable.
 
 Run as ``python -m tests.stories.zygote SOCKET``; ends when standard input does.
@@ -9,7 +9,11 @@ Run as ``python -m tests.stories.zygote SOCKET``; ends when standard input does.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import gc
 import importlib
+import io
 import json
 import os
 import select
@@ -18,13 +22,22 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-LOADED = [f"reconciler.{name}" for name in ("cli", "host", "loop", "report", "outcome", "inventory", "checks", "oneshot")]
+LOADED = ["reconciler.cli", "reconciler.inventory", "reconciler.checks", "reconciler.oneshot"]
 LOADED += ["boto3.session", "botocore.config", "botocore.httpsession", "botocore.parsers", "watchfiles"]
+
+IMAGE = """\
+apiVersion: reconciler/v1alpha1
+kind: Image
+metadata: {name: warm}
+spec: {size: 32MiB, layers: [{source: layer.tar}], snapshots: [{name: warm}]}
+"""
 
 
 class Zygote:
@@ -86,9 +99,9 @@ class Command:
 
 
 def main(path: str) -> int:
-    """Wait for commands to run; the return value is that of a command, in the process forked for it."""
-    for name in LOADED:
-        importlib.import_module(name)
+    """Wait for commands to run, until standard input ends."""
+    warm_up()
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
@@ -102,16 +115,29 @@ def main(path: str) -> int:
             if os.fork() == 0:
                 listener.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                return supervise(connection)
+                supervise(connection)
             connection.close()
 
 
-def supervise(connection: socket.socket) -> int:
+def warm_up() -> None:
+    """Load everything, and have the libraries compile what they compile at its first use."""
+    from reconciler import cli
+
+    for name in LOADED:
+        importlib.import_module(name)
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        Path(scratch, "image.yaml").write_text(IMAGE)
+        tarfile.open(Path(scratch, "layer.tar"), "w").close()
+        for words in (["--once", "--progress", "none"], ["plan"], ["list"]):
+            cli.main([*words, "-o", "json", "-f", scratch, "--state", f"{scratch}/state"])
+
+
+def supervise(connection: socket.socket) -> NoReturn:
     """Fork the command, tell its process id, and then how it ended."""
     told, (out, err), _, _ = socket.recv_fds(connection, 1 << 20, 2)
     if (pid := os.fork()) == 0:
         connection.close()
-        return become(json.loads(told), out, err)
+        become(json.loads(told), out, err)
     connection.send(str(pid).encode())
     os.close(out)
     os.close(err)
@@ -120,7 +146,8 @@ def supervise(connection: socket.socket) -> int:
     os._exit(0)
 
 
-def become(asked: Mapping[str, Any], out: int, err: int) -> int:
+def become(asked: Mapping[str, Any], out: int, err: int) -> NoReturn:
+    """Run the command to its end. What an interpreter does at its end is done, but for taking all modules apart again."""
     from reconciler import cli
 
     os.setsid()
@@ -134,13 +161,21 @@ def become(asked: Mapping[str, Any], out: int, err: int) -> int:
     sys.argv = ["reconcile", *asked["argv"]]
     if asked["die_at"]:
         Death(asked["die_at"], asked["env"]["RECONCILER_STATE"]).await_it()
-    return cli.main()
+    code = cli.main()
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 class Death:
     """Counts what the process is about to do to its state directory, and kills it at the Nth time."""
 
-    EVENTS = frozenset({"open", "os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"})
+    EVENTS = frozenset(
+        {"open", "os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
+    )
     WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
     def __init__(self, moment: int, state: str) -> None:
