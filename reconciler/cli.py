@@ -6,6 +6,7 @@ at once. ``main`` returns an exit code and is the one place where errors become 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ import click
 
 from reconciler import __version__
 from reconciler.errors import CommandError, Exit, ReconcilerError, Stopped, UsageError
+from reconciler.labels import parse_labels
 from reconciler.settings import Settings, default_state
 
 FORMATS = ("table", "json")
@@ -89,6 +91,7 @@ def options(context: click.Context) -> Options:
         state=(given("state") or default_state()).absolute(),
         jobs=root.get("jobs") or 2,
         timeout=given("timeout"),
+        host_labels=parse_labels(os.environ.get("RECONCILER_HOST_LABELS", "")),
     )
     return Options(settings, given("format_") or "table")
 
@@ -411,6 +414,7 @@ def parse_object(word: str) -> tuple[Any, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every error of ours ends here as one clear message."""
+    gc.set_threshold(50_000)  # importing and reading make many objects and few cycles: looking for those cost a tenth of the time
     try:
         code = cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="reconcile", standalone_mode=False)
         return int(code) if code is not None else Exit.OK

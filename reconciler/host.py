@@ -76,7 +76,7 @@ def reading(settings: Settings, *, lenient: bool = False) -> Iterator[Host]:
     """For the verbs that only read. ``lenient`` goes on without manifests where they can't be read, and says so in ``faults``."""
     faults: tuple[str, ...] = ()
     try:
-        desired = manifests.load(settings.manifests)
+        desired = manifests.load(settings.manifests, host_labels=settings.host_labels)
     except ManifestsInvalid as error:
         if not lenient:
             raise
@@ -91,7 +91,7 @@ def writing(settings: Settings, *, stop: threading.Event) -> Iterator[Host]:
 
     Raises ManifestsInvalid, HostCannot, LockHeld.
     """
-    desired = manifests.load(settings.manifests)
+    desired = manifests.load(settings.manifests, host_labels=settings.host_labels)
     make_state(settings.state)
     with lock(settings.lock), Registry.open(settings.registry) as registry:
         yield Host(settings, desired, registry, stop)

@@ -14,7 +14,7 @@ from reconciler import loop, report
 from reconciler.errors import UsageError
 from reconciler.host import Host
 from reconciler.machine import Run
-from reconciler.model import ImageRow, ImageSpec, Kind, Observed, SnapshotRow, VolumeRow
+from reconciler.model import Failure, ImageRow, ImageSpec, Kind, Observed, SnapshotRow, VolumeRow
 from reconciler.observe import phase
 from reconciler.pool.driver import Condition, SnapshotState, VolumeState
 
@@ -158,12 +158,20 @@ def about_image(host: Host, now: loop.Look, name: str) -> dict[str, Any]:
             for layer, found in zip(spec.layers, applied.layers, strict=True)
         ]
         declared["snapshots"] = list(spec.snapshots)
-    failure = next((f for (kind, of), f in observed.failures.items() if kind is Kind.IMAGE and of == name), None)
+    failure = failure_of(name, now)
     return image(name, host, now) | {
         "declared": declared,
         "recorded": asdict(row) if row else None,
         "failure": asdict(failure) if failure else None,
     }
+
+
+def failure_of(image: str, now: loop.Look) -> Failure | None:
+    """What blocks the image, or how the last try ended of something that is left to do for it."""
+    blocked = (failure for failure in now.plan.blocked if failure.name == image)
+    left = (action for action in now.plan.actions if image in action.images or action.image == image)
+    tried = (now.observed.failures.get((action.kind, action.name)) for action in left)
+    return next(filter(None, (*blocked, *tried)), None)
 
 
 def show_description(told: Mapping[str, Any], indent: int = 0) -> None:

@@ -34,6 +34,14 @@ class Selector:
         return all(term.holds(labels) for term in self.terms)
 
 
+def parse_labels(text: str) -> dict[str, str]:
+    """``key=value,key=value``, as ``RECONCILER_HOST_LABELS`` gives this host's labels. Raises UsageError."""
+    pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+    if wrong := [key for key, equal, _ in pairs if not key or not equal]:
+        raise UsageError(f"host label {wrong[0]!r} is not understood", hint="write key=value,key=value")
+    return {key: value for key, _, value in pairs}
+
+
 def parse_term(part: str, text: str) -> Term:
     key, unequal, value = part.partition("!=")
     if not unequal:

@@ -175,7 +175,12 @@ def watch(host: Host, wish: Wish, progress: report.Progress, *, stop: threading.
     for _ in wakes(host, stop):
         try:
             report.show_result(
-                converge(replace(host, desired=manifests.load(host.settings.manifests)), wish, progress, stop=stop)
+                converge(
+                    replace(host, desired=manifests.load(host.settings.manifests, host_labels=host.settings.host_labels)),
+                    wish,
+                    progress,
+                    stop=stop,
+                )
             )
         except CommandError as error:
             report.note(f"error: {error}")

@@ -147,8 +147,9 @@ def show_findings(findings: Iterable[Finding]) -> None:
     for finding in findings:
         by_reason.setdefault(finding.reason, []).append(finding)
     for reason, alike in by_reason.items():
-        for finding in alike if len(alike) <= SPELLED_OUT else alike[:1]:
-            more = f" (and {len(alike) - 1} more like it: `reconcile plan -o json` lists them)" if len(alike) > SPELLED_OUT else ""
+        shown = alike if len(alike) <= SPELLED_OUT else alike[:1]
+        more = f" (and {len(alike) - 1} more like it: `reconcile plan -o json` lists them)" if len(shown) < len(alike) else ""
+        for finding in shown:
             note(f"note: {finding.kind.lower()}/{visible(finding.name)}: {visible(finding.message)} [{reason}]{more}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -16,6 +16,8 @@ class Settings:
     state: Path
     jobs: int = 2
     timeout: float | None = None
+    host_labels: Mapping[str, str] = field(default_factory=dict)
+    """What ``spec.hosts`` of a manifest chooses this host by."""
 
     @property
     def registry(self) -> Path:

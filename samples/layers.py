@@ -234,7 +234,9 @@ def slim() -> Iterator[Entry]:
     yield from (as_it_is(path, f"{data}/{path.name}") for path in sorted(kept.iterdir()) if path.is_file())
     yield folder(f"{data}/s3")
     yield from (member for member in tree(kept / "s3", f"{data}/s3") if member[0].name.startswith(f"{data}/s3/"))
+    yield from parents("etc/hostname")
     yield file("etc/hostname", "slim\n")
+    yield from parents("usr/bin/once-more")
     yield symlink("usr/bin/once-more", "again")
 
 

@@ -79,6 +79,12 @@ def pieces(content: bytes) -> Iterator[memoryview]:
     return (view[at : at + 100_003] for at in range(0, len(view), 100_003))
 
 
+def fill(image: Image, files: int = 50, salt: bytes = b"") -> None:
+    for number in range(files):
+        image.file(f"usr/share/doc/{number:04}", salt + bytes([number % 251]) * (number * 97))
+    image.put("usr/bin/sh", symlink(b"../share/doc/0001"))
+
+
 @contextlib.contextmanager
 def volume(path: Path, size: int) -> Iterator[int]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -191,6 +191,14 @@ def test_endless_empty_members_come_to_an_end() -> None:
         assert refused.value.rule == "limit-members"
 
 
+def test_endless_empty_zstd_blocks_come_to_an_end() -> None:
+    frame = b"\x28\xb5\x2f\xfd\0\0" + b"\0\0\0" * 100 + b"\1\0\0"
+    assert unpack(frame) == b""
+    with pytest.raises(LayerRefused) as refused:
+        unpack(frame, Limits(max_entries=10))
+    assert refused.value.rule == "limit-members"
+
+
 @pytest.mark.parametrize("window_log", [28, 31, 41])
 def test_a_zstd_window_beyond_128_mib_is_refused(window_log: int) -> None:
     frame = b"\x28\xb5\x2f\xfd\0" + bytes([(window_log - 10) << 3]) + b"\1\0\0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reconciler.errors import UsageError
-from reconciler.labels import Selector
+from reconciler.labels import Selector, parse_labels
 
 LABELS = {"team": "build", "ring": "canary"}
 
@@ -35,3 +35,14 @@ def test_all_conditions_must_hold(selector: str, chosen: bool) -> None:
 def test_a_selector_that_is_not_understood_is_a_usage_error(selector: str) -> None:
     with pytest.raises(UsageError, match="not understood"):
         Selector.parse(selector)
+
+
+def test_a_host_is_given_its_labels_in_one_line() -> None:
+    assert parse_labels("role=builder, arch=amd64,empty=") == {"role": "builder", "arch": "amd64", "empty": ""}
+    assert parse_labels("") == {}
+
+
+@pytest.mark.parametrize("labels", ["role", "=builder", "a=b,c"])
+def test_labels_that_are_not_understood_are_a_usage_error(labels: str) -> None:
+    with pytest.raises(UsageError, match="not understood"):
+        parse_labels(labels)

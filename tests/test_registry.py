@@ -274,17 +274,22 @@ def test_a_full_disk_is_said_so_and_half_a_transaction_is_none(registry: Registr
 
 WRITER = """
 import pathlib, sys
+from reconciler.model import ImageRow
 from reconciler.registry import Registry
 with Registry.open(pathlib.Path(sys.argv[1])) as registry:
     sys.stdin.readline()
-    print(*[registry.next_id("thin") for _ in range(20)])
+    for n in range(20):
+        registry.record_image(ImageRow(sys.argv[2], "default", None, n, False))
+        print(registry.next_id("thin"))
 """
 
 
 def test_two_processes_never_get_the_same_id_and_neither_is_turned_away(path: Path) -> None:
     """Both make the file, both write all the time: BEGIN IMMEDIATE waits where a read that turns into a write would fail."""
     command = [sys.executable, "-c", WRITER, str(path)]
-    writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    writers = [
+        subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name in ("a", "b")
+    ]
     for writer in writers:
         assert writer.stdin
         writer.stdin.write("go\n")
@@ -292,6 +297,8 @@ def test_two_processes_never_get_the_same_id_and_neither_is_turned_away(path: Pa
     ids = [int(word) for writer in writers for word in writer.communicate(timeout=60)[0].split()]
 
     assert sorted(ids) == list(range(1, 41))
+    with Registry.open(path) as registry:
+        assert {name: image.size for name, image in registry.images().items()} == {"a": 19, "b": 19}
 
 
 def test_a_writer_waits_for_another_one_and_says_so_if_that_takes_too_long(registry: Registry, path: Path) -> None:

@@ -1,85 +1,90 @@
-"""The sample repositories under ``manifests/``: all of them are read, so that none can rot."""
+"""The sample layers are real, the same each time, and fit on one another; the sample S3 server comes and goes with its user."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
-import jsonschema
 import pytest
-import yaml
 
-from reconciler import documents
-from reconciler.image.spec import GIB, S3Options
-from reconciler.manifests import load, load_paths
-from reconciler.model import Desired
+from samples import layers
+from samples.s3 import S3Server
+from tests.origin import eventually
 
-MANIFESTS = Path(__file__).parent.parent / "manifests"
-SAMPLES = sorted(path.name for path in MANIFESTS.iterdir() if path.is_dir())
-FILES = sorted(MANIFESTS.rglob("*.yaml"))
+CONTENT = {"base.tar": layers.base, "python.tar.gz": layers.python, "tools.tar.zst": layers.tools, "slim.tar.gz": layers.slim}
 
 
-def sample(name: str) -> Desired:
-    return load_paths([MANIFESTS / name])
+USER = """
+import time
+from samples.s3 import S3Server
+with S3Server() as server:
+    print(server._process.pid, flush=True)
+    time.sleep(60)
+"""
 
 
-def keys(desired: Desired, image: str) -> list[str]:
-    return [layer.source.url for layer in desired.images[image].layers]
+def members(layer: str) -> list[tarfile.TarInfo]:
+    return [member for member, _ in CONTENT[layer]()]
 
 
-def test_there_are_samples() -> None:
-    assert set(SAMPLES) >= {"fly-challenge", "quickstart", "thin"}
+@pytest.mark.parametrize("layer", CONTENT)
+def test_a_layer_names_each_directory_before_what_is_in_it(layer: str) -> None:
+    seen = {"."}
+    for member in members(layer):
+        assert str(Path(member.name).parent) in seen
+        seen.add(member.name)
 
 
-@pytest.mark.parametrize("name", SAMPLES)
-def test_a_sample_declares_something_for_any_host(name: str) -> None:
-    """A newcomer who points ``-f`` at it gets all that it shows."""
-    assert load(MANIFESTS / name).images == sample(name).images != {}
+def test_whiteouts_take_away_something_that_is_there() -> None:
+    below = {member.name for layer in layers.IMAGES["tools"] for member in members(layer)}
+    hidden = [Path(member.name) for member in members("slim.tar.gz") if "/.wh." in member.name]
+
+    assert len(hidden) == 3
+    for path in hidden:
+        name = path.name.removeprefix(".wh.")
+        assert str(path.parent if name == ".wh..opq" else path.with_name(name)) in below
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_editors_find_the_schema_and_agree(path: Path) -> None:
-    """The first line leads to it. One document a file: for any further one editors do not follow that line."""
-    modeline = path.read_text().splitlines()[0]
-    [document] = yaml.safe_load_all(path.read_text())
+def test_the_interpreters_library_is_there_without_its_caches_and_tests() -> None:
+    names = {member.name for member in members("python.tar.gz")}
 
-    assert (path.parent / modeline.removeprefix("# yaml-language-server: $schema=")).resolve() == MANIFESTS / "schema.json"
-    jsonschema.Draft202012Validator(documents.schema()).validate(document)
+    assert f"{layers.LIBRARY}/json/decoder.py" in names
+    assert not [name for name in names if "__pycache__" in name or "/test/" in name]
 
 
-def test_the_quickstart_is_one_stack_of_images() -> None:
-    """Each image stands on the one below, so that a layer is fetched and stored once; nothing is pinned, all is on loopback."""
-    desired = sample("quickstart")
-    stack = keys(desired, "slim")
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("1.tar.gz", "2.tar.gz", "1.tar.zst", "2.tar.zst"):
+        layers.pack(tmp_path / name, layers.base())
 
-    assert (keys(desired, "base"), keys(desired, "python")) == (stack[:1], stack[:2])
-    assert {name: image.snapshots for name, image in desired.images.items()} == {
-        "base": ("base-a",),
-        "python": ("python-a", "python-ci-0", "python-ci-1"),
-        "slim": ("slim-a",),
-    }
-    layers = [layer for image in desired.images.values() for layer in image.layers]
-    assert {layer.source.s3 for layer in layers} == {S3Options("http://127.0.0.1:9460", "us-east-1", anonymous=True)}
-    assert {layer.sha256 for layer in layers} == {None}
-    assert {image.size for image in desired.images.values()} == {GIB}
-    assert desired.pools["default"].thin is None
+    for suffix in ("gz", "zst"):
+        assert (tmp_path / f"1.tar.{suffix}").read_bytes() == (tmp_path / f"2.tar.{suffix}").read_bytes()
 
 
-def test_the_challenge_is_declared_as_its_bucket_is() -> None:
-    """Fifteen objects, five to a family, public, without digests."""
-    desired = sample("fly-challenge")
+def test_an_endpoint_whose_port_is_taken_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    with S3Server() as server, pytest.raises(RuntimeError, match=r"is port \d+ taken"):
+        S3Server(int(server.endpoint.rpartition(":")[2])).__enter__()
 
-    assert desired.images.keys() == {"golang", "node", "python"}
-    for family, image in desired.images.items():
-        assert keys(desired, family) == [f"s3://flyio-platform-hiring-challenge/images/{family}/{n}.tar" for n in range(1, 6)]
-        assert {(layer.sha256, layer.source.s3) for layer in image.layers} == {
-            (None, S3Options(None, "us-east-1", anonymous=True))
-        }
-        assert len(image.snapshots) == 2
-    assert desired.pools["default"].thin is None
+    assert "in use" in capfd.readouterr().err
 
 
-def test_the_thin_sample_has_a_pool_on_files() -> None:
-    thin = sample("thin").pools["thin"].thin
+def test_an_endpoint_ends_with_its_user_however_that_ends() -> None:
+    root = Path(layers.__file__).parent.parent
+    user = subprocess.Popen([sys.executable, "-c", USER], cwd=root, stdout=subprocess.PIPE)
+    assert user.stdout is not None
+    server = int(user.stdout.readline())
+    user.send_signal(signal.SIGKILL)
+    user.communicate()
 
-    assert thin is not None
-    assert thin.data.file and thin.data.size and thin.metadata.file and thin.metadata.size
+    eventually(lambda: not alive(server))
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except (ProcessLookupError, FileNotFoundError):
+        return False

@@ -498,7 +498,7 @@ def test_a_layer_that_rots_in_the_spool_is_found_out_and_fetched_again(origin: O
     fetched(spool, layer)
     (spool.directory / SHA256).write_bytes(DATA[:-1] + b"?")
 
-    with pytest.raises(SourceChanged, match="damaged|removed"), spool.fetch(layer) as fetch:
+    with pytest.raises(SourceChanged, match=r"damaged|removed"), spool.fetch(layer) as fetch:
         content(fetch)
 
     assert fetched(spool, layer) == DATA

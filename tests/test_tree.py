@@ -116,7 +116,13 @@ def test_loops_and_expansions_come_to_an_end() -> None:
     assert rule([ln(b"a", b"a/a"), f(b"a/x")]) == "link-loop"
     growing = [ln(b"0", b"."), *(ln(b"%d" % i, b"%d/%d" % (i - 1, i - 1)) for i in range(1, 30))]
     assert rule([*growing, f(b"29/x")]) == "link-loop"
-    assert rule([ln(b"a", b"b/../" * 800), d(b"b"), ln(b"c", b"a/" * 30), f(b"c/x")]) == "link-loop"
+
+
+def test_long_ways_through_links_are_bounded_for_the_layer_as_a_whole() -> None:
+    detour = [ln(b"a", b"b/../" * 800), d(b"b"), ln(b"c", b"a/" * 30)]
+    limits = Limits(max_entries=100)
+    assert at(tree_of([*detour, f(b"c/x")], limits=limits), b"x")
+    assert rule([*detour, f(b"c/x"), f(b"b/y"), f(b"c/z")], limits=limits) == "limit-resolution"
 
 
 def test_depth_counts_where_a_name_really_leads() -> None:
@@ -254,6 +260,12 @@ WHITEOUT_CASES: dict[str, tuple[list[Member], list[bytes]]] = {
     "everything": ([f(b".wh..wh..opq"), f(b"n")], [b"n"]),
     "replaced by a file": ([f(b".wh.d"), f(b"d")], [b"d", b"e"]),
 }
+
+
+def test_replacing_files_does_not_forget_the_way_to_their_directory() -> None:
+    """Were each of them resolved anew, the layer would run out of its budget of steps."""
+    files = [f(b"a/" * 100 + b"%d" % i) for i in range(2000)]
+    assert len(names(tree_of(files, files, limits=Limits(max_entries=2100)))) == 2100
 
 
 @pytest.mark.parametrize("case", WHITEOUT_CASES)

@@ -37,14 +37,18 @@ class Blocks:
     def offset(self) -> int:
         return self._base + self._at
 
-    def block(self) -> bytes:
-        """The next 512 bytes."""
+    def block_or_end(self) -> bytes:
+        """The next 512 bytes; ``b""`` where the stream ends here."""
         at = self._at
         block = self._chunk[at : at + BLOCK]
         if len(block) == BLOCK:
             self._at = at + BLOCK
             return block
-        return self.take(BLOCK)
+        return b"" if self.at_end() else self.take(BLOCK)
+
+    def block(self) -> bytes:
+        """The next 512 bytes."""
+        return self.block_or_end() or self.take(BLOCK)
 
     def take(self, n: int) -> bytes:
         """The next ``n`` bytes in one piece; for what is small and bounded."""
@@ -73,7 +77,7 @@ class Blocks:
 
     def skip_to(self, offset: int) -> None:
         """Pass over what lies before ``offset``."""
-        left = offset - self.offset
+        left = offset - self._base - self._at
         if left <= len(self._chunk) - self._at:
             self._at += left
         else:

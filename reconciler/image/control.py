@@ -55,15 +55,19 @@ class Channel:
         socket.send_fds(self._sock, [data], fds)
 
     def receive(self) -> Packet | None:
-        """The next packet, or None where the other side has gone."""
+        """The next packet, or None where the other side has gone and all that it said has been heard."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, PACKET, 4)
+            data, fds = self._next()
         except ConnectionResetError:
-            return None
+            data, fds = self._next()  # the reset is told once, ahead of the last words: the other side left some of ours unread
         if not data:
             return None
         kind, body = json.loads(data)
         return Packet(kind, body, tuple(fds))
+
+    def _next(self) -> tuple[bytes, list[int]]:
+        data, fds, _, _ = socket.recv_fds(self._sock, PACKET, 4)
+        return data, fds
 
     def close(self) -> None:
         self._sock.close()

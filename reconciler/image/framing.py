@@ -124,6 +124,9 @@ def _skip_text(source: Input) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- zstd
 
+_TINY = 16
+"""Bytes of a block below which it counts as a member: endless empty blocks cost time and give nothing."""
+
 _Walk = Generator[tuple[int, int], bytes, None]
 
 
@@ -179,6 +182,8 @@ class ZstdFrames:
             if kind == 3:
                 raise LayerCorrupt("a zstd block has the reserved type")
             skip = 1 if kind == 1 else size
+            if size < _TINY:
+                self._count()
         return skip + checksum
 
     def _frame_header(self) -> Generator[tuple[int, int], bytes, int]:

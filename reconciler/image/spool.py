@@ -186,8 +186,9 @@ class Spool:
     def sweep(self, keep: Collection[str]) -> tuple[str, ...]:
         """Remove what is not in use and not named by ``keep`` (digests of layers); return the names of what was removed."""
         with self._lock:
-            wanted = {*keep, *self._in_use()}
+            # Looked up in this order, so that a file which is renamed in between is spared.
             found = sorted(self.directory.iterdir()) if self.directory.is_dir() else []
+            wanted = {*keep, *self._in_use()}
             return tuple(path.name for path in found if self._remove_unless(path, wanted))
 
     def discard(self, digest: str) -> bool:

@@ -111,12 +111,13 @@ class Reader:
             pending = self._extension(block, pending or _Pending())
 
     def _header(self) -> bytes:
-        if self._blocks.at_end():
+        block = self._blocks.block_or_end()
+        if not block:
             raise LayerCorrupt(
                 f"the tar ends at byte {self._offset} without its end marker, two blocks of zeros",
                 hint="the layer was not stored whole; store it again",
             )
-        return self._blocks.block()
+        return block
 
     def _finish(self, pending: _Pending | None) -> None:
         if pending and pending.awaits_member:

@@ -27,15 +27,20 @@ from reconciler.image.member import HARDLINK, Malformed, Member
 from reconciler.image.spec import Limits
 from reconciler.image.totals import shown
 
+__all__ = ["Inode", "Tree"]
+
 MAX_SYMLINKS = 40
 """Symlinks that one resolution may follow, as in Linux."""
 
-MAX_STEPS = 4096
-"""Components that one resolution may walk; a path that a process could use has no more."""
+STEPS_AN_ENTRY = 16
+"""Components that a layer may walk in all, by its limit of entries: a million long ways through links are an attack."""
 
 MAX_LINKS = 65_000
 """Names that an ext4 inode can have."""
 
+
+_PASSABLE = (stat.S_IFDIR, stat.S_IFLNK)
+"""What the way to a name can go through."""
 
 _Trail = list[tuple[bytes, Inode]]
 
@@ -54,6 +59,7 @@ class Tree:
         """What is there now belongs to lower layers from here on."""
         self.entries = 0
         self.implied = 0
+        self._steps_left = 2**16 + STEPS_AN_ENTRY * self._limits.max_entries
         self._marks = LayerMarks(lower=bool(self.root.children))
         self._forget_parent()
 
@@ -110,7 +116,8 @@ class Tree:
         if existing is not None:
             if existing.children and self._marks.owns(parent, name):
                 raise Malformed("type-change", "it would replace a directory that the same layer has filled")
-            self._forget_parent()
+            if existing.kind in _PASSABLE:
+                self._forget_parent()
         children[name] = inode
         self._marks.place(parent, name)
 
@@ -183,43 +190,46 @@ class Tree:
         Where it leads to no directory: an empty trail, or, with ``create``, what is missing is made and the rest refused.
         """
         trail: _Trail = [(b"", self.root)]
-        todo = parts[::-1]
-        links = steps = 0
+        todo, links = parts[::-1], 0
         while todo:
+            self._spend_step()
             part = todo.pop()
-            steps += 1
             if part == b"..":
-                if len(trail) > 1:
-                    trail.pop()
+                del trail[max(1, len(trail) - 1) :]
                 continue
-            child = self._step(trail, part, create)
-            if child is not None and child.kind == stat.S_IFLNK:
+            child = self._step(trail[-1][1], part, create)
+            if child is None:
+                return []
+            if child.kind == stat.S_IFLNK:
                 links += 1
                 if child.target.startswith(b"/"):
                     del trail[1:]
                 todo += components(child.target)[::-1]
-            elif child is not None and child.children is not None:
-                trail.append((part, child))
-            elif create:
-                raise Malformed("parent-type", f"{part!r} on its way is not a directory")
             else:
-                return []
-            if links > MAX_SYMLINKS or steps > MAX_STEPS or len(trail) > self._limits.max_depth:
-                if create:
-                    raise Malformed("link-loop", "it lies behind too many symlinks, or too deep (limits.maxDepth)")
-                return []
+                trail.append((part, child))
+            if links > MAX_SYMLINKS or len(trail) > self._limits.max_depth:
+                return _lost(create)
         return trail
 
-    def _step(self, trail: _Trail, part: bytes, create: bool) -> Inode | None:
-        above = trail[-1][1]
-        child = children_of(above).get(part)
+    def _spend_step(self) -> None:
+        self._steps_left -= 1
+        if self._steps_left < 0:
+            raise Malformed("limit-resolution", "the layer's names lead through too many links and directories")
+
+    def _step(self, above: Inode, name: bytes, create: bool) -> Inode | None:
+        """The directory or symlink of that name; what is missing is made where ``create`` says so."""
+        child = children_of(above).get(name)
         if child is None and create:
             self._count()
             self.implied += 1
-            child = children_of(above)[part] = directory()
+            child = children_of(above)[name] = directory()
             self._marks.made(child)
-            self._marks.place(above, part)
-        return child
+            self._marks.place(above, name)
+        if child is not None and child.kind in _PASSABLE:
+            return child
+        if create:
+            raise Malformed("parent-type", f"{shown(name)} on its way is not a directory")
+        return None
 
     # ------------------------------------------------------------------------------------------------- whiteouts
 
@@ -244,6 +254,12 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
     if b".." in parts:
         raise Malformed("name-climbs", "a name has a component ..")
     return b"/".join(parts[:-1]), parts[-1] if parts else b""
+
+
+def _lost(create: bool) -> _Trail:
+    if create:
+        raise Malformed("link-loop", "it lies behind too many symlinks, or too deep (limits.maxDepth)")
+    return []
 
 
 def _describe(inode: Inode, member: Member) -> None:

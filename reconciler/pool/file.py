@@ -82,19 +82,17 @@ class FilePool:
             )
 
     def _volume(self, chain: str, remembered: str | None) -> VolumeState:
-        path = self.volume_path(chain) if self._volumes.accepts(chain) else None
-        found = look(path) if path else None
+        path, found = self._volumes.find(chain)
         condition, detail = judge_volume(remembered, found)
         size, used = (found.identity.size, found.used) if found else (0, 0)
-        return VolumeState(chain, condition, str(path or ""), size, used, detail)
+        return VolumeState(chain, condition, path, size, used, detail)
 
     def _snapshot(self, name: str, remembered: str | None) -> SnapshotState:
-        path = self.snapshot_path(name) if self._snapshots.accepts(name) else None
-        found = look(path) if path else None
+        path, found = self._snapshots.find(name)
         condition, detail = judge_snapshot(remembered, found)
         size, used = (found.identity.size, found.used) if found else (0, 0)
         active = found is not None and found.regular
-        return SnapshotState(name, condition, str(path or ""), active, size, used, detail)
+        return SnapshotState(name, condition, path, active, size, used, detail)
 
     def create_volume(self, chain: str, size: int, parent: str | None) -> VolumeFile:
         """See ``Driver.create_volume``. Raises NoSpace, HostCannot, and Retryable where the parent is not there."""

@@ -16,7 +16,7 @@ import stat
 import struct
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.pool.driver import Condition
@@ -59,7 +59,11 @@ class Identity:
     @classmethod
     def of(cls, fd: int) -> Identity:
         """Identity of an open regular file."""
-        return replace(_of_stat(os.fstat(fd)), generation=_generation(fd), uuid=filesystem_uuid(fd))
+        return cls._of(os.fstat(fd), _generation(fd), filesystem_uuid(fd))
+
+    @classmethod
+    def _of(cls, found: os.stat_result, generation: int | None = None, uuid: str | None = None) -> Identity:
+        return cls(found.st_ino, generation, uuid, found.st_size, found.st_mtime_ns)
 
     def recognises(self, other: Identity) -> bool:
         generations = {self.generation, other.generation}
@@ -80,16 +84,16 @@ class Look:
         return stat.S_ISREG(self.mode)
 
 
-def look(path: Path) -> Look | None:
+def look(path: Path | str) -> Look | None:
     """Look at what stands under ``path`` without following links; None where nothing does. Raises OSError.
 
     A file that may not be opened is described by its inode alone.
     """
     try:
-        found = path.lstat()
+        found = os.lstat(path)
     except FileNotFoundError:
         return None
-    identity = _of_stat(found)
+    identity = Identity._of(found)
     if stat.S_ISREG(found.st_mode):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -158,10 +162,6 @@ def _judge(remembered: str | None, found: Look | None, faults_of: Callable[[Iden
 def _difference(was: Identity, now: Identity) -> str:
     inode = f"inode {now.inode} instead of {was.inode}" if now.inode != was.inode else f"inode {now.inode} was used again"
     return f"{inode}, and {'no ext4 file system in it' if now.uuid is None else 'another file system UUID'}"
-
-
-def _of_stat(found: os.stat_result) -> Identity:
-    return Identity(found.st_ino, None, None, found.st_size, found.st_mtime_ns)
 
 
 def _generation(fd: int) -> int | None:

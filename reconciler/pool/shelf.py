@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.errors import Terminal
+from reconciler.pool.identity import Look, look
 
 SUFFIX = ".ext4"
 _ASIDE = re.compile(r"(?P<name>.+)\.ext4\.aside-\d+", re.DOTALL)
@@ -47,6 +48,13 @@ class Shelf:
         """Where the finished file stands. Raises Terminal for a name that must not become a file's."""
         return self.directory / f"{self._checked(name)}{SUFFIX}"
 
+    def find(self, name: str) -> tuple[str, Look | None]:
+        """The path of a finished file and what stands there; a name that can't be ours has neither. Raises OSError."""
+        if not self.accepts(name):
+            return "", None
+        path = f"{self.directory}/{name}{SUFFIX}"
+        return path, look(path)
+
     def partial(self, name: str) -> Path:
         return self.directory / f".{self._checked(name)}.partial"
 
@@ -62,7 +70,8 @@ class Shelf:
         """What stands here; a directory that does not exist yet is empty. Raises OSError where it can't be read."""
         kinds: dict[str, list[str]] = {"finished": [], "partial": [], "foreign": []}
         try:
-            entries = sorted(path.name for path in self.directory.iterdir())
+            with os.scandir(self.directory) as found:
+                entries = sorted(entry.name for entry in found)
         except FileNotFoundError:
             return Listing()
         for entry in entries:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .layers import change, root, tar
+from .layers import change, noise, root
 from .workshop import Workshop, inventory
 from .zygote import Zygote
 
@@ -20,7 +20,7 @@ def host(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Workshop:
     """One image that is ready, one that has failed."""
     workshop = Workshop(tmp_path_factory.mktemp("looking"), zygote)
     workshop.image("web", [root("base"), change("app", {"srv/app": b"v1"})], labels={"team": "web"})
-    workshop.image("bad", [tar("empty").truncated()])
+    workshop.image("bad", [root("cut", {"srv/app": noise(50_000)}).truncated()])
     workshop.once().expect(1)
     return workshop
 

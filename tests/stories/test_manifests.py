@@ -50,19 +50,30 @@ def test_all_faults_are_told_at_once_with_their_places(bad: Workshop) -> None:
     done = bad.once().expect(4)
 
     told = {(file.rpartition("/")[2], int(line), int(column)) for file, line, column, _, _ in FAULT.findall(done.stderr)}
-    assert {("bad.yaml", 3, 18), ("bad.yaml", 5, 9), ("bad.yaml", 7, 41), ("bad.yaml", 8, 3), ("worse.yml", 2, 7)} <= told, done
+    assert {("bad.yaml", 3, 18), ("bad.yaml", 5, 9), ("bad.yaml", 7, 43), ("bad.yaml", 8, 3), ("worse.yml", 2, 7)} <= told, done
     assert any(file == "worse.yml" and line == 7 for file, line, _ in told), done
     done.words("spec.size", "GiB", "did you mean", "snapshots", "Image")
     assert done.stdout == ""
     assert not bad.state.exists()
 
 
-@pytest.mark.parametrize("words", [["plan"], ["--check"], ["--once", "--prune"], ["list"], ["verify"]], ids=" ".join)
-def test_no_verb_works_on_bad_manifests(words: list[str], bad: Workshop) -> None:
-    """Every verb that needs the manifests says the same, and touches nothing."""
+@pytest.mark.parametrize("words", [["plan"], ["--check"], ["--once", "--prune"]], ids=" ".join)
+def test_nothing_is_planned_from_bad_manifests(words: list[str], bad: Workshop) -> None:
+    """Every verb that plans says the same, and touches nothing."""
     bad.run(*words).expect(4)
 
     assert not bad.state.exists()
+
+
+def test_what_is_there_can_be_looked_at_all_the_same(workshop: Workshop) -> None:
+    """`list`, `verify` and their like tell what the registry knows, and that the manifests could not be read."""
+    workshop.image("web", [root("base")])
+    workshop.converge()
+    (workshop.manifests / "bad.yaml").write_text(BAD)
+
+    for words in (["list"], ["describe", "snapshot/web-a"], ["events"], ["runs"], ["verify"]):
+        done = workshop.run(*words).expect(0).words("web-a")
+        assert "bad.yaml" in done.stderr, done
 
 
 def test_one_bad_file_keeps_a_converged_host_as_it_is(workshop: Workshop) -> None:

@@ -51,7 +51,7 @@ def test_pinning_a_layer_to_what_was_seen_changes_nothing(bucket: Workshop) -> N
 
     declared = bucket.run("describe", "image/web", "-o", "json").expect(0).json["declared"]
 
-    assert [layer["seen"] for layer in declared["layers"]] == [layers[0].sha256]
+    assert [layer["applied"] for layer in declared["layers"]] == [layers[0].sha256]
     bucket.image("web", layers, s3=True, pinned=True)
     bucket.once("--detailed-exitcode").expect(0)
 

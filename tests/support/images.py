@@ -95,7 +95,7 @@ def fresh_ext4(image: Path, size: int) -> Iterator[Path]:
     """An empty ext4 of mke2fs, mounted for writing."""
     with image.open("wb") as file:
         file.truncate(size)
-    run("mkfs.ext4", "-q", "-F", "-m", "0", "-I", "256", "-i", "4096", image)
+    run("mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-I", "256", "-i", "4096", image)
     with mounted(image, "nodev", "nosuid", "noexec") as top:
         (top / "lost+found").rmdir()
         yield top

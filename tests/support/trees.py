@@ -10,6 +10,7 @@ import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -129,11 +130,13 @@ EDGES = {
 KINDS = ("file",) * 5 + ("directory",) * 4 + ("symlink",) * 2 + ("hardlink",) * 2 + ("sparse", "char", "block", "fifo")
 
 
-def within(values: Sequence[int], lowest: int, highest: int) -> st.SearchStrategy[int]:
+@cache
+def within(values: tuple[int, ...], lowest: int, highest: int) -> st.SearchStrategy[int]:
     edges = [value for value in values if lowest <= value <= highest]
     return st.one_of(st.sampled_from(edges), st.integers(lowest, highest))
 
 
+@cache
 def components(dialect: Dialect) -> st.SearchStrategy[bytes]:
     """Names in bytes: any byte but NUL and the slash, none that means a whiteout or a place."""
     odd = st.sampled_from(
@@ -145,12 +148,14 @@ def components(dialect: Dialect) -> st.SearchStrategy[bytes]:
     return st.one_of(common, odd, any_bytes, long).filter(lambda b: b not in (b"", b".", b"..") and not b.startswith(b".wh."))
 
 
+@cache
 def contents() -> st.SearchStrategy[bytes]:
     return st.builds(
         lambda n, seed: (seed * (n // len(seed) + 1))[:n], st.sampled_from(EDGES["lengths"]), st.binary(min_size=1, max_size=8)
     )
 
 
+@cache
 @st.composite
 def metadata(draw: st.DrawFn, dialect: Dialect, kind: int) -> dict[str, Any]:
     low, high = dialect.times
@@ -172,6 +177,7 @@ def metadata(draw: st.DrawFn, dialect: Dialect, kind: int) -> dict[str, Any]:
     return fields
 
 
+@cache
 @st.composite
 def attributes(draw: st.DrawFn, kind: int, mode: int) -> dict[str, Any]:
     names = st.one_of(
@@ -186,6 +192,7 @@ def attributes(draw: st.DrawFn, kind: int, mode: int) -> dict[str, Any]:
     return {"xattrs": found, "mode": mode}
 
 
+@cache
 @st.composite
 def sparse_parts(draw: st.DrawFn) -> tuple[int, list[tuple[int, bytes]]]:
     """Apparent size and (offset, data) parts on blocks of 512 bytes, as GNU tar stores them."""
