@@ -33,6 +33,7 @@ class Host:
     settings: Settings
     desired: Desired
     registry: Registry
+    spool: Spool
     stop: threading.Event
     faults: tuple[str, ...] = ()
 
@@ -44,10 +45,6 @@ class Host:
     def drivers(self) -> Mapping[str, Driver]:
         """A driver for each pool that is declared, and for each that the registry remembers."""
         return drivers(self.settings, self.desired, self.registry)
-
-    @cached_property
-    def spool(self) -> Spool:
-        return Spool(self.settings.spool, stop=self.stop)
 
     @cached_property
     def engine(self) -> Engine:
@@ -81,8 +78,9 @@ def reading(settings: Settings, *, lenient: bool = False) -> Iterator[Host]:
         if not lenient:
             raise
         desired, faults = Desired({}, {}), error.faults
-    with Registry.open(settings.registry, read_only=True) as registry:
-        yield Host(settings, desired, registry, threading.Event(), faults)
+    stop = threading.Event()
+    with Registry.open(settings.registry, read_only=True) as registry, Spool(settings.spool, stop=stop) as spool:
+        yield Host(settings, desired, registry, spool, stop, faults)
 
 
 @contextmanager
@@ -93,8 +91,12 @@ def writing(settings: Settings, *, stop: threading.Event) -> Iterator[Host]:
     """
     desired = manifests.load(settings.manifests, host_labels=settings.host_labels)
     make_state(settings.state)
-    with lock(settings.lock), Registry.open(settings.registry) as registry:
-        yield Host(settings, desired, registry, stop)
+    with (
+        lock(settings.lock),
+        Registry.open(settings.registry) as registry,
+        Spool(settings.spool, stop=stop) as spool,
+    ):
+        yield Host(settings, desired, registry, spool, stop)
 
 
 def make_state(state: Path) -> None:

@@ -74,7 +74,8 @@ def source(word: str, endpoint_url: str | None, anonymous: bool) -> Source:
 @contextmanager
 def spooling(stop: threading.Event, beside: Path | None = None) -> Iterator[Spool]:
     with tempfile.TemporaryDirectory(prefix=".reconcile-spool-", dir=beside) as directory:
-        yield Spool(Path(directory), stop=stop)
+        with Spool(Path(directory), stop=stop) as spool:
+            yield spool
 
 
 def inputs(sources: Sequence[Source], spool: Spool) -> tuple[Input, ...]:

@@ -249,6 +249,8 @@ class Build:
             report = self._await_download()
             if not report.chain:
                 return  # the download has failed, and wait() says so; without a commit the volume never becomes a file system
+            for fetch in self._fetches:
+                fetch.result()  # a file that is read where it lies must have stayed the same until its last byte was read
             report = Report(tuple(body["layers"]), {}, report.digests, report.chain)
             self._reach(Milestone.ACCEPTED, report)
             self._channel.send("commit", uuid=str(filesystem_uuid(report.chain)))

@@ -24,7 +24,7 @@ def content(word: str) -> bytes:
 
 
 def challenge() -> dict[str, list[Layer]]:
-    """Three families of five layers, all under names of their own; the lower ones are the same bytes, so that eight are distinct."""
+    """Three families of five layers under names of their own; the lower ones are the same bytes: eight are distinct."""
     made = {word: change(word, {f"srv/{word}": content(word)}) for words in FAMILIES.values() for word in words}
     made["os"] = root("os", {"srv/os": content("os")})
     return {name: [Layer(f"{name}-{n}", made[word].data) for n, word in enumerate(words, 1)] for name, words in FAMILIES.items()}

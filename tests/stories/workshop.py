@@ -24,7 +24,7 @@ import yaml
 
 from .gate import Gate
 from .layers import Layer
-from .zygote import Zygote
+from .zygote import STACKS, Zygote
 
 RECONCILE = Path(sys.executable).with_name("reconcile")
 BUCKET = "layers"
@@ -111,6 +111,8 @@ class Running:
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
+            self.signal(STACKS)
+            time.sleep(0.5)
             os.killpg(self.process.pid, signal.SIGKILL)
             raise AssertionError(f"it did not end\n{self._completed(self.process.wait())}") from None
         return self._completed(code)

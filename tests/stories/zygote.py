@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import gc
 import importlib
 import io
@@ -31,6 +32,9 @@ from typing import Any, NoReturn
 
 LOADED = ["reconciler.cli", "reconciler.inventory", "reconciler.checks", "reconciler.oneshot"]
 LOADED += ["boto3.session", "botocore.config", "botocore.httpsession", "botocore.parsers", "watchfiles"]
+
+STACKS = signal.SIGUSR1
+"""Has a command tell on standard error where each of its threads is."""
 
 IMAGE = """\
 apiVersion: reconciler/v1alpha1
@@ -159,6 +163,7 @@ def become(asked: Mapping[str, Any], out: int, err: int) -> NoReturn:
     os.environ.clear()
     os.environ.update(asked["env"])
     sys.argv = ["reconcile", *asked["argv"]]
+    faulthandler.register(STACKS)
     if asked["die_at"]:
         Death(asked["die_at"], asked["env"]["RECONCILER_STATE"]).await_it()
     code = cli.main()

@@ -19,6 +19,8 @@ HARDLINK = 0
 SECOND = 10**9
 OPAQUE = b".wh..wh..opq"
 WHITEOUT = b".wh."
+LONGEST_HIDDEN = 255 - len(WHITEOUT)
+"""A whiteout is a name of its own, and as long as one can be: OCI can't hide longer ones."""
 
 Segment = tuple[int, int]
 
@@ -268,6 +270,7 @@ def _hidden(draw: st.DrawFn, chain: _Chain, below: list[bytes]) -> Entry | None:
     """A whiteout or an opaque whiteout of something that a lower layer brought and this one has not touched."""
     free = [p for p in below if p in chain.kinds and not chain.is_hidden(p) and not {p, *chain.below(p)} & chain.touched]
     free = [p for p in free if not any(h.startswith(p + b"/") for h in chain.hidden)]
+    free = [p for p in free if len(p.rpartition(b"/")[2]) <= LONGEST_HIDDEN]
     if not free:
         return None
     path = draw(st.sampled_from(free))
