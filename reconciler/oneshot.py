@@ -73,9 +73,9 @@ def source(word: str, endpoint_url: str | None, anonymous: bool) -> Source:
 
 @contextmanager
 def spooling(stop: threading.Event, beside: Path | None = None) -> Iterator[Spool]:
-    with tempfile.TemporaryDirectory(prefix=".reconcile-spool-", dir=beside) as directory:
-        with Spool(Path(directory), stop=stop) as spool:
-            yield spool
+    temporary = tempfile.TemporaryDirectory(prefix=".reconcile-spool-", dir=beside)
+    with temporary as directory, Spool(Path(directory), stop=stop) as spool:
+        yield spool
 
 
 def inputs(sources: Sequence[Source], spool: Spool) -> tuple[Input, ...]:

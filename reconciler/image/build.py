@@ -103,6 +103,7 @@ class Build:
         self._report = Report()
         self._progress = Progress()
         self._fetches: list[Fetch] = []
+        self._applied: list[Mapping[str, Any]] = []
         self._fetching = True
         self._closing = False
         self._channel, self._theirs = Channel.pair()
@@ -245,13 +246,15 @@ class Build:
         if packet.kind == "progress":
             now = self._progress
             self._progress = Progress(now.layer, now.name, now.arrived, body["read"], now.total, body["entries"])
+        elif packet.kind == "applied":
+            self._applied.append(body["totals"])
         elif packet.kind == "accepted":
             report = self._await_download()
             if not report.chain:
                 return  # the download has failed, and wait() says so; without a commit the volume never becomes a file system
             for fetch in self._fetches:
                 fetch.result()  # a file that is read where it lies must have stayed the same until its last byte was read
-            report = Report(tuple(body["layers"]), {}, report.digests, report.chain)
+            report = Report(tuple(self._applied), {}, report.digests, report.chain)
             self._reach(Milestone.ACCEPTED, report)
             self._channel.send("commit", uuid=str(filesystem_uuid(report.chain)))
         elif packet.kind == "written":
