@@ -5,7 +5,8 @@ its download begins and needs no path. Either side's death shows as the end of t
 
 Parent to child:   request {size, layers, replay, limits, names} + descriptors; for each layer: layer {name} + descriptor,
                    length {length} whenever more has arrived, end {}; at last commit {uuid}
-Child to parent:   progress {layer, read, entries}, applied {totals}, accepted {}, written {summary}, failed {error, message, hint, …}
+Child to parent:   progress {layer, read, entries}, applied {totals} for each layer, accepted {},
+                   written {summary}, failed {error, message, hint, …}
 """
 
 from __future__ import annotations

@@ -52,20 +52,20 @@ class Model:
                 self._put(self._parent(parts[:-1]), parts[-1], entry)
 
     def _hidden(self, parts: list[bytes]) -> None:
-        if not self._is_there(parts[:-1]):
+        parent = self._existing(parts[:-1])
+        if parent is None:
             return
-        parent = self._parent(parts[:-1])
         if parts[-1] == OPAQUE:
             self._hide(parent)
         else:
             self._whiteout(parent, parts[-1].removeprefix(WHITEOUT))
 
-    def _is_there(self, parts: list[bytes]) -> bool:
-        """Whether a path without symlinks leads to a directory; whiteouts in these tests have no others."""
+    def _existing(self, parts: list[bytes]) -> Node | None:
+        """The directory at a path without symlinks; whiteouts in these tests have no others."""
         node: Node | None = self._root
         for part in parts:
             node = node.children.get(part) if node else None
-        return node is not None and node.entry.kind == stat.S_IFDIR
+        return node if node is not None and node.entry.kind == stat.S_IFDIR else None
 
     def _put(self, parent: Node, name: bytes, entry: Entry) -> None:
         before = parent.children.get(name)

@@ -1,0 +1,85 @@
+"""Killed at every moment at which something durable is about to change: the next run ends where an undisturbed one does."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from .layers import change, root
+from .workshop import Workshop, contents
+from .zygote import Zygote
+
+LAYERS = [root("base", {"srv/old": b"old"}), change("app", {"srv/app": b"v1"})]
+STRIDE = 9
+"""The quick tier tries one moment of so many, another share of them in each story; the slow one tries them all."""
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Workshop:
+    """What an undisturbed run makes."""
+    workshop = declared(Workshop(tmp_path_factory.mktemp("calm") / "workshop", zygote))
+    workshop.converge()
+    return workshop
+
+
+def declared(workshop: Workshop) -> Workshop:
+    workshop.image("web", LAYERS, snapshots=["a", "b"])
+    return workshop
+
+
+def images(workshop: Workshop) -> dict[str, str]:
+    """Digests of all volumes and snapshots."""
+    return contents(path for path in (workshop.state / "pools").rglob("*") if path.is_file())
+
+
+def killed_at(moment: int, workshop: Workshop, *words: str) -> bool:
+    """Whether the run came to this moment, and died of it."""
+    return workshop.start("--once", *words, die_at=moment).wait().code == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_killed_at_any_moment_of_the_first_run(stride: int, tmp_path: Path, zygote: Zygote, calm: Workshop) -> None:
+    """Whatever was half done, the next run makes the same images, and then there is nothing to do and nothing left over."""
+    moment = stride
+    while True:
+        workshop = declared(Workshop(tmp_path / str(moment), zygote))
+        if not killed_at(moment, workshop):
+            break
+        workshop.once("-o", "json").expect(0)
+        assert images(workshop) == images(calm), f"killed at moment {moment}"
+        workshop.settled()
+        moment += stride
+
+    assert moment > 3 * STRIDE, "a run has many moments"
+
+
+@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_killed_at_any_moment_of_an_update_and_a_prune(stride: int, tmp_path: Path, calm: Workshop) -> None:
+    """An update that adds a snapshot and takes one away ends the same, wherever it is cut off; the one that stays is untouched."""
+    moment = stride // 2 + 1
+    while True:
+        workshop = calm.copy(tmp_path / str(moment))
+        workshop.image("web", [*LAYERS, change("more", {"srv/more": b"1"})], snapshots=["b", "c"])
+        if not killed_at(moment, workshop, "--prune"):
+            break
+        workshop.once("--prune").expect(0)
+        assert {path.name for path in workshop.snapshot("b").parent.iterdir()} == {"b.ext4", "c.ext4"}
+        assert images(workshop)["b.ext4"] == images(calm)["b.ext4"]
+        assert workshop.plan()["held"] == []
+        workshop.settled()
+        moment += stride
+
+    assert moment > 3 * STRIDE
+
+
+def test_killed_again_and_again_at_the_same_early_moment(workshop: Workshop, calm: Workshop) -> None:
+    """A host that dies each time a little later still gets there."""
+    declared(workshop)
+    moment = 5
+    while killed_at(moment, workshop):
+        moment += 7
+
+    assert images(workshop) == images(calm)
+    workshop.settled()
