@@ -82,7 +82,7 @@ def manifest_check(host: Host) -> Check:
 
 
 def registry(host: Host) -> Check:
-    known = host.registry
+    known = host.records
     rows = f"{len(known.images())} images, {len(known.volumes())} volumes, {len(known.snapshots())} snapshots"
     return Check("ok", "registry", str(host.settings.registry), rows)
 
@@ -117,9 +117,9 @@ def endpoints(host: Host) -> Iterator[Check]:
 
 
 def runs(host: Host) -> Iterator[Check]:
-    for run in host.registry.runs(status=Status.NEEDS_OPERATOR):
+    for run in host.records.runs(status=Status.NEEDS_OPERATOR):
         yield Check("fail", "run", str(run.subject), f"waits for a person: {run.message}")
-    for failure in host.registry.failures().values():
+    for failure in host.records.failures().values():
         if not failure.waits_for_person:
             subject = f"{failure.kind.lower()}/{failure.name}"
             yield Check("warn", "run", subject, f"the last run failed: {failure.reason}: {failure.message}")

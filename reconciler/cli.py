@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,37 +19,11 @@ import click
 
 from reconciler import __version__
 from reconciler.errors import CommandError, Exit, ReconcilerError, Stopped, UsageError
+from reconciler.interrupt import Interrupted
 from reconciler.labels import parse_labels
 from reconciler.settings import Settings, default_state
 
 FORMATS = ("table", "json")
-
-
-class Interrupted:
-    """The first SIGINT or SIGTERM asks running work to stop at its next boundary; ``stop`` is what that work looks at."""
-
-    def __init__(self) -> None:
-        self.stop = threading.Event()
-        self.signal = 0
-
-    def __call__(self, number: int, frame: object) -> None:
-        if self.signal:
-            raise KeyboardInterrupt
-        self.signal = number
-        self.stop.set()
-
-    @contextmanager
-    def installed(self) -> Iterator[Interrupted]:
-        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @property
-    def exit(self) -> Exit:
-        return Exit.SIGTERM if self.signal == signal.SIGTERM else Exit.SIGINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +75,17 @@ def changing(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-l", "--selector", metavar="SELECTOR", help="Only images with these labels: key=value,key!=value,key."),
         click.option("--prune", is_flag=True, help="Also remove what no manifest declares any more."),
         click.option("--diff", is_flag=True, help="Show the fields of each change."),
+    ):
+        command = option(command)
+    return command
+
+
+def about_layers(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the verbs that read layers given on the command line."""
+    for option in (
+        click.option("--anonymous", is_flag=True, help="Read s3:// layers without credentials."),
+        click.option("--endpoint-url", metavar="URL", help="S3 endpoint for s3:// layers."),
+        click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="As in the manifest: maxEntries=100000."),
     ):
         command = option(command)
     return command
@@ -268,12 +251,19 @@ def events(context: click.Context, /, object_: str | None, limit: int, **_: Any)
 @shared
 @click.argument("run_id", metavar="[RUN]", required=False)
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest N runs.")
+@click.option("--release", is_flag=True, help="You have looked: let the run RUN, which waits for a person, try again.")
+@click.option("--cancel", is_flag=True, help="End the run RUN; what it was for is planned anew.")
 @click.pass_context
-def runs(context: click.Context, /, run_id: str | None, limit: int, **_: Any) -> int:
+def runs(context: click.Context, /, run_id: str | None, limit: int, release: bool, cancel: bool, **_: Any) -> int:
     """Show state machine runs, or one run with each of its transitions."""
     from reconciler import host, inventory, report
 
     chosen = options(context)
+    if release or cancel:
+        if run_id is None or (release and cancel):
+            raise UsageError("--release and --cancel are for one run", hint="name it: reconcile runs RUN --release")
+        with host.writing(chosen.settings, stop=threading.Event()) as ours:
+            inventory.settle(ours, run_id, release=release)
     with host.reading(chosen.settings, lenient=True) as ours:
         found = inventory.runs(ours, run_id, limit)
     if chosen.json:
@@ -321,9 +311,7 @@ def show_checks(found: Sequence[Any], chosen: Options, report: Any) -> int:
 @cli.command()
 @shared
 @click.argument("layer")
-@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="A limit of the manifest, e.g. maxEntries=100000.")
-@click.option("--endpoint-url", metavar="URL", help="S3 endpoint for an s3:// layer.")
-@click.option("--anonymous", is_flag=True, help="Read an s3:// layer without credentials.")
+@about_layers
 @click.pass_context
 def inspect(
     context: click.Context, /, layer: str, limits: tuple[str, ...], endpoint_url: str | None, anonymous: bool, **_: Any
@@ -348,9 +336,7 @@ def inspect(
 @click.argument("layers", nargs=-1, required=True)
 @click.option("--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The image file to write.")
 @click.option("--size", required=True, metavar="SIZE", help="Size of the file system, e.g. 8GiB.")
-@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="A limit of the manifest, e.g. maxEntries=100000.")
-@click.option("--endpoint-url", metavar="URL", help="S3 endpoint for s3:// layers.")
-@click.option("--anonymous", is_flag=True, help="Read s3:// layers without credentials.")
+@about_layers
 @click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How long work is shown.")
 @click.pass_context
 def build(

@@ -23,6 +23,9 @@ BUSY_TIMEOUT = 5.0
 Migration = Sequence[str]
 """The statements that lead from one schema version to the next."""
 
+MIGRATIONS: tuple[Migration, ...] = ()
+"""``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; the tables of ``registry`` are always the newest schema."""
+
 # The log of events only grows, whoever opens the file, and whatever they try: what may go lies below the horizon in ``meta``,
 # which only ``prune`` moves. (A replacing INSERT deletes without asking the second trigger, hence the third.)
 TRIGGERS = (

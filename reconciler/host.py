@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler import manifests
 from reconciler.errors import HostCannot, ManifestsInvalid
@@ -22,8 +23,11 @@ from reconciler.lock import lock
 from reconciler.model import Desired, PoolSpec
 from reconciler.pool.driver import Driver
 from reconciler.pool.file import FilePool
-from reconciler.registry import Registry
+from reconciler.records import Records
 from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Host:
 
     settings: Settings
     desired: Desired
-    registry: Registry
+    records: Records
     spool: Spool
     stop: threading.Event
     faults: tuple[str, ...] = ()
@@ -44,7 +48,14 @@ class Host:
     @cached_property
     def drivers(self) -> Mapping[str, Driver]:
         """A driver for each pool that is declared, and for each that the registry remembers."""
-        return drivers(self.settings, self.desired, self.registry)
+        return drivers(self.settings, self.desired, self.records)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The transactions that write; imported when the first one is due."""
+        from reconciler.registry import Registry
+
+        return Registry.over(self.records)
 
     @cached_property
     def engine(self) -> Engine:
@@ -52,8 +63,8 @@ class Host:
         return Engine(self.registry, machines(hands), stop=self.stop)
 
 
-def drivers(settings: Settings, desired: Desired, registry: Registry) -> dict[str, Driver]:
-    known = {pool for pool, _ in (*registry.volumes(), *registry.snapshots())}
+def drivers(settings: Settings, desired: Desired, records: Records) -> dict[str, Driver]:
+    known = {pool for pool, _ in (*records.volumes(), *records.snapshots())}
     specs = dict(desired.pools) | {name: PoolSpec(name) for name in known - set(desired.pools)}
     return {name: driver(settings, spec) for name, spec in sorted(specs.items())}
 
@@ -79,8 +90,8 @@ def reading(settings: Settings, *, lenient: bool = False) -> Iterator[Host]:
             raise
         desired, faults = Desired({}, {}), error.faults
     stop = threading.Event()
-    with Registry.open(settings.registry, read_only=True) as registry, Spool(settings.spool, stop=stop) as spool:
-        yield Host(settings, desired, registry, spool, stop, faults)
+    with Records.open(settings.registry, read_only=True) as records, Spool(settings.spool, stop=stop) as spool:
+        yield Host(settings, desired, records, spool, stop, faults)
 
 
 @contextmanager
@@ -93,10 +104,10 @@ def writing(settings: Settings, *, stop: threading.Event) -> Iterator[Host]:
     make_state(settings.state)
     with (
         lock(settings.lock),
-        Registry.open(settings.registry) as registry,
+        Records.open(settings.registry) as records,
         Spool(settings.spool, stop=stop) as spool,
     ):
-        yield Host(settings, desired, registry, spool, stop)
+        yield Host(settings, desired, records, spool, stop)
 
 
 def make_state(state: Path) -> None:

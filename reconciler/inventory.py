@@ -129,7 +129,7 @@ def describe(host: Host, kind: Kind, name: str) -> dict[str, Any]:
     if not told:
         raise UsageError(f"there is no {kind.lower()} {name!r}", hint=f"see them with: reconcile list {kind.lower()}")
     log = events(host, kind, str(told.get("name", name)), 20)
-    history = [run_json(run) for run in host.registry.runs(kind, str(told.get("name", name)), limit=10)]
+    history = [run_json(run) for run in host.records.runs(kind, str(told.get("name", name)), limit=10)]
     return {"kind": kind.value} | told | {"runs": history, "events": log}
 
 
@@ -201,7 +201,7 @@ def inline(item: object) -> str:
 
 
 def events(host: Host, kind: Kind | None, name: str | None, limit: int) -> list[dict[str, Any]]:
-    found = host.registry.events(kind, name, limit)
+    found = host.records.events(kind, name, limit)
     return [asdict(event) | {"at": at(event.at)} for event in found]
 
 
@@ -213,16 +213,24 @@ def show_events(found: Sequence[Mapping[str, Any]]) -> None:
 def runs(host: Host, run_id: str | None, limit: int) -> list[dict[str, Any]]:
     """The newest runs; one run comes with its transitions. Raises UsageError for an unknown one."""
     if run_id is None:
-        return [run_json(run) for run in host.registry.runs(limit=limit)]
+        return [run_json(run) for run in host.records.runs(limit=limit)]
     try:
-        run = host.registry.run(run_id)
+        run = host.records.run(run_id)
     except KeyError:
         raise UsageError(f"there is no run {run_id!r}", hint="see them with: reconcile runs") from None
     steps = [
         asdict(step) | {"started": at(step.started), "ended": at(step.ended) if step.ended is not None else None}
-        for step in host.registry.transitions(run_id)
+        for step in host.records.transitions(run_id)
     ]
     return [run_json(run) | {"input": run.input, "data": run.data, "transitions": steps}]
+
+
+def settle(host: Host, run_id: str, *, release: bool) -> None:
+    """Let a run that waits for a person go on, or end it. Raises UsageError for an unknown one."""
+    try:
+        host.engine.release(run_id) if release else host.engine.cancel(run_id, "cancelled by a person")
+    except KeyError:
+        raise UsageError(f"there is no run {run_id!r}", hint="see them with: reconcile runs") from None
 
 
 def run_json(run: Run) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from reconciler.plan import plan
 
 SETTLE_SECONDS = 0.3
 RESYNC_SECONDS = 300.0
+HISTORY = 10_000
+"""How many of the newest events, and of the newest runs, are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Look:
 
 def look_offline(host: Host) -> Look:
     """Observe and plan without asking any source: unpinned layers are taken to be what they were when last applied."""
-    observed = observe(host.desired, host.registry, host.drivers, lambda sources: {})
+    observed = observe(host.desired, host.records, host.drivers, lambda sources: {})
     images = {name: as_applied(image, observed) for name, image in host.desired.images.items()}
     return Look(observed, plan(replace(host.desired, images=images), observed))
 
@@ -68,7 +70,7 @@ def as_applied(image: ImageSpec, observed: Observed) -> ImageSpec:
 def look(host: Host, wish: Wish) -> Look:
     """Observe and plan; changes nothing. Raises Guarded where the wish is too dangerous to carry out."""
     selection = selected(host.desired, wish.selector)
-    observed = observe(host.desired, host.registry, host.drivers, lambda sources: resolve(host, sources), selection=selection)
+    observed = observe(host.desired, host.records, host.drivers, lambda sources: resolve(host, sources), selection=selection)
     guard(host.desired, observed, wish)
     return Look(observed, plan(host.desired, observed, prune=wish.prune, selection=selection))
 
@@ -96,7 +98,7 @@ def resolve(host: Host, sources: Sequence[Source]) -> Mapping[Source, Resolution
         if isinstance(head, ReconcilerError):
             found[one] = Resolution(one, error=str(head), reason=head.reason)
         else:
-            found[one] = Resolution(one, head.etag, head.size, host.registry.digest_seen(one, head.etag, head.size))
+            found[one] = Resolution(one, head.etag, head.size, host.records.digest_seen(one, head.etag, head.size))
     return found
 
 
@@ -120,6 +122,8 @@ def converge(host: Host, wish: Wish, progress: report.Progress, *, stop: threadi
         if expired.is_set():
             raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")
     tidy(host, now.plan)
+    if ledger.done:
+        host.registry.prune_history(HISTORY)
     return outcome(host.name, host.desired, now.observed, now.plan, ledger, time.monotonic() - started)
 
 
@@ -158,7 +162,11 @@ def discard_leftovers(host: Host) -> None:
 
 
 def tidy(host: Host, left: Plan) -> None:
-    """Give back the spool's space: layers stay only where something still has to be built from them."""
+    """End runs that nothing wants any more; keep layers in the spool only where something is to be built from them."""
+    wanted = {action.key for action in left.actions}
+    for run in host.records.open_runs():
+        if str(run.subject) not in wanted:
+            host.engine.cancel(run.id, "no longer wanted")
     keep = {layer.sha256 for action in left.actions for layer in action.layers if layer.sha256}
     if host.settings.spool.exists() and not any(action.verb is Verb.RESOLVE for action in left.actions):
         host.spool.sweep(keep)

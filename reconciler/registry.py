@@ -10,8 +10,6 @@ through one connection behind a lock: a second one would wait for the first as w
 from __future__ import annotations
 
 import sqlite3
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -29,12 +27,9 @@ from sqlmodel import CheckConstraint, Field, SQLModel, Text, col, select
 
 from reconciler import database, rows
 from reconciler.fsm import Conflict
-from reconciler.image.spec import Source
-from reconciler.machine import Entry, Event, Result, Run, Status, Subject, Transition
-from reconciler.model import Fact, Failure, ImageRow, Kind, SnapshotRow, VolumeRow
-
-MIGRATIONS: tuple[database.Migration, ...] = ()
-"""``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; the tables below are always the newest schema."""
+from reconciler.machine import Entry, Result, Run, Status, Subject
+from reconciler.model import Fact, ImageRow, Kind
+from reconciler.records import Records
 
 # ----------------------------------------------------------------------------------------------------- tables
 
@@ -190,40 +185,23 @@ def schema() -> Iterator[str]:
 # --------------------------------------------------------------------------------------------------- registry
 
 
-class Registry:
+class Registry(Records):
     """The open registry. Thread-safe; a context manager. Raises HostCannot where SQLite can't read or write its file."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path, *, read_only: bool, clock: Callable[[], float]) -> None:
-        self.path = path
-        self._raw = connection
+        super().__init__(connection, path, read_only=read_only, clock=clock)
         self._engine = sql.create_engine("sqlite://", creator=lambda: connection, poolclass=sql.StaticPool)
-        self._lock = threading.Lock()
-        self._read_only = read_only
-        self._clock = clock
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> Registry:
-        """Open the registry, making or migrating it first where that is due.
-
-        ``read_only`` gives what it holds now, as a copy in memory; empty where there is no file. Nothing is written.
-        """
-        connection = database.snapshot(path) if read_only else database.connect(path)
-        try:
-            database.upgrade(connection, path, schema, MIGRATIONS)
-        except BaseException:
-            connection.close()
-            raise
-        return cls(connection, path, read_only=read_only, clock=clock)
+    def over(cls, records: Records) -> Registry:
+        """The writing half of an open registry; it shares the connection, which stays the other's to close."""
+        registry = cls(records._raw, records.path, read_only=records._read_only, clock=records._clock)
+        registry._lock = records._lock
+        return registry
 
     def close(self) -> None:
         self._engine.dispose()
-        self._raw.close()
-
-    def __enter__(self) -> Registry:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        super().close()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -245,34 +223,6 @@ class Registry:
             if self._raw.total_changes != before:
                 db.execute(sql.update(MetaTable).where(col(MetaTable.key) == "serial").values(value=col(MetaTable.value) + 1))
             db.commit()
-
-    # --------------------------------------------------------------------------------------- what there should be
-
-    @property
-    def host(self) -> str:
-        """Random id of this host, made when the registry was."""
-        return self._meta("host")
-
-    @property
-    def serial(self) -> int:
-        """Grows with every change; equal serials mean an unchanged registry."""
-        return int(self._meta("serial"))
-
-    def images(self) -> dict[str, ImageRow]:
-        return {row["name"]: rows.image_of(row) for row in self._all(ImageTable)}
-
-    def volumes(self) -> dict[tuple[str, str], VolumeRow]:
-        """By pool and chain."""
-        return {(row["pool"], row["chain"]): rows.volume_of(row) for row in self._all(VolumeTable)}
-
-    def snapshots(self) -> dict[tuple[str, str], SnapshotRow]:
-        """By pool and name."""
-        return {(row["pool"], row["name"]): SnapshotRow(**row) for row in self._all(SnapshotTable)}
-
-    def digest_seen(self, source: Source, etag: str, size: int) -> str | None:
-        """The digest that the bytes of this ETag and length were seen to have, or None where they never were."""
-        where = (SeenTable.origin == rows.origin(source), SeenTable.etag == etag, SeenTable.size == size)
-        return next((row["digest"] for row in self._rows(select(SeenTable).where(*where))), None)
 
     def record_image(self, row: ImageRow) -> None:
         with self._writing() as db:
@@ -296,41 +246,10 @@ class Registry:
         with self._writing() as db:
             return int(db.execute(sql.text(take), {"pool": pool}).scalar_one())
 
-    # ---------------------------------------------------------------------------------------------- what happened
-
-    def failures(self) -> dict[tuple[Kind, str], Failure]:
-        """Objects whose last run failed, needs a person, or waits to be tried again; by kind and name."""
-        last = select(sql.func.max(RunTable.number)).group_by(col(RunTable.kind), col(RunTable.pool), col(RunTable.name))
-        status = col(RunTable.status)
-        bad = status.in_([Status.FAILED, Status.NEEDS_OPERATOR]) | ((status == Status.ACTIVE) & (col(RunTable.attempt) > 0))
-        found = self._rows(select(RunTable).where(col(RunTable.number).in_(last), bad).order_by(col(RunTable.number)))
-        return {(Kind(row["kind"]), row["name"]): rows.failure_of(row) for row in found}
-
     def event(self, kind: str, name: str, reason: str, message: str, run: str = "") -> None:
         """Append to the log."""
         with self._writing() as db:
             self._log(db, Subject(kind, name), reason, message, run)
-
-    def events(self, kind: str | None = None, name: str | None = None, limit: int = 100) -> tuple[Event, ...]:
-        """The newest ``limit`` events, oldest first."""
-        return tuple(Event(**row) for row in self._newest(EventTable, EventTable.seq, limit, kind=kind, name=name))
-
-    def runs(
-        self, kind: str | None = None, name: str | None = None, status: str | None = None, limit: int = 100
-    ) -> tuple[Run, ...]:
-        """The newest ``limit`` runs, oldest first."""
-        found = self._newest(RunTable, RunTable.number, limit, kind=kind, name=name, status=status)
-        return tuple(rows.run_of(row) for row in found)
-
-    def run(self, run_id: str) -> Run:
-        """Raises KeyError."""
-        with self._reading() as db:
-            return _find(db, run_id)
-
-    def transitions(self, run_id: str) -> tuple[Transition, ...]:
-        """Every attempt and other change of a run, oldest first."""
-        found = select(TransitionTable).where(TransitionTable.run == run_id).order_by(col(TransitionTable.seq))
-        return tuple(rows.transition_of(row) for row in self._rows(found))
 
     def prune_history(self, keep: int) -> int:
         """Keep the newest ``keep`` events and runs, and each object's last run; return how many were deleted."""
@@ -350,9 +269,6 @@ class Registry:
             db.execute(sql.insert(RunTable).values(**rows.run_row(run)))
             self._log(db, run.subject, "Opened", f"{run.machine}: {run.state}", run.id)
         return run
-
-    def open_runs(self) -> tuple[Run, ...]:
-        return tuple(rows.run_of(row) for row in self._rows(select(RunTable).where(_OPEN).order_by(col(RunTable.number))))
 
     def begin_attempt(self, run: Run, at: float) -> Run:
         with self._writing() as db:
@@ -385,21 +301,6 @@ class Registry:
             return self._mark(db, run, why) if run.status.is_open and not run.cancel else run
 
     # ------------------------------------------------------------------------------------------------- small parts
-
-    def _rows(self, query: Any) -> list[dict[str, Any]]:
-        with self._reading() as db:
-            return [dict(row) for row in db.execute(query).mappings()]
-
-    def _all(self, table: type[Table]) -> list[dict[str, Any]]:
-        """In the order of the key."""
-        return self._rows(select(table).order_by(*Table.metadata.tables[str(table.__tablename__)].primary_key))
-
-    def _newest(self, table: type[Table], order: Any, limit: int, **equal: str | None) -> list[dict[str, Any]]:
-        wanted = {name: value for name, value in equal.items() if value is not None}
-        return self._rows(select(table).filter_by(**wanted).order_by(order.desc()).limit(limit))[::-1]
-
-    def _meta(self, key: str) -> str:
-        return str(self._rows(select(MetaTable).where(MetaTable.key == key))[0]["value"])
 
     def _mark(self, db: Connection, run: Run, why: str) -> Run:
         db.execute(sql.update(RunTable).where(col(RunTable.id) == run.id).values(cancel=why))

@@ -41,7 +41,7 @@ _COLUMNS = (
     ("modes", "H"),
     ("uids", "I"),
     ("gids", "I"),
-    ("mtimes", "q"),
+    ("mtimes", "Q"),
     ("sizes", "Q"),
     ("counts", "I"),
     ("extents", "Q"),
@@ -102,7 +102,7 @@ def _write_inode(columns: _Columns, inode: Inode) -> None:
     columns.modes.append(inode.kind | inode.mode)
     columns.uids.append(inode.uid)
     columns.gids.append(inode.gid)
-    columns.mtimes.append(inode.mtime)
+    columns.mtimes.append(inode.mtime - MIN_MTIME)  # nanoseconds up to 2446 do not fit a signed word
     columns.sizes.append(inode.size)
     columns.counts.append(_count(inode))
     for extent in inode.extents:
@@ -239,10 +239,11 @@ class _Loader:
         return inode
 
     def _inode(self) -> tuple[Inode, int]:
-        mode, uid, gid, mtime = (self._next(column) for column in ("modes", "uids", "gids", "mtimes"))
+        mode, uid, gid, since = (self._next(column) for column in ("modes", "uids", "gids", "mtimes"))
+        mtime = since + MIN_MTIME
         size, count = self._next("sizes"), self._next("counts")
         kind = stat.S_IFMT(mode)
-        if kind not in _KINDS or max(uid, gid) > MAX_ID or not MIN_MTIME <= mtime <= MAX_MTIME or (size and kind != stat.S_IFREG):
+        if kind not in _KINDS or max(uid, gid) > MAX_ID or mtime > MAX_MTIME or (size and kind != stat.S_IFREG):
             raise Malformed("index", "an inode has impossible metadata")
         inode = Inode(kind, stat.S_IMODE(mode), uid, gid, mtime, size, xattrs=self._xattrs(kind))
         if kind == stat.S_IFDIR:

@@ -57,7 +57,7 @@ def test_killed_at_any_moment_of_the_first_run(stride: int, tmp_path: Path, zygo
 
 @pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
 def test_killed_at_any_moment_of_an_update_and_a_prune(stride: int, tmp_path: Path, calm: Workshop) -> None:
-    """An update that adds a snapshot and takes one away ends the same, wherever it is cut off; the one that stays is untouched."""
+    """An update that adds a snapshot and takes one away ends the same wherever it is cut off; the third one is untouched."""
     moment = stride // 2 + 1
     while True:
         workshop = calm.copy(tmp_path / str(moment))

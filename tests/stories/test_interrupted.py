@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import subprocess
 from contextlib import closing
 from itertools import count
 
@@ -116,12 +117,12 @@ def test_killed_again_and_again_it_converges(workshop: Workshop) -> None:
     calm = contents((workshop.root / "calm/pools").rglob("*.ext4"))
 
     killed = 0
-    for delay in count(30):
+    for attempt in count():
         run = workshop.start("--once")
         try:
-            run.process.wait(delay * 0.02)
+            run.process.wait(0.02 * 1.3**attempt)
             break
-        except Exception:
+        except subprocess.TimeoutExpired:
             run.kill()
             killed += 1
 

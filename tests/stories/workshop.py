@@ -335,10 +335,11 @@ def workers(state: Path, patience: float = 5.0) -> list[str]:
 
 
 def _holders(prefix: str) -> Iterable[str]:
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if os.readlink(link).startswith(prefix) and int(link.parts[2]) != os.getpid():
-                yield (Path(*link.parts[:3]) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if "reconcile" in command and any(os.readlink(fd).startswith(prefix) for fd in (process / "fd").iterdir()):
+                yield command
         except OSError:
             continue
 

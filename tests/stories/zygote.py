@@ -106,21 +106,40 @@ def main(path: str) -> int:
     """Wait for commands to run, until standard input ends."""
     warm_up()
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
         listener.listen(64)
         print("ready", flush=True)
+        running: dict[int, tuple[int, socket.socket]] = {}
         while True:
-            ready, _, _ = select.select([listener, sys.stdin], [], [])
+            ready, _, _ = select.select([sys.stdin, listener, *running], [], [])
             if sys.stdin in ready:
                 return 0
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                supervise(connection)
-            connection.close()
+            for ended in running.keys() & ready:
+                report(ended, *running.pop(ended))
+            if listener in ready:
+                connection, _ = listener.accept()
+                pid = fork(connection)
+                running[os.pidfd_open(pid)] = pid, connection
+
+
+def fork(connection: socket.socket) -> int:
+    """Start the command that the connection asks for, and tell its process id."""
+    told, streams, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    if (pid := os.fork()) == 0:
+        become(json.loads(told), *streams)
+    for stream in streams:
+        os.close(stream)
+    connection.send(str(pid).encode())
+    return pid
+
+
+def report(ended: int, pid: int, connection: socket.socket) -> None:
+    """Tell how a command has ended, and let go of it."""
+    _, status = os.waitpid(pid, 0)
+    os.close(ended)
+    with connection, contextlib.suppress(BrokenPipeError):
+        connection.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def warm_up() -> None:
@@ -134,20 +153,6 @@ def warm_up() -> None:
         tarfile.open(Path(scratch, "layer.tar"), "w").close()
         for words in (["--once", "--progress", "none"], ["plan"], ["list"]):
             cli.main([*words, "-o", "json", "-f", scratch, "--state", f"{scratch}/state"])
-
-
-def supervise(connection: socket.socket) -> NoReturn:
-    """Fork the command, tell its process id, and then how it ended."""
-    told, (out, err), _, _ = socket.recv_fds(connection, 1 << 20, 2)
-    if (pid := os.fork()) == 0:
-        connection.close()
-        become(json.loads(told), out, err)
-    connection.send(str(pid).encode())
-    os.close(out)
-    os.close(err)
-    _, status = os.waitpid(pid, 0)
-    connection.send(str(os.waitstatus_to_exitcode(status)).encode())
-    os._exit(0)
 
 
 def become(asked: Mapping[str, Any], out: int, err: int) -> NoReturn:
@@ -189,13 +194,18 @@ class Death:
         self._lock = threading.Lock()
 
     def await_it(self) -> None:
+        connect = sqlite3.connect
+
+        def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
+            connection = connect(*arguments, **options)
+            connection.set_trace_callback(self._hear_sql)
+            return connection
+
+        sqlite3.connect = traced
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "sqlite3.connect/handle":
-            connection: sqlite3.Connection = arguments[0]
-            connection.set_trace_callback(self._hear_sql)
-        elif event in self.EVENTS and self._concerns(event, arguments):
+        if event in self.EVENTS and self._concerns(event, arguments):
             self._come_nearer()
 
     def _concerns(self, event: str, arguments: tuple[Any, ...]) -> bool:

@@ -89,6 +89,14 @@ class Image:
         self._wide = bool(incompat & INCOMPAT_64BIT)
         self._descriptor_size = struct.unpack_from("<H", block, 0xFE)[0] if self._wide else 32
 
+    def file_blocks(self) -> Iterator[tuple[int, bytes]]:
+        """Each physical block that holds data of a regular file, and its content."""
+        inodes = {inode.number: inode for _, inode in self._walk(2, b"") if stat.S_ISREG(inode.mode)}
+        for inode in inodes.values():
+            for _, physical, count, _ in self.extents(inode):
+                for block in range(physical, physical + count):
+                    yield block, self._blocks(block, 1)
+
     def describe(self, *, largest: int = 1 << 62) -> dict[bytes, Facts]:
         """Everything; files of more than ``largest`` bytes without a digest."""
         names = {ROOT: self.inode(2), **dict(self._walk(2, b""))}
