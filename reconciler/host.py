@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,6 +63,13 @@ class Host:
         return Engine(self.registry, machines(hands), stop=self.stop)
 
 
+def new_schema() -> Iterable[str]:
+    """The tables of a registry that is not there yet; only then are they imported."""
+    from reconciler.registry import schema
+
+    return schema()
+
+
 def drivers(settings: Settings, desired: Desired, records: Records) -> dict[str, Driver]:
     known = {pool for pool, _ in (*records.volumes(), *records.snapshots())}
     specs = dict(desired.pools) | {name: PoolSpec(name) for name in known - set(desired.pools)}
@@ -90,7 +97,7 @@ def reading(settings: Settings, *, lenient: bool = False) -> Iterator[Host]:
             raise
         desired, faults = Desired({}, {}), error.faults
     stop = threading.Event()
-    with Records.open(settings.registry, read_only=True) as records, Spool(settings.spool, stop=stop) as spool:
+    with Records.of(settings.registry, new_schema, read_only=True) as records, Spool(settings.spool, stop=stop) as spool:
         yield Host(settings, desired, records, spool, stop, faults)
 
 
@@ -104,7 +111,7 @@ def writing(settings: Settings, *, stop: threading.Event) -> Iterator[Host]:
     make_state(settings.state)
     with (
         lock(settings.lock),
-        Records.open(settings.registry) as records,
+        Records.of(settings.registry, new_schema) as records,
         Spool(settings.spool, stop=stop) as spool,
     ):
         yield Host(settings, desired, records, spool, stop)

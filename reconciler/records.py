@@ -37,14 +37,16 @@ class Records:
         self._clock = clock
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> Self:
-        """Open the registry, making or migrating it first where that is due.
+    def of(
+        cls, path: Path, create: Callable[[], Iterable[str]], *, read_only: bool = False, clock: Callable[[], float] = time.time
+    ) -> Self:
+        """Open the registry, migrating it first where that is due; ``create`` gives the statements that make a new one.
 
         ``read_only`` gives what it holds now, as a copy in memory; empty where there is no file. Nothing is written.
         """
         connection = database.snapshot(path) if read_only else database.connect(path)
         try:
-            database.upgrade(connection, path, _newest_schema, database.MIGRATIONS)
+            database.upgrade(connection, path, create, database.MIGRATIONS)
         except BaseException:
             connection.close()
             raise
@@ -140,9 +142,3 @@ class Records:
 
     def _meta(self, key: str) -> str:
         return str(self._rows("SELECT value FROM meta WHERE key = ?", (key,))[0]["value"])
-
-
-def _newest_schema() -> Iterable[str]:
-    from reconciler.registry import schema
-
-    return schema()

@@ -10,6 +10,7 @@ through one connection behind a lock: a second one would wait for the first as w
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -191,6 +192,11 @@ class Registry(Records):
     def __init__(self, connection: sqlite3.Connection, path: Path, *, read_only: bool, clock: Callable[[], float]) -> None:
         super().__init__(connection, path, read_only=read_only, clock=clock)
         self._engine = sql.create_engine("sqlite://", creator=lambda: connection, poolclass=sql.StaticPool)
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> Registry:
+        """See ``Records.of``."""
+        return cls.of(path, schema, read_only=read_only, clock=clock)
 
     @classmethod
     def over(cls, records: Records) -> Registry:

@@ -281,7 +281,7 @@ class Build:
                 self._fail(error)
 
     def _verdict(self, body: Mapping[str, Any]) -> errors.ReconcilerError:
-        # Counted by what the builder has finished: the download may be layers ahead of it, and progress is told now and then only.
+        # What the builder has finished counts: the download may be layers ahead of it, and progress is told now and then only.
         number = min(self._request.replay + len(self._applied), len(self._request.layers) - 1)
         message = f"layer {self._request.layers[number].name}: {body['message']}"
         if body["error"] == "LayerRefused":

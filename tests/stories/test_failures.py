@@ -149,10 +149,10 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("s3", [False, True], ids=["the image doesn't fit", "the download doesn't fit"])
-def test_a_full_file_system_fails_the_image_and_leaves_nothing(small: Path, bucket: Workshop, s3: bool) -> None:
+@pytest.mark.parametrize("fetched", [False, True], ids=["the image doesn't fit", "the download doesn't fit"])
+def test_a_full_file_system_fails_the_image_and_leaves_nothing(small: Path, bucket: Workshop, fetched: bool) -> None:
     """No space: the reason is PoolFull, the half-written volume is gone, and a smaller image takes its place."""
-    bucket.image("web", [BASE, change("huge", {"srv/app": noise(10 << 20)})], s3=s3, size="64MiB")
+    bucket.image("web", [BASE, change("huge", {"srv/app": noise(10 << 20)})], s3=fetched, size="64MiB")
     state = ["--state", str(small / "state")]
 
     done = bucket.once("-o", "json", *state).expect(1)
@@ -160,6 +160,6 @@ def test_a_full_file_system_fails_the_image_and_leaves_nothing(small: Path, buck
     assert done.object("Image", "web")["reason"] == "PoolFull", done
     bucket.run("list", *state).expect(0).words("web", "Failed")
     assert not [path for path in small.rglob("*") if path.name.endswith((".partial", ".ext4"))]
-    bucket.image("web", [BASE, GOOD], s3=s3)
+    bucket.image("web", [BASE, GOOD], s3=fetched)
     bucket.once(*state).expect(0)
     bucket.once("--detailed-exitcode", *state).expect(0)
