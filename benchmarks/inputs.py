@@ -70,11 +70,11 @@ def small_files() -> Path:
 def _small_files() -> Iterator[samples.Entry]:
     """Sizes as in a source tree: most below a block, some a few; the bytes compress about as text does."""
     chosen = random.Random(1)
-    text = bytes(chosen.choices(b"etaoin shrdlu\n", k=20_000))
+    text = bytes(chosen.choices(b"etaoin shrdlu\n", k=8_000_000))
     for number in range(SMALL_FILES):
         if number % 100 == 0:
             yield samples.folder(f"d{number // 100:03d}")
-        start, length = chosen.randrange(10_000), min(int(chosen.expovariate(1 / 1500)), 10_000)
+        start, length = chosen.randrange(7_900_000), min(int(chosen.expovariate(1 / 1500)), 10_000)
         yield samples.file(f"d{number // 100:03d}/file-{number:05d}.txt", text[start : start + length])
 
 

@@ -6,9 +6,10 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
@@ -23,6 +24,8 @@ from reconciler.image.tar import Reader
 from reconciler.image.tree import Inode, Tree
 
 pytestmark = pytest.mark.timeout(0)
+
+T = TypeVar("T")
 
 ROUNDS = 3
 SIZE = 4 * GIB
@@ -42,6 +45,11 @@ def volume(tmp_path: Path) -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
+def measure(benchmark: BenchmarkFixture, work: Callable[..., T], *arguments: object, **options: Any) -> T:
+    result: T = benchmark.pedantic(work, arguments, rounds=ROUNDS, warmup_rounds=1, **options)  # type: ignore[no-untyped-call]
+    return result
+
+
 def read(layer: Path) -> int:
     """Every member, and every byte of data, to the verified end of the stream."""
     entries = 0
@@ -55,7 +63,7 @@ def read(layer: Path) -> int:
 
 
 def test_tar_reader(benchmark: BenchmarkFixture, layer: Path) -> None:
-    entries = benchmark.pedantic(read, (layer,), rounds=ROUNDS, warmup_rounds=1)
+    entries = measure(benchmark, read, layer)
     benchmark.extra_info.update(entries=entries, stored_bytes=layer.stat().st_size)
 
 
@@ -74,7 +82,7 @@ def judge_and_place(found: list[Member]) -> Tree:
 
 def test_judge_and_tree(benchmark: BenchmarkFixture, plain_layer: Path) -> None:
     found = members(plain_layer)
-    benchmark.pedantic(judge_and_place, (found,), rounds=ROUNDS, warmup_rounds=1)
+    measure(benchmark, judge_and_place, found)
     benchmark.extra_info.update(entries=len(found))
 
 
@@ -114,7 +122,7 @@ def test_ext4_writer(benchmark: BenchmarkFixture, plain_layer: Path, volume: Pat
         volume.unlink(missing_ok=True)
         return (work(found), volume), {}
 
-    benchmark.pedantic(write, setup=fresh, rounds=ROUNDS, warmup_rounds=1)
+    measure(benchmark, write, setup=fresh)
     benchmark.extra_info.update(
         entries=len(found), data_bytes=sum(member.size for member in found if member.type == stat.S_IFREG)
     )
@@ -127,5 +135,5 @@ def build(layer: Path, volume: Path) -> None:
 
 def test_whole_build(benchmark: BenchmarkFixture, layer: Path, volume: Path) -> None:
     """The command as users run it: two processes, digest, image, sync, e2fsck."""
-    benchmark.pedantic(build, (layer, volume), rounds=ROUNDS, warmup_rounds=1)
+    measure(benchmark, build, layer, volume)
     benchmark.extra_info.update(stored_bytes=layer.stat().st_size)

@@ -15,6 +15,9 @@ from reconciler.host import Host
 from reconciler.machine import Run, Status, Subject
 from reconciler.model import Action, ImageRow, Kind, Verb
 
+LISTEN_SECONDS = 0.2
+"""How long the main thread waits at a time: a signal that comes while it is about to wait is only heard when it wakes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -53,7 +56,7 @@ def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, 
                 else:
                     running[pool.submit(perform, host, action, progress)] = action
             if running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                for future in wait(running, LISTEN_SECONDS, FIRST_COMPLETED).done:
                     done[running.pop(future).key] = future.result()
             elif stop.is_set():
                 break

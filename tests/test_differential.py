@@ -69,7 +69,7 @@ def everything() -> list[Layer]:
         file(b"usr/bin/su", b"#!", mode=0o4755, mtime=nanoseconds),
         file(b"usr/bin/ping", b"p" * 5000, mode=0o755, xattrs={b"security.capability": capability()}),
         file(b"usr/lib/empty", uid=2**21, gid=2**32 - 2, mtime=-(2**31 - 1) * SECOND + 1),
-        file(b"usr/lib/far", b"\0" * 8192, mtime=(2**34 - 2**31 - 2) * SECOND + 999_999_999),
+        file(b"usr/lib/far", b"\0" * 8192, mtime=(2**33 + 2**31 - 2) * SECOND + 999_999_999),
         hardlink(b"etc/su", b"usr/bin/su"),
         symlink(b"etc/long", b"/" + b"t" * 2000, uid=7),
         symlink(b"etc/59", b"t" * 59),

@@ -26,8 +26,8 @@ MAX_ID = 2**32 - 2
 """The last id, 2^32-1, means "leave as it is" to chown: a setuid file would stay root's."""
 
 MIN_MTIME = -(2**31) * 1_000_000_000
-MAX_MTIME = (2**34 - 2**31) * 1_000_000_000 - 1
-"""Nanoseconds that ext4's 34 bits of seconds can hold."""
+MAX_MTIME = (2**33 + 2**31) * 1_000_000_000 - 1
+"""Nanoseconds. ext4 could go on from 2310 to 2446, but e2fsck takes those times for ill-encoded ones before 1970."""
 
 MAX_MAJOR, MAX_MINOR = 2**12 - 1, 2**20 - 1
 """Device numbers as Linux holds them."""

@@ -12,7 +12,7 @@ from .workshop import Workshop, contents
 from .zygote import Zygote
 
 LAYERS = [root("base", {"srv/old": b"old"}), change("app", {"srv/app": b"v1"})]
-STRIDE = 9
+STRIDE = 13
 """The quick tier tries one moment of so many, another share of them in each story; the slow one tries them all."""
 
 

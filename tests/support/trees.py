@@ -120,10 +120,10 @@ class Dialect:
 
 YEAR_2310 = 5 * 2**31 - 1
 """The last second before e2fsck takes a time for one of 1901 to 1970 that an old kernel has written wrongly."""
-YEAR_1901, YEAR_2446 = -(2**31) + 1, 2**34 - 2**31 - 2
+YEAR_1901, YEAR_2310 = -(2**31) + 1, 2**33 + 2**31 - 2
 DIALECTS = {
-    "pax": Dialect("pax", 255, 2**32 - 2, (YEAR_1901, YEAR_2446), True, True, True),
-    "gnu": Dialect("gnu", 255, 2**32 - 2, (YEAR_1901, YEAR_2446), False, False, True),
+    "pax": Dialect("pax", 255, 2**32 - 2, (YEAR_1901, YEAR_2310), True, True, True),
+    "gnu": Dialect("gnu", 255, 2**32 - 2, (YEAR_1901, YEAR_2310), False, False, True),
     "ustar": Dialect("ustar", 12, 0o7777777, (0, 8**11 - 1), False, False, False),
 }
 EDGES = {
