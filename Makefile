@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test bench lint clean
+.PHONY: run test test-all bench lint clean
 
 run: $(BIN)/.ready
 	$(BIN)/python -m samples.quickstart $(ARGS)
 
 test: $(BIN)/.ready lint
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+
+# The slow tests as well and, as root, those that need loop devices and mounts.
+test-all: $(BIN)/.ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or root" $$(test "$$(id -u)" != 0 || echo --root) $(ARGS)
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .

@@ -10,7 +10,8 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,11 +196,11 @@ def schema() -> int:
 @click.pass_context
 def list_(context: click.Context, /, kind: str | None, **_: Any) -> int:
     """Show images, volumes and snapshots: state, size used, path."""
-    from reconciler import host, inventory, report
+    from reconciler import inventory, report
 
     chosen = options(context)
     wanted = parse_kind(kind) if kind else None
-    with host.reading(chosen.settings, lenient=True) as ours:
+    with looking(chosen.settings) as ours:
         listing = inventory.listing(ours)
     if chosen.json:
         report.document(listing.json(wanted))
@@ -214,11 +215,11 @@ def list_(context: click.Context, /, kind: str | None, **_: Any) -> int:
 @click.pass_context
 def describe(context: click.Context, /, object_: str, **_: Any) -> int:
     """Tell all that is known of one object: what is declared, what is there, its runs and events."""
-    from reconciler import host, inventory, report
+    from reconciler import inventory, report
 
     chosen = options(context)
     kind, name = parse_object(object_)
-    with host.reading(chosen.settings, lenient=True) as ours:
+    with looking(chosen.settings) as ours:
         told = inventory.describe(ours, kind, name)
     if chosen.json:
         report.document(told)
@@ -234,11 +235,11 @@ def describe(context: click.Context, /, object_: str, **_: Any) -> int:
 @click.pass_context
 def events(context: click.Context, /, object_: str | None, limit: int, **_: Any) -> int:
     """Show what happened, oldest first."""
-    from reconciler import host, inventory, report
+    from reconciler import inventory, report
 
     chosen = options(context)
     kind, name = parse_object(object_) if object_ else (None, None)
-    with host.reading(chosen.settings, lenient=True) as ours:
+    with looking(chosen.settings) as ours:
         found = inventory.events(ours, kind, name, limit)
     if chosen.json:
         report.document({"events": found})
@@ -264,7 +265,7 @@ def runs(context: click.Context, /, run_id: str | None, limit: int, release: boo
             raise UsageError("--release and --cancel are for one run", hint="name it: reconcile runs RUN --release")
         with host.writing(chosen.settings, stop=threading.Event()) as ours:
             inventory.settle(ours, run_id, release=release)
-    with host.reading(chosen.settings, lenient=True) as ours:
+    with looking(chosen.settings) as ours:
         found = inventory.runs(ours, run_id, limit)
     if chosen.json:
         report.document({"runs": found})
@@ -291,10 +292,10 @@ def health(context: click.Context, /, **_: Any) -> int:
 @click.pass_context
 def verify(context: click.Context, /, names: tuple[str, ...], **_: Any) -> int:
     """Cross-check pool, registry and file systems (of the named images, or of all). Reads only."""
-    from reconciler import checks, host, report
+    from reconciler import checks, report
 
     chosen = options(context)
-    with host.reading(chosen.settings, lenient=True) as ours:
+    with looking(chosen.settings) as ours:
         found = checks.verify(ours, names)
     return show_checks(found, chosen, report)
 
@@ -380,6 +381,17 @@ def completion(shell: str) -> int:
     assert found is not None
     report.data(found(cli, {}, "reconcile", "_RECONCILE_COMPLETE").source())
     return Exit.OK
+
+
+@contextmanager
+def looking(settings: Settings) -> Iterator[Any]:
+    """A host to look at even where its manifests can't be read: they are complained about, and what is there is shown."""
+    from reconciler import host, report
+
+    with host.reading(settings, lenient=True) as ours:
+        for fault in ours.faults:
+            report.note(fault)
+        yield ours
 
 
 def parse_kind(word: str) -> Any:

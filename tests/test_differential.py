@@ -255,6 +255,7 @@ def sample_layers(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path
 
 
 @needs_e2fsprogs
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["slim"])
 def test_sample_root_file_systems_come_out_whole(tmp_path: Path, sample_layers: Mapping[str, Path], name: str) -> None:
     """Four layers with whiteouts, plain, gzip and zstd; Python's own ``tarfile`` says what is in them."""

@@ -233,7 +233,7 @@ def _without(mapping: Mapping[Any, Any], key: object) -> dict[Any, Any]:
 
 
 @given(worlds)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_carrying_out_plans_ends_with_an_empty_one(world: World) -> None:
     """Resolve, build, then remove what the new rows have set free: a few rounds, and then nothing is left to do."""
     host = world.host
@@ -259,7 +259,7 @@ def needs(action: Action, actions: Sequence[Action]) -> set[str]:
 
 
 @given(worlds)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_actions_come_after_what_they_need(world: World) -> None:
     found = plan(world.wanted, world.host, prune=world.prune, selection=world.selection)
     for actions in (found.actions, found.held):
@@ -270,7 +270,7 @@ def test_actions_come_after_what_they_need(world: World) -> None:
 
 
 @given(worlds)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_without_prune_nothing_is_removed_and_the_rest_is_the_same(world: World) -> None:
     without, pruning = (plan(world.wanted, world.host, prune=prune) for prune in (False, True))
 
@@ -279,7 +279,7 @@ def test_without_prune_nothing_is_removed_and_the_rest_is_the_same(world: World)
 
 
 @given(worlds)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_selection_removes_nothing_and_leaves_other_images_alone(world: World) -> None:
     selection = world.selection or frozenset()
     found = plan(world.wanted, world.host, prune=True, selection=selection)
@@ -304,7 +304,7 @@ def is_ours(action: Action, world: World) -> bool:
 
 
 @given(worlds)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_nothing_foreign_is_named_by_an_action(world: World) -> None:
     for action in plan(world.wanted, world.host, prune=True).actions:
         if action.kind in (Kind.VOLUME, Kind.SNAPSHOT):
@@ -312,7 +312,7 @@ def test_nothing_foreign_is_named_by_an_action(world: World) -> None:
 
 
 @given(worlds)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_somebody_still_needs_is_not_removed(world: World) -> None:
     wanted, host = world.wanted, world.host
     going = [action for action in plan(wanted, host, prune=True).actions if action.verb is Verb.REMOVE]
@@ -349,7 +349,7 @@ def turned(host: Observed) -> Observed:
 
 
 @given(worlds)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_plan_does_not_depend_on_the_order_of_what_was_read(world: World) -> None:
     wanted, host = world.wanted, world.host
     other = replace(wanted, images=back(wanted.images), pools=back(wanted.pools))

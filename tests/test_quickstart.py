@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_quickstart_converges_and_the_second_time_changes_nothing(tmp_path: Path) -> None:
     """Plan, progress, recap, list; then the same again with nothing left to do."""
     command = [sys.executable, "-m", "samples.quickstart", "--work", str(tmp_path)]

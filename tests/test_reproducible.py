@@ -33,7 +33,11 @@ def growing() -> list[Members]:
     return [[*many, *large[:2]], [*large, sparse(b"holes", 80_000_000, [(8192 * n, b"x") for n in range(1, 1500)])], many[:9]]
 
 
-@pytest.fixture(scope="module", params=["everything", "growing", "slim"])
+def slow(name: str) -> object:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=["everything", slow("growing"), slow("slim")])
 def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The layers of one image, from the bottom."""
     directory = tmp_path_factory.mktemp(request.param)

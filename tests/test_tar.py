@@ -592,7 +592,7 @@ def test_an_archive_cut_anywhere_is_never_accepted() -> None:
 
 
 @given(st.integers(0, len(SMALL) * 8 - 1), st.sampled_from([100, 512, 1 << 20]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_flipped_bits_raise_nothing_but_errors_of_ours(bit: int, step: int) -> None:
     data = bytearray(SMALL)
     data[bit // 8] ^= 1 << bit % 8
@@ -605,7 +605,7 @@ def test_flipped_bits_raise_nothing_but_errors_of_ours(bit: int, step: int) -> N
     st.sampled_from([POSIX, GNU, V7]),
     st.sampled_from(b"01234567SLKxgV"),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @example([], GNU, ord("S"))
 def test_headers_with_a_right_checksum_and_wrong_fields_raise_nothing_else(
     patches: list[tuple[int, bytes]], magic: bytes, flag: int

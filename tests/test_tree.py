@@ -361,7 +361,7 @@ MEMBERS = st.one_of(
 
 
 @given(st.lists(st.lists(MEMBERS, max_size=8), max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_row_of_members_gives_a_tree_or_a_refusal(layers: list[list[Member]]) -> None:
     """No loops, no directory under two names, whatever is thrown at it."""
     tree = Tree(Limits())
