@@ -3,17 +3,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-all bench lint clean
+.PHONY: run test unit stories rest bench lint clean
 
 run: $(BIN)/.ready
 	$(BIN)/python -m samples.quickstart $(ARGS)
 
-test: $(BIN)/.ready lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The slow tests as well and, as root, those that need loop devices and mounts.
-test-all: $(BIN)/.ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or root" $$(test "$$(id -u)" != 0 || echo --root) $(ARGS)
+test: lint unit stories
+
+# Each module by itself: run it all the time.
+unit: $(BIN)/.ready
+	$(PYTEST) --ignore tests/stories -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+
+# The installed command, end to end, as users tell it: first runs, drift, failures, SIGKILL at any moment.
+stories: $(BIN)/.ready
+	$(PYTEST) tests/stories -m "not slow" $(ARGS)
+
+# What the two leave out: slow tests and, as root, those that need loop devices and mounts.
+rest: $(BIN)/.ready
+	$(PYTEST) -m "slow or root" $$(test "$$(id -u)" != 0 || echo --root) $(ARGS)
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .

@@ -343,7 +343,8 @@ def test_the_reader_reads_what_mke2fs_makes(tmp_path: Path) -> None:
     with image.open("wb") as blank:
         blank.truncate(64 * MIB)
 
-    images.run("mkfs.ext4", "-q", "-F", "-b", "4096", "-d", top, image)
+    owner = f"root_owner={os.getuid()}:{os.getgid()}"
+    images.run("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", owner, "-d", top, image)
 
     ignored = ["mtime", "xattrs"]  # mke2fs keeps whole seconds only, and security labels of this machine
     assert_same(compare.of_directory(top), ext4.of_image(image), ignored)
