@@ -122,7 +122,8 @@ def run(context: click.Context, *, once: bool) -> int:
     mode = "none" if chosen.json else params["progress"]
     with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
         if not once:
-            return loop.watch(ours, wish, report.progress(mode), stop=interrupted.stop)
+            loop.watch(ours, wish, report.progress(mode), stop=interrupted.stop)
+            return interrupted.exit
         result = loop.converge(ours, wish, report.progress(mode), stop=interrupted.stop)
     if chosen.json:
         report.document(report.result_json(result))

@@ -76,7 +76,10 @@ def perform(host: Host, action: Action, progress: report.Progress) -> Done:
         return Done(action, True)
     machine, value = lifecycle.run_input(action)
     run = host.engine.open(machine, Subject(action.kind.value, action.name, action.pool), value)
-    run = host.engine.execute(run.id, lambda now, done, total: progress.update(label, now.state, done, total or None))
+    try:
+        run = host.engine.execute(run.id, lambda now, done, total: progress.update(label, now.state, done, total or None))
+    finally:
+        host.pipelines.close(run.id)  # stopped between two steps, or unable to record one, it still holds a half-built volume
     progress.finish(label, run.state if run.status is Status.DONE else f"{run.state}: {run.reason} {run.message}".rstrip())
     return verdict(action, run)
 

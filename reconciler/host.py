@@ -18,7 +18,7 @@ from reconciler import manifests
 from reconciler.errors import HostCannot, ManifestsInvalid
 from reconciler.fsm import Engine
 from reconciler.image.spool import Spool
-from reconciler.lifecycle import Hands, machines
+from reconciler.lifecycle import Hands, Pipelines, machines
 from reconciler.lock import lock
 from reconciler.model import Desired, PoolSpec
 from reconciler.pool.driver import Driver
@@ -46,43 +46,14 @@ class Host:
         return socket.gethostname()
 
     @cached_property
-    def drivers(self) -> Mapping[str, Driver]:
-        """A driver for each pool that is declared, and for each that the registry remembers."""
-        return drivers(self.settings, self.desired, self.records)
-
-    @cached_property
-    def registry(self) -> Registry:
-        """The transactions that write; imported when the first one is due."""
-        from reconciler.registry import Registry
-
-        return Registry.over(self.records)
-
-    @cached_property
-    def engine(self) -> Engine:
-        hands = Hands(self.settings, self.drivers, self.spool)
-        return Engine(self.registry, machines(hands), stop=self.stop)
-
-
-def new_schema() -> Iterable[str]:
-    """The tables of a registry that is not there yet; only then are they imported."""
-    from reconciler.registry import schema
-
-    return schema()
-
-
-def drivers(settings: Settings, desired: Desired, records: Records) -> dict[str, Driver]:
+    def drivers(settings: Settings, desired: Desired, records: Records) -> dict[str, Driver]:
+    """A driver for each pool that has one. Thin pools have none yet: ``observe`` says so, and what is in other pools goes on."""
     known = {pool for pool, _ in (*records.volumes(), *records.snapshots())}
     specs = dict(desired.pools) | {name: PoolSpec(name) for name in known - set(desired.pools)}
-    return {name: driver(settings, spec) for name, spec in sorted(specs.items())}
+    return {name: driver(settings, spec) for name, spec in sorted(specs.items()) if spec.thin is None}
 
 
 def driver(settings: Settings, spec: PoolSpec) -> Driver:
-    """Raises HostCannot where this host has no driver for the pool."""
-    if spec.thin is not None:
-        raise HostCannot(
-            f"pool {spec.name!r} ({spec.where}): this version has no driver for thin pools",
-            hint="use a file pool: spec: {file: {}}",
-        )
     return FilePool(spec.name, settings.pool(spec.name), spec.reserve_data_percent)
 
 

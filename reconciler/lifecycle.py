@@ -144,6 +144,7 @@ class Pipelines:
             raise
 
     def close(self, run: str) -> None:
+        """End the run's stream and discard its volume, if there are any left."""
         with self._lock:
             pipeline = self._open.pop(run, None)
         if pipeline is not None:
@@ -258,8 +259,8 @@ class VolumeMachine:
         return Outcome(data={"summary": dict(report.summary), "checked": checked}, facts=(VolumeSealed(row),))
 
 
-def volume(hands: Hands) -> Machine:
-    steps = VolumeMachine(hands, Pipelines(hands))
+def volume(hands: Hands, pipelines: Pipelines) -> Machine:
+    steps = VolumeMachine(hands, pipelines)
     return Machine(
         "volume",
         initial="pending",
@@ -337,6 +338,6 @@ def layer(hands: Hands) -> Machine:
     return Machine("layer", steps, "downloading", frozenset({"ready"}))
 
 
-def machines(hands: Hands) -> Sequence[Machine]:
-    """All machines, bound to these hands."""
-    return (volume(hands), snapshot(hands), removal(hands), layer(hands))
+def machines(hands: Hands, pipelines: Pipelines) -> Sequence[Machine]:
+    """All machines, bound to these hands. Whoever has executed a run closes what it may have left in ``pipelines``."""
+    return (volume(hands, pipelines), snapshot(hands), removal(hands), layer(hands))

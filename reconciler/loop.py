@@ -6,14 +6,16 @@ until the next one is empty or nothing is left to try; ``watch`` does so for eve
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 from reconciler import manifests, report
-from reconciler.errors import CommandError, Exit, Guarded, NotConverged, ReconcilerError
+from reconciler.errors import CommandError, Guarded, NotConverged, ReconcilerError
 from reconciler.execute import Ledger, carry_out
 from reconciler.host import Host
 from reconciler.image import source
@@ -175,7 +177,7 @@ def tidy(host: Host, left: Plan) -> None:
 # ------------------------------------------------------------------------------------------------------- watch
 
 
-def watch(host: Host, wish: Wish, progress: report.Progress, *, stop: threading.Event) -> int:
+def watch(host: Host, wish: Wish, progress: report.Progress, *, stop: threading.Event) -> None:
     """Converge now, and again whenever the manifests may have changed or the resync interval has passed, until asked to stop.
 
     Manifests that can't be read are complained about and change nothing: what was declared last stays as it is.
@@ -192,28 +194,48 @@ def watch(host: Host, wish: Wish, progress: report.Progress, *, stop: threading.
             )
         except CommandError as error:
             report.note(f"error: {error}")
-    return Exit.OK
 
 
 def wakes(host: Host, stop: threading.Event) -> Iterator[None]:
-    """At once, after each settled burst of file events, and every RESYNC_SECONDS. A wake carries no event: it is a hint."""
+    """At once, whenever the manifests have changed and settled, and every RESYNC_SECONDS.
+
+    File events are hints: they only make the look at the directory come sooner, so one that is lost costs a second.
+    """
+    directory = host.settings.manifests
+    seen, resync = fingerprint(directory), time.monotonic() + RESYNC_SECONDS
+    yield
+    for _ in hints(directory, stop):
+        if (now := fingerprint(directory)) != seen or time.monotonic() >= resync:
+            while not stop.wait(SETTLE_SECONDS) and (later := fingerprint(directory)) != now:
+                now = later
+            seen, resync = now, time.monotonic() + RESYNC_SECONDS
+            yield
+
+
+def fingerprint(directory: Path) -> frozenset[tuple[str, int, int, int]]:
+    """Identity, size and time of every file below; empty where there is nothing to read."""
+    return frozenset(
+        (path, found.st_ino, found.st_size, found.st_mtime_ns)
+        for path in (os.path.join(top, name) for top, _, names in os.walk(directory, followlinks=True) for name in names)  # noqa: PTH118
+        if (found := stat_or_none(path)) is not None
+    )
+
+
+def stat_or_none(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)  # noqa: PTH116 - thousands of them, once a second
+    except OSError:
+        return None
+
+
+def hints(directory: Path, stop: threading.Event) -> Iterator[None]:
+    """Something may have changed: after file events, and once a second whatever happens."""
     import watchfiles
 
-    yield
-    resync = time.monotonic() + RESYNC_SECONDS
     while not stop.is_set():
-        watching = watchfiles.watch(
-            host.settings.manifests,
-            stop_event=stop,
-            debounce=int(SETTLE_SECONDS * 1000),
-            rust_timeout=1000,
-            yield_on_timeout=True,
-        )
         try:
-            for changes in watching:
-                if changes or time.monotonic() >= resync:
-                    resync = time.monotonic() + RESYNC_SECONDS
-                    yield
+            for _ in watchfiles.watch(directory, stop_event=stop, rust_timeout=1000, yield_on_timeout=True):
+                yield
         except (OSError, RuntimeError):
-            stop.wait(1.0)  # the directory has gone, or holds a name that the watcher can't decode: look again soon
+            stop.wait(1.0)  # the directory has gone, or holds a name that the watcher can't decode
             yield

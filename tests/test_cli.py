@@ -227,3 +227,21 @@ def test_an_error_says_what_is_wrong_and_what_to_do(tmp_path: Path, capsys: pyte
 
     assert code == Exit.HOST_CANNOT
     assert "hint:  choose a state directory with --state" in capsys.readouterr().err
+
+
+def test_a_pool_that_this_host_has_no_driver_for_costs_the_others_nothing(reconcile: Reconcile, manifests: Path) -> None:
+    (manifests / "pools.yaml").write_text(
+        "apiVersion: reconciler/v1alpha1\nkind: Pool\nmetadata: {name: files}\nspec: {file: {}}\n---\n"
+        "apiVersion: reconciler/v1alpha1\nkind: Pool\nmetadata: {name: thin}\n"
+        "spec: {thin: {data: {device: /dev/a}, metadata: {device: /dev/b}, blockSize: 64KiB}}\n"
+    )
+    for name, pool in (("base", "files"), ("tool", "thin")):
+        path = manifests / f"{name}.yaml"
+        path.write_text(path.read_text().replace("spec:\n", f"spec:\n  pool: {pool}\n"))
+
+    result = reconcile("--once", "-o", "json")
+
+    failed = {o["name"]: o["message"] for o in result.json["objects"] if o["reason"]}
+    assert (result.code, list(failed)) == (Exit.FAILED, ["tool"])
+    assert "no driver for pool thin" in failed["tool"]
+    assert "base-a" in reconcile("list").out

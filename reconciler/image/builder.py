@@ -26,6 +26,7 @@ from reconciler.image.codec import open_stream
 from reconciler.image.control import Channel, Packet
 from reconciler.image.ext4 import Writer
 from reconciler.image.judge import Judge
+from reconciler.image.room import Room
 from reconciler.image.spec import GIB, Limits
 from reconciler.image.tar import Reader
 from reconciler.image.tree import Tree
@@ -119,7 +120,7 @@ def confine() -> None:
     os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
-def apply_layer(channel: Channel, number: int, tree: Tree, writer: Writer, limits: Limits) -> dict[str, object]:
+def apply_layer(channel: Channel, number: int, tree: Tree, writer: Writer, room: Room, limits: Limits) -> dict[str, object]:
     """Read one layer to its end into the tree and the volume; return the judge's totals."""
     packet = receive(channel)
     source = LayerSource(channel, packet.fds[0], number)
@@ -131,6 +132,7 @@ def apply_layer(channel: Channel, number: int, tree: Tree, writer: Writer, limit
         source.entries += 1
         inode = tree.add(member)
         if inode is not None:
+            room.take(member.size if member.segments is None else sum(length for _, length in member.segments))
             writer.append(inode, member.size, member.segments, reader.data(member))
     source.close()
     return judge.totals() | {"storedBytes": stream.stored, "unpackedBytes": stream.unpacked}
@@ -148,12 +150,12 @@ def build(channel: Channel, request: Packet) -> None:
     if replay:
         rehearsal = Writer(-1, size, sink=True)
         for number in range(replay):
-            apply_layer(channel, number, tree, rehearsal, limits)
+            apply_layer(channel, number, tree, rehearsal, Room(-1), limits)
         next_block = rehearsal.next_block
     volume = fds.get("volume", -1)
-    writer = Writer(volume, size, next_block=next_block, sink=volume < 0)
+    writer, room = Writer(volume, size, next_block=next_block, sink=volume < 0), Room(volume)
     for number in range(replay, body["layers"]):
-        channel.send("applied", totals=apply_layer(channel, number, tree, writer, limits))
+        channel.send("applied", totals=apply_layer(channel, number, tree, writer, room, limits))
     channel.send("accepted")
     commit = receive(channel)
     summary = writer.finish(tree.root, UUID(commit.body["uuid"]))

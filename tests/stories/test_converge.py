@@ -82,7 +82,7 @@ def test_everything_can_be_read_as_json_and_as_words(workshop: Workshop, conform
     assert {(a["verb"], a["kind"]) for a in before.json["actions"]} >= {("build", "Volume"), ("create", "Snapshot")}
     assert after.json["actions"] == after.json["held"] == after.json["blocked"] == []
     (image,) = listed.json["images"]
-    assert (image["name"], image["phase"], image["size"]) == ("web", "Ready", 32 << 20)
+    assert (image["name"], image["phase"], image["size"]) == ("web", "Ready", 16 << 20)
     assert [(s["name"], s["active"], s["path"]) for s in image["snapshots"]] == [("web-a", True, str(workshop.snapshot("web-a")))]
     assert image["chain"] in [v["chain"] for v in listed.json["volumes"]]
     workshop.run("list").expect(0).words("web", "Ready", "web-a", str(workshop.snapshot("web-a")))
@@ -114,7 +114,7 @@ def test_plan_and_check_say_the_same_and_write_nothing(workshop: Workshop) -> No
 
     assert planned.stdout == checked.stdout
     assert workshop.run("--check", "-o", "json").json == workshop.plan()
-    diff.words("layer 2: ", "sha256:", "pool: default", "32.0 MiB")
+    diff.words("layer 2: ", "sha256:", "pool: default", "16.0 MiB")
     assert inventory(workshop.state) == before
 
 

@@ -35,7 +35,7 @@ def snapshot_deleted(host: Workshop) -> None:
 
 def snapshot_replaced(host: Workshop) -> None:
     host.snapshot("a").unlink()
-    host.snapshot("a").write_bytes(noise(32 << 20))
+    host.snapshot("a").write_bytes(noise(16 << 20))
 
 
 def snapshot_truncated(host: Workshop) -> None:
@@ -64,7 +64,7 @@ def volume_modified(host: Workshop) -> None:
 def volume_replaced(host: Workshop) -> None:
     path = host.volumes[-1]
     path.unlink()
-    path.write_bytes(bytes(32 << 20))
+    path.write_bytes(bytes(16 << 20))
 
 
 def everything_deleted(host: Workshop) -> None:
@@ -110,7 +110,7 @@ def test_what_was_put_in_place_of_a_snapshot_is_set_aside(host: Workshop) -> Non
     host.converge()
 
     (aside,) = [path for path in host.snapshot("a").parent.iterdir() if "aside" in path.name]
-    assert aside.read_bytes() == noise(32 << 20)
+    assert aside.read_bytes() == noise(16 << 20)
     host.run("plan").expect(0).words(str(aside), "set aside")
 
 

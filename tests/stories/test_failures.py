@@ -138,10 +138,10 @@ def test_a_pool_below_its_reserve_takes_no_new_work(workshop: Workshop) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system with 8 MiB in all."""
+    """A file system with 32 MiB in all."""
     where = tmp_path / "small"
     where.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", where], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", where], check=True)
     try:
         yield where
     finally:
@@ -152,7 +152,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("fetched", [False, True], ids=["the image doesn't fit", "the download doesn't fit"])
 def test_a_full_file_system_fails_the_image_and_leaves_nothing(small: Path, bucket: Workshop, fetched: bool) -> None:
     """No space: the reason is PoolFull, the half-written volume is gone, and a smaller image takes its place."""
-    bucket.image("web", [BASE, change("huge", {"srv/app": noise(10 << 20)})], s3=fetched, size="64MiB")
+    bucket.image("web", [BASE, change("huge", {"srv/app": noise(40 << 20)})], s3=fetched, size="64MiB")
     state = ["--state", str(small / "state")]
 
     done = bucket.once("-o", "json", *state).expect(1)

@@ -74,7 +74,7 @@ def test_build_makes_the_image_that_a_reconciler_would_make(bucket: Workshop, co
     assert bucket.gate is not None
     where = ["--endpoint-url", bucket.gate.endpoint, "--anonymous"]
 
-    made = ["--output", "web.ext4", "--size", "32MiB"]
+    made = ["--output", "web.ext4", "--size", "16MiB"]
     built = bucket.run("build", "layers/base.tar", source, *made, "-o", "json", *where).expect(0)
 
     conforms("build", built.json)
@@ -91,7 +91,7 @@ def test_a_build_that_fails_leaves_the_old_output(workshop: Workshop) -> None:
     output.parent.mkdir()
     output.write_bytes(b"the old one")
 
-    done = workshop.run("build", "layers/evil.tar", "--output", output, "--size", "32MiB").expect(1)
+    done = workshop.run("build", "layers/evil.tar", "--output", output, "--size", "16MiB").expect(1)
 
     assert "Traceback" not in done.stderr
     assert output.read_bytes() == b"the old one"
@@ -103,6 +103,6 @@ def test_a_missing_object_ends_a_build(bucket: Workshop) -> None:
     assert bucket.gate is not None
     where = ["--endpoint-url", bucket.gate.endpoint, "--anonymous"]
 
-    bucket.run("build", f"s3://{BUCKET}/no.tar", "--output", "x.ext4", "--size", "32MiB", *where).expect(1).words("no.tar")
+    bucket.run("build", f"s3://{BUCKET}/no.tar", "--output", "x.ext4", "--size", "16MiB", *where).expect(1).words("no.tar")
 
     assert not (bucket.root / "x.ext4").exists()

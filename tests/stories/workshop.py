@@ -187,7 +187,7 @@ class Workshop:
         pinned: bool = True,
         s3: bool = False,
         labels: Mapping[str, str] | None = None,
-        size: str = "32MiB",
+        size: str = "16MiB",
         **spec: Any,
     ) -> None:
         """Declare an image, and put its layers where its manifest says: beside the manifests, or into the bucket."""

@@ -40,7 +40,7 @@ IMAGE = """\
 apiVersion: reconciler/v1alpha1
 kind: Image
 metadata: {name: warm}
-spec: {size: 32MiB, layers: [{source: layer.tar}], snapshots: [{name: warm}]}
+spec: {size: 16MiB, layers: [{source: layer.tar}], snapshots: [{name: warm}]}
 """
 
 

@@ -1,0 +1,49 @@
+"""A volume never takes the last of the file system that it lies on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import NoSpace
+from reconciler.image.room import SPARE, Room
+
+
+def test_a_file_that_cannot_fit_is_refused_before_a_byte_of_it_is_written(tmp_path: Path) -> None:
+    """The error says how much there is and how much is asked for; smaller files still fit."""
+    with (tmp_path / "volume").open("wb") as volume:
+        found = os.statvfs(tmp_path)
+        room, everything = Room(volume.fileno()), found.f_blocks * found.f_frsize
+
+        with pytest.raises(NoSpace, match=str(everything)):
+            room.take(everything)
+        room.take(1)
+
+
+def test_many_small_files_are_stopped_as_one_large_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file system is asked again and again while a volume grows, so that what others write counts as well."""
+    free = iter([SPARE + (64 << 20), SPARE + (2 << 20), SPARE])
+    real = os.statvfs(tmp_path)
+
+    def shrinking(fd: int) -> os.statvfs_result:
+        fields = list(real)
+        fields[0] = fields[1] = 1
+        fields[4] = next(free)
+        return os.statvfs_result(fields)
+
+    monkeypatch.setattr(os, "fstatvfs", shrinking)
+    with (tmp_path / "volume").open("wb") as volume:
+        room = Room(volume.fileno())
+
+        with pytest.raises(NoSpace):
+            for taken in range(1000):
+                room.take(1 << 20)
+
+    assert taken == 18, "sixteen MiB after the first look, two after the second"
+
+
+def test_what_has_no_file_has_no_end() -> None:
+    """A rehearsal writes nothing, so nothing is too much for it."""
+    Room(-1).take(1 << 62)
