@@ -46,7 +46,38 @@ class Host:
         return socket.gethostname()
 
     @cached_property
-    def drivers(settings: Settings, desired: Desired, records: Records) -> dict[str, Driver]:
+    def drivers(self) -> Mapping[str, Driver]:
+        """A driver for each pool that is declared, and for each that the registry remembers."""
+        return drivers(self.settings, self.desired, self.records)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The transactions that write; imported when the first one is due."""
+        from reconciler.registry import Registry
+
+        return Registry.over(self.records)
+
+    @cached_property
+    def hands(self) -> Hands:
+        return Hands(self.settings, self.drivers, self.spool)
+
+    @cached_property
+    def pipelines(self) -> Pipelines:
+        return Pipelines(self.hands)
+
+    @cached_property
+    def engine(self) -> Engine:
+        return Engine(self.registry, machines(self.hands, self.pipelines), stop=self.stop)
+
+
+def new_schema() -> Iterable[str]:
+    """The tables of a registry that is not there yet; only then are they imported."""
+    from reconciler.registry import schema
+
+    return schema()
+
+
+def drivers(settings: Settings, desired: Desired, records: Records) -> dict[str, Driver]:
     """A driver for each pool that has one. Thin pools have none yet: ``observe`` says so, and what is in other pools goes on."""
     known = {pool for pool, _ in (*records.volumes(), *records.snapshots())}
     specs = dict(desired.pools) | {name: PoolSpec(name) for name in known - set(desired.pools)}
