@@ -186,6 +186,6 @@ def foreign(observed: Observed) -> Iterator[Check]:
             yield Check("fail", "pool", name, pool.problem)
             continue
         for what in pool.state.foreign:
-            yield Check("warn", "foreign", name, f"{what}: not ours, never touched")
+            yield Check("warn", "foreign", name, what)
         for what in pool.state.leftovers:
             yield Check("warn", "leftover", name, f"{what}: half-built; the next `reconcile --once` removes it")

@@ -13,7 +13,7 @@ from typing import Any
 from reconciler import loop, report
 from reconciler.errors import UsageError
 from reconciler.host import Host
-from reconciler.machine import Run
+from reconciler.machine import Event, Run
 from reconciler.model import Failure, ImageRow, ImageSpec, Kind, Observed, SnapshotRow, VolumeRow
 from reconciler.observe import phase
 from reconciler.pool.driver import Condition, SnapshotState, VolumeState
@@ -128,9 +128,18 @@ def describe(host: Host, kind: Kind, name: str) -> dict[str, Any]:
     told = about(host, loop.look_offline(host), kind, name)
     if not told:
         raise UsageError(f"there is no {kind.lower()} {name!r}", hint=f"see them with: reconcile list {kind.lower()}")
-    log = events(host, kind, str(told.get("name", name)), 20)
-    history = [run_json(run) for run in host.records.runs(kind, str(told.get("name", name)), limit=10)]
-    return {"kind": kind.value} | told | {"runs": history, "events": log}
+    subjects = [(kind, str(told["name"])), *parts(kind, told)]
+    runs = sorted((run for of, its in subjects for run in host.records.runs(of, its, limit=10)), key=lambda run: run.id)
+    log = sorted((event for of, its in subjects for event in host.records.events(of, its, 20)), key=lambda event: event.seq)
+    return {"kind": kind.value} | told | {"runs": [run_json(run) for run in runs], "events": [event_json(one) for one in log]}
+
+
+def parts(kind: Kind, told: Mapping[str, Any]) -> list[tuple[Kind, str]]:
+    """What an image is made of: its story is theirs."""
+    if kind is not Kind.IMAGE:
+        return []
+    volume = [(Kind.VOLUME, short(told["chain"]))] if told["chain"] else []
+    return [*volume, *((Kind.SNAPSHOT, str(one["name"])) for one in told["snapshots"])]
 
 
 def about(host: Host, now: loop.Look, kind: Kind, name: str) -> dict[str, Any]:
@@ -201,8 +210,11 @@ def inline(item: object) -> str:
 
 
 def events(host: Host, kind: Kind | None, name: str | None, limit: int) -> list[dict[str, Any]]:
-    found = host.records.events(kind, name, limit)
-    return [asdict(event) | {"at": at(event.at)} for event in found]
+    return [event_json(event) for event in host.records.events(kind, name, limit)]
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    return asdict(event) | {"at": at(event.at)}
 
 
 def show_events(found: Sequence[Mapping[str, Any]]) -> None:

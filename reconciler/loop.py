@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 from reconciler import manifests, report
@@ -115,8 +114,7 @@ def converge(host: Host, wish: Wish, progress: report.Progress, *, stop: threadi
         discard_leftovers(host)
         now = look(host, wish)
         if wish.diff:
-            for line in chain.from_iterable(map(report.difference, now.plan.actions)):
-                report.note(line)
+            report.note_plan(now.plan)
         while not stop.is_set() and (todo := ledger.fresh(now.plan.actions)):
             for done in carry_out(host, todo, progress, stop=stop):
                 ledger.done[done.action.key] = done

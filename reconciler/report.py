@@ -106,10 +106,10 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 # ------------------------------------------------------------------------------------------------------ plans
 
 
-def action_line(action: Action) -> str:
+def action_line(action: Action, stream: IO[str] | None = None) -> str:
     glyph = GLYPHS[action.verb]
     head = f"{glyph} {action.verb.value:8} {action.kind.value.lower()}/{visible(action.name)}"
-    return paint(head, COLOURS[glyph], sys.stdout) + f"  {visible(action.because)}"
+    return paint(head, COLOURS[glyph], stream or sys.stdout) + f"  {visible(action.because)}"
 
 
 def difference(action: Action) -> list[str]:
@@ -151,6 +151,12 @@ def show_findings(findings: Iterable[Finding]) -> None:
         more = f" (and {len(alike) - 1} more like it: `reconcile plan -o json` lists them)" if len(shown) < len(alike) else ""
         for finding in shown:
             note(f"note: {finding.kind.lower()}/{visible(finding.name)}: {visible(finding.message)} [{reason}]{more}")
+
+
+def note_plan(plan: Plan) -> None:
+    """What a run is about to do, with ``--diff``: as ``plan --diff`` shows it, on standard error."""
+    for action in plan.actions:
+        note("\n".join((action_line(action, sys.stderr), *difference(action))))
 
 
 def action_json(action: Action) -> dict[str, object]:

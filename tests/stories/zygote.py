@@ -56,7 +56,7 @@ class Zygote:
         root = Path(__file__).resolve().parents[2]
         self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
+        assert self._process.stdout.readline() == b"ready\n", "it ended while it was loading; its standard error says why"
         return self
 
     def __exit__(self, *exc: object) -> None:
