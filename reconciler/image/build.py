@@ -26,6 +26,13 @@ GRACE_SECONDS = 3.0
 """How long a refused layer's download may still take to show that the bytes were not the declared ones in the first place."""
 
 
+VERDICTS: Mapping[str, type[errors.ReconcilerError]] = {
+    kind.__name__: kind
+    for kind in (errors.LayerCorrupt, errors.ImageTooSmall, errors.VolumeCorrupt, errors.Terminal, errors.NoSpace)
+}
+"""What a builder may say of a volume, besides LayerRefused; everything else counts as its death."""
+
+
 class Milestone(IntEnum):
     """The states of a volume's pipeline are milestones on one stream."""
 
@@ -287,10 +294,7 @@ class Build:
         if body["error"] == "LayerRefused":
             member = bytes.fromhex(body["member"])
             return errors.LayerRefused(message, rule=body["rule"], member=member, offset=body["offset"], hint=body["hint"])
-        kinds: dict[str, type[errors.ReconcilerError]] = {
-            kind.__name__: kind for kind in (errors.LayerCorrupt, errors.ImageTooSmall, errors.NoSpace, errors.BuilderDied)
-        }
-        return kinds.get(body["error"], errors.BuilderDied)(message, hint=body["hint"])
+        return VERDICTS.get(body["error"], errors.BuilderDied)(message, hint=body["hint"])
 
     def _post_mortem(self) -> errors.BuilderDied:
         code = self._child.wait()

@@ -13,7 +13,8 @@ from .zygote import Zygote
 
 LAYERS = [root("base", {"srv/old": b"old"}), change("app", {"srv/app": b"v1"})]
 STRIDE = 13
-"""The quick tier tries one moment of so many, another share of them in each story; the slow one tries them all."""
+STRIDES = [STRIDE, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+"""The quick tier tries one moment of so many, the slow one tries them all."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def killed_at(moment: int, workshop: Workshop, *words: str) -> bool:
     return workshop.start("--once", *words, die_at=moment).wait().code == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("stride", STRIDES, ids=["some", "all"])
 def test_killed_at_any_moment_of_the_first_run(stride: int, tmp_path: Path, zygote: Zygote, calm: Workshop) -> None:
     """Whatever was half done, the next run makes the same images, and then there is nothing to do and nothing left over."""
     moment = stride
@@ -55,7 +56,7 @@ def test_killed_at_any_moment_of_the_first_run(stride: int, tmp_path: Path, zygo
     assert moment > 3 * STRIDE, "a run has many moments"
 
 
-@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("stride", STRIDES, ids=["some", "all"])
 def test_killed_at_any_moment_of_an_update_and_a_prune(stride: int, tmp_path: Path, calm: Workshop) -> None:
     """An update that adds a snapshot and takes one away ends the same wherever it is cut off; the third one is untouched."""
     moment = stride // 2 + 1
