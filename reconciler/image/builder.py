@@ -54,7 +54,8 @@ class LayerSource:
 
     def read(self, n: int) -> bytes:
         """1 to n bytes; none only at the layer's end."""
-        self._report()
+        if time.monotonic() - self._reported >= PROGRESS_SECONDS:
+            self.report()
         while self.position >= self._length and not self._complete:
             self._take(receive(self._channel))
         data = os.pread(self._fd, min(n, self._length - self.position), self.position)
@@ -69,18 +70,16 @@ class LayerSource:
         elif packet.kind == "end":
             self._complete = True
 
-    def _report(self) -> None:
-        now = time.monotonic()
-        if now - self._reported >= PROGRESS_SECONDS:
-            self._reported = now
-            self._channel.send("progress", layer=self._number, read=self.position, entries=self.entries)
+    def report(self) -> None:
+        """Tell the parent how far the layer has been read and how many of its members have been accepted."""
+        self._reported = time.monotonic()
+        self._channel.send("progress", layer=self._number, read=self.position, entries=self.entries)
 
     def close(self) -> None:
         """Swallow the announcements that the reader did not need, up to the layer's end."""
         while not self._complete:
             self._take(receive(self._channel))
-        self._reported = 0.0
-        self._report()
+        self.report()
         os.close(self._fd)
 
 
@@ -127,13 +126,17 @@ def apply_layer(channel: Channel, number: int, tree: Tree, writer: Writer, room:
     stream = open_stream(source, limits)
     judge, reader = Judge(limits), Reader(stream)
     tree.begin_layer()
-    for member in reader:
-        judge.check(member)
-        source.entries += 1
-        inode = tree.add(member)
-        if inode is not None:
-            room.take(member.size if member.segments is None else sum(length for _, length in member.segments))
-            writer.append(inode, member.size, member.segments, reader.data(member))
+    try:
+        for member in reader:
+            judge.check(member)
+            source.entries += 1
+            inode = tree.add(member)
+            if inode is not None:
+                room.take(member.size if member.segments is None else sum(length for _, length in member.segments))
+                writer.append(inode, member.size, member.segments, reader.data(member))
+    except ReconcilerError:
+        source.report()
+        raise
     source.close()
     return judge.totals() | {"storedBytes": stream.stored, "unpackedBytes": stream.unpacked}
 

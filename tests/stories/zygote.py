@@ -114,13 +114,21 @@ def main(path: str) -> int:
         while True:
             ready, _, _ = select.select([sys.stdin, listener, *running], [], [])
             if sys.stdin in ready:
-                return 0
+                return end(running)
             for ended in running.keys() & ready:
                 report(ended, *running.pop(ended))
             if listener in ready:
                 connection, _ = listener.accept()
                 pid = fork(connection)
                 running[os.pidfd_open(pid)] = pid, connection
+
+
+def end(running: Mapping[int, tuple[int, socket.socket]]) -> int:
+    """A story that failed may have left a command running: nothing outlives the stories."""
+    for pid, _ in running.values():
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return 0
 
 
 def fork(connection: socket.socket) -> int:
