@@ -169,8 +169,9 @@ class Arrival:
             self.etag, self._size = etag, size
 
     def advance(self, length: int) -> None:
+        """So many bytes can be read from the start. Workers may tell out of turn: what was true once stays true."""
         with self._changed:
-            self._length = length
+            self._length = max(self._length, length)
             self._changed.notify_all()
 
     def move(self, target: Path) -> None:
