@@ -70,7 +70,7 @@ def dependent(action: Action, blocker: Done) -> Done:
 
 def perform(host: Host, action: Action, progress: report.Progress) -> Done:
     """Carry out one action: an image's row is written at once, everything else is a durable run."""
-    label = f"{action.kind.lower()}/{action.name}"
+    label = f"{action.kind.lower()}/{action.name}" + (f" ({', '.join(action.images)})" if action.kind is Kind.VOLUME else "")
     if action.kind is Kind.IMAGE:
         record(host, action)
         return Done(action, True)
