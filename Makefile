@@ -35,6 +35,7 @@ bench: $(BIN)/.ready
 $(BIN)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv 2>/dev/null || $(PYTHON) -m virtualenv -q .venv 2>/dev/null \
+	  || { rm -rf .venv; $(PYTHON) -m venv --without-pip .venv && $(PYTHON) -m pip -q --python $(BIN)/python install pip; } 2>/dev/null \
 	  || { rm -rf .venv; test "$$(id -u)" = 0 && apt-get install -y -q python3-venv && $(PYTHON) -m venv .venv; } \
 	  || { rm -rf .venv; echo "this Python can't make virtual environments: install your system's python3-venv package and run again" >&2; exit 1; }
 	$(BIN)/python -m pip install -q -e '.[test]'
