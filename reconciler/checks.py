@@ -19,7 +19,8 @@ from reconciler.host import Host
 from reconciler.image import source
 from reconciler.machine import Status
 from reconciler.model import Observed, PoolObserved
-from reconciler.pool.driver import Condition
+from reconciler.planner.goals import volume_name
+from reconciler.pool.driver import Condition, SnapshotState, VolumeState
 from reconciler.settings import Settings
 
 Level = Literal["ok", "warn", "fail"]
@@ -146,14 +147,15 @@ def volumes(observed: Observed, chains: set[str] | None) -> Iterator[Check]:
     for (pool, chain), _ in sorted(observed.volumes.items()):
         if chains is not None and chain not in chains:
             continue
-        state = observed.pools[pool].state if pool in observed.pools else None
-        held = state.volumes.get(chain) if state else None
-        subject = f"{pool}/{chain[:12]}"
+        held, subject = observed.volume_state(pool, chain), f"{pool}/{volume_name(chain)}"
         if held is None or held.condition is not Condition.INTACT:
-            words = f"{held.condition.value}: {held.detail}" if held else "recorded, but not in the pool"
-            yield Check("fail", "volume", subject, f"{words}; `reconcile --once` rebuilds it")
+            yield Check("fail", "volume", subject, f"{wrong(held)}; `reconcile --once` rebuilds it")
         else:
             yield file_system(subject, Path(held.path))
+
+
+def wrong(held: VolumeState | SnapshotState | None) -> str:
+    return f"{held.condition.value}: {held.detail}" if held else "recorded, but not in the pool"
 
 
 def file_system(subject: str, path: Path) -> Check:
@@ -170,12 +172,9 @@ def snapshots(observed: Observed, names: Sequence[str]) -> Iterator[Check]:
     for (pool, name), row in sorted(observed.snapshots.items()):
         if names and row.image not in names:
             continue
-        state = observed.pools[pool].state if pool in observed.pools else None
-        held = state.snapshots.get(name) if state else None
-        subject = f"{pool}/{name}"
+        held, subject = observed.snapshot_state(pool, name), f"{pool}/{name}"
         if held is None or held.condition is not Condition.INTACT:
-            words = f"{held.condition.value}: {held.detail}" if held else "recorded, but not in the pool"
-            yield Check("fail", "snapshot", subject, f"{words}; `reconcile --once` makes it anew")
+            yield Check("fail", "snapshot", subject, f"{wrong(held)}; `reconcile --once` makes it anew")
         else:
             yield Check("ok", "snapshot", subject, f"identity as recorded; {held.path}")
 

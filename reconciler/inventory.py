@@ -16,6 +16,7 @@ from reconciler.host import Host
 from reconciler.machine import Event, Run
 from reconciler.model import Failure, ImageRow, ImageSpec, Kind, Observed, SnapshotRow, VolumeRow
 from reconciler.observe import phase
+from reconciler.planner.goals import volume_name
 from reconciler.pool.driver import Condition, SnapshotState, VolumeState
 
 
@@ -61,7 +62,7 @@ class Listing:
 
 
 def short(chain: str | None) -> str:
-    return chain[:12] if chain else "-"
+    return volume_name(chain) if chain else "-"
 
 
 def listing(host: Host) -> Listing:
@@ -88,8 +89,7 @@ def image(name: str, host: Host, now: loop.Look) -> dict[str, Any]:
 
 
 def snapshot(row: SnapshotRow, observed: Observed) -> dict[str, Any]:
-    pool = observed.pools.get(row.pool)
-    state = pool.state.snapshots.get(row.name) if pool and pool.state else None
+    state = observed.snapshot_state(row.pool, row.name)
     return {
         "name": row.name,
         "path": state.path if state else None,
@@ -103,8 +103,7 @@ def snapshot(row: SnapshotRow, observed: Observed) -> dict[str, Any]:
 
 
 def volume(row: VolumeRow, observed: Observed) -> dict[str, Any]:
-    pool = observed.pools.get(row.pool)
-    state = pool.state.volumes.get(row.chain) if pool and pool.state else None
+    state = observed.volume_state(row.pool, row.chain)
     return {
         "chain": row.chain,
         "parent": row.parent,

@@ -202,7 +202,7 @@ def parent_index(hands: Hands, plan: VolumePlan, stack: contextlib.ExitStack) ->
 
 @contextlib.contextmanager
 def writing(index: Path) -> Iterator[int]:
-    """A descriptor for an index in the making; ``keep`` gives it its name."""
+    """A descriptor for an index in the making; it is gone afterwards unless it was given its name meanwhile."""
     index.parent.mkdir(parents=True, exist_ok=True)
     path = unfinished(index)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

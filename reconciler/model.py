@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.image.spec import Layer, Limits, Source
-from reconciler.pool.driver import PoolState
+from reconciler.pool.driver import PoolState, SnapshotState, VolumeState
 
 
 class Kind(StrEnum):
@@ -184,6 +184,16 @@ class Observed:
     snapshots: Mapping[tuple[str, str], SnapshotRow] = field(default_factory=dict)
     resolutions: Mapping[Source, Resolution] = field(default_factory=dict)
     failures: Mapping[tuple[Kind, str], Failure] = field(default_factory=dict)
+
+    def volume_state(self, pool: str, chain: str) -> VolumeState | None:
+        """What the pool holds of a volume; None where it holds none, or can't be read."""
+        state = self.pools[pool].state if pool in self.pools else None
+        return state.volumes.get(chain) if state else None
+
+    def snapshot_state(self, pool: str, name: str) -> SnapshotState | None:
+        """The same of a snapshot."""
+        state = self.pools[pool].state if pool in self.pools else None
+        return state.snapshots.get(name) if state else None
 
 
 # ------------------------------------------------------------------------------------------------------- plan

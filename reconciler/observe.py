@@ -26,7 +26,7 @@ from reconciler.model import (
     Verb,
     VolumeRow,
 )
-from reconciler.pool.driver import Condition, Driver, PoolState
+from reconciler.pool.driver import Condition, Driver
 
 Resolve = Callable[[Sequence[Source]], Mapping[Source, Resolution]]
 """Asks what unpinned sources hold now; this may need the network."""
@@ -157,12 +157,9 @@ def _conditions(image: str, observed: Observed) -> Iterator[Condition | None]:
     volume = observed.volumes.get((row.pool, row.chain)) if row and row.chain else None
     rows: list[VolumeRow | SnapshotRow] = [snapshot for snapshot in observed.snapshots.values() if snapshot.image == image]
     for one in [volume, *rows] if volume else rows:
-        pool = observed.pools.get(one.pool)
-        yield _condition(one, pool.state if pool else None)
-
-
-def _condition(row: VolumeRow | SnapshotRow, state: PoolState | None) -> Condition | None:
-    if state is None:
-        return None
-    found = state.volumes.get(row.chain) if isinstance(row, VolumeRow) else state.snapshots.get(row.name)
-    return found.condition if found else None
+        found = (
+            observed.volume_state(one.pool, one.chain)
+            if isinstance(one, VolumeRow)
+            else observed.snapshot_state(one.pool, one.name)
+        )
+        yield found.condition if found else None

@@ -12,7 +12,6 @@ Child to parent:   progress {layer, read, entries}, applied {totals} for each la
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,8 +78,3 @@ class Channel:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             return
-
-
-def close_all(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)
