@@ -217,6 +217,12 @@ def unfinished(index: Path) -> Path:
     return index.with_name(f".{index.name}.partial")
 
 
+def discard_unfinished_indexes(directory: Path) -> None:
+    """Remove what a run that was cut off left: its chain may never be built again. Callers hold the lock."""
+    for path in directory.glob(unfinished(directory / "*.idx").name):
+        path.unlink(missing_ok=True)
+
+
 def beginning(spool: Spool, layer: Layer) -> Callable[[], Fetch]:
     return lambda: spool.fetch(layer)
 

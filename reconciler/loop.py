@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reconciler import manifests, report
+from reconciler import lifecycle, manifests, report
 from reconciler.errors import CommandError, Guarded, NotConverged, ReconcilerError
 from reconciler.execute import Ledger, carry_out
 from reconciler.host import Host
@@ -159,6 +159,7 @@ def discard_leftovers(host: Host) -> None:
             continue  # the pool can't be used: observing it says why
         for name in removed:
             host.registry.event(Kind.VOLUME, name, "LeftoverDiscarded", f"half-built, from a run that was cut off: {name}")
+    lifecycle.discard_unfinished_indexes(host.settings.indexes)
 
 
 def tidy(host: Host, left: Plan) -> None:

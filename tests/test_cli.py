@@ -246,3 +246,15 @@ def test_a_pool_that_this_host_has_no_driver_for_costs_the_others_nothing(reconc
     assert (result.code, list(failed)) == (Exit.FAILED, ["tool"])
     assert "no driver for pool thin" in failed["tool"]
     assert "base-a" in reconcile("list").out
+
+
+def test_an_index_that_was_cut_off_is_not_kept(reconcile: Reconcile, tmp_path: Path) -> None:
+    """Killed while it wrote a member index, and never asked for that chain again."""
+    indexes = tmp_path / "state" / "index"
+    indexes.mkdir(parents=True)
+    kept, cut_off = indexes / f"{'a' * 64}.idx", indexes / f".{'b' * 64}.idx.partial"
+    kept.touch()
+    cut_off.touch()
+
+    assert reconcile("--once").code == Exit.OK
+    assert (kept.exists(), cut_off.exists()) == (True, False)
