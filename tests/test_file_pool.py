@@ -10,7 +10,6 @@ import stat
 import struct
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -538,7 +537,8 @@ def test_names_that_must_not_become_files_are_refused(pool: FilePool) -> None:
     assert pool.observe({"..": "x"}, {"../../etc/passwd": "x"}).snapshots["../../etc/passwd"].condition is Condition.MISSING
 
 
-def test_five_hundred_snapshots_are_observed_within_a_tenth_of_a_second_of_cpu(pool: FilePool) -> None:
+def test_five_hundred_snapshots_are_observed_by_one_kib_of_each(pool: FilePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file is opened once, and only its superblock is read; the time that takes is for the benchmarks."""
     with pool.create_volume(A, MIB, None) as volume:
         filesystem(volume.fd, A)
         volume.seal()
@@ -546,14 +546,17 @@ def test_five_hundred_snapshots_are_observed_within_a_tenth_of_a_second_of_cpu(p
     first = pool.snapshot_path("s0").read_bytes()[:4096]
     for n in range(1, 500):
         pool.snapshot_path(f"s{n}").write_bytes(first)
-    seconds = []
-    for _ in range(5):
-        started = time.process_time()
-        state = pool.observe({}, {f"s{n}": identity for n in range(500)})
-        seconds.append(time.process_time() - started)
+    real, read = os.pread, []
+
+    def counting(fd: int, length: int, offset: int) -> bytes:
+        read.append(length)
+        return real(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", counting)
+    state = pool.observe({}, {f"s{n}": identity for n in range(500)})
 
     assert len(state.snapshots) == 500
-    assert min(seconds) < 0.1
+    assert read == [1024] * (500 + 1)
 
 
 # ------------------------------------------------------------------------------------------------------- space
