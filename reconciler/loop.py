@@ -21,7 +21,7 @@ from reconciler.image import source
 from reconciler.image.spec import Source
 from reconciler.labels import Selector
 from reconciler.model import Desired, ImageSpec, Kind, Observed, Plan, Resolution, Result, Verb
-from reconciler.observe import observe
+from reconciler.observe import identities, observe
 from reconciler.outcome import outcome
 from reconciler.plan import plan
 
@@ -152,9 +152,9 @@ class deadline:
 
 def discard_leftovers(host: Host) -> None:
     """What an earlier invocation was cut off from is provably ours, and a resumed run begins its volume again anyway."""
-    for driver in host.drivers.values():
+    for pool, driver in host.drivers.items():
         try:
-            removed = driver.discard_leftovers()
+            removed = driver.discard_leftovers(*identities(pool, host.records.volumes(), host.records.snapshots()))
         except ReconcilerError:
             continue  # the pool can't be used: observing it says why
         for name in removed:

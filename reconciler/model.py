@@ -15,6 +15,7 @@ from reconciler.pool.driver import PoolState, SnapshotState, VolumeState
 
 
 class Kind(StrEnum):
+    POOL = "Pool"
     IMAGE = "Image"
     VOLUME = "Volume"
     SNAPSHOT = "Snapshot"
@@ -200,12 +201,16 @@ class Observed:
 
 
 class Verb(StrEnum):
+    ASSEMBLE = "assemble"
+    """Make a pool usable: after a reboot, for the first time, or after a crash. What it holds is looked at again afterwards."""
     RESOLVE = "resolve"
     """Fetch an unpinned layer once, to learn its digest; the chain is not known before."""
     BUILD = "build"
     REBUILD = "rebuild"
     CREATE = "create"
     REPAIR = "repair"
+    ACTIVATE = "activate"
+    """Bring a snapshot that is whole back to its path: nothing of its content changes."""
     RECORD = "record"
     """Write an image's row: declared for the first time, or its chain has moved."""
     REMOVE = "remove"

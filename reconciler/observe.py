@@ -73,13 +73,20 @@ def _pool(
     if driver is None:
         return PoolObserved(name, False, None, f"this host has no driver for pool {name}")
     try:
-        state = driver.observe(
-            {chain: row.identity for (pool, chain), row in volumes.items() if pool == name},
-            {snapshot: row.identity for (pool, snapshot), row in snapshots.items() if pool == name},
-        )
+        state = driver.observe(*identities(name, volumes, snapshots))
         return PoolObserved(name, driver.shares_blocks, state)
     except (ReconcilerError, OSError) as error:
         return PoolObserved(name, False, None, str(error))
+
+
+def identities(
+    pool: str, volumes: Mapping[tuple[str, str], VolumeRow], snapshots: Mapping[tuple[str, str], SnapshotRow]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What the registry remembers of a pool, as its driver wants it: identities by chain, and by snapshot name."""
+    return (
+        {chain: row.identity for (where, chain), row in volumes.items() if where == pool},
+        {name: row.identity for (where, name), row in snapshots.items() if where == pool},
+    )
 
 
 def _resolutions(desired: Desired, resolve: Resolve, selection: Collection[str] | None) -> Mapping[Source, Resolution]:

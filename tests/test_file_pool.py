@@ -119,9 +119,9 @@ time.sleep(60)
     leftover = str(pool.root / "volumes" / f".{A}.partial")
     state = pool.observe({}, {})
     assert (state.volumes, state.leftovers, state.foreign) == ({}, (leftover,), ())
-    assert pool.discard_leftovers() == (leftover,)
+    assert pool.discard_leftovers({}, {}) == (leftover,)
     assert everything(pool.root) == set()
-    assert pool.discard_leftovers() == ()
+    assert pool.discard_leftovers({}, {}) == ()
 
 
 def test_an_unfinished_earlier_try_is_begun_again_from_nothing(pool: FilePool) -> None:
@@ -515,7 +515,7 @@ def test_other_names_are_foreign_whatever_they_look_like(pool: FilePool, snapsho
     assert len(state.foreign) == len(strange)
     assert all("not a name of ours; left alone" in text for text in state.foreign)
     assert any("bad\\xff.ext4" in text for text in state.foreign), "every name can be printed"
-    assert pool.discard_leftovers() == ()
+    assert pool.discard_leftovers({}, {}) == ()
 
 
 def test_a_file_that_no_row_knows_is_shown_as_such(pool: FilePool, snapshot: str) -> None:

@@ -7,6 +7,7 @@ A driver keeps nothing in memory between calls: it asks the file system or the k
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -61,10 +62,21 @@ class SnapshotState:
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something wrong with a pool as a whole. ``message`` says what, and what to do; where it ``halts``, nothing is changed."""
+
+    reason: str
+    message: str
+    halts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class PoolState:
     """All that a pool holds. ``foreign`` is what is not ours and never touched (path or id, with the reason).
 
-    ``leftovers`` is what is provably ours and belongs to nothing: half-built volumes of a run that was cut off.
+    ``leftovers`` is what is provably ours and belongs to nothing: half-built volumes of a run that was cut off. ``orphans`` were
+    made by us too, but may hold what somebody wrote, and nothing knows them any more: a person decides (``adopt``, ``gc``).
+    ``unready`` says why the pool must be assembled before anything else can be done in it; empty where it need not be.
     """
 
     space: Space
@@ -72,6 +84,16 @@ class PoolState:
     snapshots: Mapping[str, SnapshotState]
     foreign: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
+    unready: str = ""
+    metadata: Space | None = None
+    """Of the pool's own book-keeping, where that is a space of its own."""
+
+    @property
+    def halted(self) -> Trouble | None:
+        """Why nothing in the pool may be changed now, if so."""
+        return next((trouble for trouble in self.troubles if trouble.halts), None)
 
 
 class OpenVolume(Protocol):
@@ -83,6 +105,10 @@ class OpenVolume(Protocol):
     def size(self) -> int: ...
     @property
     def path(self) -> Path: ...
+    @property
+    def room(self) -> int | None:
+        """Bytes that may be written before the pool's reserve is reached; None where the file system tells."""
+        ...
 
     def __enter__(self) -> OpenVolume: ...
     def __exit__(self, *exc: object) -> None: ...
@@ -108,11 +134,23 @@ class Driver(Protocol):
 
     def space(self) -> Space: ...
 
-    def create_volume(self, chain: str, size: int, parent: str | None) -> OpenVolume:
+    def assemble(self) -> str:
+        """Make the pool usable, creating what was never there, and settle what a crash left open; return what was done.
+
+        Content is never changed. Nothing to do is success. Raises HostCannot.
+        """
+        ...
+
+    def create_volume(self, chain: str, size: int, parent: str | None, expected: int = 0) -> OpenVolume:
         """Begin a volume of ``size`` bytes, empty or with the content of ``parent``; an unfinished earlier try is discarded.
 
-        Raises NoSpace below the reserve, HostCannot where the pool can't be used.
+        ``expected`` bytes are set aside for it until it is sealed or discarded. Raises NoSpace where they would not fit above
+        the reserve, HostCannot where the pool can't be used.
         """
+        ...
+
+    def reading(self, chain: str) -> AbstractContextManager[Path]:
+        """A sealed volume as something that can be opened for reading, for as long as the context lasts."""
         ...
 
     def remove_volume(self, chain: str) -> None:
@@ -126,6 +164,10 @@ class Driver(Protocol):
         """
         ...
 
+    def activate_snapshot(self, name: str) -> None:
+        """Bring an intact snapshot that is not active (after a reboot, say) back to its path. Raises Retryable, Busy."""
+        ...
+
     def remove_snapshot(self, name: str) -> None:
         """Remove it; absent is success. Raises Busy where something holds it."""
         ...
@@ -134,8 +176,11 @@ class Driver(Protocol):
         """Move what stands under a snapshot's name, and is not ours, out of the way; return where it lies now."""
         ...
 
-    def discard_leftovers(self) -> tuple[str, ...]:
-        """Remove what a cut-off run left half-built; return what was removed. Callers hold the registry's lock."""
+    def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
+        """Remove what a cut-off run left half-built; return what was removed. Callers hold the registry's lock.
+
+        The arguments are those of ``observe``: what the registry remembers is no leftover.
+        """
         ...
 
     def snapshot_path(self, name: str) -> Path: ...

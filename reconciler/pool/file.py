@@ -94,7 +94,10 @@ class FilePool:
         active = found is not None and found.regular
         return SnapshotState(name, condition, path, active, size, used, detail)
 
-    def create_volume(self, chain: str, size: int, parent: str | None) -> VolumeFile:
+    def assemble(self) -> str:
+        return ""
+
+    def create_volume(self, chain: str, size: int, parent: str | None, expected: int = 0) -> VolumeFile:
         """See ``Driver.create_volume``. Raises NoSpace, HostCannot, and Retryable where the parent is not there."""
         self._admit(0)
         with self._reported(f"begin volume {chain[:12]}"):
@@ -154,6 +157,13 @@ class FilePool:
         finally:
             os.close(fd)
 
+    @contextmanager
+    def reading(self, chain: str) -> Iterator[Path]:
+        yield self.volume_path(chain)
+
+    def activate_snapshot(self, name: str) -> None:
+        """A file is always active."""
+
     def remove_volume(self, chain: str) -> None:
         self._remove(self._volumes, chain)
 
@@ -173,7 +183,7 @@ class FilePool:
         with self._reported(f"set aside what stands in place of snapshot {name}"):
             return str(self._snapshots.set_aside(name))
 
-    def discard_leftovers(self) -> tuple[str, ...]:
+    def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
         with self._reported("discard half-built files"):
             partial = [shelf.directory / entry for shelf in (self._volumes, self._snapshots) for entry in shelf.scan().partial]
             for path in partial:
@@ -202,6 +212,7 @@ class VolumeFile:
     fd: int
     path: Path
     shelf: Shelf
+    room: int | None = None
 
     def __enter__(self) -> VolumeFile:
         return self
