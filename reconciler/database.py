@@ -23,7 +23,32 @@ BUSY_TIMEOUT = 5.0
 Migration = Sequence[str]
 """The statements that lead from one schema version to the next."""
 
-MIGRATIONS: tuple[Migration, ...] = ()
+_THIN_POOLS = (
+    'CREATE TABLE pool (name TEXT NOT NULL PRIMARY KEY, stamp INTEGER NOT NULL, "transaction" INTEGER NOT NULL) STRICT',
+    """CREATE TABLE device (
+        pool TEXT NOT NULL, id INTEGER NOT NULL, role TEXT NOT NULL, name TEXT NOT NULL, chain TEXT NOT NULL,
+        size INTEGER NOT NULL, "transaction" INTEGER NOT NULL, state TEXT NOT NULL, mapped INTEGER NOT NULL,
+        PRIMARY KEY (pool, id),
+        CHECK (role IN ('volume', 'snapshot', 'orphan')), CHECK (state IN ('creating', 'held', 'deleting'))) STRICT""",
+    # Runs may now be a pool's: a CHECK can't be changed in place (https://www.sqlite.org/lang_altertable.html, section 7).
+    """CREATE TABLE run_2 (
+        number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, machine TEXT NOT NULL,
+        kind TEXT NOT NULL, name TEXT NOT NULL, pool TEXT NOT NULL, state TEXT NOT NULL, digest TEXT NOT NULL,
+        opened REAL NOT NULL, updated REAL NOT NULL, input TEXT NOT NULL, data TEXT NOT NULL, status TEXT NOT NULL,
+        attempt INTEGER NOT NULL, spent REAL NOT NULL, crashes INTEGER NOT NULL, not_before REAL NOT NULL,
+        cancel TEXT NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL,
+        CHECK (status IN ('active', 'done', 'failed', 'cancelled', 'needs-operator')),
+        CHECK (kind IN ('Pool', 'Image', 'Volume', 'Snapshot', 'Layer')),
+        CHECK (json_valid(input)), CHECK (json_valid(data))) STRICT""",
+    "INSERT INTO run_2 SELECT * FROM run",
+    "DROP TABLE run",
+    "ALTER TABLE run_2 RENAME TO run",
+    """CREATE UNIQUE INDEX run_open ON run (machine, kind, pool, name)
+        WHERE status IN ('active', 'needs-operator') AND cancel = ''""",
+    "CREATE INDEX run_subject ON run (kind, pool, name)",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS,)
 """``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; the tables of ``registry`` are always the newest schema."""
 
 # The log of events only grows, whoever opens the file, and whatever they try: what may go lies below the horizon in ``meta``,

@@ -6,6 +6,7 @@
     │   ├── SourceChanged       the object was replaced while it was read
     │   ├── BuilderDied         the builder process ended without a verdict
     │   ├── NoSpace             the pool is below its reserve, or the host ran out of space
+    │   ├── PoolUnusable        the pool can't be changed now: read-only, failed, or not what the registry knows
     │   └── Busy                something still holds the device or the file
     ├── Terminal                the same input gives the same failure: needs a new spec or a person
     │   ├── SourceNotFound      no such bucket, key or file
@@ -13,6 +14,7 @@
     │   ├── DigestMismatch      the bytes are not the ones that the manifest names
     │   ├── LayerCorrupt        truncated or damaged: not a whole tar, not a whole compressed stream
     │   ├── LayerRefused        a whole tar that the judge does not accept
+    │   ├── NameTaken           the device's name belongs to a device that is not ours
     │   ├── ImageTooSmall       the file system's declared size cannot hold the layers
     │   └── VolumeCorrupt       the referee (e2fsck) complains
     ├── NeedsOperator           nothing is tried again until a person has looked
@@ -90,6 +92,10 @@ class NoSpace(Retryable):
     reason = "PoolFull"
 
 
+class PoolUnusable(Retryable):
+    reason = "PoolUnavailable"
+
+
 class Busy(Retryable):
     reason = "DeviceBusy"
 
@@ -130,6 +136,10 @@ class LayerRefused(Terminal):
         self.rule = rule
         self.member = member
         self.offset = offset
+
+
+class NameTaken(Terminal):
+    reason = "NameTaken"
 
 
 class ImageTooSmall(Terminal):

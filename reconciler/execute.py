@@ -36,8 +36,12 @@ class Ledger:
     done: dict[str, Done] = field(default_factory=dict)
 
     def fresh(self, actions: Collection[Action]) -> tuple[Action, ...]:
-        """The actions that can be tried: their object is known, and this invocation has not tried them yet."""
-        return tuple(a for a in actions if a.key not in self.done and (a.chain or a.kind in (Kind.LAYER, Kind.IMAGE)))
+        """The actions that can be tried: their object is known, and this invocation has not tried them yet.
+
+        Pools come first, by themselves: what they hold, and so what else is to be done, is only known once they are assembled.
+        """
+        known = tuple(a for a in actions if a.key not in self.done and (a.chain or a.kind in (Kind.LAYER, Kind.IMAGE, Kind.POOL)))
+        return tuple(a for a in known if a.verb is Verb.ASSEMBLE) or known
 
 
 def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, *, stop: threading.Event) -> list[Done]:

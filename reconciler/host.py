@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +21,12 @@ from reconciler.image.spool import Spool
 from reconciler.lifecycle import Hands, Pipelines, machines
 from reconciler.lock import lock
 from reconciler.model import Desired, PoolSpec
+from reconciler.pool.assembly import Geometry
+from reconciler.pool.backing import Backing
 from reconciler.pool.driver import Driver
 from reconciler.pool.file import FilePool
+from reconciler.pool.journal import DeviceRow, PoolRow
+from reconciler.pool.thin import ThinPool
 from reconciler.records import Records
 from reconciler.settings import Settings
 
@@ -48,7 +52,7 @@ class Host:
     @cached_property
     def drivers(self) -> Mapping[str, Driver]:
         """A driver for each pool that is declared, and for each that the registry remembers."""
-        return drivers(self.settings, self.desired, self.records)
+        return drivers(self)
 
     @cached_property
     def registry(self) -> Registry:
@@ -77,15 +81,43 @@ def new_schema() -> Iterable[str]:
     return schema()
 
 
-def drivers(settings: Settings, desired: Desired, records: Records) -> dict[str, Driver]:
-    """A driver for each pool that has one. Thin pools have none yet: ``observe`` says so, and what is in other pools goes on."""
-    known = {pool for pool, _ in (*records.volumes(), *records.snapshots())}
-    specs = dict(desired.pools) | {name: PoolSpec(name) for name in known - set(desired.pools)}
-    return {name: driver(settings, spec) for name, spec in sorted(specs.items()) if spec.thin is None}
+def drivers(host: Host) -> dict[str, Driver]:
+    """A driver for each pool that is declared; of those that no longer are, for the file pools, which need no declaration."""
+    known = {pool for pool, _ in (*host.records.volumes(), *host.records.snapshots()) if host.records.thin_pool(pool) is None}
+    specs = dict(host.desired.pools) | {name: PoolSpec(name) for name in known - set(host.desired.pools)}
+    return {name: driver(host, spec) for name, spec in sorted(specs.items())}
 
 
-def driver(settings: Settings, spec: PoolSpec) -> Driver:
-    return FilePool(spec.name, settings.pool(spec.name), spec.reserve_data_percent)
+def driver(host: Host, spec: PoolSpec) -> Driver:
+    if spec.thin is None:
+        return FilePool(spec.name, host.settings.pool(spec.name), spec.reserve_data_percent)
+    data, metadata = (Backing(one.device, one.file, one.size) for one in (spec.thin.data, spec.thin.metadata))
+    geometry = Geometry(data, metadata, spec.thin.block_size, spec.reserve_data_percent)
+    journal = HostJournal(spec.name, host)
+    return ThinPool(spec.name, geometry, journal, spec.reserve_data_percent, spec.reserve_metadata_percent)
+
+
+@dataclass(frozen=True)
+class HostJournal:
+    """A thin pool's part of the registry (``pool.journal.Journal``)."""
+
+    name: str
+    host: Host
+
+    def pool(self) -> PoolRow | None:
+        return self.host.records.thin_pool(self.name)
+
+    def devices(self) -> Mapping[int, DeviceRow]:
+        return self.host.records.thin_devices(self.name)
+
+    def next_id(self, above: int = 0) -> int:
+        return self.host.registry.next_id(self.name, above)
+
+    def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
+        self.host.registry.journal(self.name, pool, put, drop)
+
+    def forget(self) -> None:
+        self.host.registry.forget_pool(self.name)
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""The machines: volume (downloading, validating, provisioning), snapshot (snapshotting), removal, and an unpinned layer's fetch.
+"""The machines: volume (downloading, validating, provisioning), snapshot (snapshotting), activation, removal, a pool's assembly,
+and an unpinned layer's fetch.
 
 Introduces images to pools: here, and only here, a volume is a file descriptor and a size. ``execute`` opens runs of these
 machines with the inputs that ``run_input`` makes from a plan's actions; ``fsm`` executes them. State in memory: the pipelines
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import referee
-from reconciler.errors import HostCannot, NeedsOperator
+from reconciler.errors import HostCannot, NeedsOperator, ReconcilerError
+from reconciler.image import source
 from reconciler.image.build import Build, Fetch, Input, Milestone, Progress, Report, Request
 from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
 from reconciler.image.spool import Spool
@@ -71,7 +73,11 @@ def run_input(action: Action) -> tuple[str, dict[str, Any]]:
     """The machine that carries out an action, and the run's input: plain JSON, all that a resumed run needs."""
     if action.verb is Verb.RESOLVE:
         return "layer", {"layer": layer_input(action.layers[0])}
+    if action.verb is Verb.ASSEMBLE:
+        return "pool", {"name": action.name}
     common = {"pool": action.pool, "chain": action.chain}
+    if action.verb is Verb.ACTIVATE:
+        return "activation", common | {"name": action.name}
     if action.verb is Verb.REMOVE:
         return "removal", common | {"kind": action.kind.value, "name": action.name}
     if action.kind is Kind.SNAPSHOT:
@@ -170,7 +176,7 @@ def start(hands: Hands, plan: VolumePlan) -> Pipeline:
     driver = hands.driver(plan.pool)
     index = hands.index(plan.chain)
     with contextlib.ExitStack() as stack:
-        volume = stack.enter_context(driver.create_volume(plan.chain, plan.size, plan.parent))
+        volume = stack.enter_context(driver.create_volume(plan.chain, plan.size, plan.parent, lambda: expected(plan)))
         index_in, below = parent_index(hands, plan, stack)
         index_out = stack.enter_context(writing(index)) if driver.shares_blocks else None
         layers = plan.layers[-1:] if index_in is not None else plan.layers
@@ -183,10 +189,18 @@ def start(hands: Hands, plan: VolumePlan) -> Pipeline:
             index_in=index_in,
             index_out=index_out,
             replay=below,
+            room=volume.room,
         )
         build = stack.enter_context(Build(request))
         kept = stack.pop_all()
     return Pipeline(volume, build, index, kept.close)
+
+
+def expected(plan: VolumePlan) -> int:
+    """Bytes that the volume takes at least: those that its new layers are stored as, where their sources say."""
+    new = plan.layers[-1:] if plan.parent is not None else plan.layers
+    answers = source.head([layer.source for layer in new]).values()
+    return sum(answer.size for answer in answers if not isinstance(answer, ReconcilerError))
 
 
 def parent_index(hands: Hands, plan: VolumePlan, stack: contextlib.ExitStack) -> tuple[int | None, int]:
@@ -305,6 +319,27 @@ def snapshot(hands: Hands) -> Machine:
     )
 
 
+def activation(hands: Hands) -> Machine:
+    """Back under its path after a reboot, or after somebody took it down: no content changes."""
+
+    def activate(context: Context) -> Outcome:
+        wish = context.run.input
+        hands.driver(wish["pool"]).activate_snapshot(wish["name"])
+        return Outcome()
+
+    steps = (Step("activating", activate, "ready", timeout=HOUR),)
+    return Machine("activation", steps, "activating", frozenset({"ready"}))
+
+
+def pool(hands: Hands) -> Machine:
+    def assemble(context: Context) -> Outcome:
+        done = hands.driver(context.run.input["name"]).assemble()
+        return Outcome(data={"done": done}, message=done)
+
+    steps = (Step("assembling", assemble, "ready", timeout=HOUR),)
+    return Machine("pool", steps, "assembling", frozenset({"ready"}))
+
+
 # ----------------------------------------------------------------------------------------------------- removal
 
 
@@ -346,4 +381,4 @@ def layer(hands: Hands) -> Machine:
 
 def machines(hands: Hands, pipelines: Pipelines) -> Sequence[Machine]:
     """All machines, bound to these hands. Whoever has executed a run closes what it may have left in ``pipelines``."""
-    return (volume(hands, pipelines), snapshot(hands), removal(hands), layer(hands))
+    return (volume(hands, pipelines), snapshot(hands), activation(hands), removal(hands), pool(hands), layer(hands))

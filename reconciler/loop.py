@@ -118,6 +118,8 @@ def converge(host: Host, wish: Wish, progress: report.Progress, *, stop: threadi
         while not stop.is_set() and (todo := ledger.fresh(now.plan.actions)):
             for done in carry_out(host, todo, progress, stop=stop):
                 ledger.done[done.action.key] = done
+            if any(action.verb is Verb.ASSEMBLE for action in todo):
+                discard_leftovers(host)
             now = look(host, wish)
         if expired.is_set():
             raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")

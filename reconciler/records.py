@@ -18,6 +18,7 @@ from reconciler import database, rows
 from reconciler.image.spec import Source
 from reconciler.machine import Event, Run, Transition
 from reconciler.model import Failure, ImageRow, Kind, SnapshotRow, VolumeRow
+from reconciler.pool.journal import DeviceRow, PoolRow
 
 OPEN = "status IN ('active', 'needs-operator')"
 _FAILED = """
@@ -85,6 +86,15 @@ class Records:
         """By pool and name."""
         found = self._rows("SELECT * FROM snapshot ORDER BY pool, name")
         return {(row["pool"], row["name"]): SnapshotRow(**row) for row in found}
+
+    def thin_pool(self, pool: str) -> PoolRow | None:
+        """What a thin pool's driver remembers of its pool."""
+        found = self._rows('SELECT stamp, "transaction" FROM pool WHERE name = ?', (pool,))
+        return PoolRow(**found[0]) if found else None
+
+    def thin_devices(self, pool: str) -> dict[int, DeviceRow]:
+        """Of its devices, by thin id."""
+        return {row["id"]: rows.device_of(row) for row in self._rows("SELECT * FROM device WHERE pool = ? ORDER BY id", (pool,))}
 
     def digest_seen(self, source: Source, etag: str, size: int) -> str | None:
         """The digest that the bytes of this ETag and length were seen to have, or None where they never were."""

@@ -30,6 +30,7 @@ from reconciler import database, rows
 from reconciler.fsm import Conflict
 from reconciler.machine import Entry, Result, Run, Status, Subject
 from reconciler.model import Fact, ImageRow, Kind
+from reconciler.pool.journal import DeviceRow, PoolRow, Role, State
 from reconciler.records import Records
 
 # ----------------------------------------------------------------------------------------------------- tables
@@ -102,6 +103,29 @@ class SeenTable(Table, table=True):
     etag: Key
     size: int = Field(primary_key=True)
     digest: Words
+
+
+class PoolTable(Table, table=True):
+    """Thin pools: the stamp that says which pool it is, and the transaction id that it must be at (see ``pool.journal``)."""
+
+    name: Key
+    stamp: int
+    transaction: int
+
+
+class DeviceTable(Table, table=True):
+    """Thin devices that are ours, and changes of them that are under way."""
+
+    __table_args__ = (_one_of("role", Role), _one_of("state", State), STRICT)
+    pool: Key
+    id: int = Field(primary_key=True)
+    role: Words
+    name: Words
+    chain: Words
+    size: int
+    transaction: int
+    state: Words
+    mapped: int
 
 
 class SequenceTable(Table, table=True):
@@ -246,11 +270,28 @@ class Registry(Records):
         with self._writing() as db:
             _apply(db, facts)
 
-    def next_id(self, pool: str) -> int:
-        """The pool's next id, from 1. On disk before it is returned, and never returned again."""
-        take = "INSERT INTO sequence VALUES (:pool, 1) ON CONFLICT (pool) DO UPDATE SET last = last + 1 RETURNING last"
+    def next_id(self, pool: str, above: int = 0) -> int:
+        """The pool's next id, from 1 and larger than ``above``. On disk before it is returned, and never returned again."""
+        take = """INSERT INTO sequence VALUES (:pool, :above + 1)
+                  ON CONFLICT (pool) DO UPDATE SET last = MAX(last, :above) + 1 RETURNING last"""
         with self._writing() as db:
-            return int(db.execute(sql.text(take), {"pool": pool}).scalar_one())
+            return int(db.execute(sql.text(take), {"pool": pool, "above": above}).scalar_one())
+
+    def journal(self, pool: str, row: PoolRow | None, put: Sequence[DeviceRow], drop: Sequence[int]) -> None:
+        """What the pool's driver remembers; see ``pool.journal.Journal.write``."""
+        with self._writing() as db:
+            if row is not None:
+                db.execute(_put("pool", {"name": pool, **asdict(row)}))
+            for device in put:
+                db.execute(_put("device", {"pool": pool, **asdict(device)}))
+            for thin_id in drop:
+                db.execute(sql.delete(DeviceTable).filter_by(pool=pool, id=thin_id))
+
+    def forget_pool(self, pool: str) -> None:
+        """Drop all that was remembered for the pool's driver, but not the ids that were given."""
+        with self._writing() as db:
+            db.execute(sql.delete(DeviceTable).where(col(DeviceTable.pool) == pool))
+            db.execute(sql.delete(PoolTable).where(col(PoolTable.name) == pool))
 
     def event(self, kind: str, name: str, reason: str, message: str, run: str = "") -> None:
         """Append to the log."""

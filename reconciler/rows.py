@@ -24,6 +24,7 @@ from reconciler.model import (
     VolumeRow,
     VolumeSealed,
 )
+from reconciler.pool.journal import DeviceRow, Role, State
 
 Row = Mapping[str, Any]
 
@@ -93,6 +94,11 @@ def image_of(row: Row) -> ImageRow:
 
 def volume_of(row: Row) -> VolumeRow:
     return VolumeRow(**{**row, "digests": tuple(json.loads(row["digests"]))})
+
+
+def device_of(row: Row) -> DeviceRow:
+    plain = {name: value for name, value in row.items() if name != "pool"}
+    return DeviceRow(**{**plain, "role": Role(row["role"]), "state": State(row["state"])})
 
 
 def origin(source: Source) -> str:

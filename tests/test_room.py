@@ -46,3 +46,18 @@ def test_many_small_files_are_stopped_as_one_large_one_is(tmp_path: Path, monkey
 def test_what_has_no_file_has_no_end() -> None:
     """A rehearsal writes nothing, so nothing is too much for it."""
     Room(-1).take(1 << 62)
+
+
+def test_a_block_device_ends_where_the_pools_reserve_begins() -> None:
+    """Others run on snapshots of the same pool: a volume stops before it takes what is theirs."""
+    with open("/dev/null", "wb") as device:
+        room = Room(device.fileno(), given=3 << 20)
+        room.take(2 << 20)
+
+        with pytest.raises(NoSpace, match=str(3 << 20)):
+            room.take((1 << 20) + 1)
+
+
+def test_a_block_device_without_a_bound_has_no_end() -> None:
+    with open("/dev/null", "wb") as device:
+        Room(device.fileno()).take(1 << 62)

@@ -64,7 +64,8 @@ class Input:
 class Request:
     """What to build. ``chain`` maps the layers' digests to the chain's id; ``volume`` None judges and writes nothing.
 
-    The first ``replay`` layers are already in the volume: they only rebuild the tree, which ``index_in`` would hold.
+    The first ``replay`` layers are already in the volume: they only rebuild the tree, which ``index_in`` would hold. ``room`` is
+    how many bytes may be written to a block device, None where there is no bound.
     """
 
     layers: tuple[Input, ...]
@@ -75,6 +76,7 @@ class Request:
     index_in: int | None = None
     index_out: int | None = None
     replay: int = 0
+    room: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ class Build:
             "layers": len(request.layers),
             "size": request.size,
             "replay": request.replay,
+            "room": request.room,
             "limits": asdict(request.limits),
             "names": list(self._descriptors()),
         }

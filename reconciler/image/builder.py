@@ -156,7 +156,7 @@ def build(channel: Channel, request: Packet) -> None:
             apply_layer(channel, number, tree, rehearsal, Room(-1), limits)
         next_block = rehearsal.next_block
     volume = fds.get("volume", -1)
-    writer, room = Writer(volume, size, next_block=next_block, sink=volume < 0), Room(volume)
+    writer, room = Writer(volume, size, next_block=next_block, sink=volume < 0), Room(volume, body["room"])
     for number in range(replay, body["layers"]):
         channel.send("applied", totals=apply_layer(channel, number, tree, writer, room, limits))
     channel.send("accepted")

@@ -1,7 +1,8 @@
-"""How much a volume may still take of the file system that it lies on: never the last of it.
+"""How much a volume may still take of the file system or pool that it lies on: never the last of it.
 
-The registry is mostly on the same one. A volume that took everything would fail, and nobody could write down why.
-Used by ``builder``. State: what the last look at the file system allowed.
+The registry is mostly on the same file system: a volume that took everything would fail, and nobody could write down why. Others
+run on the snapshots of the same pool: to them its end is an I/O error.
+Used by ``builder``. State: what the last look at the file system allowed, or what is left of the room that was given.
 """
 
 from __future__ import annotations
@@ -19,16 +20,25 @@ STEP = 16 << 20
 
 
 class Room:
-    """``fd`` is the volume. Only a regular file has room to run out of: a block device, or no volume at all (-1), never does."""
+    """``fd`` is the volume. A regular file has the room of its file system, a block device what is ``given`` (bytes).
 
-    def __init__(self, fd: int) -> None:
+    Where nothing is given there is no end; nor has it where there is no volume at all (-1).
+    """
+
+    def __init__(self, fd: int, given: int | None = None) -> None:
         self._fd = fd
         self._bounded = fd >= 0 and stat.S_ISREG(os.fstat(fd).st_mode)
-        self._left = 0
+        self._given = given
+        self._left = given or 0
 
     def take(self, size: int) -> None:
         """Account for ``size`` bytes that are about to be written. Raises NoSpace."""
         self._left -= size
+        if self._left < 0 and self._given is not None and not self._bounded:
+            raise NoSpace(
+                f"the volume may take {self._given} bytes of its pool, and needs more: the rest is the pool's reserve",
+                hint="remove images with --prune, declare the pool larger, or its reserve smaller",
+            )
         if self._left >= 0 or not self._bounded:
             return
         found = os.fstatvfs(self._fd)

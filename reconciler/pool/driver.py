@@ -6,7 +6,7 @@ A driver keeps nothing in memory between calls: it asks the file system or the k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -63,11 +63,15 @@ class SnapshotState:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something wrong with a pool as a whole. ``message`` says what, and what to do; where it ``halts``, nothing is changed."""
+    """Something wrong with a pool as a whole. ``message`` says what, and what to do.
+
+    Where it ``halts``, nothing is made or changed; unless it ``removes``, nothing is removed either.
+    """
 
     reason: str
     message: str
     halts: bool = True
+    removes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,14 @@ class OpenVolume(Protocol):
         ...
 
 
+Expected = Callable[[], int]
+
+
+def nothing() -> int:
+    """The least that a volume can be expected to take."""
+    return 0
+
+
 class Driver(Protocol):
     """One pool."""
 
@@ -141,11 +153,12 @@ class Driver(Protocol):
         """
         ...
 
-    def create_volume(self, chain: str, size: int, parent: str | None, expected: int = 0) -> OpenVolume:
+    def create_volume(self, chain: str, size: int, parent: str | None, expected: Expected = nothing) -> OpenVolume:
         """Begin a volume of ``size`` bytes, empty or with the content of ``parent``; an unfinished earlier try is discarded.
 
-        ``expected`` bytes are set aside for it until it is sealed or discarded. Raises NoSpace where they would not fit above
-        the reserve, HostCannot where the pool can't be used.
+        A pool that is shared with running machines asks ``expected`` how many bytes the volume will take at least, and sets them
+        aside until it is sealed or discarded. Raises NoSpace where they don't fit above the reserve, and HostCannot or
+        PoolUnusable where the pool can't be used.
         """
         ...
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from reconciler.errors import Busy, HostCannot, NoSpace, Retryable
 from reconciler.pool.clone import data_bytes, reflink, shares_blocks, sparse_copy
-from reconciler.pool.driver import PoolState, SnapshotState, Space, VolumeState
+from reconciler.pool.driver import Expected, PoolState, SnapshotState, Space, VolumeState, nothing
 from reconciler.pool.holders import holder
 from reconciler.pool.identity import Identity, judge_snapshot, judge_volume, look
 from reconciler.pool.shelf import Shelf, nearest_directory
@@ -97,7 +97,7 @@ class FilePool:
     def assemble(self) -> str:
         return ""
 
-    def create_volume(self, chain: str, size: int, parent: str | None, expected: int = 0) -> VolumeFile:
+    def create_volume(self, chain: str, size: int, parent: str | None, expected: Expected = nothing) -> VolumeFile:
         """See ``Driver.create_volume``. Raises NoSpace, HostCannot, and Retryable where the parent is not there."""
         self._admit(0)
         with self._reported(f"begin volume {chain[:12]}"):

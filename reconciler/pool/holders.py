@@ -1,6 +1,7 @@
-"""Who holds a file: a loop device, a mount, a process that has it open, a lock. Asked before a file is removed.
+"""Who holds a file or a block device: a loop device, a mapping, a mount, a process, a lock. Asked before it is removed.
 
-Called by ``pool.file``. Keeps no state; reads /proc and /sys, and sees of other users' processes what the kernel shows.
+Called by ``pool.file`` and ``pool.thin``. Keeps no state; reads /proc and /sys, and sees of other users' processes
+what the kernel shows.
 Formats: proc(5), fcntl(2).
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +24,70 @@ def holder(path: Path) -> str | None:
     found = path.stat()
     asked = (loop_devices, bind_mounts, processes, locks)
     return next((who for ask in asked for who in ask(path, found)), None)
+
+
+def device_holder(device: Path) -> str | None:
+    """The same for a block device, in every mount namespace that can be seen; None where it isn't there, too."""
+    try:
+        found = device.stat()
+    except FileNotFoundError:
+        return None
+    asked = (mappings, loop_devices, device_mounts, device_processes)
+    return next((who for ask in asked for who in ask(device, found)), None)
+
+
+def mappings(_device: Path, found: os.stat_result) -> Iterator[str]:
+    """Device-mapper, md and others that lie on top of it (sysfs-block)."""
+    number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    with suppress(OSError):
+        for above in sorted(Path("/sys/dev/block", number, "holders").iterdir()):
+            with suppress(OSError):
+                yield f"mapping {(above / 'dm' / 'name').read_text().strip()}"
+                continue
+            yield f"/dev/{above.name}"
+
+
+def device_mounts(_device: Path, found: os.stat_result) -> Iterator[str]:
+    number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    seen: set[str] = set()
+    for process in _processes():
+        with suppress(OSError):
+            space = str((process / "ns" / "mnt").readlink())
+            if space not in seen:
+                seen.add(space)
+                yield from (_mounted(process, line.split(" ")[4]) for line in _mountinfo(process) if line.split(" ")[2] == number)
+
+
+def _mounted(process: Path, point: str) -> str:
+    with suppress(OSError):
+        if (process / "ns" / "mnt").readlink() == Path("/proc/self/ns/mnt").readlink():
+            return f"a mount at {_unescaped(point)}"
+    return f"a mount at {_unescaped(point)} in the mount namespace of process {process.name} ({_command(process)})"
+
+
+def _mountinfo(process: Path) -> list[str]:
+    return (process / "mountinfo").read_text(errors="surrogateescape").splitlines()
+
+
+def device_processes(_device: Path, found: os.stat_result) -> Iterator[str]:
+    for process in _processes():
+        if process.name != str(os.getpid()):
+            with suppress(OSError):
+                if any(_opens_device(fd, found) for fd in (process / "fd").iterdir()):
+                    yield f"process {process.name} ({_command(process)})"
+
+
+def _opens_device(fd: Path, found: os.stat_result) -> bool:
+    with suppress(OSError):
+        if not str(fd.readlink()).startswith("/dev/"):
+            return False
+        one = fd.stat()
+        return stat.S_ISBLK(one.st_mode) and one.st_rdev == found.st_rdev
+    return False
+
+
+def _processes() -> list[Path]:
+    return sorted((entry for entry in Path("/proc").iterdir() if entry.name.isdigit()), key=lambda p: int(p.name))
 
 
 def loop_devices(_path: Path, found: os.stat_result) -> Iterator[str]:
@@ -63,7 +129,7 @@ def _unescaped(word: str) -> str:
 
 
 def processes(_path: Path, found: os.stat_result) -> Iterator[str]:
-    for process in sorted((entry for entry in Path("/proc").iterdir() if entry.name.isdigit()), key=lambda p: int(p.name)):
+    for process in _processes():
         with suppress(OSError):
             if any(_opens(fd, found) for fd in (process / "fd").iterdir()):
                 yield f"process {process.name} ({_command(process)})"

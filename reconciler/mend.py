@@ -1,0 +1,134 @@
+"""What a person does about a thin pool that can't be mended by itself: ``adopt``, ``gc`` and ``detach``.
+
+``adopt`` makes the registry agree with a pool that contradicts it, ``gc`` deletes what we once made and nothing knows any more,
+``detach`` takes a pool out of the kernel. All of them only say what they would do, until they are told to apply it.
+
+Called by ``cli``. No state; the decisions are in ``pool.adoption``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from reconciler.errors import Busy, PoolUnusable, UsageError
+from reconciler.host import Host
+from reconciler.image.spec import chain_ids, filesystem_uuid
+from reconciler.model import Kind, SnapshotMade, SnapshotRow
+from reconciler.pool.adoption import Adoption, Candidate
+from reconciler.pool.journal import DeviceRow
+from reconciler.pool.mending import Mending
+from reconciler.pool.thin import ThinPool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that is done, or would be. ``what`` is a word for tools, ``message`` for people."""
+
+    what: str
+    name: str
+    message: str
+
+
+def thin_pool(host: Host, name: str) -> Mending:
+    """Raises UsageError."""
+    driver = host.drivers.get(name)
+    if driver is None:
+        known = ", ".join(sorted(host.drivers)) or "none"
+        raise UsageError(f"pool {name!r} is not declared in {host.settings.manifests} (declared: {known})")
+    if not isinstance(driver, ThinPool):
+        raise UsageError(f"pool {name} is a file pool: there is nothing in it to {'adopt, collect or detach'}")
+    return Mending(driver)
+
+
+# ------------------------------------------------------------------------------------------------------- adopt
+
+
+def adopt(host: Host, name: str, named: Mapping[str, int], *, apply: bool) -> tuple[Change, ...]:
+    """Take over the pool as it is. ``named`` says which thin ids are which snapshots. Raises UsageError, PoolUnusable."""
+    pool = thin_pool(host, name)
+    claims = {
+        snapshot: image.name for image in host.desired.images.values() if image.pool == name for snapshot in image.snapshots
+    }
+    if unknown := sorted(set(named) - set(claims)):
+        raise UsageError(f"no image declares snapshot {', '.join(unknown)} in pool {name}: declare it first")
+    if apply:
+        pool.assemble_as_it_is()
+    plan = pool.adoption(named, frozenset(claims), chains(host))
+    if plan is None:
+        return ()
+    changes = tuple(_changes(name, plan, host))
+    if apply:
+        pool.adopt(plan)
+        rows = [SnapshotRow(name, one.name, claims[one.name], one.chain, one.identity) for one in plan.take]
+        host.registry.apply([SnapshotMade(row) for row in rows])
+        for change in changes:
+            host.registry.event(Kind.POOL, name, "Adopted", change.message)
+    return changes
+
+
+def chains(host: Host) -> dict[str, str]:
+    """The chain of each file system that is declared or recorded, by its UUID."""
+    known = {row.chain for row in host.records.volumes().values()}
+    for image in host.desired.images.values():
+        digests = [layer.sha256 for layer in image.layers]
+        pinned = digests[: digests.index(None)] if None in digests else digests
+        known.update(chain_ids(image.size, [digest for digest in pinned if digest]))
+    return {str(filesystem_uuid(chain)): chain for chain in known}
+
+
+def _changes(name: str, plan: Adoption, host: Host) -> Iterator[Change]:
+    if plan.pool is None:
+        yield Change("forget", name, f"all that is remembered of pool {name} is forgotten; the next run makes a new pool")
+    else:
+        yield Change(
+            "pool", name, f"pool {name} is taken as it is: stamp {plan.pool.stamp:08x}, {len(plan.keep)} devices are known"
+        )
+    for row in plan.take:
+        yield Change("take", row.name, f"{row} becomes snapshot {row.name} again, with what was written to it")
+    for row in plan.drop:
+        yield Change("drop", _name(row), f"{row} is not in the pool: what it was counts as missing, and is made anew")
+    for one in plan.orphans:
+        yield Change("orphan", str(one.id), _orphan(name, one, host))
+
+
+def _name(row: DeviceRow) -> str:
+    return row.name[:12] if len(row.name) == 64 else row.name or str(row.id)
+
+
+def _orphan(pool: str, one: Candidate, host: Host) -> str:
+    chain = chains(host).get(one.filesystem or "")
+    images = {row.chain: name for name, row in host.records.images().items() if row.chain}
+    of = f", a file system of {images.get(chain, f'chain {chain[:12]}')}" if chain else ""
+    how = f"keep it: reconcile adopt {pool} --snapshot NAME={one.id} --apply; delete it: reconcile gc {pool} --apply"
+    return f"thin id {one.id}: {one.mapped} bytes mapped{of}; {how}"
+
+
+# ---------------------------------------------------------------------------------------------------------- gc
+
+
+def collect(host: Host, name: str, *, apply: bool) -> tuple[Change, ...]:
+    """Delete orphans. One that is busy holds up none of the others. Raises UsageError, PoolUnusable."""
+    pool = thin_pool(host, name)
+    return tuple(_collected(host, pool, one, apply=apply) for one in pool.orphans())
+
+
+def _collected(host: Host, pool: Mending, one: Candidate, *, apply: bool) -> Change:
+    text = f"thin id {one.id}: {one.mapped} bytes mapped, made by this registry's reconciler, and known to nothing"
+    if not apply:
+        return Change("collect", str(one.id), text)
+    try:
+        pool.collect(one.id)
+    except (Busy, PoolUnusable) as error:
+        return Change("kept", str(one.id), str(error))
+    host.registry.event(Kind.POOL, pool.pool.name, "Collected", text)
+    return Change("collected", str(one.id), text)
+
+
+# ------------------------------------------------------------------------------------------------------ detach
+
+
+def detach(host: Host, name: str, *, apply: bool) -> tuple[Change, ...]:
+    """Take the pool's devices out of the kernel; what they hold stays. Raises UsageError, PoolUnusable, Busy."""
+    pool = thin_pool(host, name)
+    return tuple(Change("detach", device, f"/dev/mapper/{device}") for device in pool.detach(apply=apply))

@@ -1,0 +1,112 @@
+"""What a thin pool's driver must remember beside the pool itself, and where it writes it: the journal.
+
+The pool and the registry are two stores; neither can commit for the other. Every change of the pool is a bracket around one
+message: the intent is on disk before it, the pool's transaction id moves from N to N + 1 after it, and only then is the row done.
+``pool.recovery`` reads from the two stores what became of a bracket that a crash has cut off.
+
+The registry implements ``Journal`` (``host`` hands it in); ``pool.thin`` and its rooms use it. No state here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+COUNTER_BITS = 32
+"""A transaction id is ``stamp << 32 | counter``. The stamp is the pool's identity, chosen at random when the pool was made; every
+thin device records the id at which it was created, and so carries the stamp too."""
+
+
+def stamp_of(transaction: int) -> int:
+    """0 where nobody has stamped the pool."""
+    return transaction >> COUNTER_BITS
+
+
+def first_transaction(stamp: int) -> int:
+    return stamp << COUNTER_BITS | 1
+
+
+class Role(StrEnum):
+    VOLUME = "volume"
+    SNAPSHOT = "snapshot"
+    ORPHAN = "orphan"
+    """Ours by its stamp, known to nobody; only while it is being deleted."""
+
+
+class State(StrEnum):
+    CREATING = "creating"
+    """The bracket that creates it is open."""
+    HELD = "held"
+    """It is in the pool."""
+    DELETING = "deleting"
+    """The bracket that deletes it is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    """``transaction`` is what the pool's id must be when no bracket is open; 0 until the pool has been stamped."""
+
+    stamp: int
+    transaction: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRow:
+    """A thin device. ``name`` is the chain of a volume, or the snapshot's name; ``chain`` is what it contains or was made from.
+
+    ``size`` in bytes (the pool does not keep it); ``transaction`` is the pool's id at the creation; ``mapped`` counts the blocks
+    of a volume that has been sealed, and is 0 for everything else.
+    """
+
+    id: int
+    role: Role
+    name: str
+    chain: str
+    size: int
+    transaction: int
+    state: State
+    mapped: int = 0
+
+    @property
+    def sealed(self) -> bool:
+        return self.role is Role.VOLUME and self.mapped > 0
+
+    @property
+    def identity(self) -> str:
+        """What the registry's volume and snapshot rows remember it by."""
+        return f"id={self.id} tid={self.transaction}"
+
+    def __str__(self) -> str:
+        what = self.name[:12] if self.role is Role.VOLUME else self.name
+        return f"thin id {self.id} ({self.role.value} {what})".replace(" )", ")")
+
+
+class Journal(Protocol):
+    """One pool's part of the registry. Every write is one transaction, on disk when the method returns."""
+
+    def pool(self) -> PoolRow | None: ...
+
+    def devices(self) -> Mapping[int, DeviceRow]: ...
+
+    def next_id(self, above: int = 0) -> int:
+        """An id that was never given before, and is larger than ``above``."""
+        ...
+
+    def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
+        """All of it, or nothing."""
+        ...
+
+    def forget(self) -> None:
+        """Drop all that is known of the pool, but not the ids that were given."""
+        ...
+
+
+def identified(identity: str) -> tuple[int, int] | None:
+    """Thin id and creating transaction out of ``DeviceRow.identity``; None for anything else."""
+    fields = dict(word.partition("=")[::2] for word in identity.split())
+    try:
+        return int(fields["id"]), int(fields["tid"])
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,405 @@
+"""The thin pool: volumes and snapshots are device-mapper thin devices; layers share blocks, snapshots are instant. Needs root.
+
+A volume is a thin device that nobody can write to because it is not active; a snapshot is one that is, under its name. Whose a
+thin id is, is known three times over: by the journal, by the pool's own metadata, and by the UUIDs of what is active; ``observe``
+compares them. Changes of the set of devices go through ``pool.bracket``; how the pool itself comes up is in ``pool.assembly``,
+what is active in ``pool.mappings``, and what a person decides in ``pool.mending``.
+
+Made by ``host``, called through ``pool.driver.Driver``. State in memory: what volumes under way have set aside. Callers that
+change something hold the registry's lock. Protocol: Documentation/admin-guide/device-mapper/thin-provisioning.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from reconciler.errors import Busy, HostCannot, NameTaken, NoSpace, PoolUnusable, ReconcilerError, Retryable
+from reconciler.pool import findings, metadata
+from reconciler.pool.assembly import Assembly, Geometry, Sight
+from reconciler.pool.bracket import Brackets
+from reconciler.pool.devmapper import DeviceMapper, DmError
+from reconciler.pool.discard import discard
+from reconciler.pool.driver import Condition, Expected, PoolState, SnapshotState, Space, VolumeState, nothing
+from reconciler.pool.journal import DeviceRow, Journal, Role, identified
+from reconciler.pool.mappings import Mappings
+from reconciler.pool.metadata import Metadata
+from reconciler.pool.naming import MAPPER, Names
+from reconciler.pool.status import Mode, PoolStatus
+
+
+@dataclass
+class ThinPool:
+    """``reserve_percent`` of the data and of the metadata is left free by new work."""
+
+    name: str
+    geometry: Geometry
+    journal: Journal
+    reserve_data_percent: int = 10
+    reserve_metadata_percent: int = 20
+    shares_blocks: bool = True
+    _promised: dict[int, int] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @cached_property
+    def dm(self) -> DeviceMapper:
+        """Raises HostCannot where this host has no device-mapper, or we may not use it."""
+        return DeviceMapper.open()
+
+    @cached_property
+    def assembly(self) -> Assembly:
+        return Assembly(self.name, self.geometry, self.dm, self.journal)
+
+    @cached_property
+    def brackets(self) -> Brackets:
+        return Brackets(self.name, self.dm, self.journal, self._content, self._lock)
+
+    @cached_property
+    def mappings(self) -> Mappings:
+        return Mappings(self.name, self.dm, lambda: self.names)
+
+    # --------------------------------------------------------------------------------------------------- looking
+
+    def volume_path(self, chain: str) -> Path:
+        """Where it is while it is read; a sealed volume is not active otherwise."""
+        row = self._sealed(chain)
+        return MAPPER / self.names.working("volume", row.id if row else 0)
+
+    def snapshot_path(self, name: str) -> Path:
+        return MAPPER / self.names.snapshot(name)
+
+    @property
+    def names(self) -> Names:
+        row = self.journal.pool()
+        return Names(self.name, row.stamp if row else 0)
+
+    def _content(self) -> Metadata:
+        found = self.assembly.sight().content
+        if found is None:
+            raise PoolUnusable(f"pool {self.name} is not there", hint="run `reconcile --once`")
+        return found
+
+    def space(self) -> Space:
+        """Of the pool's data, in bytes. Raises HostCannot."""
+        return self._data_space(self.assembly.sight())
+
+    def _data_space(self, seen: Sight) -> Space:
+        if seen.content is None:
+            total = self.geometry.data.size or seen.data.size
+            return Space(total, total, total * self.reserve_data_percent // 100)
+        total, used, block = seen.content.data_blocks, seen.content.data_used, self.geometry.block_size
+        return Space(total * block, (total - used) * block, total * block * self.reserve_data_percent // 100)
+
+    def _metadata_space(self, seen: Sight) -> Space | None:
+        if seen.content is None:
+            return None
+        total, used = seen.content.metadata_blocks * metadata.BLOCK, seen.content.metadata_used * metadata.BLOCK
+        return Space(total, total - used, total * self.reserve_metadata_percent // 100)
+
+    def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> PoolState:
+        """See ``Driver.observe``. Changes nothing, whether the pool is assembled or not. Raises HostCannot."""
+        with self.reported("read it"):
+            seen = self.assembly.sight()
+            status = self.brackets.status() if seen.device and seen.device.live_table and not seen.trouble else None
+            active = frozenset(one.name for one in self.dm.devices())
+            return PoolState(
+                space=self._data_space(seen),
+                volumes={chain: self._volume(seen, chain, identity) for chain, identity in sorted(volumes.items())},
+                snapshots={name: self._snapshot(seen, name, identity, active) for name, identity in sorted(snapshots.items())},
+                foreign=findings.foreign(seen, self.geometry.block_size),
+                leftovers=findings.leftovers(seen, {*volumes.values(), *snapshots.values()}),
+                orphans=findings.orphans(seen, self.geometry.block_size),
+                troubles=findings.troubles(self.name, seen, status, self.geometry),
+                unready=seen.unready,
+                metadata=self._metadata_space(seen),
+            )
+
+    def _volume(self, seen: Sight, chain: str, identity: str) -> VolumeState:
+        condition, detail, row = findings.judge_thin(seen, identity)
+        there = seen.content.devices.get(row.id) if row and seen.content and condition is Condition.INTACT else None
+        if row and there and row.mapped != there.mapped_blocks:
+            condition, detail = (
+                Condition.DAMAGED,
+                f"{there.mapped_blocks} blocks instead of {row.mapped}: written to since it was sealed",
+            )
+        used = there.mapped_blocks * self.geometry.block_size if there else 0
+        path = str(MAPPER / seen.names(self.name).working("volume", row.id)) if row else ""
+        return VolumeState(chain, condition, path, row.size if row else 0, used, detail)
+
+    def _snapshot(self, seen: Sight, name: str, identity: str, active: frozenset[str]) -> SnapshotState:
+        condition, detail, row = findings.judge_thin(seen, identity)
+        names = seen.names(self.name)
+        there = seen.content.devices.get(row.id) if row and seen.content else None
+        used = there.mapped_blocks * self.geometry.block_size if there else 0
+        is_active = False
+        if row and condition is Condition.INTACT:
+            detail = self._inactivity(names, name, row, active)
+            is_active = not detail
+        return SnapshotState(name, condition, str(MAPPER / names.snapshot(name)), is_active, row.size if row else 0, used, detail)
+
+    def _inactivity(self, names: Names, name: str, row: DeviceRow, active: frozenset[str]) -> str:
+        """Why a snapshot that is in the pool can't be used under its path now; empty where it can."""
+        device = self.dm.info(names.snapshot(name)) if names.snapshot(name) in active else None
+        if device is None or not device.live_table:
+            return "not active"
+        if device.uuid != names.thin_uuid(row.id):
+            return "another device has its name"
+        return "suspended" if device.suspended else ""
+
+    # ------------------------------------------------------------------------------------------------ assembling
+
+    def assemble(self) -> str:
+        """See ``Driver.assemble``. Raises PoolUnusable."""
+        with self.reported("assemble it"), self._lock:
+            done = list(self.assembly.assemble(self.brackets))
+            done += self._resume_ours()
+            return ", ".join(done)
+
+    def _resume_ours(self) -> Iterator[str]:
+        """A crash may have left devices suspended; everybody who reads them would hang."""
+        names = self.names
+        for listed in self.dm.devices():
+            device = self.dm.info(listed.name) if listed.name.startswith(f"{self.name}-") else None
+            if device and device.suspended and names.thin_id(device.uuid) is not None:
+                self.dm.resume(device.name)
+                yield f"resumed {device.name}"
+
+    # ---------------------------------------------------------------------------------------------------- volumes
+
+    def create_volume(self, chain: str, size: int, parent: str | None, expected: Expected = nothing) -> ThinVolume:
+        """See ``Driver.create_volume``. Raises NoSpace, PoolUnusable, and Retryable where the parent is not there."""
+        with self.reported(f"begin volume {chain[:12]}"), ExitStack() as undo:
+            aside = expected()
+            room = self._admit(aside)
+            origin = self._parent(parent).id if parent else None
+            row = self.brackets.create(Role.VOLUME, chain, chain, size, origin)
+            undo.callback(self._abandon, row)
+            self._promised[row.id] = aside
+            device = self.mappings.activate(row, self.names.working("volume", row.id))
+            fd = os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
+            undo.pop_all()
+        return ThinVolume(size, fd, device.path, room, row, self)
+
+    def _parent(self, chain: str) -> DeviceRow:
+        row = self._sealed(chain)
+        if row is None:
+            missing = f"volume {chain[:12]} of pool {self.name} is not there"
+            raise Retryable(missing, hint="the next run builds it again")
+        return row
+
+    def _sealed(self, chain: str) -> DeviceRow | None:
+        """The newest: where a volume is built anew, its predecessor goes when the registry has the new one."""
+        found = [row for row in self.journal.devices().values() if row.sealed and row.chain == chain]
+        return max(found, key=lambda row: row.id, default=None)
+
+    def seal(self, row: DeviceRow, fd: int) -> str:
+        """Called by the volume: make it durable and inactive, and write down what it holds."""
+        with self.reported(f"seal {row}"):
+            os.fsync(fd)
+            os.close(fd)
+            self.mappings.deactivate(self.names.working("volume", row.id))
+            self._check(self.brackets.status())
+            there = self._content().devices.get(row.id)
+            if there is None or there.transaction != row.transaction:
+                raise PoolUnusable(f"pool {self.name}: {row} is gone", hint="see `reconcile health`")
+            self.journal.write(put=[replace(row, mapped=there.mapped_blocks)])
+            self._promised.pop(row.id, None)
+            return row.identity
+
+    def _abandon(self, row: DeviceRow) -> None:
+        """What can't be removed now is a leftover, and the next run's to remove."""
+        self._promised.pop(row.id, None)
+        with suppress(ReconcilerError, OSError):
+            self.remove(row)
+
+    @contextmanager
+    def reading(self, chain: str) -> Iterator[Path]:
+        """See ``Driver.reading``: active and read-only for as long as it lasts. Raises PoolUnusable, Retryable."""
+        row = self._parent(chain)
+        with self.reported(f"read {row}"):
+            device = self.mappings.reader(row)
+        try:
+            yield device.path
+        finally:
+            self.mappings.deactivate(device.name)
+
+    def remove_volume(self, chain: str) -> None:
+        self._remove_all(Role.VOLUME, chain)
+
+    # -------------------------------------------------------------------------------------------------- snapshots
+
+    def create_snapshot(self, name: str, chain: str) -> str:
+        """See ``Driver.create_snapshot``. A snapshot of this very chain that nobody recorded is taken as the one asked for.
+
+        Raises NoSpace, PoolUnusable, NameTaken, Busy, and Retryable where the volume is not there.
+        """
+        with self.reported(f"make snapshot {name}"):
+            self._admit(0)
+            base = self._parent(chain)
+            row = self._finished(name, chain) or self.brackets.create(Role.SNAPSHOT, name, chain, base.size, base.id)
+            self._bring_up(row)
+            return row.identity
+
+    def _finished(self, name: str, chain: str) -> DeviceRow | None:
+        """What a run that was cut off after the pool had the snapshot, and before the registry had its row, has left.
+
+        Anything else that bears the name and is ours makes room.
+        """
+        kept = None
+        for row in self._rows(Role.SNAPSHOT, name):
+            if row.chain == chain and findings.proved(row, self._content()):
+                kept = row
+            else:
+                self.remove(row)
+        return kept
+
+    def activate_snapshot(self, name: str) -> None:
+        """See ``Driver.activate_snapshot``. Raises PoolUnusable, NameTaken, Busy."""
+        with self.reported(f"activate snapshot {name}"):
+            rows = self._rows(Role.SNAPSHOT, name)
+            if not rows:
+                raise Retryable(f"snapshot {name} of pool {self.name} is not there", hint="the next run makes it")
+            self._bring_up(rows[-1])
+
+    def _bring_up(self, row: DeviceRow) -> None:
+        """Active under its name, whatever stood there: nothing, itself suspended, or an earlier one of ours."""
+        names, name = self.names, self.names.snapshot(row.name)
+        device = self.dm.info(name)
+        if device is not None and device.uuid != names.thin_uuid(row.id):
+            if names.thin_id(device.uuid) is None:
+                held = f"uuid {device.uuid!r}" if device.uuid else "no uuid"
+                raise NameTaken(
+                    f"/dev/mapper/{name} is a mapping that is not ours ({held})",
+                    hint=f"give the snapshot another name, or that mapping: dmsetup rename {name} …",
+                )
+            self.mappings.deactivate(name)
+            device = None
+        if device is not None and device.live_table:
+            self.dm.resume(name)
+            return
+        if device is not None:
+            self.mappings.deactivate(name)
+        self.mappings.activate(row, name)
+
+    def remove_snapshot(self, name: str) -> None:
+        self._remove_all(Role.SNAPSHOT, name)
+
+    def set_aside(self, name: str) -> str:
+        """Nothing that is not ours is moved. Raises NameTaken."""
+        raise NameTaken(f"/dev/mapper/{self.names.snapshot(name)} is not ours", hint="rename or remove it with dmsetup")
+
+    # --------------------------------------------------------------------------------------------------- removing
+
+    def _rows(self, role: Role, name: str) -> list[DeviceRow]:
+        return [row for _, row in sorted(self.journal.devices().items()) if row.role is role and row.name == name]
+
+    def _remove_all(self, role: Role, name: str) -> None:
+        with self.reported(f"remove {role.value} {name[:12] if role is Role.VOLUME else name}"):
+            for row in self._rows(role, name):
+                self.remove(row)
+
+    def remove(self, row: DeviceRow) -> None:
+        """Deactivate, discard, delete; only what is provably still ours. Absent is success. Raises Busy."""
+        if not findings.proved(row, self._content()):
+            self.journal.write(drop=[row.id])
+            return
+        self._check(self.brackets.status())
+        device = self.dm.by_uuid(self.names.thin_uuid(row.id))
+        if device is None or not device.live_table or device.suspended:
+            if device is not None:
+                self.mappings.deactivate(device.name)
+            device = self.mappings.activate(row, self.names.working("removing", row.id))
+        self.mappings.patiently(device.name, lambda: discard(device.path))
+        self.mappings.deactivate(device.name)
+        self.brackets.delete(row)
+
+    def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
+        """See ``Driver.discard_leftovers``. A pool that is not ready has none yet."""
+        with self.reported("discard what a run that was cut off has left"):
+            seen = self.assembly.sight()
+            if seen.trouble or seen.unready:
+                return ()
+            self.mappings.drop_stale(self._promised)
+            known = {*map(identified, volumes.values()), *map(identified, snapshots.values())}
+            gone = []
+            for row in seen.rows.values():
+                if (row.id, row.transaction) not in known and row.id not in self._promised:
+                    with suppress(Busy):  # it is a finding until it is free
+                        self.remove(row)
+                        gone.append(f"{row} of pool {self.name}")
+            return tuple(gone)
+
+    # ------------------------------------------------------------------------------------------------ small parts
+
+    def _check(self, status: PoolStatus) -> None:
+        if status.mode in (Mode.RO, Mode.FAIL) or status.needs_check:
+            raise PoolUnusable(f"pool {self.name} can't be changed now: {status}", hint="see `reconcile health`")
+
+    def _admit(self, expected: int) -> int:
+        """Bytes that may be written above the reserve. Raises NoSpace, PoolUnusable."""
+        status, block = self.brackets.status(), self.geometry.block_size
+        self._check(status)
+        free = (status.total_data - status.used_data) * block
+        reserve = status.total_data * block * self.reserve_data_percent // 100
+        room = free - reserve - sum(self._promised.values())
+        if room < max(expected, block):
+            promised = f", {sum(self._promised.values())} are promised to work under way" if self._promised else ""
+            raise NoSpace(
+                f"pool {self.name}: {free} bytes are free, {reserve} are to be left free{promised}, {expected} more are wanted",
+                hint="remove images with --prune, or declare the pool larger",
+            )
+        left = status.total_metadata - status.used_metadata
+        if left * 100 < status.total_metadata * self.reserve_metadata_percent:
+            raise NoSpace(
+                f"pool {self.name}: {left} of {status.total_metadata} metadata blocks are free, "
+                f"and {self.reserve_metadata_percent} % are to be left free",
+                hint="remove images with --prune, or declare the pool's metadata larger",
+            )
+        return room
+
+    @contextmanager
+    def reported(self, doing: str) -> Iterator[None]:
+        """Errors of the kernel, and of the host, as one that leaves other pools and objects alone."""
+        try:
+            yield
+        except DmError as error:
+            if error.errno == errno.EBUSY:
+                raise Busy(f"pool {self.name}: can't {doing}: {error}", hint="it is tried again later") from error
+            raise PoolUnusable(f"pool {self.name}: can't {doing}: {error}", hint="see `reconcile health`") from error
+        except HostCannot as error:
+            raise PoolUnusable(error.message, hint=error.hint) from error
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise PoolUnusable(f"pool {self.name}: can't {doing}: {error.strerror}{where}") from error
+
+
+@dataclass
+class ThinVolume:
+    """A volume that is being written, active under a name of its own until it is sealed or discarded."""
+
+    size: int
+    fd: int
+    path: Path
+    room: int
+    row: DeviceRow
+    pool: ThinPool
+    _open: bool = True
+
+    def __enter__(self) -> ThinVolume:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._open:
+            self._open = False
+            os.close(self.fd)
+            self.pool._abandon(self.row)
+
+    def seal(self) -> str:
+        self._open = False
+        return self.pool.seal(self.row, self.fd)

@@ -1,0 +1,160 @@
+"""A thin pool of its own for each test, on loop devices over files in the test's directory; all is taken down afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.pool.backing import Backing
+
+from reconciler.pool.assembly import Geometry
+from reconciler.pool.journal import DeviceRow, PoolRow
+from reconciler.pool.thin import ThinPool
+from reconciler.registry import Registry
+
+MIB = 1 << 20
+BLOCK = 64 << 10
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What ``host`` makes of a registry for a pool's driver."""
+
+    name: str
+    registry: Registry
+
+    def pool(self) -> PoolRow | None:
+        return self.registry.thin_pool(self.name)
+
+    def devices(self) -> dict[int, DeviceRow]:
+        return self.registry.thin_devices(self.name)
+
+    def next_id(self, above: int = 0) -> int:
+        return self.registry.next_id(self.name, above)
+
+    def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
+        self.registry.journal(self.name, pool, put, drop)
+
+    def forget(self) -> None:
+        self.registry.forget_pool(self.name)
+
+
+@dataclass
+class Rig:
+    """``pool()`` is a new driver each time, as each invocation of the command has one."""
+
+    root: Path
+    name: str = "rig"
+    data_bytes: int = 128 * MIB
+    metadata_bytes: int | None = None
+    block_size: int = BLOCK
+    reserve: int = 0
+
+    @property
+    def data(self) -> Path:
+        return self.root / "thin.data"
+
+    @property
+    def metadata(self) -> Path:
+        return self.root / "thin.meta"
+
+    @property
+    def registry_path(self) -> Path:
+        return self.root / "registry.sqlite3"
+
+    @contextlib.contextmanager
+    def pool(self) -> Iterator[ThinPool]:
+        with Registry.open(self.registry_path) as registry:
+            yield self.driver(registry)
+
+    def driver(self, registry: Registry) -> ThinPool:
+        geometry = Geometry(
+            Backing(None, str(self.data), self.data_bytes),
+            Backing(None, str(self.metadata), self.metadata_bytes),
+            self.block_size,
+        )
+        return ThinPool(self.name, geometry, Journal(self.name, registry), self.reserve, self.reserve)
+
+    @contextlib.contextmanager
+    def assembled(self) -> Iterator[ThinPool]:
+        with self.pool() as pool:
+            pool.assemble()
+            yield pool
+
+    # ------------------------------------------------------------------------------------------------ from outside
+
+    def status(self) -> str:
+        """What the kernel says of the pool."""
+        return dmsetup("status", "--noflush", self.name)
+
+    def mappings(self) -> set[str]:
+        return {one for one in mappings() if one == self.name or one.startswith(f"{self.name}-")}
+
+    def take_down(self) -> None:
+        """As a reboot would: nothing is active any more, and the files are as they were written."""
+        for name in sorted(self.mappings(), key=lambda name: name == self.name):
+            dmsetup("remove", "--retry", name)
+
+    def check(self) -> None:
+        """The pool's metadata is without fault, as thin_check sees it. The pool must be down."""
+        if self.metadata.exists():
+            subprocess.run(["thin_check", "-q", self.metadata], check=True)
+
+
+def dmsetup(*words: str) -> str:
+    done = subprocess.run(["dmsetup", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"dmsetup {' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+def mappings() -> set[str]:
+    said = dmsetup("ls")
+    return set() if said.startswith("No devices") else {line.split("\t")[0] for line in said.splitlines()}
+
+
+@contextlib.contextmanager
+def rig(root: Path, **more: object) -> Iterator[Rig]:
+    """Taken down and checked at the end."""
+    one = Rig(root, **more)  # type: ignore[arg-type]
+    try:
+        yield one
+    finally:
+        one.take_down()
+    one.check()
+
+
+def write(path: Path, offset: int, data: bytes) -> None:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        os.pwrite(fd, data, offset)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read(path: Path, offset: int, length: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(fd, length, offset)
+    finally:
+        os.close(fd)
+
+
+def volume(pool: ThinPool, chain: str, size: int = 16 * MIB, parent: str | None = None, data: bytes = b"", at: int = 0) -> str:
+    """A sealed volume with some bytes in it; returns its identity."""
+    with pool.create_volume(chain, size, parent) as made:
+        os.pwrite(made.fd, data or chain[:1].encode() * 4096, at)
+        return made.seal()
+
+
+def until(condition: object, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,296 @@
+"""Killed at every moment of a change of the pool: the next run finds out what became of it, and registry and pool agree again.
+
+A moment is before and after each kernel call that changes something, and each commit of the registry. The process that is killed
+is a child of the test; the kernel keeps what it was told, as it would after a real SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reconciler.pool.devmapper import DeviceMapper
+
+from reconciler.pool.driver import PoolState
+from reconciler.pool.journal import DeviceRow, PoolRow, Role, State, stamp_of
+from reconciler.pool.thin import ThinPool
+from reconciler.registry import Registry
+
+from .rig import MIB, A, B, Rig, dmsetup, rig, volume, write
+
+CHANGING = ("create", "load", "suspend", "resume", "remove", "message")
+FOREIGN = 77
+
+
+@pytest.fixture
+def thin(tmp_path: Path) -> Iterator[Rig]:
+    with rig(tmp_path) as one:
+        yield one
+
+
+class Death:
+    """Kills this process at the Nth moment."""
+
+    def __init__(self, moment: int) -> None:
+        self.left = moment
+
+    def come_nearer(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, owner: type, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.come_nearer()
+            try:
+                return real(*arguments, **options)
+            finally:
+                self.come_nearer()
+
+        setattr(owner, name, call)
+
+
+def killed(thin: Rig, moment: int, act: Callable[[ThinPool], object]) -> bool:
+    """Do it in a process of its own; whether that came to the moment, and died of it."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            death = Death(moment)
+            for name in CHANGING:
+                death.around(DeviceMapper, name)
+            for name in ("journal", "next_id"):
+                death.around(Registry, name)
+            with Registry.open(thin.registry_path) as registry:
+                act(thin.driver(registry))
+            code = 0
+        finally:
+            os._exit(code)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, -signal.SIGKILL), f"moment {moment}: exit {status}"
+    return status != 0
+
+
+@contextmanager
+def next_run(thin: Rig, known: dict[str, str]) -> Iterator[tuple[ThinPool, PoolState]]:
+    """What every invocation begins with; ``known`` is what the registry's rows remember: chains are 64 characters long."""
+    volumes = {name: identity for name, identity in known.items() if len(name) == 64}
+    snapshots = {name: identity for name, identity in known.items() if len(name) != 64}
+    with thin.pool() as pool:
+        pool.discard_leftovers(volumes, snapshots)
+        if pool.observe(volumes, snapshots).unready:
+            pool.assemble()
+            pool.discard_leftovers(volumes, snapshots)
+        state = pool.observe(volumes, snapshots)
+        assert (state.unready, state.troubles, state.leftovers, state.orphans) == ("", (), (), ()), state
+        rows = {row.id: row.transaction for row in pool.journal.devices().values()}
+        held = {one.id: one.transaction for one in content(pool).devices.values() if one.id != FOREIGN}
+        assert rows == held, "the registry and the pool know the same thin devices"
+        assert not [name for name in thin.mappings() if "-." in name], "nothing is left active that we work with"
+        yield pool, state
+
+
+def content(pool: ThinPool) -> Any:
+    found = pool.assembly.sight().content
+    assert found is not None
+    return found
+
+
+def used(pool: ThinPool) -> int:
+    space = pool.space()
+    return space.total - space.free
+
+
+def intrude(thin: Rig) -> None:
+    """Somebody else's thin device, made under a transaction id that is not ours."""
+    ours = thin.status().split()[3]
+    for message in (f"set_transaction_id {ours} 5", f"create_thin {FOREIGN}", f"set_transaction_id 5 {ours}"):
+        dmsetup("message", thin.name, "0", message)
+
+
+def every_moment(tmp_path: Path, prepare: Callable[[Rig], Any], act: Callable[[ThinPool], object]) -> Iterator[tuple[Rig, Any]]:
+    """A pool that was killed at each moment in turn, until a run is through before it comes."""
+    moment = 1
+    while True:
+        directory = tmp_path / str(moment)
+        directory.mkdir()
+        with rig(directory) as thin:
+            before = prepare(thin)
+            alive = not killed(thin, moment, act)
+            yield thin, before
+        if alive:
+            break
+        moment += 1
+    assert moment > 4, "there are many moments"
+
+
+def made(thin: Rig) -> dict[str, str]:
+    """A pool with a base, a snapshot of it that somebody has written to, and somebody else's device."""
+    with thin.assembled() as pool:
+        intrude(thin)
+        known = {A: volume(pool, A, data=b"a" * MIB)}
+        known["kept"] = pool.create_snapshot("kept", A)
+        write(pool.snapshot_path("kept"), 0, b"mine")
+    return known
+
+
+def unharmed(thin: Rig, pool: ThinPool, known: dict[str, str]) -> None:
+    """What was there before is there, as it was."""
+    state = pool.observe({A: known[A]}, {"kept": known["kept"]})
+    assert not [one for one in (*state.volumes.values(), *state.snapshots.values()) if one.condition.value != "intact"], state
+    assert [word.split(" (")[0] for word in state.foreign] == [f"thin id {FOREIGN}"]
+    with open(pool.snapshot_path("kept"), "rb") as device:
+        assert device.read(8) == b"mineaaaa"
+
+
+@pytest.mark.timeout(600)
+def test_while_the_pool_is_made(tmp_path: Path) -> None:
+    for thin, _ in every_moment(tmp_path, lambda thin: None, lambda pool: pool.assemble()):
+        with next_run(thin, {}) as (pool, state):
+            assert state.space.free == state.space.total
+            volume(pool, A)
+
+
+@pytest.mark.timeout(600)
+def test_while_a_volume_is_made(tmp_path: Path) -> None:
+    for thin, known in every_moment(tmp_path, made, lambda pool: volume(pool, B, parent=A, data=b"b" * MIB, at=2 * MIB)):
+        with next_run(thin, known) as (pool, _):
+            unharmed(thin, pool, known)
+            assert used(pool) == MIB + 65536, "no space is lost"
+            known[B] = volume(pool, B, parent=A)
+        with next_run(thin, known):
+            pass
+
+
+@pytest.mark.timeout(600)
+def test_while_a_snapshot_is_made(tmp_path: Path) -> None:
+    for thin, known in every_moment(tmp_path, made, lambda pool: pool.create_snapshot("new", A)):
+        with next_run(thin, known) as (pool, _):
+            unharmed(thin, pool, known)
+            known["new"] = pool.create_snapshot("new", A)
+        with next_run(thin, known) as (_, state):
+            assert state.snapshots["new"].active
+
+
+@pytest.mark.timeout(600)
+def test_while_a_snapshot_is_removed(tmp_path: Path) -> None:
+    def prepare(thin: Rig) -> dict[str, str]:
+        known = made(thin)
+        with thin.pool() as pool:
+            pool.create_snapshot("going", A)
+            write(pool.snapshot_path("going"), 4 * MIB, b"g" * MIB)
+        return known
+
+    for thin, known in every_moment(tmp_path, prepare, lambda pool: pool.remove_snapshot("going")):
+        with next_run(thin, known) as (pool, _):
+            pool.remove_snapshot("going")
+            unharmed(thin, pool, known)
+            assert used(pool) == MIB + 65536
+
+
+@pytest.mark.timeout(600)
+def test_while_a_volume_is_removed(tmp_path: Path) -> None:
+    def prepare(thin: Rig) -> dict[str, str]:
+        known = made(thin)
+        with thin.pool() as pool:
+            volume(pool, B, parent=A, data=b"b" * MIB, at=4 * MIB)
+        return known
+
+    for thin, known in every_moment(tmp_path, prepare, lambda pool: pool.remove_volume(B)):
+        with next_run(thin, known) as (pool, _):
+            unharmed(thin, pool, known)
+            assert used(pool) == MIB + 65536
+
+
+@pytest.mark.timeout(600)
+def test_while_the_pool_grows(tmp_path: Path) -> None:
+    def prepare(thin: Rig) -> dict[str, str]:
+        known = made(thin)
+        thin.data_bytes *= 2
+        return known
+
+    for thin, known in every_moment(tmp_path, prepare, lambda pool: pool.assemble()):
+        with next_run(thin, known) as (pool, state):
+            assert state.space.total == thin.data_bytes
+            unharmed(thin, pool, known)
+
+
+@pytest.mark.timeout(600)
+def test_while_a_snapshot_is_brought_back_after_a_reboot(tmp_path: Path) -> None:
+    def prepare(thin: Rig) -> dict[str, str]:
+        known = made(thin)
+        thin.take_down()
+        return known
+
+    def act(pool: ThinPool) -> None:
+        pool.assemble()
+        pool.activate_snapshot("kept")
+
+    for thin, known in every_moment(tmp_path, prepare, act):
+        with next_run(thin, known) as (pool, state):
+            if not state.snapshots["kept"].active:
+                pool.activate_snapshot("kept")
+            unharmed(thin, pool, known)
+
+
+# ------------------------------------------------------------------------- cells that a kill alone does not come to
+
+
+def intend(pool: ThinPool, row: DeviceRow) -> None:
+    """The intent is on disk, and then the process is gone."""
+    pool.journal.write(put=[row])
+
+
+def rows(pool: ThinPool) -> tuple[PoolRow, dict[int, DeviceRow]]:
+    row = pool.journal.pool()
+    assert row is not None
+    return row, dict(pool.journal.devices())
+
+
+def test_an_id_that_somebody_else_took_meanwhile_is_theirs(thin: Rig) -> None:
+    """Creating, transaction id N, present, and created under another one."""
+    known = made(thin)
+    with thin.pool() as pool:
+        row, _ = rows(pool)
+        intend(pool, DeviceRow(FOREIGN, Role.SNAPSHOT, "new", A, 16 * MIB, row.transaction, State.CREATING))
+    with next_run(thin, known) as (pool, _):
+        unharmed(thin, pool, known)
+        assert FOREIGN not in pool.journal.devices()
+        known["new"] = pool.create_snapshot("new", A)
+    with next_run(thin, known):
+        pass
+
+
+def test_an_id_that_somebody_else_took_is_not_deleted(thin: Rig) -> None:
+    """Deleting, transaction id N, present, and created under another one."""
+    known = made(thin)
+    with thin.pool() as pool:
+        row, _ = rows(pool)
+        intend(pool, DeviceRow(FOREIGN, Role.SNAPSHOT, "gone", A, 16 * MIB, row.transaction - 1, State.DELETING))
+    with next_run(thin, known) as (pool, _):
+        unharmed(thin, pool, known)
+
+
+def test_a_transaction_id_that_nobody_expects_stops_everything(thin: Rig) -> None:
+    known = made(thin)
+    with thin.pool() as pool:
+        row, devices = rows(pool)
+        kept = next(one for one in devices.values() if one.name == "kept")
+        intend(pool, replace(kept, state=State.DELETING))
+    dmsetup("message", thin.name, "0", f"set_transaction_id {row.transaction} {row.transaction + 7}")
+    with thin.pool() as pool:
+        state = pool.observe({A: known[A]}, {"kept": known["kept"]})
+        assert state.halted is not None
+        assert state.halted.reason == "RegistryOlder"
+        assert "reconcile adopt rig" in state.halted.message
+        assert pool.discard_leftovers({}, {}) == ()
+        assert stamp_of(int(thin.status().split()[3])) == row.stamp
+        unharmed(thin, pool, known)

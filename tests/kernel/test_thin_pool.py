@@ -1,0 +1,339 @@
+"""The thin pool on the real kernel: made once, found again, changed one bracket at a time, and never at somebody else's cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import Busy, NameTaken, NoSpace, PoolUnusable, Retryable
+from reconciler.pool.driver import Condition
+
+from .rig import BLOCK, MIB, A, B, C, Rig, dmsetup, read, rig, volume, write
+
+
+@pytest.fixture
+def thin(tmp_path: Path) -> Iterator[Rig]:
+    with rig(tmp_path) as one:
+        yield one
+
+
+# ---------------------------------------------------------------------------------------------------- the pool itself
+
+
+def test_a_pool_is_made_once_and_then_only_found(thin: Rig) -> None:
+    with thin.pool() as pool:
+        assert pool.observe({}, {}).unready
+        assert "made" in pool.assemble()
+        state = pool.observe({}, {})
+        assert (state.unready, state.troubles, state.foreign) == ("", (), ())
+        assert pool.assemble() == ""
+
+
+def test_looking_at_a_pool_that_was_never_made_makes_nothing(thin: Rig) -> None:
+    with thin.pool() as pool:
+        pool.observe({}, {})
+
+    assert not thin.data.exists()
+    assert not thin.metadata.exists()
+    assert thin.mappings() == set()
+
+
+def test_new_blocks_are_zeroed_and_a_full_pool_fails_instead_of_hanging(thin: Rig) -> None:
+    with thin.assembled():
+        assert "skip_block_zeroing" not in dmsetup("table", thin.name)
+        assert "error_if_no_space" in thin.status()
+
+
+def test_its_transaction_id_carries_its_stamp(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        row = pool.journal.pool()
+        assert row is not None
+        assert row.transaction == int(thin.status().split()[3]) == row.stamp << 32 | 1
+
+
+def test_after_a_reboot_it_is_assembled_with_all_that_it_held(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        identity = volume(pool, A)
+        snapshot = pool.create_snapshot("web", A)
+        write(pool.snapshot_path("web"), 4096, b"mine")
+    thin.take_down()
+
+    with thin.pool() as pool:
+        state = pool.observe({A: identity}, {"web": snapshot})
+        assert state.unready
+        assert state.volumes[A].condition is Condition.INTACT
+        assert (state.snapshots["web"].condition, state.snapshots["web"].active) == (Condition.INTACT, False)
+        pool.assemble()
+        pool.activate_snapshot("web")
+        assert pool.observe({A: identity}, {"web": snapshot}).snapshots["web"].active
+        assert read(pool.snapshot_path("web"), 4096, 4) == b"mine"
+
+
+def test_a_stale_metadata_snapshot_is_released(thin: Rig) -> None:
+    with thin.assembled():
+        dmsetup("message", thin.name, "0", "reserve_metadata_snap")
+    thin.take_down()
+
+    with thin.assembled():
+        assert thin.status().split()[6] == "-"
+
+
+def test_a_device_that_holds_something_is_not_made_a_pool(thin: Rig) -> None:
+    thin.data.parent.mkdir(exist_ok=True)
+    thin.data.write_bytes(bytes(16 * MIB))
+    os.system(f"mke2fs -q -F {thin.data}")
+
+    with thin.pool() as pool, pytest.raises(PoolUnusable, match=r"holds .*ext.*wipefs"):
+        pool.assemble()
+
+
+def test_a_mapping_of_the_same_name_that_is_not_ours_is_left_alone(thin: Rig) -> None:
+    dmsetup("create", thin.name, "--table", "0 8 error")
+
+    with thin.pool() as pool:
+        assert [trouble.reason for trouble in pool.observe({}, {}).troubles] == ["NameTaken"]
+        with pytest.raises(PoolUnusable, match="not ours"):
+            pool.assemble()
+    assert "error" in dmsetup("table", thin.name)
+
+
+def test_a_pool_that_is_declared_larger_grows(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        identity = volume(pool, A)
+        before = pool.space().total
+        thin.data_bytes *= 2
+    with thin.pool() as pool:
+        assert "larger" in pool.observe({A: identity}, {}).unready
+        assert "grown" in pool.assemble()
+        state = pool.observe({A: identity}, {})
+        assert (state.unready, state.space.total) == ("", 2 * before)
+        assert state.volumes[A].condition is Condition.INTACT
+
+
+def test_its_metadata_grows_too(tmp_path: Path) -> None:
+    with rig(tmp_path, metadata_bytes=4 * MIB) as thin:
+        with thin.assembled():
+            thin.metadata_bytes = 8 * MIB
+        with thin.pool() as pool:
+            assert "metadata" in pool.observe({}, {}).unready
+            pool.assemble()
+            state = pool.observe({}, {})
+            assert state.unready == ""
+            assert state.metadata is not None
+            assert state.metadata.total == 8 * MIB
+
+
+def test_a_pool_never_shrinks(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        identity = volume(pool, A)
+    thin.data_bytes //= 2
+    with thin.assembled() as pool:
+        state = pool.observe({A: identity}, {})
+        assert [(trouble.reason, trouble.halts) for trouble in state.troubles] == [("CannotShrink", False)]
+        assert state.volumes[A].condition is Condition.INTACT
+
+
+# ------------------------------------------------------------------------------------------------ volumes and snapshots
+
+
+def test_a_sealed_volume_is_inactive_and_recognised(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        identity = volume(pool, A)
+
+        state = pool.observe({A: identity}, {}).volumes[A]
+        assert (state.condition, state.size, state.used) == (Condition.INTACT, 16 * MIB, BLOCK)
+        assert thin.mappings() == {thin.name}
+
+
+def test_a_volume_that_is_not_sealed_leaves_nothing(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        with pool.create_volume(A, 16 * MIB, None) as made:
+            os.pwrite(made.fd, b"x" * MIB, 0)
+        assert thin.mappings() == {thin.name}
+        state = pool.observe({}, {})
+        assert (state.leftovers, state.orphans) == ((), ())
+        assert state.space.free == state.space.total
+
+
+def test_a_child_shares_its_parents_blocks(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A, data=b"a" * (8 * MIB))
+        used = pool.space().total - pool.space().free
+        volume(pool, B, parent=A, data=b"b", at=9 * MIB)
+
+        assert pool.space().total - pool.space().free == used + BLOCK
+        with pool.reading(B) as path:
+            assert read(path, 0, 4) == b"aaaa"
+            assert read(path, 9 * MIB, 1) == b"b"
+
+
+def test_snapshots_are_writable_and_touch_neither_base_nor_siblings(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A, data=b"base" * 1024)
+        for name in ("one", "two"):
+            pool.create_snapshot(name, A)
+        write(pool.snapshot_path("one"), 0, b"mine")
+
+        assert read(pool.snapshot_path("one"), 0, 4) == b"mine"
+        assert read(pool.snapshot_path("two"), 0, 4) == b"base"
+        with pool.reading(A) as path:
+            assert read(path, 0, 4) == b"base"
+
+
+def test_what_a_base_is_read_through_can_not_be_written(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A)
+        with pool.reading(A) as path, pytest.raises(PermissionError):
+            os.close(os.open(path, os.O_RDWR))
+
+
+def test_a_base_that_was_written_to_behind_our_back_is_damaged(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        identity = volume(pool, A)
+        dmsetup("create", "intruder", "--table", f"0 32768 thin /dev/mapper/{thin.name} {identity.split()[0][3:]}")
+        write(Path("/dev/mapper/intruder"), 8 * MIB, b"x")
+        dmsetup("remove", "intruder")
+
+        state = pool.observe({A: identity}, {}).volumes[A]
+        assert (state.condition, "written to" in state.detail) == (Condition.DAMAGED, True)
+
+
+def test_a_snapshot_of_nothing_is_tried_again_later(thin: Rig) -> None:
+    with thin.assembled() as pool, pytest.raises(Retryable, match="not there"):
+        pool.create_snapshot("web", A)
+
+
+def test_a_snapshots_name_that_is_taken_is_said_and_nothing_is_touched(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A)
+        dmsetup("create", f"{thin.name}-web", "--table", "0 8 error")
+        with pytest.raises(NameTaken, match=f"{thin.name}-web.*not ours"):
+            pool.create_snapshot("web", A)
+        assert "error" in dmsetup("table", f"{thin.name}-web")
+
+
+@pytest.mark.parametrize("name", ["a.b", "x_1", "0", "CI-7", "n" * 100])
+def test_snapshots_bear_their_names(thin: Rig, name: str) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A)
+        pool.create_snapshot(name, A)
+
+        assert pool.snapshot_path(name).exists()
+        assert f"{thin.name}-{name}" in thin.mappings()
+
+
+def test_a_suspended_snapshot_is_resumed(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A)
+        identity = pool.create_snapshot("web", A)
+        dmsetup("suspend", f"{thin.name}-web")
+
+        state = pool.observe({}, {"web": identity}).snapshots["web"]
+        assert (state.active, state.detail) == (False, "suspended")
+        pool.activate_snapshot("web")
+        assert pool.observe({}, {"web": identity}).snapshots["web"].active
+
+
+# -------------------------------------------------------------------------------------------------------- removing
+
+
+def test_removed_snapshots_give_back_their_space_to_the_pool_and_to_the_file(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A)
+        before = (pool.space().free, thin.data.stat().st_blocks)
+        pool.create_snapshot("web", A)
+        write(pool.snapshot_path("web"), 0, os.urandom(8 * MIB))
+        assert pool.space().free <= before[0] - 8 * MIB
+
+        pool.remove_snapshot("web")
+
+        assert pool.space().free == before[0]
+        assert thin.data.stat().st_blocks <= before[1] + 64
+        pool.remove_snapshot("web")
+
+
+def test_a_busy_snapshot_names_its_holder_and_stays(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A)
+        identity = pool.create_snapshot("web", A)
+        fd = os.open(pool.snapshot_path("web"), os.O_RDONLY)
+        dmsetup("create", "above", "--table", f"0 2048 linear {pool.snapshot_path('web')} 0")
+        try:
+            with pytest.raises(Busy, match="mapping above"):
+                pool.remove_snapshot("web")
+        finally:
+            dmsetup("remove", "above")
+            os.close(fd)
+        assert pool.observe({}, {"web": identity}).snapshots["web"].active
+
+
+def test_a_base_can_go_before_its_snapshots(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A, data=b"base")
+        pool.create_snapshot("web", A)
+        pool.remove_volume(A)
+
+        assert read(pool.snapshot_path("web"), 0, 4) == b"base"
+
+
+# ------------------------------------------------------------------------------------------------------------ space
+
+
+def test_work_is_refused_below_the_reserve_and_what_runs_is_counted(tmp_path: Path) -> None:
+    with rig(tmp_path, reserve=50) as thin, thin.assembled() as pool:
+        with pool.create_volume(A, 16 * MIB, None, lambda: 40 * MIB) as made:
+            assert made.room == 64 * MIB
+            with pytest.raises(NoSpace, match="promised"):
+                pool.create_volume(B, 16 * MIB, None, lambda: 40 * MIB)
+        with pool.create_volume(B, 16 * MIB, None, lambda: 40 * MIB):
+            pass
+
+
+# ---------------------------------------------------------------------------------------------- three stores, one truth
+
+
+def test_foreign_thin_devices_are_named_and_left_alone(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        dmsetup("message", thin.name, "0", "create_thin 5")
+    thin.take_down()
+    # Somebody used the pool under a transaction id of their own, and set ours again.
+    with thin.pool() as pool:
+        pool.assemble()
+        state = pool.observe({}, {})
+        assert [word.split(" (")[0] for word in state.orphans] == ["thin id 5"], "created under our stamp, known to nobody"
+        assert pool.discard_leftovers({}, {}) == ()
+        assert pool.observe({}, {}).orphans == state.orphans
+
+
+def test_an_id_that_is_taken_is_skipped(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        for thin_id in (1, 2, 9):
+            dmsetup("message", thin.name, "0", f"create_thin {thin_id}")
+        identity = volume(pool, A)
+
+        assert int(identity.split()[0][3:]) > 9
+        assert pool.observe({A: identity}, {}).volumes[A].condition is Condition.INTACT
+
+
+def test_what_was_deleted_behind_our_back_is_missing(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        identity = volume(pool, A)
+        dmsetup("message", thin.name, "0", f"delete {identity.split()[0][3:]}")
+
+        assert pool.observe({A: identity}, {}).volumes[A].condition is Condition.MISSING
+
+
+def test_an_id_that_means_something_else_now_is_not_ours(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        identity = volume(pool, A)
+        volume(pool, C)
+        thin_id = identity.split()[0][3:]
+        dmsetup("message", thin.name, "0", f"delete {thin_id}")
+        dmsetup("message", thin.name, "0", f"create_thin {thin_id}")
+
+        assert pool.observe({A: identity}, {}).volumes[A].condition is Condition.REPLACED
+        pool.remove_volume(A)
+        assert pool.observe({}, {}).orphans, "it was not touched"
