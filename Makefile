@@ -2,25 +2,30 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+KERNEL ?= auto
 
-.PHONY: run test unit stories rest bench lint clean
+.PHONY: run test unit stories kernel rest bench lint clean
 
 run: $(BIN)/.ready
 	$(BIN)/python -m samples.quickstart $(ARGS)
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test: lint unit stories
+test: lint unit stories kernel
 
 # Each module by itself: run it all the time.
 unit: $(BIN)/.ready
-	$(PYTEST) --ignore tests/stories -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+	$(PYTEST) --ignore tests/stories --ignore tests/kernel -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
 
 # The installed command, end to end, as users tell it: first runs, drift, failures, SIGKILL at any moment.
 stories: $(BIN)/.ready
 	$(PYTEST) tests/stories -m "not slow" $(ARGS)
 
-# What the two leave out: slow tests and, as root, those that need loop devices and mounts.
+# Thin pools on a real device-mapper, in User-Mode Linux where that is installed; KERNEL=here takes this machine's kernel instead.
+kernel: $(BIN)/.ready
+	$(BIN)/python -m pytest tests/kernel -m "not slow" --kernel=$(KERNEL) $(ARGS)
+
+# What these leave out: slow tests and, as root, those that need loop devices and mounts.
 rest: $(BIN)/.ready
 	$(PYTEST) -m "slow or root" $$(test "$$(id -u)" != 0 || echo --root) $(ARGS)
 

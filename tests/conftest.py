@@ -6,11 +6,14 @@ import os
 
 import pytest
 
+from tests.support.tier import HELP, MODES
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--root", action="store_true", help="run the tests that need root (loop devices, mounts); not being root then fails"
     )
+    parser.addoption("--kernel", choices=MODES, default="auto", help=HELP)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -112,7 +112,7 @@ class Assembly:
         if seen.device.suspended:
             return "the pool is suspended"
         if seen.verdict.standing is not Standing.CURRENT:
-            return seen.verdict.standing.value
+            return str(seen.verdict.standing.value)
         if larger := [what for what, now, wanted in self._sizes(seen) if wanted > now]:
             return f"declared larger: {' and '.join(larger)}"
         return ""

@@ -1,8 +1,8 @@
 """What device-mapper's thin targets are told and what they say: tables, status lines, messages. Each value parses and prints.
 
 Called by ``pool.thin`` and its rooms. Pure. Formats: Documentation/admin-guide/device-mapper/thin-provisioning.rst, and what
-``pool_status`` and ``thin_status`` in drivers/md/dm-thin.c print. Kernels since 3.2 differ only in what stands at the end of a
-line, and words that come after those that we know are passed over.
+``pool_status`` and ``thin_status`` in drivers/md/dm-thin.c print. Kernels have added words at the ends of the status lines: what
+comes after those that we know is passed over.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ class Mode(StrEnum):
     FAIL = "Fail"
 
 
+WORKING = {str(mode): mode for mode in Mode if mode is not Mode.FAIL}
+
+
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
     """Metadata is counted in blocks of 4 KiB, data in the pool's blocks. Nothing but ``mode`` means anything in a failed pool.
 
     ``held_root`` is the block of a metadata snapshot that is reserved now. Below ``metadata_low_water`` free blocks the kernel
-    raises an event (None: a kernel before 4.20, which doesn't say).
+    raises an event (None: an older kernel, which doesn't say).
     """
 
     transaction: int = 0
@@ -52,7 +55,7 @@ class PoolStatus:
         try:
             transaction, meta, data, held, mode, discard, full, check, *more = words
             return cls(
-                int(transaction), *_fraction(meta), *_fraction(data), _optional(held), Mode(mode), discard,
+                int(transaction), *_fraction(meta), *_fraction(data), _optional(held), WORKING[mode], discard,
                 {"error_if_no_space": True, "queue_if_no_space": False}[full], {"needs_check": True, "-": False}[check],
                 int(more[0]) if more else None,
             )  # fmt: skip
@@ -72,7 +75,7 @@ class PoolStatus:
 
 @dataclass(frozen=True, slots=True)
 class ThinStatus:
-    """In sectors of 512 bytes; ``highest`` is the last mapped one, None where nothing is. Neither is known where it ``failed``."""
+    """In 512-byte sectors. ``highest`` is the last mapped one, None where nothing is. Where it ``failed``, neither is known."""
 
     mapped: int = 0
     highest: int | None = None

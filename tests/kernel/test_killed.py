@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reconciler.pool.devmapper import DeviceMapper
 
+from reconciler.pool.devmapper import DeviceMapper
 from reconciler.pool.driver import PoolState
 from reconciler.pool.journal import DeviceRow, PoolRow, Role, State, stamp_of
 from reconciler.pool.thin import ThinPool

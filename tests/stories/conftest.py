@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from samples.s3 import S3Server
 
 from .gate import Gate
-from .workshop import BUCKET, Workshop
+from .workshop import BUCKET, Workshop, WorkshopAt
 from .zygote import Zygote
 
 SCHEMAS = Path(__file__).resolve().parent.parent / "cases" / "json"
@@ -26,10 +26,15 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
         yield zygote
 
 
+@pytest.fixture(scope="session")
+def workshop_at(zygote: Zygote) -> WorkshopAt:
+    """Workshops whose layers are files."""
+    return lambda root: Workshop(root, zygote)
+
+
 @pytest.fixture
-def workshop(tmp_path: Path, zygote: Zygote) -> Workshop:
-    """A workshop whose layers are files."""
-    return Workshop(tmp_path, zygote)
+def workshop(tmp_path: Path, workshop_at: WorkshopAt) -> Workshop:
+    return workshop_at(tmp_path)
 
 
 @pytest.fixture(scope="session")

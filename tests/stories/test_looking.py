@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 
 from .layers import change, noise, root
-from .workshop import Workshop, inventory
-from .zygote import Zygote
+from .workshop import Workshop, WorkshopAt, inventory
 
 Conforms = Callable[[str, Any], None]
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Workshop:
+def host(tmp_path_factory: pytest.TempPathFactory, workshop_at: WorkshopAt) -> Workshop:
     """One image that is ready, one that has failed."""
-    workshop = Workshop(tmp_path_factory.mktemp("looking"), zygote)
+    workshop = workshop_at(tmp_path_factory.mktemp("looking"))
     workshop.image("web", [root("base"), change("app", {"srv/app": b"v1"})], labels={"team": "web"})
     workshop.image("bad", [root("cut", {"srv/app": noise(50_000)}).truncated()])
     workshop.once().expect(1)

@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 
 from .layers import change, root
-from .workshop import Workshop, cat, contents, inventory
-from .zygote import Zygote
+from .workshop import Workshop, WorkshopAt, cat, contents, inventory
 
 BASE = root("base")
 
 
 @pytest.fixture(scope="module")
-def converged(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Workshop:
+def converged(tmp_path_factory: pytest.TempPathFactory, workshop_at: WorkshopAt) -> Workshop:
     """Two images of their own and a third with the same layers as the first."""
-    workshop = Workshop(tmp_path_factory.mktemp("converged") / "workshop", zygote)
+    workshop = workshop_at(tmp_path_factory.mktemp("converged") / "workshop")
     workshop.image("web", [BASE, change("web-top", {"srv/web": b"1"})])
     workshop.image("db", [BASE, change("db-top", {"srv/db": b"1"})])
     workshop.image("twin", [BASE, change("web-top", {"srv/web": b"1"})])
@@ -29,13 +28,9 @@ def host(converged: Workshop, tmp_path: Path) -> Workshop:
     return converged.copy(tmp_path / "host")
 
 
-def pool_files(host: Workshop) -> dict[str, str]:
-    return contents(path for path in (host.state / "pools").rglob("*") if path.is_file())
-
-
 def test_a_withdrawn_image_is_kept_until_it_is_pruned(host: Workshop) -> None:
     """`plan` shows the removal as held, `--once` keeps every file, `--once --prune` removes what is no longer wanted."""
-    before = pool_files(host)
+    before = host.holdings()
     host.withdraw("db")
 
     held = host.plan()["held"]
@@ -44,7 +39,7 @@ def test_a_withdrawn_image_is_kept_until_it_is_pruned(host: Workshop) -> None:
     assert {(a["verb"], a["kind"], a["name"]) for a in held} >= {("remove", "Snapshot", "db-a")}
     assert any(a["kind"] == "Volume" for a in held)
     assert kept["changed"] == 0
-    assert pool_files(host) == before
+    assert host.holdings() == before
     host.run("plan", "--detailed-exitcode").expect(0).words("held", "snapshot/db-a", "--prune")
     host.once().expect(0).words("held", "db-a")
 
@@ -92,13 +87,13 @@ def test_retain_keeps_what_is_no_longer_declared(host: Workshop) -> None:
     layers = [BASE, change("db-top", {"srv/db": b"1"})]
     host.image("db", layers, deletionPolicy="Retain")
     host.once().expect(0)
-    before = pool_files(host)
+    before = host.holdings()
     host.withdraw("db")
 
     host.once("--prune").expect(0)
     host.once("--prune").expect(0)
 
-    assert pool_files(host) == before
+    assert host.holdings() == before
     host.run("plan").words("db", "Retain")
     host.image("db", layers, deletionPolicy="Retain")
     host.once("--detailed-exitcode").expect(0)
@@ -108,14 +103,14 @@ def test_an_empty_set_is_never_pruned(host: Workshop) -> None:
     """No image declared at all is far more often a mistake than a wish: exit 5, and nothing is removed."""
     for name in ("web", "db", "twin"):
         host.withdraw(name)
-    before = pool_files(host)
+    before = host.holdings()
 
     host.once("--prune").expect(5).words("declares no image", "3")
     host.run("plan", "--prune").expect(5)
 
-    assert pool_files(host) == before
+    assert host.holdings() == before
     host.once().expect(0)
-    assert pool_files(host) == before
+    assert host.holdings() == before
 
 
 def test_a_missing_directory_of_manifests_is_not_an_empty_one(host: Workshop) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .layers import change, noise, root
-from .workshop import Workshop, inventory
+from .workshop import Workshop
 
 
 @pytest.fixture
@@ -32,12 +32,12 @@ def test_a_selector_limits_a_run_to_the_images_it_names(selector: str, two: Work
 def test_a_selector_removes_nothing(two: Workshop) -> None:
     """With `-l`, not even `--prune` removes what the selector does not name."""
     two.converge()
-    before = inventory(two.state / "pools")
+    before = two.holdings()
     two.withdraw("db")
 
     two.once("--prune", "-l", "team=web").expect(0)
 
-    assert inventory(two.state / "pools") == before
+    assert two.holdings() == before
 
 
 def test_a_selector_without_a_match_does_nothing(two: Workshop) -> None:

@@ -163,6 +163,13 @@ class Workshop:
     def snapshot(self, name: str) -> Path:
         return self.state / "pools/default/snapshots" / f"{name}.ext4"
 
+    def holdings(self) -> dict[str, str]:
+        """Digests of all that the pool holds, by file name: volumes and snapshots, and whatever else stands there."""
+        return contents(path for path in (self.state / "pools").rglob("*") if path.is_file())
+
+    def snapshot_names(self) -> set[str]:
+        return {path.name.removesuffix(".ext4") for path in self.snapshot("any").parent.iterdir()}
+
     # ------------------------------------------------------------------------------------------------ manifests
 
     def declare(self, name: str, *documents: Mapping[str, Any]) -> Path:
@@ -297,6 +304,10 @@ class Workshop:
         """This workshop elsewhere, as a backup tool would bring it back."""
         subprocess.run(["cp", "-a", "--sparse=always", self.root, root], check=True)
         return replace(self, root=root)
+
+
+WorkshopAt = Callable[[Path], Workshop]
+"""Makes an empty workshop in a directory."""
 
 
 # --------------------------------------------------------------------------------------------------------- looking

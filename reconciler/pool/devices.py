@@ -1,0 +1,100 @@
+"""What device-mapper is given and what it answers, as values: a device, a target of its table, an error. And whether this host
+has device-mapper at all.
+
+Made by ``pool.devmapper``, and imported from there. No state.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.errors import HostCannot
+
+DIRECTORY = Path("/dev/mapper")
+CONTROL = DIRECTORY / "control"
+
+
+class DmError(OSError):
+    """A task that failed: ``errno`` as the kernel gave it, ``task`` ("create", "load", "message" …), and the device (its name, or
+    the UUID it was looked for by).
+
+    ``errno`` is EIO where the kernel was not reached; then ``detail`` has what the library complained of. Of a message,
+    ``detail`` is its text.
+    """
+
+    def __init__(self, code: int, task: str, device: str, detail: str = "") -> None:
+        super().__init__(code, os.strerror(code))
+        self.task = task
+        self.device = device
+        self.detail = detail
+
+    def __str__(self) -> str:
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"dm {self.task} {self.device}: {self.strerror}{detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A piece of a device: ``start`` and ``length`` in sectors of 512 bytes, ``params`` a table's or a status line's."""
+
+    start: int
+    length: int
+    kind: str
+    params: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    name: str
+    major: int
+    minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """``open_count`` counts openers and mappings on top. Without a ``live_table`` it was created and never begun.
+
+    ``event`` counts what the targets reported, low water for instance.
+    """
+
+    name: str
+    uuid: str
+    major: int
+    minor: int
+    open_count: int
+    suspended: bool
+    read_only: bool
+    live_table: bool
+    event: int
+
+    @property
+    def path(self) -> Path:
+        return DIRECTORY / self.name
+
+    @property
+    def number(self) -> tuple[int, int]:
+        return self.major, self.minor
+
+
+def require_control() -> None:
+    """Raises HostCannot where libdevmapper would not get to the kernel. Opening the node may load the kernel's module."""
+    if os.geteuid() != 0:
+        raise HostCannot("thin pools need root", hint="run as root, or declare a pool of files")
+    try:
+        os.close(os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError as error:
+        if " device-mapper\n" not in Path("/proc/misc").read_text():
+            raise no_kernel(error) from error  # else the library makes the node
+    except OSError as error:
+        raise no_kernel(error) from error
+
+
+def no_kernel(error: OSError) -> HostCannot:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = "run as root of the host, or in a container that may use it (--privileged)"
+        return HostCannot(f"the kernel's device-mapper may not be used: {error}", hint=hint)
+    hint = "modprobe dm-mod dm-thin-pool; in a container, on its host; or declare a pool of files"
+    return HostCannot(f"this kernel has no device-mapper that can be used: {error}", hint=hint)

@@ -1,0 +1,92 @@
+"""The stories of the file pool, told again on a thin pool: the very same functions, wherever they make sense on both.
+
+Left out are those that are about files themselves (modes, inodes, what stands beside them), and those that no pool has a part in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.stories.conftest import conforms, s3, zygote  # noqa: F401 - fixtures
+from tests.stories.gate import Gate
+from tests.stories.test_converge import (  # noqa: F401
+    test_before_the_first_run_there_is_nothing_to_list_and_nothing_is_made,
+    test_everything_can_be_read_as_json_and_as_words,
+    test_plan_and_check_say_the_same_and_write_nothing,
+    test_the_first_run_makes_everything_and_the_second_changes_nothing,
+)
+from tests.stories.test_crashes import (  # noqa: F401
+    calm,
+    test_killed_again_and_again_at_the_same_early_moment,
+    test_killed_at_any_moment_of_an_update_and_a_prune,
+    test_killed_at_any_moment_of_the_first_run,
+    undisturbed,
+)
+from tests.stories.test_failures import test_an_image_that_fails_says_why_and_the_others_go_on  # noqa: F401
+from tests.stories.test_removal import (  # noqa: F401
+    converged,
+    test_a_snapshot_in_use_is_not_removed,
+    test_a_withdrawn_image_is_kept_until_it_is_pruned,
+    test_a_withdrawn_snapshot_goes_alone,
+    test_an_empty_set_is_never_pruned,
+    test_retain_keeps_what_is_no_longer_declared,
+    test_volumes_that_others_need_survive_a_prune,
+)
+from tests.stories.test_snapshots import (  # noqa: F401
+    test_a_changed_image_is_built_beside_the_snapshots_of_the_old_one,
+    test_a_new_snapshot_is_made_beside_the_old_ones,
+    test_later_layers_replace_and_hide_what_earlier_ones_brought,
+    test_what_is_written_to_one_snapshot_stays_there,
+)
+from tests.stories.test_unpinned import (  # noqa: F401
+    test_a_replaced_object_is_noticed,
+    test_only_what_was_replaced_is_fetched_again,
+)
+from tests.stories.test_wishes import (  # noqa: F401
+    test_a_selector_limits_a_run_to_the_images_it_names,
+    test_a_selector_removes_nothing,
+    test_a_selector_without_a_match_does_nothing,
+    test_time_runs_out_and_the_next_run_goes_on,
+    two,
+)
+from tests.stories.workshop import BUCKET, WorkshopAt
+from tests.stories.zygote import Zygote
+
+from .workshop import ThinWorkshop
+
+
+@pytest.fixture(scope="session")
+def workshop_at(zygote: Zygote) -> WorkshopAt:  # noqa: F811
+    return lambda root: ThinWorkshop(root, zygote)
+
+
+@pytest.fixture(autouse=True)
+def _one_at_a_time(workshop_at: WorkshopAt, tmp_path: Path) -> Iterator[None]:
+    """All workshops have a pool of the same name."""
+    yield
+    ThinWorkshop(tmp_path, None).take_down()  # type: ignore[arg-type] - no command is run
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, workshop_at: WorkshopAt) -> ThinWorkshop:
+    made = workshop_at(tmp_path)
+    assert isinstance(made, ThinWorkshop)
+    return made
+
+
+@pytest.fixture
+def bucket(workshop: ThinWorkshop, s3: str) -> Iterator[ThinWorkshop]:  # noqa: F811
+    with Gate(s3) as gate:
+        made = replace(workshop, gate=gate, upstream=s3)
+        made.upload("/moto-api/reset", method="POST")
+        made.upload(f"/{BUCKET}")
+        yield made
+
+
+@pytest.fixture
+def host(converged: ThinWorkshop, tmp_path: Path) -> ThinWorkshop:  # noqa: F811
+    return converged.copy(tmp_path / "host")
