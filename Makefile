@@ -27,7 +27,7 @@ kernel: $(BIN)/.ready
 
 # What these leave out: slow tests and, as root, those that need loop devices and mounts.
 rest: $(BIN)/.ready
-	$(PYTEST) -m "slow or root" $$(test "$$(id -u)" != 0 || echo --root) $(ARGS)
+	$(PYTEST) -m "slow or root" $$(test "$$(id -u)" != 0 || echo --root) --kernel=$(KERNEL) $(ARGS)
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .

@@ -72,6 +72,7 @@ def check(documents: Documents, *, pools_known: bool = True) -> Iterator[Fault]:
     yield from _repeated("Image", documents.images)
     if pools_known:
         yield from _dangling(documents)
+    yield from _backing_faults(documents.pools)
     yield from _snapshot_faults(documents)
     yield from _contradicting_digests(documents.images)
 
@@ -135,9 +136,22 @@ def _dangling(documents: Documents) -> Iterator[Fault]:
             )
 
 
+def _backing_faults(pools: Iterable[Declared[PoolDocument]]) -> Iterator[Fault]:
+    """Two pools on one device would write over each other. Paths are compared as they are written."""
+    first: dict[str, tuple[Declared[PoolDocument], Loc]] = {}
+    for pool in pools:
+        thin = pool.document.spec.thin
+        for role, backing in (("data", thin.data), ("metadata", thin.metadata)) if thin else ():
+            field, path = ("device", backing.device) if backing.device else ("file", backing.file)
+            loc: Loc = ("spec", "thin", role, field)
+            other, other_loc = first.setdefault(path or "", (pool, loc))
+            if other is not pool and other.name != pool.name:
+                yield pool.fault(f"pool {quoted(other.name)} is on it already, at {other.locate(other_loc)}", *loc)
+
+
 def _snapshot_faults(documents: Documents) -> Iterator[Fault]:
     """Names are compared as the pool will use them: file pools have a directory each, thin pools share ``/dev/mapper``."""
-    thin = {pool.name for pool in documents.pools if pool.document.spec.thin}
+    thin = {pool.name: pool for pool in documents.pools if pool.document.spec.thin}
     first: dict[tuple[str, str], _SnapshotEntry] = {}
     total = 0
     for entry in _snapshot_entries(documents):
@@ -150,6 +164,10 @@ def _snapshot_faults(documents: Documents) -> Iterator[Fault]:
             device = f"{entry.pool}-{name}"
             if len(device) > MAX_DEVICE_NAME:
                 yield entry.fault(f"its device's name, {quoted(device)}, has more than {MAX_DEVICE_NAME} characters")
+                break
+            if is_thin and device in thin:
+                place = thin[device].locate(_NAME)
+                yield entry.fault(f"its device, {device}, has the name of pool {quoted(device)}, which is declared at {place}")
                 break
             other = first.setdefault(("", device) if is_thin else (entry.pool, name), entry)
             if other is not entry:

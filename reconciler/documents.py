@@ -107,11 +107,30 @@ class Backing(_Mapping):
     )
 
 
+class MetadataBacking(Backing):
+    size: BackingSize | None = Field(
+        default=None, description="Size of the file. Left out: 48 bytes for each block of data, 2MiB at least, 16GiB at most."
+    )
+
+    @staticmethod
+    def broken_rule(raw: Mapping[str, object]) -> str:
+        keys = raw.keys() & {"device", "file", "size"}
+        return "" if keys in ({"device"}, {"file"}, {"file", "size"}) else "needs either device, or file (and its size, or not)"
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"required": ["device"]},
+            "then": {"not": {"anyOf": [{"required": ["file"]}, {"required": ["size"]}]}},
+            "else": {"required": ["file"]},
+        }
+    )
+
+
 class ThinDriver(_Mapping):
     """A device-mapper thin pool; needs root."""
 
     data: Backing
-    metadata: Backing
+    metadata: MetadataBacking
     block_size: BlockSize = Field(default=64 * KIB, description="Unit of allocation and sharing, a multiple of 64KiB.")
 
     @staticmethod

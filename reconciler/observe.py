@@ -26,7 +26,7 @@ from reconciler.model import (
     Verb,
     VolumeRow,
 )
-from reconciler.pool.driver import Condition, Driver
+from reconciler.pool.driver import Condition, Driver, SnapshotState
 
 Resolve = Callable[[Sequence[Source]], Mapping[Source, Resolution]]
 """Asks what unpinned sources hold now; this may need the network."""
@@ -112,10 +112,13 @@ _UNDER_WAY = {
     "validating": Phase.VALIDATING,
     "provisioning": Phase.PROVISIONING,
     "snapshotting": Phase.SNAPSHOTTING,
+    "activating": Phase.SNAPSHOTTING,
     "removing": Phase.REMOVING,
 }
-_ORDER = tuple(_UNDER_WAY.values())
-_DRIFT = {Verb.REBUILD, Verb.REPAIR}
+"""A pool's assembly says nothing of an image: until it is done that is pending or degraded, as it was before."""
+_ORDER = tuple(dict.fromkeys(_UNDER_WAY.values()))
+_DRIFT = {Verb.REBUILD, Verb.REPAIR, Verb.ACTIVATE}
+_REMOVAL = {Verb.REMOVE, Verb.FORGET}
 
 Running = Mapping[tuple[Kind, str], str]
 """States of the runs under way, by the kind and name of the object."""
@@ -128,13 +131,15 @@ def phase(image: str, desired: Desired, observed: Observed, plan: Plan, running:
     An image that is no longer declared stays what it is until its removal is more than held.
     """
     mine = [action for action in plan.actions if _concerns(action, image)]
-    if image not in desired.images and mine:
+    if image not in desired.images and any(action.verb in _REMOVAL for action in mine):
         return Phase.REMOVING
     if under_way := [_UNDER_WAY[state] for state in _states(mine, running or {}) if state in _UNDER_WAY]:
         return min(under_way, key=_ORDER.index)
     if _failed(image, mine, observed, plan):
         return Phase.FAILED
-    if any(action.verb in _DRIFT for action in mine) or _is_degraded(image, observed, plan):
+    if any(action.verb in _DRIFT or _brings_back(action, image, observed) for action in mine):
+        return Phase.DEGRADED
+    if _is_degraded(image, observed, plan):
         return Phase.DEGRADED
     return Phase.PENDING if mine or image not in observed.images else Phase.READY
 
@@ -155,11 +160,17 @@ def _failed(image: str, actions: Sequence[Action], observed: Observed, plan: Pla
 def _is_degraded(image: str, observed: Observed, plan: Plan) -> bool:
     """It lives on its last known chain, or is broken and left alone (suspended, or no longer declared)."""
     stale = (Kind.IMAGE, image, "LastKnownChain") in {(finding.kind, finding.name, finding.reason) for finding in plan.findings}
-    return stale or any(condition is not Condition.INTACT for condition in _conditions(image, observed))
+    return stale or not all(_sound(image, observed))
 
 
-def _conditions(image: str, observed: Observed) -> Iterator[Condition | None]:
-    """Of the image's volume and snapshots; None where the pool can't be read or no longer has them."""
+def _brings_back(action: Action, image: str, observed: Observed) -> bool:
+    """Assembles the pool that the image was made in: it has been there before, and is not since a reboot, say."""
+    row = observed.images.get(image)
+    return action.verb is Verb.ASSEMBLE and row is not None and row.pool == action.name
+
+
+def _sound(image: str, observed: Observed) -> Iterator[bool]:
+    """Of the image's volume and each of its snapshots: whether the pool has it as it was made, and a snapshot under its path."""
     row = observed.images.get(image)
     volume = observed.volumes.get((row.pool, row.chain)) if row and row.chain else None
     rows: list[VolumeRow | SnapshotRow] = [snapshot for snapshot in observed.snapshots.values() if snapshot.image == image]
@@ -169,4 +180,5 @@ def _conditions(image: str, observed: Observed) -> Iterator[Condition | None]:
             if isinstance(one, VolumeRow)
             else observed.snapshot_state(one.pool, one.name)
         )
-        yield found.condition if found else None
+        is_idle = isinstance(found, SnapshotState) and not found.active
+        yield found is not None and found.condition is Condition.INTACT and not is_idle

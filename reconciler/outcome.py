@@ -53,6 +53,9 @@ def images(desired: Desired, observed: Observed, plan: Plan, ledger: Ledger) -> 
 
 
 def exit_code(result: Result, *, detailed: bool) -> Exit:
+    """Where nothing could be done because this host can't use the pools (no device-mapper, say), that is what the code says."""
     if result.failed:
-        return Exit.FAILED
+        unusable = {one.reason for one in result.objects if not one.ok} == {"PoolUnavailable"}
+        reached = any(one.ok for one in result.objects if one.kind is Kind.IMAGE)
+        return Exit.HOST_CANNOT if unusable and not reached else Exit.FAILED
     return Exit.CHANGED if detailed and result.changed else Exit.OK

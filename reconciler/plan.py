@@ -17,10 +17,10 @@ What decides the doubtful cases:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from reconciler.model import Action, Desired, Failure, Kind, Observed, Plan
-from reconciler.planner import findings
+from reconciler.planner import findings, pools
 from reconciler.planner.facts import Facts
 from reconciler.planner.goals import Goal, outlook, volume_name
 from reconciler.planner.making import making
@@ -32,13 +32,18 @@ def plan(desired: Desired, observed: Observed, *, prune: bool = False, selection
     facts = Facts.of(desired, observed)
     chosen = [image for name, image in sorted(desired.images.items()) if selection is None or name in selection]
     outlooks = [outlook(image, facts) for image in chosen if not image.suspend]
-    goals = [one for one in outlooks if isinstance(one, Goal)]
-    made = making(goals, facts)
+    every = [one for one in outlooks if isinstance(one, Goal)]
+    stopped = pools.halted(every, making(every, facts), facts)
+    goals = [goal for goal in every if goal.image.name not in {failure.name for failure in stopped}]
     going, kept = removals(facts) if selection is None else ((), ())
+    assembled = tuple(pools.assembling(facts, selection))
+    activated = tuple(pools.activating(facts, selection, going if prune else ()))
+    made = assembled + tuple(pools.after(assembled, activated + making(goals, facts)))
+    going = tuple(pools.after(assembled, going))
     return Plan(
         actions=made + going if prune else made,
         held=() if prune else going,
-        blocked=tuple(one for one in outlooks if isinstance(one, Failure)),
+        blocked=(*(one for one in outlooks if isinstance(one, Failure)), *stopped),
         findings=(
             *findings.of_pools(facts),
             *(finding for image in chosen for finding in findings.of_image(image, facts)),
@@ -49,10 +54,15 @@ def plan(desired: Desired, observed: Observed, *, prune: bool = False, selection
     )
 
 
-def _unchanged(goals: Sequence[Goal], facts: Facts, made: Iterable[Action]) -> Iterator[tuple[Kind, str]]:
+def _unchanged(goals: Sequence[Goal], facts: Facts, made: Sequence[Action]) -> Iterator[tuple[Kind, str]]:
     touched = {name for action in made for name in action.images}
+    acted = {(action.kind, action.name) for action in made}
     volumes = {wanted.key for goal in goals for wanted in goal.volumes() if not facts.volume(wanted.key)}
     snapshots = {(goal.image.pool, name) for goal in goals for name in goal.image.snapshots}
     yield from ((Kind.IMAGE, goal.image.name) for goal in goals if goal.image.name not in touched)
     yield from ((Kind.VOLUME, volume_name(chain)) for _, chain in volumes)
-    yield from ((Kind.SNAPSHOT, key[1]) for key in snapshots if not facts.snapshot(key))
+    done = ((Kind.SNAPSHOT, key[1]) for key in snapshots if not facts.snapshot(key))
+    yield from (one for one in done if one not in acted)
+    for name, pool in facts.observed.pools.items():
+        if pool.state and pool.state.metadata and not pool.state.unready:  # a pool that is more than a directory
+            yield Kind.POOL, name

@@ -18,16 +18,18 @@ from typing import IO, Any, Protocol
 from reconciler.model import Action, Finding, Kind, Plan, Result, Verb
 
 GLYPHS = {
+    Verb.ASSEMBLE: "↑",
     Verb.RESOLVE: "↓",
     Verb.BUILD: "+",
     Verb.CREATE: "+",
     Verb.RECORD: "+",
     Verb.REBUILD: "~",
     Verb.REPAIR: "~",
+    Verb.ACTIVATE: "↑",
     Verb.REMOVE: "-",
     Verb.FORGET: "-",
 }
-COLOURS = {"+": "32", "~": "33", "-": "31", "↓": "36"}
+COLOURS = {"+": "32", "~": "33", "-": "31", "↓": "36", "↑": "36"}
 SPELLED_OUT = 2
 """How many findings with the same reason are shown one by one."""
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -1,6 +1,8 @@
 """What a person should know and no action removes. The reasons, for tools:
 
-    PoolUnavailable  Foreign  Leftover  Unregistered                             of pools and what stands in them
+    PoolUnavailable  Foreign  Orphan  Leftover  Unregistered  PoolUnused         of pools and what stands in them
+    PoolLost  PoolSwapped  PoolOlder  PoolNotOurs  RegistryOlder  NameTaken      of thin pools that contradict the registry
+    PoolFull  PoolReadOnly  PoolNeedsCheck  PoolFailed  BlockSizeFixed  CannotShrink
     Suspended  LastKnownChain  SnapshotOutdated  DeclaredTwice  Unpinned         of what is declared
     Retained  NotOurs  PoolUnknown                                               of what no longer is (``removals``)
 
@@ -15,6 +17,7 @@ from collections.abc import Set as AbstractSet
 from reconciler.model import Finding, ImageSpec, Kind
 from reconciler.planner.facts import Facts, Key
 from reconciler.planner.goals import Goal, goal_of, volume_name
+from reconciler.planner.pools import users_of
 from reconciler.pool.driver import Condition, PoolState
 
 
@@ -25,7 +28,13 @@ def of_pools(facts: Facts) -> Iterator[Finding]:
         if pool.state is None:
             yield Finding("Pool", name, "PoolUnavailable", pool.problem)
             continue
+        yield from (Finding("Pool", name, trouble.reason, trouble.message) for trouble in pool.state.troubles)
+        if pool.state.unready and not users_of(name, facts):
+            unused = "no image of this host uses it, or only suspended ones: it is not assembled"
+            yield Finding("Pool", name, "PoolUnused", f"{unused} ({pool.state.unready})")
         yield from (Finding("Pool", name, "Foreign", text) for text in pool.state.foreign)
+        for text in pool.state.orphans:
+            yield Finding("Pool", name, "Orphan", f"{text}: known to nothing any more; see `reconcile gc {name}`")
         for path in pool.state.leftovers:
             yield Finding("Pool", name, "Leftover", f"{path}: half-built by a run that was cut off; discarded by the next")
         yield from _strays(name, pool.state, volumes, snapshots)

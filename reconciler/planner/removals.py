@@ -63,6 +63,8 @@ def _obstacle(facts: Facts, row: VolumeRow | SnapshotRow) -> tuple[str, str] | N
         return "PoolUnknown", f"no longer declared, but neither is its pool {row.pool}: declare that again to have this removed"
     if pool.state is None:
         return "PoolUnavailable", f"no longer declared, but pool {row.pool} can't be read: {pool.problem}"
+    if pool.state.halted and not pool.state.halted.removes:
+        return pool.state.halted.reason, f"no longer declared, but nothing can be removed now: {pool.state.halted.message}"
     found = (
         facts.volume_state((row.pool, row.chain)) if isinstance(row, VolumeRow) else facts.snapshot_state((row.pool, row.name))
     )

@@ -22,7 +22,7 @@ from reconciler.pool import backing, loop, metadata
 from reconciler.pool import status as wire
 from reconciler.pool.backing import Backing, Found
 from reconciler.pool.bracket import Brackets
-from reconciler.pool.devmapper import Device, DeviceMapper, Target
+from reconciler.pool.devmapper import Device, DeviceMapper, DmError, Target
 from reconciler.pool.driver import Trouble
 from reconciler.pool.journal import DeviceRow, Journal, PoolRow, first_transaction, stamp_of
 from reconciler.pool.metadata import Metadata
@@ -184,13 +184,23 @@ class Assembly:
                 yield from self._release()
                 return
             if self._differs(table):
-                self.dm.load(self.name, [table])
-                self.dm.suspend(self.name)
-                self.dm.resume(self.name)
+                self._reload(table)
                 yield f"grown to {table.length * SECTOR} bytes"
             elif now.device.suspended:
                 self.dm.resume(self.name)
                 yield "resumed"
+
+    def _reload(self, table: Target) -> None:
+        """Swap the pool's table for a larger one. Where the kernel refuses it, the old one is brought back: the pool goes on."""
+        (old,) = self.dm.table(self.name)
+        self.dm.load(self.name, [table])
+        self.dm.suspend(self.name)
+        try:
+            self.dm.resume(self.name)
+        except DmError:
+            self.dm.load(self.name, [old])
+            self.dm.resume(self.name)
+            raise
 
     def _release(self) -> Iterator[str]:
         """Nobody can be reading a metadata snapshot of a pool that was not there a moment ago."""

@@ -135,19 +135,17 @@ class DeviceMapper:
     def targets(self) -> dict[str, tuple[int, int, int]]:
         """Versions of the kinds of target that the kernel has loaded; it loads others when a table asks for them."""
         with self._done("versions", "") as task:
-            at, found = self._lib.dm_task_get_versions(task), {}
-            for step, entry in _chain(at, 0):
+            found = {}
+            for entry in _chain(self._lib.dm_task_get_versions(task), 0):
                 major, minor, patch = (c_uint32 * 3).from_address(entry + 4)
                 found[_string(entry + 16)] = (major, minor, patch)
-                if not step:
-                    break
             return found
 
     def devices(self) -> tuple[Listed, ...]:
         """Every mapping of this kernel, whoever made it: one call."""
         with self._done("list", "") as task:
             found = []
-            for _, entry in _chain(self._lib.dm_task_get_names(task), 8):
+            for entry in _chain(self._lib.dm_task_get_names(task), 8):
                 number = c_uint64.from_address(entry).value
                 if number:  # an empty list is one entry without a device
                     found.append(Listed(_string(entry + 12), os.major(number), os.minor(number)))
@@ -220,7 +218,11 @@ class DeviceMapper:
             pass
 
     def resume(self, name: str) -> None:
-        """Let I/O through, with the table that was loaded last."""
+        """Let I/O through, with the table that was loaded last.
+
+        Where a thin pool refuses that table (EINVAL: its data would shrink), it stays suspended until one that fits is loaded and
+        resumed: the former table is gone.
+        """
         with self._done("resume", name, _named(name, "resume")):
             pass
 
@@ -337,7 +339,7 @@ def _library() -> ctypes.CDLL:
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except AttributeError as error:
-        hint = "install LVM2 2.02.150 (libdevmapper 1.02.124) or later"
+        hint = "install libdevmapper 1.02.124 or later"
         raise HostCannot(f"the library libdevmapper is too old: {error}", hint=hint) from error
     library.dm_log_with_errno_init(_HEAR)
     atexit.register(library.dm_log_with_errno_init, _LogFunction())  # it may log after Python is gone
@@ -377,11 +379,11 @@ def _checked(name: str, task: str, most: int) -> bytes:
     return encoded
 
 
-def _chain(at: int | None, next_at: int) -> Iterator[tuple[int, int]]:
-    """(step to the next, address) of each entry of one of the kernel's lists; ``next_at`` is where an entry has the step."""
+def _chain(at: int | None, next_at: int) -> Iterator[int]:
+    """The address of each entry of a list of the kernel's; ``next_at`` is where an entry has the step to the next, or 0."""
     while at:
+        yield at
         step = c_uint32.from_address(at + next_at).value
-        yield step, at
         at = at + step if step else None
 
 

@@ -1,8 +1,9 @@
 """Reads what a thin pool's metadata says of it, straight from the metadata device: which thin ids it holds, and how full it is.
 
-No metadata snapshot is taken and nothing is changed, so it works on pools that are not assembled, read-only or failed. What is read
-is the last commit. A commit never overwrites blocks of the one before, so a walk between two equal reads of the superblock has seen
-one moment; otherwise it is done again.
+No metadata snapshot is taken and nothing is changed, so it works on pools that are not assembled, read-only or failed. What is
+read is the last commit. Until the next commit nothing that belongs to it is overwritten, so a walk between two equal reads of
+the superblock has seen one moment; otherwise it is done again. Checksums are looked at after that, because the walk must be
+short where a pool commits all the time.
 
 Called by ``pool.assembly``. No state. Format: drivers/md/dm-thin-metadata.c, drivers/md/persistent-data/dm-btree-internal.h and
 dm-space-map-common.h.
@@ -10,13 +11,16 @@ dm-space-map-common.h.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from reconciler.errors import HostCannot
 
@@ -24,7 +28,7 @@ BLOCK = 4096
 """Bytes of a metadata block."""
 LARGEST = 255 * ((1 << 14) - 64) * BLOCK
 """Bytes of metadata that the kernel can use (THIN_METADATA_MAX_SECTORS); more is left alone."""
-ATTEMPTS = 100
+ATTEMPTS = 200
 
 _SUPERBLOCK = struct.Struct("<IIQ16sQIIQQ128s128sQQIIQIII")
 _HEADER = struct.Struct("<IIQIIII")
@@ -35,12 +39,13 @@ _VERSIONS = (1, 2)
 _SUPERBLOCK_XOR, _NODE_XOR = 160774, 121107
 _NEEDS_CHECK = 1
 _INTERNAL, _LEAF = 1, 2
+_VALUES = {_INTERNAL: 8, _LEAF: _DETAILS.size}
 _DEEPEST = 16
-_ODIRECT = getattr(os, "O_DIRECT", 0)
+_ID_LIMIT = 1 << 24
 
 
 class MetadataUnreadable(HostCannot):
-    """What is there is no thin pool's metadata, or is damaged."""
+    """What is there is no thin pool's metadata, or is damaged, or can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,10 @@ class ThinDevice:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """``block_size`` in bytes; data is counted in blocks of that size, metadata in blocks of ``BLOCK``."""
+    """``block_size`` in bytes; data is counted in blocks of that size, metadata in blocks of ``BLOCK``.
+
+    All is as of the last commit. What the kernel keeps in reserve of the metadata counts as used in its status, and not here.
+    """
 
     transaction: int
     block_size: int
@@ -70,120 +78,179 @@ class Metadata:
 
 
 def read(path: Path, attempts: int = ATTEMPTS) -> Metadata | None:
-    """None where the first block is zero: the kernel would format it. Raises MetadataUnreadable."""
-    try:
-        with _opened(path) as device:
-            return _settled(device, attempts)
-    except OSError as error:
-        raise MetadataUnreadable(f"{path}: {error.strerror}", hint="check the pool's metadata device") from error
+    """None where the first block is empty or zero: the kernel would format it. Raises MetadataUnreadable.
+
+    ``attempts`` bounds how often a pool that commits in the middle of the walk is walked again.
+    """
+    with _opened(path) as device:
+        for _ in range(attempts):
+            before = device.superblock()
+            if not any(before):
+                return None
+            found = _walk(device, before)
+            if device.superblock() == before:
+                return found.checked()
+        raise MetadataUnreadable(f"{path}: changed each time while it was read", hint="the pool is very busy: try again")
 
 
-def _settled(device: _Device, attempts: int) -> Metadata | None:
-    problem = MetadataUnreadable(f"{device.path}: never the same twice", hint="try again")
-    for _ in range(attempts):
-        before = device.block(0)
-        if not any(before):
-            return None
-        try:
-            found: Metadata | MetadataUnreadable = _walked(device, before)
-        except MetadataUnreadable as error:
-            found = error
-        if device.block(0) == before:
-            if isinstance(found, Metadata):
-                return found
-            raise found
-    raise problem
+def is_superblock(block: bytes) -> bool:
+    """Whether a first block is that of a thin pool's metadata, damaged or not."""
+    return len(block) == BLOCK and _Superblock(*_SUPERBLOCK.unpack_from(block)).magic == _MAGIC
 
 
 class _Device:
+    """Block by block, into a buffer as direct I/O wants it."""
+
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
         self._page = mmap.mmap(-1, BLOCK)
 
+    def superblock(self) -> bytes:
+        """What there is of it: nothing, in a file that was made and has no size yet."""
+        return self._read(0)
+
     def block(self, number: int) -> bytes:
-        """Raises MetadataUnreadable beyond the end."""
-        if os.preadv(self._fd, [self._page], number * BLOCK) != BLOCK:
+        """Raises MetadataUnreadable, beyond the end too."""
+        data = self._read(number) if number < LARGEST // BLOCK else b""
+        if len(data) != BLOCK:
             raise self.damaged(number, "lies beyond the end of the device")
-        return self._page[:]
+        return data
+
+    def _read(self, number: int) -> bytes:
+        try:
+            return self._page[: os.preadv(self._fd, [self._page], number * BLOCK)]
+        except OSError as error:
+            raise self.damaged(number, f"can't be read: {error.strerror}") from error
 
     def damaged(self, number: int, what: str) -> MetadataUnreadable:
         hint = f"look at it with thin_check {self.path}; thin_repair may save it"
         return MetadataUnreadable(f"{self.path}: metadata block {number} {what}", hint=hint)
+
+    def close(self) -> None:
+        self._page.close()
+        os.close(self._fd)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Device]:
     """The page cache of a block device knows nothing of what the kernel's thin target writes: it is gone around."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | _ODIRECT)
-    except OSError:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a file, on a file system that has no direct I/O
+    except OSError as error:
+        hint = "is it the pool's metadata, and is this root?"
+        raise MetadataUnreadable(f"{path}: can't be read: {error.strerror}", hint=hint) from error
+    with closing(_Device(path, fd)) as device:
+        yield device
+
+
+@dataclass
+class _Walk:
+    """What one walk has seen; none of it is believed before ``checked``.
+
+    ``fault`` is where the walk had to end, which is no fault of the pool's if the superblock has changed meanwhile.
+    """
+
+    device: _Device
+    superblock: bytes
+    nodes: dict[int, bytes] = field(default_factory=dict)
+    devices: dict[int, ThinDevice] = field(default_factory=dict)
+    fault: MetadataUnreadable | None = None
+
+    def checked(self) -> Metadata:
+        """Raises MetadataUnreadable: a wrong checksum says most, so these come first."""
+        fields = _superblock(self.device, self.superblock)
+        for number, node in self.nodes.items():
+            if int.from_bytes(node[:4], "little") != crc32c(node[4:]) ^ _NODE_XOR:
+                raise self.device.damaged(number, "has a wrong checksum")
+        if self.fault is not None:
+            raise self.fault
+        data, meta = _SPACE_MAP.unpack_from(fields.data_map), _SPACE_MAP.unpack_from(fields.metadata_map)
+        return Metadata(
+            transaction=fields.transaction,
+            block_size=fields.data_block_sectors * 512,
+            needs_check=bool(fields.flags & _NEEDS_CHECK),
+            held_root=fields.held_root or None,
+            data_blocks=data[0],
+            data_used=data[1],
+            metadata_blocks=meta[0],
+            metadata_used=meta[1],
+            devices=self.devices,
+        )
+
+
+def _walk(device: _Device, superblock: bytes) -> _Walk:
+    walk = _Walk(device, superblock)
     try:
-        yield _Device(path, fd)
-    finally:
-        os.close(fd)
+        root = _Superblock(*_SUPERBLOCK.unpack(superblock[: _SUPERBLOCK.size].ljust(_SUPERBLOCK.size))).details_root
+        for thin_id, value in _leaves(walk, root, 0):
+            walk.devices[thin_id] = ThinDevice(thin_id, *_DETAILS.unpack(value))
+    except MetadataUnreadable as fault:
+        walk.fault = fault
+    return walk
 
 
-def _walked(device: _Device, superblock: bytes) -> Metadata:
-    (
-        csum,
-        flags,
-        number,
-        _,
-        magic,
-        version,
-        _,
-        transaction,
-        held,
-        data_map,
-        metadata_map,
-        _,
-        details,
-        sectors,
-        meta_sectors,
-        _,
-        _,
-        _,
-        incompatible,
-    ) = _SUPERBLOCK.unpack_from(superblock)
-    if magic != _MAGIC:
-        raise MetadataUnreadable(f"{device.path}: not the metadata of a thin pool", hint="is it the right device?")
-    if version not in _VERSIONS or incompatible or meta_sectors * 512 != BLOCK:
-        raise MetadataUnreadable(f"{device.path}: metadata of version {version}, which is not known here")
-    if csum != crc32c(superblock[4:]) ^ _SUPERBLOCK_XOR or number != 0:
+class _Superblock(NamedTuple):
+    """struct thin_disk_superblock of drivers/md/dm-thin-metadata.c."""
+
+    csum: int
+    flags: int
+    number: int
+    uuid: bytes
+    magic: int
+    version: int
+    time: int
+    transaction: int
+    held_root: int
+    data_map: bytes
+    metadata_map: bytes
+    mapping_root: int
+    details_root: int
+    data_block_sectors: int
+    metadata_block_sectors: int
+    metadata_blocks: int
+    compatible: int
+    read_only_compatible: int
+    incompatible: int
+
+
+def _superblock(device: _Device, block: bytes) -> _Superblock:
+    if not is_superblock(block):
+        raise MetadataUnreadable(f"{device.path}: not the metadata of a thin pool (its block 0)", hint="is it the right device?")
+    found = _Superblock(*_SUPERBLOCK.unpack_from(block))
+    if found.csum != crc32c(block[4:]) ^ _SUPERBLOCK_XOR or found.number != 0:
         raise device.damaged(0, "has a wrong checksum")
-    data, meta = _SPACE_MAP.unpack_from(data_map), _SPACE_MAP.unpack_from(metadata_map)
-    return Metadata(
-        transaction=transaction,
-        block_size=sectors * 512,
-        needs_check=bool(flags & _NEEDS_CHECK),
-        held_root=held or None,
-        data_blocks=data[0],
-        data_used=data[1],
-        metadata_blocks=meta[0],
-        metadata_used=meta[1],
-        devices={thin_id: ThinDevice(thin_id, *_DETAILS.unpack(value)) for thin_id, value in _leaves(device, details, 0)},
-    )
+    if found.version not in _VERSIONS or found.incompatible or found.metadata_block_sectors * 512 != BLOCK:
+        said = f"version {found.version}, features {found.incompatible:#x}, blocks of {found.metadata_block_sectors * 512} bytes"
+        raise MetadataUnreadable(
+            f"{device.path}: a thin pool's metadata that is not known here ({said})", hint="update this program"
+        )
+    return found
 
 
-def _leaves(device: _Device, number: int, depth: int) -> Iterator[tuple[int, bytes]]:
-    """Keys and values of a B-tree, in order."""
-    node = device.block(number)
-    csum, flags, written_for, entries, room, size, _ = _HEADER.unpack_from(node)
-    if csum != crc32c(node[4:]) ^ _NODE_XOR:
-        raise device.damaged(number, "has a wrong checksum")
-    expected = 8 if flags & _INTERNAL else _DETAILS.size
-    if written_for != number or entries > room or size != expected or _HEADER.size + room * (8 + size) > BLOCK:
+def _leaves(walk: _Walk, number: int, depth: int) -> Iterator[tuple[int, bytes]]:
+    """Keys and values of the tree of devices, in order. No block is met twice, so it ends, whatever is written there."""
+    device = walk.device
+    if number in walk.nodes or depth > _DEEPEST:
+        raise device.damaged(number, "is met twice, or too deep, in the tree of devices")
+    walk.nodes[number] = node = device.block(number)
+    _, kind, written_for, entries, room, size, _ = _HEADER.unpack_from(node)
+    fits = entries <= room and _HEADER.size + room * (8 + size) <= BLOCK
+    if _VALUES.get(kind) != size or written_for != number or not fits:
         raise device.damaged(number, "is no node of the tree of devices")
-    if depth > _DEEPEST:
-        raise device.damaged(number, "lies too deep: the tree of devices leads back to itself")
     keys = struct.unpack_from(f"<{entries}Q", node, _HEADER.size)
+    if any(key >= _ID_LIMIT for key in keys) or any(key <= before for before, key in pairwise(keys)):
+        raise device.damaged(number, "has keys that are no thin ids in order")
     begin = _HEADER.size + room * 8
     for key, at in zip(keys, range(begin, begin + entries * size, size), strict=True):
         value = node[at : at + size]
-        if flags & _INTERNAL:
-            yield from _leaves(device, int.from_bytes(value, "little"), depth + 1)
+        if kind == _INTERNAL:
+            yield from _leaves(walk, int.from_bytes(value, "little"), depth + 1)
         else:
             yield key, value
 

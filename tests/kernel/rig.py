@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.pool.backing import Backing
-
 from reconciler.pool.assembly import Geometry
+from reconciler.pool.backing import Backing
 from reconciler.pool.journal import DeviceRow, PoolRow
 from reconciler.pool.thin import ThinPool
 from reconciler.registry import Registry

@@ -1,4 +1,4 @@
-"""The power fails, at idle and in the middle of work, and the machine is booted again from the same disk: one run, and all is well.
+"""The power fails, at idle and in the middle of work, the machine is booted again from the same disk: one run, and all is well.
 
 These tests run on the host and drive a guest of their own. Everything that must survive is on the guest's disk: state directory,
 manifests, layers, and the files that the pool lies on.
@@ -51,8 +51,8 @@ class Machine:
         body = {"size": "32MiB", "layers": sources, "snapshots": [{"name": "web", "count": snapshots}]}
         image = {"apiVersion": API, "kind": "Image", "metadata": {"name": "web"}, "spec": body}
         (self.layers / "web.yaml").write_text(yaml.safe_dump_all([pool, image]))
-        copy = f"mkdir -p {HOST}/layers {HOST}/manifests; cp {self.layers}/*.tar {HOST}/layers; cp {self.layers}/web.yaml {HOST}/manifests"
-        self.guest.run(f"{copy}; sync").check()
+        self.sh(f"mkdir -p {HOST}/layers {HOST}/manifests; cp {self.layers}/*.tar {HOST}/layers")
+        self.sh(f"cp {self.layers}/web.yaml {HOST}/manifests; sync")
 
     @property
     def environment(self) -> dict[str, str]:

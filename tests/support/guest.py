@@ -1,9 +1,9 @@
-"""Machines of our own in User-Mode Linux: a real kernel with device-mapper, booted in seconds, whose power can be cut at any moment.
+"""Machines of our own in User-Mode Linux: a real kernel with device-mapper, up in seconds, whose power can be cut at any moment.
 
-The guest sees this host's files, read only, under the same names (hostfs): the same interpreter, virtual environment and checkout are
-there. ``/run``, ``/dev`` and what lies under them are its own, in memory, and gone when it is. What shall survive a power cut lies on
-a disk made with ``make_disk``. ``guest_init.py`` is its process 1. State: one private directory for each guest on the host, removed
-with it; a watcher in the guest's process group ends the guest, and removes the directory, should this process die first.
+The guest sees this host's files, read only, under the same names (hostfs): the same interpreter, virtual environment and checkout
+are there. ``/run``, ``/dev`` and what lies under them are its own, in memory, and gone when it is. What shall survive a power cut
+lies on a disk made with ``make_disk``. ``guest_init.py`` is its process 1. State: a private directory for each guest on the host,
+removed with it; a watcher in the guest's process group ends the guest and removes the directory, should this process die first.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 KERNEL = "linux.uml"
 MODULES = "/usr/lib/uml/modules"
@@ -132,8 +133,8 @@ class Job:
 class Guest:
     """Booted by ``with`` or ``boot()``; after ``cut()`` or ``shutdown()`` it can be booted again, with the same disks.
 
-    ``disk`` is mounted at ``mount``; each of ``raw`` is a bare disk, ``/dev/ubdb`` and so on. ``shared`` are directories of this host
-    that the guest may write to, under the same names. ``memory`` as the kernel takes it; files in ``/run`` count.
+    ``disk`` is mounted at ``mount``; each of ``raw`` is a bare disk, ``/dev/ubdb`` and so on. ``shared`` are directories of this
+    host that the guest may write to, under the same names. ``memory`` is in "M" or "G"; files in ``/run`` take up to half of it.
     """
 
     def __init__(
@@ -192,8 +193,17 @@ class Guest:
         init.chmod(0o755)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        arguments = [f"mem={self.memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet", "loglevel=5"]
-        arguments += ["con=null", "con0=fd:0,fd:1", f"uml_dir={self.private}/uml", "umid=guest", f"init={self.private}/init"]
+        arguments = [f"mem={self.memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]
+        arguments += [
+            "quiet",
+            "loglevel=5",
+            "oops=panic",
+            "con=null",
+            "con0=fd:0,fd:1",
+            f"uml_dir={self.private}/uml",
+            "umid=guest",
+            f"init={self.private}/init",
+        ]
         for letter, disk in zip("abcdefgh", (self.disk, *self.raw), strict=False):
             if disk:  # through a link: a comma or a colon in the file's own name would mean something
                 (self.private / f"disk-{letter}").symlink_to(disk.resolve(strict=True))
@@ -260,9 +270,9 @@ class Guest:
         post(self.private / "in", f"{self._asked:06}", request)
         self._asked += 1
 
-    def answer(self, name: str) -> dict[str, object] | None:
+    def answer(self, name: str) -> dict[str, Any] | None:
         try:
-            answer: dict[str, object] = json.loads((self.private / "out" / name).read_text())
+            answer: dict[str, Any] = json.loads((self.private / "out" / name).read_text())
         except FileNotFoundError:
             return None
         return answer
@@ -303,7 +313,7 @@ def post(directory: Path, name: str, content: object) -> None:
 
 
 def one_processor() -> int:
-    """A guest is several processes that wait for each other all the time: on one processor they are five times as fast as on two."""
+    """The processes of a guest wait for each other all the time: on one processor they are five times as fast as on two."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[(os.getpid() + next(BOOTED)) % len(allowed)]
 

@@ -1,7 +1,8 @@
 """Process 1 of a guest (``guest.py``): makes the guest usable, then runs what the host asks for.
 
-It runs before anything is mounted, by itself and with the standard library only. The host and it talk through a directory of the host
-that is mounted here with hostfs: requests are files in ``in``, answers are files in ``out``, each complete when it has its name.
+It runs before anything is mounted, by itself and with the standard library only. The host and it talk through a directory of the
+host that is mounted here with hostfs: requests are files in ``in``, answers are files in ``out``, each complete when it has its
+name.
 State: the jobs that run, in memory. Should it fail, the kernel panics and the console has the traceback.
 """
 
@@ -47,6 +48,7 @@ def prepare(channel: Path, settings: dict[str, Any]) -> None:
     mount("proc", "/proc", "proc", NOSUID | NODEV | NOEXEC)
     mount("sysfs", "/sys", "sysfs", NOSUID | NODEV | NOEXEC)
     mount("tmpfs", "/run", "tmpfs", NOSUID, "mode=755")
+    mount("tmpfs", "/var/tmp", "tmpfs", NOSUID, "mode=1777")  # for programs without TMPDIR: /tmp is the host's
     if not os.path.exists("/dev/kmsg"):
         mount("devtmpfs", "/dev", "devtmpfs", NOSUID)
     for name, kind in (("shm", "tmpfs"), ("pts", "devpts")):

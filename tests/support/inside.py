@@ -21,7 +21,7 @@ POLL = 0.01
 
 class Inside:
     def __init__(self, directory: Path) -> None:
-        self.directory, self.answered, self.config = directory, 0, None
+        self.directory, self.answered = directory, 0
 
     def pytest_configure(self, config: pytest.Config) -> None:
         self.config = config
@@ -50,7 +50,6 @@ class Inside:
             number += 1
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        assert self.config
         self.answer("report", self.config.hook.pytest_report_to_serializable(config=self.config, report=report))
 
     def answer(self, kind: str, content: object) -> None:

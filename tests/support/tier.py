@@ -1,8 +1,8 @@
 """The tests of a directory run in a guest, and are told one by one as if they had run here.
 
-The host's pytest collects and chooses as always. For each test its name is handed to a pytest in the guest (``inside.py``), and the
-reports that come back are replayed. ``-k``, node ids, ``-x``, JUnit XML and xdist work as they do elsewhere, each xdist worker having
-a guest of its own. A test during which the guest dies or hangs has failed; the next one gets a new guest. State: the guest.
+The host's pytest collects and chooses as always. For each test its name is handed to a pytest in the guest (``inside.py``), and
+the reports that come back are replayed. ``-k``, node ids, ``-x``, JUnit XML and xdist work as they do elsewhere (an xdist worker
+has a guest of its own). A test during which the guest dies or hangs has failed; the next one gets a new guest. State: the guest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ PLUGINS = ("no:cacheprovider", "pytest_timeout", "_hypothesis_pytestplugin")
 
 REBOOTS = "reboots"
 HELP = (
-    "where the tests of tests/kernel run: in User-Mode Linux if it is installed (auto), there or fail (required; so with CI=true), \
-or on this machine's own kernel, as root (here)"
+    "where the tests of tests/kernel run: in User-Mode Linux if it is installed (auto), there or fail (required; with CI=true), "
+    "or on this machine's own kernel, as root (here)"
 )
 
 
@@ -47,6 +47,7 @@ class Tier:
         self.inside: Inside | None = None
         self.hopeless = ""
 
+    @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Last of all, so that it sees what is left."""
         for item in items:
@@ -176,9 +177,8 @@ def limit(item: pytest.Item) -> float:
     return float(item.config.getini("timeout") or 0) or 120.0
 
 
-def made_up(item: pytest.Item, text: str, told: list[str] | None = None) -> Iterator[pytest.TestReport]:
+def made_up(item: pytest.Item, text: str, told: Sequence[str | None] = ()) -> Iterator[pytest.TestReport]:
     """What is missing of a failed test's three reports."""
-    told = told or []
     if "setup" not in told:
         yield report(item, "setup", "passed", None)
     if "call" not in told:
@@ -192,4 +192,4 @@ def skipped(item: pytest.Item, reason: str) -> Iterator[pytest.TestReport]:
 
 
 def report(item: pytest.Item, when: Any, outcome: Any, longrepr: Any) -> pytest.TestReport:
-    return pytest.TestReport(item.nodeid, item.location, {name: 1 for name in item.keywords}, outcome, longrepr, when)
+    return pytest.TestReport(item.nodeid, item.location, dict.fromkeys(item.keywords, 1), outcome, longrepr, when)

@@ -1,0 +1,71 @@
+"""What has to be done for a pool as a whole, and what may not be done in one that is in trouble.
+
+A pool that is not ready is assembled first, and everything else in it waits for that: what it holds is only known afterwards, so
+those actions are provisional. In a pool that is halted nothing is made, replaced or removed; its snapshots are still activated,
+because that changes nothing. A snapshot that the registry has and the kernel doesn't is activated whether it is declared or not:
+what was made stays as it was until it is pruned. Only an image with ``suspend`` is left alone, also after a reboot: neither are
+its snapshots activated, nor is a pool assembled for it. Nor is one that no image of this host uses: hosts share their manifests.
+
+Called by ``plan``. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+
+from reconciler.model import Action, Failure, Kind, Verb
+from reconciler.planner.facts import Facts
+from reconciler.planner.goals import Goal
+from reconciler.pool.driver import Condition
+
+
+def assembling(facts: Facts, chosen: Collection[str] | None) -> Iterator[Action]:
+    """Pools that are not ready and that an image uses, declared or recorded. ``chosen`` as in ``activating``."""
+    for name, pool in sorted(facts.observed.pools.items()):
+        if pool.state and pool.state.unready and not pool.state.halted and (users := users_of(name, facts)):
+            images = users if chosen is None else users & set(chosen)
+            if images:
+                yield Action(Verb.ASSEMBLE, Kind.POOL, name, pool.state.unready, images=tuple(sorted(images)))
+
+
+def users_of(pool: str, facts: Facts) -> set[str]:
+    """The images, declared or recorded, that the pool has or will have something of; without those that are suspended."""
+    images, host = facts.desired.images, facts.observed
+    declared = {name for name, image in images.items() if image.pool == pool}
+    recorded = {name for name, row in host.images.items() if row.pool == pool}
+    recorded |= {row.image for row in host.snapshots.values() if row.pool == pool}
+    return {name for name in declared | recorded if name not in images or not images[name].suspend}
+
+
+def after(assembled: Iterable[Action], actions: Iterable[Action]) -> Iterator[Action]:
+    """The actions, those in a pool that is yet to be assembled behind that."""
+    keys = {action.name: action.key for action in assembled}
+    for action in actions:
+        yield replace(action, after=(keys[action.pool], *action.after)) if action.pool in keys else action
+
+
+def activating(facts: Facts, chosen: Collection[str] | None, going: Iterable[Action]) -> Iterator[Action]:
+    """Snapshots that are whole and not active. ``chosen`` are the images that the plan is about (None: all of them)."""
+    pruned = {action.key for action in going}
+    for (pool, name), row in sorted(facts.observed.snapshots.items()):
+        owner = facts.claims.get((pool, name), row.image)
+        spec, found = facts.desired.images.get(owner), facts.snapshot_state((pool, name))
+        if (spec and spec.suspend) or (chosen is not None and owner not in chosen):
+            continue
+        if found.condition is Condition.INTACT and not found.active:
+            because, images = found.detail or "not active", (owner,)
+            action = Action(Verb.ACTIVATE, Kind.SNAPSHOT, name, because, pool=pool, image=owner, chain=row.chain, images=images)
+            if action.key not in pruned:
+                yield action
+
+
+def halted(goals: Iterable[Goal], made: Iterable[Action], facts: Facts) -> tuple[Failure, ...]:
+    """Images for which something would have to be made in a pool where nothing can be."""
+    wanting = {image for action in made if action.pool for image in action.images}
+    found = []
+    for goal in goals:
+        state = facts.state(goal.image.pool)
+        if state and state.halted and goal.image.name in wanting:
+            found.append(Failure(Kind.IMAGE, goal.image.name, state.halted.reason, state.halted.message))
+    return tuple(found)
