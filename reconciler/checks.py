@@ -9,18 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from reconciler import host as hosts
 from reconciler import loop, referee, report
-from reconciler.errors import ReconcilerError
+from reconciler.errors import ReconcilerError, VolumeCorrupt
 from reconciler.host import Host
 from reconciler.image import source
 from reconciler.machine import Status
 from reconciler.model import Observed, PoolObserved
 from reconciler.planner.goals import volume_name
-from reconciler.pool.driver import Condition, SnapshotState, VolumeState
+from reconciler.pool.driver import Condition, Driver, PoolState, SnapshotState, Space, VolumeState
 from reconciler.settings import Settings
 
 Level = Literal["ok", "warn", "fail"]
@@ -91,18 +90,46 @@ def registry(host: Host) -> Check:
 def pools(host: Host) -> Iterator[Check]:
     observed = loop.look_offline(host).observed
     for name, pool in sorted(observed.pools.items()):
-        yield pool_check(name, pool)
+        yield from pool_checks(name, pool)
 
 
-def pool_check(name: str, pool: PoolObserved) -> Check:
+def pool_checks(name: str, pool: PoolObserved) -> Iterator[Check]:
     if pool.state is None:
-        return Check("fail", "pool", name, pool.problem)
-    space = pool.state.space
-    words = f"{report.size(space.available)} available of {report.size(space.total)}"
-    shares = "layers share blocks" if pool.shares_blocks else "no block sharing on this file system: one volume for each image"
-    if space.available == 0:
-        return Check("fail", "pool", name, f"no space above the reserve: {words}; remove images with --prune, or free space")
-    return Check("ok", "pool", name, f"{words}; {shares}")
+        yield Check("fail", "pool", name, pool.problem)
+        return
+    wrong = list(pool_faults(name, pool.state))
+    yield from wrong
+    yield from (Check("warn", "orphan", name, orphaned(name, text)) for text in pool.state.orphans)
+    if not wrong:
+        shares = (
+            "layers share blocks" if pool.shares_blocks else "no block sharing on this file system: one volume for each image"
+        )
+        yield Check("ok", "pool", name, f"{left(pool.state.space)}; {shares}")
+
+
+def pool_faults(name: str, state: PoolState) -> Iterator[Check]:
+    """What is wrong with a pool as a whole: troubles, not assembled, too little space of one kind or the other."""
+    for trouble in state.troubles:
+        yield Check("fail" if trouble.halts else "warn", "pool", name, f"{trouble.reason}: {trouble.message}")
+    if state.unready:
+        yield Check("warn", "pool", name, f"{state.unready}; `reconcile --once` assembles it")
+    if state.space.available == 0:
+        words = f"no space above the reserve: {left(state.space)}; remove images with --prune, or free space"
+        yield Check("fail", "pool", name, words)
+    if state.metadata and state.metadata.available == 0:
+        words = f"no metadata space above the reserve: {left(state.metadata)}; declare more for it, or remove images with --prune"
+        yield Check("fail", "pool", name, words)
+    elif state.metadata and state.metadata.available * 10 < state.metadata.total:
+        yield Check("warn", "pool", name, f"metadata space runs low: {left(state.metadata)}; declare more for it")
+
+
+def left(space: Space) -> str:
+    return f"{report.size(space.available)} available of {report.size(space.total)}"
+
+
+def orphaned(pool: str, text: str) -> str:
+    """What to do about a device that was made here, and that nothing knows any more."""
+    return f"{text}; look at it: `reconcile adopt {pool}`; delete it: `reconcile gc {pool}`"
 
 
 def endpoints(host: Host) -> Iterator[Check]:
@@ -136,14 +163,14 @@ def verify(host: Host, names: Sequence[str]) -> tuple[Check, ...]:
     chains |= {row.chain for name, row in observed.images.items() if name in names and row.chain}
     unknown = [name for name in names if name not in observed.images and name not in host.desired.images]
     found = [Check("fail", "image", name, "neither declared nor recorded") for name in unknown]
-    found += volumes(observed, chains if names else None)
+    found += volumes(host, observed, chains if names else None)
     found += snapshots(observed, names)
     if not names:
-        found += foreign(observed)
+        found += whole_pools(observed)
     return tuple(found)
 
 
-def volumes(observed: Observed, chains: set[str] | None) -> Iterator[Check]:
+def volumes(host: Host, observed: Observed, chains: set[str] | None) -> Iterator[Check]:
     for (pool, chain), _ in sorted(observed.volumes.items()):
         if chains is not None and chain not in chains:
             continue
@@ -151,21 +178,29 @@ def volumes(observed: Observed, chains: set[str] | None) -> Iterator[Check]:
         if held is None or held.condition is not Condition.INTACT:
             yield Check("fail", "volume", subject, f"{wrong(held)}; `reconcile --once` rebuilds it")
         else:
-            yield file_system(subject, Path(held.path))
+            unready = (state := observed.pools[pool].state) and state.unready
+            yield unchecked(subject, unready) if unready else file_system(subject, host.drivers[pool], chain)
 
 
 def wrong(held: VolumeState | SnapshotState | None) -> str:
     return f"{held.condition.value}: {held.detail}" if held else "recorded, but not in the pool"
 
 
-def file_system(subject: str, path: Path) -> Check:
+def file_system(subject: str, driver: Driver, chain: str) -> Check:
     try:
-        checked = referee.check(path)
-    except ReconcilerError as error:
+        with driver.reading(chain) as path:
+            checked = referee.check(path)
+    except VolumeCorrupt as error:
         return Check("fail", "volume", subject, f"{error}; remove it and run `reconcile --once`")
+    except ReconcilerError as error:
+        return unchecked(subject, str(error))
     if not checked:
         return Check("warn", "volume", subject, "identity as recorded; install e2fsprogs to have the file system checked")
     return Check("ok", "volume", subject, "identity as recorded, file system clean")
+
+
+def unchecked(subject: str, why: str) -> Check:
+    return Check("warn", "volume", subject, f"identity as recorded; its file system can't be looked at now: {why}")
 
 
 def snapshots(observed: Observed, names: Sequence[str]) -> Iterator[Check]:
@@ -175,16 +210,24 @@ def snapshots(observed: Observed, names: Sequence[str]) -> Iterator[Check]:
         held, subject = observed.snapshot_state(pool, name), f"{pool}/{name}"
         if held is None or held.condition is not Condition.INTACT:
             yield Check("fail", "snapshot", subject, f"{wrong(held)}; `reconcile --once` makes it anew")
+        elif not held.active:
+            why = held.detail or "not active"
+            yield Check("warn", "snapshot", subject, f"identity as recorded, but {why}; `reconcile --once` activates it")
         else:
             yield Check("ok", "snapshot", subject, f"identity as recorded; {held.path}")
 
 
-def foreign(observed: Observed) -> Iterator[Check]:
+def whole_pools(observed: Observed) -> Iterator[Check]:
+    """Everything that stands in a pool and is not a volume or snapshot of ours; and whether that is nothing."""
     for name, pool in sorted(observed.pools.items()):
         if pool.state is None:
             yield Check("fail", "pool", name, pool.problem)
             continue
-        for what in pool.state.foreign:
-            yield Check("warn", "foreign", name, what)
+        found = [Check("fail" if t.halts else "warn", "pool", name, f"{t.reason}: {t.message}") for t in pool.state.troubles]
+        if pool.state.unready:
+            found.append(Check("warn", "pool", name, f"{pool.state.unready}; `reconcile --once` assembles it"))
+        found += (Check("warn", "foreign", name, what) for what in pool.state.foreign)
+        found += (Check("warn", "orphan", name, orphaned(name, what)) for what in pool.state.orphans)
         for what in pool.state.leftovers:
-            yield Check("warn", "leftover", name, f"{what}: half-built; the next `reconcile --once` removes it")
+            found.append(Check("warn", "leftover", name, f"{what}: half-built; the next `reconcile --once` removes it"))
+        yield from found or [Check("ok", "pool", name, "nothing stands in it that is not accounted for")]

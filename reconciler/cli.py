@@ -6,12 +6,11 @@ at once. ``main`` returns an exit code and is the one place where errors become 
 
 from __future__ import annotations
 
-import gc
+import gc as garbage
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,18 +134,18 @@ def run(context: click.Context, *, once: bool) -> int:
 
 
 def show_plan(context: click.Context) -> int:
-    from reconciler import host, loop, report
+    from reconciler import host, loop, outcome, report
 
     chosen, params = options(context), context.params
     with host.reading(chosen.settings) as ours:
         found = loop.look(ours, loop.Wish(prune=params["prune"], selector=params["selector"]))
+        selected = loop.selected(ours.desired, params["selector"])
+        images = set(ours.desired.images) if selected is None else selected
     if chosen.json:
         report.document(report.plan_json(found.plan, ours.name))
     else:
         report.show_plan(found.plan, diff=params["diff"])
-    if found.plan.blocked:
-        return Exit.FAILED
-    return Exit.CHANGED if params["detailed_exitcode"] and found.plan.actions else Exit.OK
+    return outcome.plan_exit_code(found.plan, images, detailed=params["detailed_exitcode"])
 
 
 @cli.command()
@@ -164,22 +163,10 @@ def plan(context: click.Context, /, **_: Any) -> int:
 @click.pass_context
 def validate(context: click.Context, /, paths: tuple[Path, ...], **_: Any) -> int:
     """Check manifests: every fault of every file. Needs no root, registry or network."""
-    from reconciler import manifests, report
-    from reconciler.errors import ManifestsInvalid
+    from reconciler import asking
 
     chosen = options(context)
-    try:
-        desired = manifests.load_paths(paths or (chosen.settings.manifests,))
-    except ManifestsInvalid as error:
-        if chosen.json:
-            report.document({"valid": False, "faults": list(error.faults)})
-            return Exit.INVALID
-        raise
-    if chosen.json:
-        report.document({"valid": True, "faults": [], "images": sorted(desired.images), "pools": sorted(desired.pools)})
-    else:
-        report.data(f"valid: {len(desired.images)} images, {len(desired.pools)} pools")
-    return Exit.OK
+    return asking.show_validity(paths or (chosen.settings.manifests,), json=chosen.json)
 
 
 @cli.command()
@@ -196,12 +183,12 @@ def schema() -> int:
 @click.argument("kind", required=False)
 @click.pass_context
 def list_(context: click.Context, /, kind: str | None, **_: Any) -> int:
-    """Show images, volumes and snapshots: state, size used, path."""
-    from reconciler import inventory, report
+    """Show images, snapshots, volumes and pools: state, size used, path."""
+    from reconciler import asking, inventory, report
 
     chosen = options(context)
-    wanted = parse_kind(kind) if kind else None
-    with looking(chosen.settings) as ours:
+    wanted = asking.parse_kind(kind) if kind else None
+    with asking.looking(chosen.settings) as ours:
         listing = inventory.listing(ours)
     if chosen.json:
         report.document(listing.json(wanted))
@@ -216,11 +203,11 @@ def list_(context: click.Context, /, kind: str | None, **_: Any) -> int:
 @click.pass_context
 def describe(context: click.Context, /, object_: str, **_: Any) -> int:
     """Tell all that is known of one object: what is declared, what is there, its runs and events."""
-    from reconciler import inventory, report
+    from reconciler import asking, inventory, report
 
     chosen = options(context)
-    kind, name = parse_object(object_)
-    with looking(chosen.settings) as ours:
+    kind, name = asking.parse_object(object_)
+    with asking.looking(chosen.settings) as ours:
         told = inventory.describe(ours, kind, name)
     if chosen.json:
         report.document(told)
@@ -236,11 +223,11 @@ def describe(context: click.Context, /, object_: str, **_: Any) -> int:
 @click.pass_context
 def events(context: click.Context, /, object_: str | None, limit: int, **_: Any) -> int:
     """Show what happened, oldest first."""
-    from reconciler import inventory, report
+    from reconciler import asking, inventory, report
 
     chosen = options(context)
-    kind, name = parse_object(object_) if object_ else (None, None)
-    with looking(chosen.settings) as ours:
+    kind, name = asking.parse_object(object_) if object_ else (None, None)
+    with asking.looking(chosen.settings) as ours:
         found = inventory.events(ours, kind, name, limit)
     if chosen.json:
         report.document({"events": found})
@@ -258,7 +245,7 @@ def events(context: click.Context, /, object_: str | None, limit: int, **_: Any)
 @click.pass_context
 def runs(context: click.Context, /, run_id: str | None, limit: int, release: bool, cancel: bool, **_: Any) -> int:
     """Show state machine runs, or one run with each of its transitions."""
-    from reconciler import host, inventory, report
+    from reconciler import asking, host, inventory, report
 
     chosen = options(context)
     if release or cancel:
@@ -266,7 +253,7 @@ def runs(context: click.Context, /, run_id: str | None, limit: int, release: boo
             raise UsageError("--release and --cancel are for one run", hint="name it: reconcile runs RUN --release")
         with host.writing(chosen.settings, stop=threading.Event()) as ours:
             inventory.settle(ours, run_id, release=release)
-    with looking(chosen.settings) as ours:
+    with asking.looking(chosen.settings) as ours:
         found = inventory.runs(ours, run_id, limit)
     if chosen.json:
         report.document({"runs": found})
@@ -280,11 +267,11 @@ def runs(context: click.Context, /, run_id: str | None, limit: int, release: boo
 @click.pass_context
 def health(context: click.Context, /, **_: Any) -> int:
     """Look at the host, pools, registry and S3; say what is wrong and what to do."""
-    from reconciler import checks, report
+    from reconciler import asking, checks
 
     chosen = options(context)
     found = checks.health(chosen.settings)
-    return show_checks(found, chosen, report)
+    return asking.show_checks(found, json=chosen.json)
 
 
 @cli.command()
@@ -293,21 +280,12 @@ def health(context: click.Context, /, **_: Any) -> int:
 @click.pass_context
 def verify(context: click.Context, /, names: tuple[str, ...], **_: Any) -> int:
     """Cross-check pool, registry and file systems (of the named images, or of all). Reads only."""
-    from reconciler import checks, report
+    from reconciler import asking, checks
 
     chosen = options(context)
-    with looking(chosen.settings) as ours:
+    with asking.looking(chosen.settings) as ours:
         found = checks.verify(ours, names)
-    return show_checks(found, chosen, report)
-
-
-def show_checks(found: Sequence[Any], chosen: Options, report: Any) -> int:
-    bad = [check for check in found if check.level == "fail"]
-    if chosen.json:
-        report.document({"healthy": not bad, "checks": found})
-    else:
-        report.table(("", "CHECK", "SUBJECT", "MESSAGE"), [(c.level, c.name, c.subject, c.message) for c in found])
-    return Exit.FAILED if bad else Exit.OK
+    return asking.show_checks(found, json=chosen.json)
 
 
 @cli.command()
@@ -370,6 +348,51 @@ def build(
     return Exit.OK
 
 
+def mending(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the verbs that mend a thin pool."""
+    for option in (
+        click.option("--apply", "apply_", is_flag=True, help="Do it. Without this, only say what would be done."),
+        click.argument("pool"),
+        shared,
+    ):
+        command = option(command)
+    return command
+
+
+def mend(context: click.Context, act: str, *arguments: Any) -> int:
+    from reconciler import asking
+
+    chosen = options(context)
+    return asking.mend(chosen.settings, act, context.params["pool"], *arguments, apply=context.params["apply_"], json=chosen.json)
+
+
+@cli.command()
+@mending
+@click.option("--snapshot", "named", multiple=True, metavar="NAME=ID", help="The thin id ID is the snapshot NAME.")
+@click.pass_context
+def adopt(context: click.Context, /, named: tuple[str, ...], **_: Any) -> int:
+    """Make the registry agree with a thin pool that contradicts it."""
+    from reconciler import asking
+
+    return mend(context, "adopt", asking.parse_named(named))
+
+
+@cli.command()
+@mending
+@click.pass_context
+def gc(context: click.Context, /, **_: Any) -> int:
+    """Delete what was once made in a thin pool, and nothing knows any more."""
+    return mend(context, "gc")
+
+
+@cli.command()
+@mending
+@click.pass_context
+def detach(context: click.Context, /, **_: Any) -> int:
+    """Take a thin pool out of the kernel; what it holds stays."""
+    return mend(context, "detach")
+
+
 @cli.command()
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 def completion(shell: str) -> int:
@@ -384,36 +407,11 @@ def completion(shell: str) -> int:
     return Exit.OK
 
 
-@contextmanager
-def looking(settings: Settings) -> Iterator[Any]:
-    """A host to look at even where its manifests can't be read: they are complained about, and what is there is shown."""
-    from reconciler import host, report
-
-    with host.reading(settings, lenient=True) as ours:
-        for fault in ours.faults:
-            report.note(fault)
-        yield ours
-
-
-def parse_kind(word: str) -> Any:
-    from reconciler import report
-
-    kind = report.kinds().get(word)
-    if kind is None:
-        raise UsageError(f"{word!r} is not a kind", hint="one of: image, volume, snapshot")
-    return kind
-
-
-def parse_object(word: str) -> tuple[Any, str]:
-    kind, slash, name = word.partition("/")
-    if not slash or not name:
-        raise UsageError(f"{word!r} names no object", hint="write KIND/NAME, for example image/golang")
-    return parse_kind(kind), name
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every error of ours ends here as one clear message."""
-    gc.set_threshold(50_000)  # importing and reading make many objects and few cycles: looking for those cost a tenth of the time
+    garbage.set_threshold(
+        50_000
+    )  # importing and reading make many objects and few cycles: looking for those cost a tenth of the time
     try:
         code = cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="reconcile", standalone_mode=False)
         return int(code) if code is not None else Exit.OK

@@ -14,10 +14,10 @@ from reconciler import loop, report
 from reconciler.errors import UsageError
 from reconciler.host import Host
 from reconciler.machine import Event, Run
-from reconciler.model import Failure, ImageRow, ImageSpec, Kind, Observed, SnapshotRow, VolumeRow
+from reconciler.model import Failure, ImageRow, ImageSpec, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow
 from reconciler.observe import phase
 from reconciler.planner.goals import volume_name
-from reconciler.pool.driver import Condition, SnapshotState, VolumeState
+from reconciler.pool.driver import Condition, SnapshotState, Space, VolumeState
 
 
 def at(seconds: float) -> str:
@@ -30,13 +30,14 @@ def at(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The contract of ``list -o json``: images with their snapshots, and volumes."""
+    """The contract of ``list -o json``: images with their snapshots, volumes, and pools."""
 
     images: tuple[Mapping[str, Any], ...]
     volumes: tuple[Mapping[str, Any], ...]
+    pools: tuple[Mapping[str, Any], ...]
 
     def json(self, kind: Kind | None) -> dict[str, Any]:
-        whole = {"images": list(self.images), "volumes": list(self.volumes)}
+        whole = {"images": list(self.images), "volumes": list(self.volumes), "pools": list(self.pools)}
         if kind is None:
             return whole
         if kind is Kind.SNAPSHOT:
@@ -59,6 +60,15 @@ class Listing:
         if kind in (None, Kind.VOLUME):
             rows = [(short(v["chain"]), v["pool"], v["state"], report.size(v["used"]), v["path"]) for v in self.volumes]
             report.table(("VOLUME", "POOL", "STATE", "USED", "PATH"), rows)
+        if kind is None:
+            report.data("")
+        if kind in (None, Kind.POOL):
+            pools = [(p["name"], p["driver"], p["state"], occupied(p["data"]), occupied(p["metadata"])) for p in self.pools]
+            report.table(("POOL", "DRIVER", "STATE", "DATA", "METADATA"), pools)
+
+
+def occupied(space: Mapping[str, int] | None) -> str:
+    return f"{report.size(space['used'])} of {report.size(space['total'])}" if space else "-"
 
 
 def short(chain: str | None) -> str:
@@ -71,7 +81,7 @@ def listing(host: Host) -> Listing:
     names = sorted(set(host.desired.images) | set(now.observed.images))
     images = tuple(image(name, host, now) for name in names)
     volumes = tuple(volume(row, now.observed) for _, row in sorted(now.observed.volumes.items()))
-    return Listing(images, volumes)
+    return Listing(images, volumes, tuple(pool(name, host, now.observed) for name in pool_names(host, now.observed)))
 
 
 def image(name: str, host: Host, now: loop.Look) -> dict[str, Any]:
@@ -115,6 +125,42 @@ def volume(row: VolumeRow, observed: Observed) -> dict[str, Any]:
     }
 
 
+def pool_names(host: Host, observed: Observed) -> list[str]:
+    """Pools that are declared, and those that hold something which is recorded."""
+    recorded = {pool for pool, _ in (*observed.volumes, *observed.snapshots)}
+    return sorted({*host.desired.pools, *observed.pools, *recorded})
+
+
+def pool(name: str, host: Host, observed: Observed) -> dict[str, Any]:
+    spec, found = host.desired.pools.get(name), observed.pools.get(name)
+    is_thin = spec.thin is not None if spec else host.records.thin_pool(name) is not None
+    state, message = pool_state(found)
+    return {
+        "name": name,
+        "driver": "thin" if is_thin else "file",
+        "state": state,
+        "message": message,
+        "data": space(found.state.space if found and found.state else None),
+        "metadata": space(found.state.metadata if found and found.state else None),
+    }
+
+
+def pool_state(found: PoolObserved | None) -> tuple[str, str]:
+    """One word for programs, and why: ready, unready (the next run assembles it), halted (a person is needed), unavailable."""
+    if found is None:
+        return "unavailable", "no longer declared"
+    if found.state is None:
+        return "unavailable", found.problem
+    if found.state.halted:
+        return "halted", f"{found.state.halted.reason}: {found.state.halted.message}"
+    return ("unready", found.state.unready) if found.state.unready else ("ready", "")
+
+
+def space(found: Space | None) -> dict[str, int] | None:
+    """``available`` is what new work may take: what is free above the reserve. Bytes, all of them."""
+    return {"total": found.total, "used": found.total - found.free, "available": found.available} if found else None
+
+
 def condition(state: SnapshotState | VolumeState | None) -> str:
     return (state.condition if state else Condition.MISSING).value
 
@@ -150,7 +196,27 @@ def about(host: Host, now: loop.Look, kind: Kind, name: str) -> dict[str, Any]:
     if kind is Kind.VOLUME:
         row = next((row for row in observed.volumes.values() if row.chain.startswith(name)), None)
         return {"name": short(row.chain)} | volume(row, observed) | {"digests": list(row.digests)} if row else {}
+    if kind is Kind.POOL and name in pool_names(host, observed):
+        return about_pool(host, observed, name)
     return {}
+
+
+def about_pool(host: Host, observed: Observed, name: str) -> dict[str, Any]:
+    spec, found = host.desired.pools.get(name), observed.pools.get(name)
+    state = found.state if found else None
+    declared = (
+        {"where": str(spec.where) if spec.where else None, "thin": asdict(spec.thin) if spec.thin else None} if spec else None
+    )
+    return pool(name, host, observed) | {
+        "declared": declared,
+        "sharesBlocks": found.shares_blocks if found else False,
+        "volumes": [short(chain) for where, chain in sorted(observed.volumes) if where == name],
+        "snapshots": [one for where, one in sorted(observed.snapshots) if where == name],
+        "troubles": [asdict(trouble) for trouble in state.troubles] if state else [],
+        "foreign": list(state.foreign) if state else [],
+        "orphans": list(state.orphans) if state else [],
+        "leftovers": list(state.leftovers) if state else [],
+    }
 
 
 def about_image(host: Host, now: loop.Look, name: str) -> dict[str, Any]:

@@ -123,6 +123,8 @@ def converge(host: Host, wish: Wish, progress: report.Progress, *, stop: threadi
             now = look(host, wish)
         if expired.is_set():
             raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")
+    if any(pool.state and pool.state.leftovers for pool in now.observed.pools.values()):
+        discard_leftovers(host)  # what was busy at the beginning (a builder that outlived its parent) has let go by now
     tidy(host, now.plan)
     if ledger.done:
         host.registry.prune_history(HISTORY)

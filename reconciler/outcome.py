@@ -5,6 +5,7 @@ Called by ``loop`` and ``cli`` with finished values. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from reconciler.errors import Exit
@@ -55,7 +56,17 @@ def images(desired: Desired, observed: Observed, plan: Plan, ledger: Ledger) -> 
 def exit_code(result: Result, *, detailed: bool) -> Exit:
     """Where nothing could be done because this host can't use the pools (no device-mapper, say), that is what the code says."""
     if result.failed:
-        unusable = {one.reason for one in result.objects if not one.ok} == {"PoolUnavailable"}
         reached = any(one.ok for one in result.objects if one.kind is Kind.IMAGE)
-        return Exit.HOST_CANNOT if unusable and not reached else Exit.FAILED
+        return _failure({one.reason for one in result.objects if not one.ok}, reached=reached)
     return Exit.CHANGED if detailed and result.changed else Exit.OK
+
+
+def plan_exit_code(plan: Plan, images: Collection[str], *, detailed: bool) -> Exit:
+    """The same of a plan that is only shown; ``images`` are those that it is about."""
+    if plan.blocked:
+        return _failure({one.reason for one in plan.blocked}, reached=not {one.name for one in plan.blocked}.issuperset(images))
+    return Exit.CHANGED if detailed and plan.actions else Exit.OK
+
+
+def _failure(reasons: set[str], *, reached: bool) -> Exit:
+    return Exit.HOST_CANNOT if reasons == {"PoolUnavailable"} and not reached else Exit.FAILED

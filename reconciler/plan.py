@@ -33,10 +33,10 @@ def plan(desired: Desired, observed: Observed, *, prune: bool = False, selection
     chosen = [image for name, image in sorted(desired.images.items()) if selection is None or name in selection]
     outlooks = [outlook(image, facts) for image in chosen if not image.suspend]
     every = [one for one in outlooks if isinstance(one, Goal)]
-    stopped = pools.halted(every, making(every, facts), facts)
+    assembled = tuple(pools.assembling(facts, selection))
+    stopped = pools.halted(every, making(every, facts), assembled, facts)
     goals = [goal for goal in every if goal.image.name not in {failure.name for failure in stopped}]
     going, kept = removals(facts) if selection is None else ((), ())
-    assembled = tuple(pools.assembling(facts, selection))
     activated = tuple(pools.activating(facts, selection, going if prune else ()))
     made = assembled + tuple(pools.after(assembled, activated + making(goals, facts)))
     going = tuple(pools.after(assembled, going))
@@ -63,6 +63,7 @@ def _unchanged(goals: Sequence[Goal], facts: Facts, made: Sequence[Action]) -> I
     yield from ((Kind.VOLUME, volume_name(chain)) for _, chain in volumes)
     done = ((Kind.SNAPSHOT, key[1]) for key in snapshots if not facts.snapshot(key))
     yield from (one for one in done if one not in acted)
-    for name, pool in facts.observed.pools.items():
-        if pool.state and pool.state.metadata and not pool.state.unready:  # a pool that is more than a directory
+    for name in {goal.image.pool for goal in goals}:
+        state = facts.state(name)
+        if state and state.metadata and not state.unready and not state.halted:  # a pool that is more than a directory
             yield Kind.POOL, name

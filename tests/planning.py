@@ -22,7 +22,7 @@ from reconciler.model import (
     SnapshotRow,
     VolumeRow,
 )
-from reconciler.pool.driver import Condition, PoolState, SnapshotState, Space, VolumeState
+from reconciler.pool.driver import Condition, PoolState, SnapshotState, Space, Trouble, VolumeState
 
 SIZE = GIB
 LETTERS = "abcdef"
@@ -67,7 +67,10 @@ def volume_row(chain: str, pool: str = "default", *, shares: bool = True, size: 
 
 
 def observed(case: Mapping[str, Any]) -> Observed:
-    """A case's ``registry``, and its pools: what stands there is what the registry says, but for the differences listed."""
+    """A case's ``registry``, and its pools: what stands there is what the registry says, but for the differences listed.
+
+    ``idle`` holds snapshots that are not active, with what the driver says of that (null: nothing).
+    """
     registry = case.get("registry", {})
     pools = case.get("pools", {"default": {}})
     shares = {name: pool.get("shares", True) for name, pool in pools.items()}
@@ -117,12 +120,20 @@ def _pool(name: str, pool: Mapping[str, Any], volumes: Iterable[VolumeRow], snap
     copies = {row.name: Condition.INTACT for row in snapshots if row.pool == name}
     bases |= {chain_id(chain): Condition(found) for chain, found in pool.get("volumes", {}).items()}
     copies |= {one: Condition(found) for one, found in pool.get("snapshots", {}).items()}
+    idle = pool.get("idle", {})
     state = PoolState(
         SPACE,
         {chain: VolumeState(chain, found, f"/{name}/{chain}", detail=_detail(found)) for chain, found in bases.items()},
-        {one: SnapshotState(one, found, f"/{name}/{one}", True, detail=_detail(found)) for one, found in copies.items()},
+        {
+            one: SnapshotState(one, found, f"/{name}/{one}", one not in idle, detail=idle.get(one) or _detail(found))
+            for one, found in copies.items()
+        },
         tuple(pool.get("foreign", ())),
         tuple(pool.get("leftovers", ())),
+        tuple(pool.get("orphans", ())),
+        tuple(Trouble(**trouble) for trouble in pool.get("troubles", ())),
+        pool.get("unready", ""),
+        SPACE if pool.get("thin") else None,
     )
     return PoolObserved(name, pool.get("shares", True), state)
 
@@ -147,7 +158,7 @@ def told(action: Action, known: Mapping[str, str]) -> str:
     """``build volume/default/a+b after volume/default/a: a layer changed``."""
     key = action.key[0].lower() + action.key[1:]
     after = ", ".join(one[0].lower() + one[1:] for one in action.after)
-    chain = "" if action.chain or action.kind is Kind.LAYER or action.verb.value == "forget" else " (provisional)"
+    chain = "" if action.chain or action.kind in (Kind.LAYER, Kind.POOL) or action.verb.value == "forget" else " (provisional)"
     return readable(f"{action.verb} {key}{chain}{f' after {after}' if after else ''}: {action.because}", known)
 
 

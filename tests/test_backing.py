@@ -18,6 +18,7 @@ from reconciler.errors import HostCannot
 from reconciler.pool import backing, loop
 from reconciler.pool.backing import Backing, Found, Kind, blank, grow, look, make, metadata_size
 from reconciler.pool.metadata import BLOCK, LARGEST
+from tests.test_metadata import restore
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -158,7 +159,7 @@ def test_a_size_that_the_file_system_can_not_have_takes_nothing_away(tmp_path: P
 def test_a_directory_that_can_not_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
 
-    with pytest.raises(HostCannot, match="thin.data: can't be created"):
+    with pytest.raises(HostCannot, match=r"thin\.data: can't be created"):
         make(Backing(file=str(tmp_path / "plain" / "thin.data"), size=MIB))
 
 
@@ -215,8 +216,8 @@ def test_nothing_is_blank(size: int, tmp_path: Path) -> None:
 @needs_blkid
 def test_what_is_there_is_told_in_words(tmp_path: Path) -> None:
     assert blank(formatted(tmp_path / "one", "mkfs.ext4", "-q", "-F")) == "an ext4 file system"
-    assert blank(formatted(tmp_path / "two", "mkfs.xfs", "-q", "-L", "home")) == "a xfs file system, labelled home"
-    assert blank(formatted(tmp_path / "swap", "mkswap", "-q")) == "a swap"
+    assert blank(formatted(tmp_path / "two", "mkfs.xfs", "-q", "-L", "home")) == "an xfs file system, labelled home"
+    assert blank(formatted(tmp_path / "swap", "mkswap", "-q")) == "swap (as blkid says)"
     assert blank(partitioned(tmp_path / "disk")) == "a partition table (dos)"
 
 
@@ -246,9 +247,8 @@ def test_zeros_over_a_file_system_make_it_blank(tmp_path: Path) -> None:
 def test_the_metadata_of_a_pool_is_not_blank(tmp_path: Path) -> None:
     """blkid knows nothing of it."""
     text = '<superblock uuid="" time="0" transaction="0" data_block_size="128" nr_data_blocks="10"></superblock>'
-    (tmp_path / "xml").write_text(text)
-    path = sparse(tmp_path / "metadata")
-    subprocess.run(["thin_restore", "-i", tmp_path / "xml", "-o", path], check=True, capture_output=True)
+
+    path = restore(tmp_path / "metadata", text)
 
     assert blank(path) == "the metadata of a thin pool"
 

@@ -249,6 +249,51 @@ def test_a_pool_that_this_host_has_no_driver_for_costs_the_others_nothing(reconc
     assert "base-a" in reconcile("list").out
 
 
+@pytest.fixture
+def thin_only(manifests: Path) -> None:
+    """All images are in a thin pool whose devices don't exist."""
+    (manifests / "pools.yaml").write_text(
+        "apiVersion: reconciler/v1alpha1\nkind: Pool\nmetadata: {name: thin}\n"
+        "spec: {thin: {data: {device: /dev/no-such-a}, metadata: {device: /dev/no-such-b}}}\n"
+    )
+
+
+@pytest.mark.usefixtures("thin_only")
+def test_a_host_that_cannot_use_its_only_pool_says_so_by_its_exit_code(reconcile: Reconcile) -> None:
+    planned, done = reconcile("plan", "-o", "json"), reconcile("--once", "-o", "json")
+
+    assert (planned.code, done.code) == (Exit.HOST_CANNOT, Exit.HOST_CANNOT)
+    assert {one["reason"] for one in planned.json["blocked"]} == {"PoolUnavailable"}
+    assert {(o["name"], o["phase"]) for o in done.json["objects"]} == {("base", "Failed"), ("tool", "Failed")}
+
+
+@pytest.mark.usefixtures("thin_only")
+def test_a_pool_that_cannot_be_used_is_listed_described_and_told_by_health(reconcile: Reconcile) -> None:
+    [listed] = reconcile("list", "pools", "-o", "json").json["pools"]
+    told = reconcile("describe", "pool/thin", "-o", "json").json
+    unhealthy = reconcile("health", "-o", "json")
+
+    assert (listed["name"], listed["driver"], listed["state"], listed["data"]) == ("thin", "thin", "unavailable", None)
+    assert told["declared"]["thin"]["data"]["device"] == "/dev/no-such-a"
+    assert (told["message"], told["volumes"], told["runs"]) == (listed["message"], [], [])
+    assert unhealthy.code == Exit.FAILED
+    assert [c["message"] for c in unhealthy.json["checks"] if c["name"] == "pool"] == [listed["message"]]
+
+
+def test_a_pool_is_listed_with_its_space_and_described_with_what_is_in_it(reconcile: Reconcile) -> None:
+    reconcile("--once")
+
+    [listed] = reconcile("list", "-o", "json").json["pools"]
+    told = reconcile("describe", "pool/default", "-o", "json").json
+
+    assert (listed["driver"], listed["state"], listed["metadata"]) == ("file", "ready", None)
+    assert 0 < listed["data"]["used"] < listed["data"]["total"]
+    assert told["snapshots"] == ["base-a", "tool-a"]
+    assert len(told["volumes"]) >= 2
+    assert "default" in reconcile("list", "pools").out
+    assert reconcile("describe", "pool/nobody").code == Exit.USAGE
+
+
 def test_an_index_that_was_cut_off_is_not_kept(reconcile: Reconcile, tmp_path: Path) -> None:
     """Killed while it wrote a member index, and never asked for that chain again."""
     indexes = tmp_path / "state" / "index"

@@ -6,10 +6,12 @@ import errno
 import fcntl
 import os
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,7 +210,7 @@ def test_kernels_that_have_no_configure_are_asked_step_by_step(file: Path, monke
 
 @pytest.mark.root
 def test_a_kernel_that_refuses_direct_io_gives_a_device_without(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop.fcntl, "ioctl", refusing_direct_io(fcntl.ioctl))
+    monkeypatch.setattr(fcntl, "ioctl", refusing_direct_io(fcntl.ioctl))
 
     with attach(file) as device:
         found = find(file)
@@ -217,15 +219,35 @@ def test_a_kernel_that_refuses_direct_io_gives_a_device_without(file: Path, monk
         assert not found.direct_io
 
 
-def refusing_direct_io(real):  # type: ignore[no-untyped-def]
+def refusing_direct_io(real: Callable[..., Any]) -> Callable[..., Any]:
     """Linux 6.1 on tmpfs, for instance."""
 
-    def ioctl(fd, request, argument=0):  # type: ignore[no-untyped-def]
-        if request == 0x4C0A and argument[8 + 52] & 16:
+    def ioctl(fd: int, request: int, argument: Any = 0) -> Any:
+        if request == loop._CONFIGURE and argument[8 + 52] & 16:
             raise OSError(errno.EINVAL, "Invalid argument")
         return real(fd, request, argument)
 
     return ioctl
+
+
+IN_A_BARE_DEV = """
+mount -t tmpfs none /dev && mknod /dev/loop-control c 10 237 && mknod /dev/null c 1 3 && exec "$@"
+"""
+
+
+@pytest.mark.root
+def test_nodes_that_are_not_in_dev_are_made(file: Path) -> None:
+    """As in a container whose /dev is a directory of its own."""
+    code = "import sys; from pathlib import Path; from reconciler.pool.loop import attach\n"
+    code += "with attach(Path(sys.argv[1])) as device, attach(Path(sys.argv[1])) as again: print(device, again)"
+    words = ["unshare", "--mount", "sh", "-c", IN_A_BARE_DEV, "sh", sys.executable, "-c", code, str(file)]
+
+    done = subprocess.run(words, capture_output=True, text=True)
+
+    assert done.stderr == ""
+    first, second = done.stdout.split()
+    assert first == second
+    assert first.startswith("/dev/loop")
 
 
 # ------------------------------------------------------------------------------------------------------------- grow
@@ -309,8 +331,8 @@ def test_an_error_leaves_no_device_and_no_descriptor(file: Path) -> None:
 
     assert find(file) is None
     assert set(os.listdir("/proc/self/fd")) == before
-    assert not [line for line in mounts() if str(file) in line]
+    assert str(file) not in listed()
 
 
-def mounts() -> list[str]:
-    return subprocess.run(["losetup", "--list", "--noheadings"], check=True, capture_output=True, text=True).stdout.splitlines()
+def listed() -> str:
+    return subprocess.run(["losetup", "--list"], check=True, capture_output=True, text=True).stdout

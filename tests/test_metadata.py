@@ -6,14 +6,15 @@ import os
 import shutil
 import struct
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.pool import metadata
 from reconciler.pool.metadata import BLOCK, Metadata, MetadataUnreadable, ThinDevice, crc32c, read
 
 MIB = 1 << 20
@@ -43,11 +44,21 @@ def xml(devices: Sequence[ThinDevice], *, transaction: int = STAMP | 7, flags: i
     return "\n".join([*lines, "</superblock>"])
 
 
+@contextmanager
+def on_disk() -> Iterator[Path]:
+    """The tools of thin pools insist on direct I/O, which a /tmp in memory may not have."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        yield Path(directory)
+
+
 def restore(where: Path, text: str, size: int = 2 * MIB) -> Path:
-    where.with_suffix(".xml").write_text(text)
-    with where.open("wb") as file:
-        file.truncate(size)
-    subprocess.run(["thin_restore", "-i", where.with_suffix(".xml"), "-o", where], check=True, capture_output=True)
+    with on_disk() as directory:
+        source, target = directory / "xml", directory / "metadata"
+        source.write_text(text)
+        with target.open("wb") as file:
+            file.truncate(size)
+        subprocess.run(["thin_restore", "-i", source, "-o", target], check=True, capture_output=True)
+        shutil.copyfile(target, where)
     return where
 
 
@@ -101,18 +112,15 @@ def test_the_largest_numbers_are_read(restored: Restored) -> None:
     assert found.transaction == (1 << 63) - 1
 
 
-def test_what_thin_ls_lists_is_what_is_read(restored: Restored) -> None:
-    path = restored(some(400))
+def test_what_thin_ls_lists_is_what_is_read() -> None:
+    columns = "DEV,TRANSACTION,CREATE_TIME,SNAP_TIME"
+    with on_disk() as directory:
+        path = restore(directory / "pool", xml(some(400)))
 
-    listed = subprocess.run(
-        ["thin_ls", "--no-headers", "-o", "DEV,TRANSACTION,CREATE_TIME,SNAP_TIME", path],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+        listed = subprocess.run(["thin_ls", "--no-headers", "-o", columns, path], check=True, capture_output=True, text=True)
 
-    lines = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
-    assert lines == [(d.id, d.transaction, d.created, d.snapshotted) for d in believed(path).devices.values()]
+        lines = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
+        assert lines == [(d.id, d.transaction, d.created, d.snapshotted) for d in believed(path).devices.values()]
 
 
 # ---------------------------------------------------------------------------------------------------- not formatted
@@ -241,6 +249,17 @@ def test_a_node_that_makes_no_sense_is_refused_by_its_number(offset: int, new: b
         editor.put(editor.first_leaf, offset, new, Editor.NODE).read()
 
 
+def test_an_id_that_no_thin_device_can_have_is_refused(editor: Editor) -> None:
+    (entries,) = struct.unpack_from("<I", editor.content, editor.first_leaf * BLOCK + 16)
+    last = 32 + 8 * (entries - 1)
+    assert editor.put(editor.first_leaf, last, struct.pack("<Q", (1 << 24) - 1), Editor.NODE).read() is not None
+
+    editor.put(editor.first_leaf, last, struct.pack("<Q", 1 << 24), Editor.NODE)
+
+    with pytest.raises(MetadataUnreadable, match="no thin ids in order"):
+        editor.read()
+
+
 def test_a_tree_that_leads_back_to_itself_ends(editor: Editor) -> None:
     root = struct.pack("<Q", editor.root)
 
@@ -329,7 +348,7 @@ def test_a_commit_in_the_middle_of_a_walk_starts_it_again(
     later = restore(tmp_path / "later", xml(some(50), transaction=STAMP | 8)).read_bytes()
     pool = tmp_path / "pool"
     pool.write_bytes(pristine)
-    monkeypatch.setattr(metadata.os, "preadv", Committing(pool, iter([later]), every=2).preadv)
+    monkeypatch.setattr(os, "preadv", Committing(pool, iter([later]), every=2).preadv)
 
     found = believed(pool)
 
@@ -342,7 +361,7 @@ def test_a_pool_that_never_rests_is_given_up_on(tmp_path: Path, monkeypatch: pyt
     pool = tmp_path / "pool"
     pool.write_bytes(first)
     forever = (content for _ in iter(int, 1) for content in (second, first))
-    monkeypatch.setattr(metadata.os, "preadv", Committing(pool, forever).preadv)
+    monkeypatch.setattr(os, "preadv", Committing(pool, forever).preadv)
 
     with pytest.raises(MetadataUnreadable, match="changed each time"):
         read(pool, attempts=5)
@@ -363,7 +382,7 @@ def test_a_file_system_without_direct_io_is_read_all_the_same(
             raise OSError(22, "Invalid argument")
         return opened(path, flags, *mode)
 
-    monkeypatch.setattr(metadata.os, "open", without)
+    monkeypatch.setattr(os, "open", without)
 
     assert len(believed(tmp_path / "plain").devices) == 300
 

@@ -168,6 +168,7 @@ def test_sources_that_cannot_be_asked_say_why() -> None:
 # ------------------------------------------------------------------------------------------------------ phases
 
 GO = {"go": {"layers": ["a"], "snapshots": ["s"]}}
+READ_ONLY = {"reason": "PoolReadOnly", "message": "read-only"}
 APPLIED = {"images": {"go": "a"}, "volumes": ["a"], "snapshots": {"s": "go at a"}}
 A = chain_id("a")[:12]
 
@@ -205,6 +206,16 @@ def phase_of(
             },
             Phase.DEGRADED,
         ),
+        ({"images": GO, "registry": APPLIED, "pools": {"default": {"idle": {"s": None}}}}, Phase.DEGRADED),
+        (
+            {"images": {"go": {**GO["go"], "suspend": True}}, "registry": APPLIED, "pools": {"default": {"idle": {"s": None}}}},
+            Phase.DEGRADED,
+        ),
+        ({"registry": APPLIED, "pools": {"default": {"idle": {"s": None}}}}, Phase.DEGRADED),
+        ({"images": GO, "pools": {"default": {"unready": "never made"}}}, Phase.PENDING),
+        ({"images": GO, "registry": APPLIED, "pools": {"default": {"unready": "rebooted"}}}, Phase.DEGRADED),
+        ({"images": GO, "pools": {"default": {"troubles": [READ_ONLY]}}}, Phase.FAILED),
+        ({"images": GO, "registry": APPLIED, "pools": {"default": {"troubles": [READ_ONLY]}}}, Phase.READY),
     ],
     ids=[
         "declared and not there yet",
@@ -219,6 +230,13 @@ def phase_of(
         "no longer declared, being pruned",
         "suspended and intact",
         "suspended and broken",
+        "a snapshot is not active",
+        "suspended, and its snapshot is not active",
+        "no longer declared, and its snapshot is not active",
+        "its pool is yet to be made",
+        "its pool is not assembled since a reboot",
+        "its pool is halted and it is not there yet",
+        "its pool is halted and all is as declared",
     ],
 )
 def test_the_phase_of_an_image(case: Mapping[str, Any], expected: Phase) -> None:
@@ -234,6 +252,8 @@ def test_the_phase_of_an_image(case: Mapping[str, Any], expected: Phase) -> None
         ({(Kind.VOLUME, A): "provisioning"}, Phase.PROVISIONING),
         ({(Kind.SNAPSHOT, "s"): "snapshotting"}, Phase.SNAPSHOTTING),
         ({(Kind.SNAPSHOT, "s"): "snapshotting", (Kind.VOLUME, A): "validating"}, Phase.VALIDATING),
+        ({(Kind.SNAPSHOT, "s"): "activating"}, Phase.SNAPSHOTTING),
+        ({(Kind.POOL, "default"): "assembling"}, Phase.PENDING),
         ({(Kind.VOLUME, "somebody's"): "downloading"}, Phase.PENDING),
     ],
 )

@@ -31,7 +31,8 @@ from reconciler.model import (
     VolumeRow,
 )
 from reconciler.plan import plan
-from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeState
+from reconciler.pool.driver import Condition, PoolState, SnapshotState, Trouble, VolumeState
+from reconciler.report import action_line
 
 from . import planning
 from .planning import LETTERS, SPACE, chain_id, told_plan
@@ -157,13 +158,21 @@ def _pool(
         SPACE,
         {chain: VolumeState(chain, draw.choice((Condition.INTACT, *bad)), f"/{chain}") for chain in known if draw.random() < 0.9},
         {
-            one: SnapshotState(one, draw.choice((Condition.INTACT, *bad)), f"/{one}", True)
+            one: SnapshotState(one, draw.choice((Condition.INTACT, *bad)), f"/{one}", draw.random() < 0.7)
             for one in copies
             if draw.random() < 0.9
         },
         foreign=("/somebody's",),
+        orphans=("thin id 7",) if draw.random() < 0.1 else (),
+        troubles=(_trouble(draw),) if draw.random() < 0.15 else (),
+        unready="not assembled" if draw.random() < 0.2 else "",
+        metadata=SPACE if draw.random() < 0.5 else None,
     )
     return PoolObserved(name, shares, state)
+
+
+def _trouble(draw: random.Random) -> Trouble:
+    return Trouble("PoolReadOnly", "it is read-only", halts=draw.random() < 0.8, removes=draw.random() < 0.5)
 
 
 def carry_out(action: Action, wanted: Desired, host: Observed) -> Observed:
@@ -172,6 +181,10 @@ def carry_out(action: Action, wanted: Desired, host: Observed) -> Observed:
         return _resolve(action.layers[0].source, host)
     if action.verb is Verb.FORGET:
         return replace(host, images=_without(host.images, action.name))
+    if action.verb is Verb.ASSEMBLE:
+        state = host.pools[action.name].state
+        assert state and state.unready and not (state.halted and not state.halted.removes)
+        return _with_state(host, action.name, replace(state, unready="", troubles=()))
     if action.chain is None:
         return host
     if action.verb is Verb.RECORD:
@@ -192,6 +205,8 @@ def _volume(action: Action, host: Observed) -> Observed:
     assert action.chain
     state, key = host.pools[action.pool].state, (action.pool, action.chain)
     assert state, "what can't be read is in no action"
+    assert not state.unready, "the pool was assembled before"
+    assert_permitted(action, state)
     if action.verb is Verb.REMOVE:
         state = replace(state, volumes=_without(state.volumes, action.chain))
         return _with_state(replace(host, volumes=_without(host.volumes, key)), action.pool, state)
@@ -205,10 +220,20 @@ def _volume(action: Action, host: Observed) -> Observed:
     return _with_state(replace(host, volumes={**host.volumes, key: row}), action.pool, state)
 
 
+def assert_permitted(action: Action, state: PoolState) -> None:
+    halted = state.halted
+    assert halted is None or (halted.removes and action.verb is Verb.REMOVE), "nothing is changed in a pool that is halted"
+
+
 def _snapshot(action: Action, host: Observed) -> Observed:
     assert action.chain
     state, key = host.pools[action.pool].state, (action.pool, action.name)
     assert state
+    if action.verb is Verb.ACTIVATE:
+        active = replace(state.snapshots[action.name], active=True)
+        return _with_state(host, action.pool, replace(state, snapshots={**state.snapshots, action.name: active}))
+    assert not state.unready, "the pool was assembled before"
+    assert_permitted(action, state)
     if action.verb is Verb.REMOVE:
         state = replace(state, snapshots=_without(state.snapshots, action.name))
         return _with_state(replace(host, snapshots=_without(host.snapshots, key)), action.pool, state)
@@ -246,12 +271,19 @@ def test_carrying_out_plans_ends_with_an_empty_one(world: World) -> None:
 
 
 def needs(action: Action, actions: Sequence[Action]) -> set[str]:
-    """The volume that a child or a snapshot is made from, where that is made too; what was made from a volume that goes."""
+    """The volume that a child or a snapshot is made from, where that is made too; what was made from a volume that goes.
+
+    And the pool, where that has to be assembled.
+    """
+    return _made_of(action, actions) | {a.key for a in actions if a.verb is Verb.ASSEMBLE and a.name == action.pool}
+
+
+def _made_of(action: Action, actions: Sequence[Action]) -> set[str]:
     volumes = {(a.pool, a.chain): a.key for a in actions if a.kind is Kind.VOLUME and a.chain}
     if action.verb is Verb.REMOVE and action.kind is Kind.VOLUME:
         copies = {a.key for a in actions if a.kind is Kind.SNAPSHOT and (a.pool, a.chain) == (action.pool, action.chain)}
         return copies & {a.key for a in actions if a.verb is Verb.REMOVE}
-    if action.verb is Verb.REMOVE:
+    if action.verb in (Verb.REMOVE, Verb.ACTIVATE):
         return set()
     origin = action.parent if action.kind is Kind.VOLUME else action.chain if action.kind is Kind.SNAPSHOT else None
     return {volumes[action.pool, origin]} if origin and (action.pool, origin) in volumes else set()
@@ -262,8 +294,9 @@ def needs(action: Action, actions: Sequence[Action]) -> set[str]:
 def test_actions_come_after_what_they_need(world: World) -> None:
     found = plan(world.wanted, world.host, prune=world.prune, selection=world.selection)
     for actions in (found.actions, found.held):
+        assert len({action.key for action in actions}) == len(actions)
+    for actions in (found.actions, (*found.actions, *found.held)):
         keys = [action.key for action in actions]
-        assert len(keys) == len(set(keys))
         for at, action in enumerate(actions):
             assert needs(action, actions) <= set(action.after) <= set(keys[:at]), action
 
@@ -274,7 +307,9 @@ def test_without_prune_nothing_is_removed_and_the_rest_is_the_same(world: World)
     without, pruning = (plan(world.wanted, world.host, prune=prune) for prune in (False, True))
 
     assert not {action.verb for action in without.actions} & {Verb.REMOVE, Verb.FORGET}
-    assert pruning.actions == without.actions + without.held
+    going = {action.key for action in without.held}
+    staying = tuple(a for a in without.actions if not (a.verb is Verb.ACTIVATE and a.key in going))
+    assert pruning.actions == staying + without.held
 
 
 @given(worlds)
@@ -293,6 +328,8 @@ def is_ours(action: Action, world: World) -> bool:
     """Declared, or registered and not replaced by something else."""
     host, pool = world.host, world.host.pools[action.pool]
     assert pool.state, "what can't be read is in no action"
+    if action.verb is Verb.ACTIVATE:
+        return (action.pool, action.name) in host.snapshots and pool.state.snapshots[action.name].condition is Condition.INTACT
     if action.verb is not Verb.REMOVE:
         return world.wanted.images[action.image].pool == action.pool and not world.wanted.images[action.image].suspend
     if action.kind is Kind.SNAPSHOT:
@@ -354,6 +391,14 @@ def test_the_plan_does_not_depend_on_the_order_of_what_was_read(world: World) ->
     other = replace(wanted, images=back(wanted.images), pools=back(wanted.pools))
 
     assert plan(other, turned(host), prune=world.prune) == plan(wanted, host, prune=world.prune)
+
+
+@pytest.mark.parametrize("verb", Verb)
+def test_every_verb_can_be_shown(verb: Verb) -> None:
+    action = Action(verb, Kind.SNAPSHOT, "golang-0", "it differs")
+
+    assert f"{verb} " in action_line(action)
+    assert "snapshot/golang-0  it differs" in action_line(action)
 
 
 def test_an_empty_host_with_nothing_declared_is_converged() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Set as AbstractSet
 from reconciler.model import Finding, ImageSpec, Kind
 from reconciler.planner.facts import Facts, Key
 from reconciler.planner.goals import Goal, goal_of, volume_name
-from reconciler.planner.pools import users_of
+from reconciler.planner.pools import in_use
 from reconciler.pool.driver import Condition, PoolState
 
 
@@ -29,9 +29,9 @@ def of_pools(facts: Facts) -> Iterator[Finding]:
             yield Finding("Pool", name, "PoolUnavailable", pool.problem)
             continue
         yield from (Finding("Pool", name, trouble.reason, trouble.message) for trouble in pool.state.troubles)
-        if pool.state.unready and not users_of(name, facts):
-            unused = "no image of this host uses it, or only suspended ones: it is not assembled"
-            yield Finding("Pool", name, "PoolUnused", f"{unused} ({pool.state.unready})")
+        if pool.state.unready and not in_use(name, facts):
+            unused = "no image of this host uses it, or only suspended ones, so it is not assembled"
+            yield Finding("Pool", name, "PoolUnused", f"{unused}: {pool.state.unready}")
         yield from (Finding("Pool", name, "Foreign", text) for text in pool.state.foreign)
         for text in pool.state.orphans:
             yield Finding("Pool", name, "Orphan", f"{text}: known to nothing any more; see `reconcile gc {name}`")

@@ -2,9 +2,10 @@
 
 A pool that is not ready is assembled first, and everything else in it waits for that: what it holds is only known afterwards, so
 those actions are provisional. In a pool that is halted nothing is made, replaced or removed; its snapshots are still activated,
-because that changes nothing. A snapshot that the registry has and the kernel doesn't is activated whether it is declared or not:
-what was made stays as it was until it is pruned. Only an image with ``suspend`` is left alone, also after a reboot: neither are
-its snapshots activated, nor is a pool assembled for it. Nor is one that no image of this host uses: hosts share their manifests.
+because that changes nothing. One that is full may be assembled none the less: that is how it grows. A pool that no image of this
+host uses, and that holds nothing, is not made: hosts share their manifests. A snapshot that the registry has and the kernel has not
+is activated whether it is declared or not: what was made stays as it was until it is pruned. Only those of an image with
+``suspend`` are left alone, also after a reboot.
 
 Called by ``plan``. Pure.
 """
@@ -21,12 +22,16 @@ from reconciler.pool.driver import Condition
 
 
 def assembling(facts: Facts, chosen: Collection[str] | None) -> Iterator[Action]:
-    """Pools that are not ready and that an image uses, declared or recorded. ``chosen`` as in ``activating``."""
+    """Pools that are in use and not ready. ``chosen`` as in ``activating``."""
     for name, pool in sorted(facts.observed.pools.items()):
-        if pool.state and pool.state.unready and not pool.state.halted and (users := users_of(name, facts)):
-            images = users if chosen is None else users & set(chosen)
-            if images:
+        if pool.state and pool.state.unready and not (pool.state.halted and not pool.state.halted.removes):
+            images = users_of(name, facts) if chosen is None else users_of(name, facts) & set(chosen)
+            if images or (chosen is None and in_use(name, facts)):
                 yield Action(Verb.ASSEMBLE, Kind.POOL, name, pool.state.unready, images=tuple(sorted(images)))
+
+
+def in_use(pool: str, facts: Facts) -> bool:
+    return bool(users_of(pool, facts)) or any(row.pool == pool for row in facts.observed.volumes.values())
 
 
 def users_of(pool: str, facts: Facts) -> set[str]:
@@ -60,12 +65,13 @@ def activating(facts: Facts, chosen: Collection[str] | None, going: Iterable[Act
                 yield action
 
 
-def halted(goals: Iterable[Goal], made: Iterable[Action], facts: Facts) -> tuple[Failure, ...]:
-    """Images for which something would have to be made in a pool where nothing can be."""
+def halted(goals: Iterable[Goal], made: Iterable[Action], assembled: Iterable[Action], facts: Facts) -> tuple[Failure, ...]:
+    """Images for which something would have to be made in a pool where nothing can be, now or once it is assembled."""
     wanting = {image for action in made if action.pool for image in action.images}
+    changing = {action.name for action in assembled}
     found = []
     for goal in goals:
         state = facts.state(goal.image.pool)
-        if state and state.halted and goal.image.name in wanting:
+        if state and state.halted and goal.image.name in wanting and goal.image.pool not in changing:
             found.append(Failure(Kind.IMAGE, goal.image.name, state.halted.reason, state.halted.message))
     return tuple(found)

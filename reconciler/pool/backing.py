@@ -196,12 +196,9 @@ def _probed(probe: str, path: Path) -> str:
         hint = f"see what `{said.command}` says; nothing is written where it is not known what is there"
         raise HostCannot(f"{path}: blkid ended with code {said.code}: {said.stderr.strip()}", hint=hint)
     found = dict(line.partition("=")[::2] for line in said.stdout.splitlines())
+    label = f", labelled {found['LABEL']}" if "LABEL" in found else ""
+    if found.get("USAGE") == "filesystem":
+        return f"{'an' if found['TYPE'][0] in 'aeioux' else 'a'} {found['TYPE']} file system{label}"
     if "TYPE" in found:
-        label = f", labelled {found['LABEL']}" if "LABEL" in found else ""
-        noun = " file system" if found.get("USAGE") == "filesystem" else ""
-        return f"{_article(found['TYPE'])} {found['TYPE']}{noun}{label}"
+        return f"{found['TYPE']} (as blkid says){label}"
     return f"a partition table ({found['PTTYPE']})" if "PTTYPE" in found else ""
-
-
-def _article(word: str) -> str:
-    return "an" if word[:1].lower() in "aeiou" else "a"

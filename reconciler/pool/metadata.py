@@ -236,8 +236,10 @@ def _superblock(device: _Device, block: bytes) -> _Superblock:
 def _leaves(walk: _Walk, number: int, depth: int) -> Iterator[tuple[int, bytes]]:
     """Keys and values of the tree of devices, in order. No block is met twice, so it ends, whatever is written there."""
     device = walk.device
-    if number in walk.nodes or depth > _DEEPEST:
-        raise device.damaged(number, "is met twice, or too deep, in the tree of devices")
+    if number in walk.nodes:
+        raise device.damaged(number, "is met twice in the tree of devices")
+    if depth > _DEEPEST:
+        raise device.damaged(number, "lies too deep in the tree of devices")
     walk.nodes[number] = node = device.block(number)
     _, kind, written_for, entries, room, size, _ = _HEADER.unpack_from(node)
     fits = entries <= room and _HEADER.size + room * (8 + size) <= BLOCK

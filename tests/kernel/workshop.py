@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from reconciler.pool import metadata
-from tests.stories.workshop import Workshop
+from tests.stories.workshop import Completed, Running, Workshop
 
 from .rig import Rig, dmsetup, mappings
 
@@ -22,8 +23,24 @@ MAPPER = Path("/dev/mapper")
 class ThinWorkshop(Workshop):
     """All of them have a pool of the same name, so one at a time is up: the one whose command ran last."""
 
+    up: ClassVar[Path | None] = None
+    """Whose pool is up."""
     data_size: str = "256MiB"
     metadata_size: str | None = "4MiB"
+
+    def start(self, *words: str | Path, env: Mapping[str, str] | None = None, die_at: int = 0) -> Running:
+        self.claim()
+        return super().start(*words, env=env, die_at=die_at)
+
+    def run_installed(self, *words: str) -> Completed:
+        self.claim()
+        return super().run_installed(*words)
+
+    def claim(self) -> None:
+        """What another workshop has up is taken down, as by a reboot."""
+        if ThinWorkshop.up != self.root:
+            self.take_down()
+            ThinWorkshop.up = self.root
 
     @property
     def backing(self) -> Path:
@@ -51,7 +68,7 @@ class ThinWorkshop(Workshop):
         return MAPPER / f"{POOL}-{name}"
 
     def snapshot_names(self) -> set[str]:
-        return {name.removeprefix(f"{POOL}-") for name in mappings() if name.startswith(f"{POOL}-")}
+        return {name.removeprefix(f"{POOL}-") for name in mappings() if name.startswith(f"{POOL}-") and "-." not in name}
 
     def devices(self) -> dict[int, tuple[str, str, int, int]]:
         """What the registry knows: (role, name, transaction, size) by thin id."""
@@ -85,6 +102,8 @@ class ThinWorkshop(Workshop):
             dmsetup("remove", "--retry", "exported")
 
     def holdings(self) -> dict[str, str]:
+        if ThinWorkshop.up != self.root:
+            self.once().expect(0)
         found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.volumes}
         for name in self.snapshot_names():
             found[f"{POOL}-{name}"] = hashlib.sha256(self.snapshot(name).read_bytes()).hexdigest()

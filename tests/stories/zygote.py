@@ -189,7 +189,7 @@ def become(asked: Mapping[str, Any], out: int, err: int) -> NoReturn:
 
 
 class Death:
-    """Counts what the process is about to do to its state directory, and kills it at the Nth time."""
+    """Counts what the process is about to do to its state directory or the kernel's devices, and kills it at the Nth time."""
 
     EVENTS = frozenset(
         {"open", "os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
@@ -202,6 +202,8 @@ class Death:
         self._lock = threading.Lock()
 
     def await_it(self) -> None:
+        from reconciler.pool.devmapper import DeviceMapper
+
         connect = sqlite3.connect
 
         def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
@@ -211,6 +213,20 @@ class Death:
 
         sqlite3.connect = traced
         sys.addaudithook(self._hear)
+        for name in ("create", "load", "suspend", "resume", "remove", "message"):
+            self._around(DeviceMapper, name)
+
+    def _around(self, owner: type, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._come_nearer()
+            try:
+                return real(*arguments, **options)
+            finally:
+                self._come_nearer()
+
+        setattr(owner, name, call)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in self.EVENTS and self._concerns(event, arguments):

@@ -1,0 +1,109 @@
+"""What the verbs of the command line share besides click: names of objects, a host to look at, answers that several verbs give.
+
+Called by ``cli`` only, and imported by the verb that needs it. No state.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from reconciler import host as hosts
+from reconciler import manifests, report
+from reconciler import mend as mending
+from reconciler.checks import Check
+from reconciler.errors import Exit, ManifestsInvalid, UsageError
+from reconciler.host import Host
+from reconciler.mend import Change
+from reconciler.model import Kind
+from reconciler.settings import Settings
+
+
+@contextmanager
+def looking(settings: Settings) -> Iterator[Host]:
+    """A host to look at even where its manifests can't be read: they are complained about, and what is there is shown."""
+    with hosts.reading(settings, lenient=True) as ours:
+        for fault in ours.faults:
+            report.note(fault)
+        yield ours
+
+
+def parse_kind(word: str) -> Kind:
+    kind = report.kinds().get(word)
+    if kind is None:
+        raise UsageError(f"{word!r} is not a kind", hint="one of: image, volume, snapshot, pool")
+    return kind
+
+
+def parse_object(word: str) -> tuple[Kind, str]:
+    kind, slash, name = word.partition("/")
+    if not slash or not name:
+        raise UsageError(f"{word!r} names no object", hint="write KIND/NAME, for example image/golang")
+    return parse_kind(kind), name
+
+
+def parse_named(words: Sequence[str]) -> dict[str, int]:
+    """Snapshots and the thin ids that they are, from NAME=ID."""
+    named = {}
+    for word in words:
+        name, _, thin_id = word.partition("=")
+        if not name or not (thin_id.isascii() and thin_id.isdigit()):
+            raise UsageError(f"{word!r} does not say which thin id is which snapshot", hint="write NAME=ID, for example web-a=17")
+        named[name] = int(thin_id)
+    return named
+
+
+def show_checks(found: Sequence[Check], *, json: bool) -> Exit:
+    bad = [check for check in found if check.level == "fail"]
+    if json:
+        report.document({"healthy": not bad, "checks": found})
+    else:
+        report.table(("", "CHECK", "SUBJECT", "MESSAGE"), [(c.level, c.name, c.subject, c.message) for c in found])
+    return Exit.FAILED if bad else Exit.OK
+
+
+def show_validity(paths: Sequence[Path], *, json: bool) -> Exit:
+    """Raises ManifestsInvalid, with all faults, where the answer is not to be JSON."""
+    try:
+        desired = manifests.load_paths(paths)
+    except ManifestsInvalid as error:
+        if not json:
+            raise
+        report.document({"valid": False, "faults": list(error.faults)})
+        return Exit.INVALID
+    if json:
+        report.document({"valid": True, "faults": [], "images": sorted(desired.images), "pools": sorted(desired.pools)})
+    else:
+        report.data(f"valid: {len(desired.images)} images, {len(desired.pools)} pools")
+    return Exit.OK
+
+
+Mend = Callable[..., tuple[Change, ...]]
+MENDING: Mapping[str, Mend] = {"adopt": mending.adopt, "gc": mending.collect, "detach": mending.detach}
+
+
+def mend(settings: Settings, act: str, pool: str, *arguments: object, apply: bool, json: bool) -> Exit:
+    """Say what mending a pool would come to, or do it."""
+    if apply:
+        with hosts.writing(settings, stop=threading.Event()) as ours:
+            found = MENDING[act](ours, pool, *arguments, apply=True)
+    else:
+        with hosts.reading(settings) as ours:
+            found = MENDING[act](ours, pool, *arguments, apply=False)
+    return show_changes(found, applied=apply, json=json)
+
+
+def show_changes(found: Sequence[Change], *, applied: bool, json: bool) -> Exit:
+    """What a mending verb has done, or would do."""
+    if json:
+        report.document({"applied": applied, "changes": found})
+        return Exit.OK
+    for change in found:
+        report.data(f"{change.what:9}  {report.visible(change.message)}")
+    if not found:
+        report.data("nothing to do")
+    elif not applied:
+        report.note("nothing has been changed: give --apply to have it done")
+    return Exit.FAILED if any(change.what == "kept" for change in found) else Exit.OK

@@ -1,0 +1,377 @@
+"""What can happen to a pool, in the words that its owner sees: nothing is lost, nothing foreign is touched, the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.stories.conftest import zygote  # noqa: F401 - a fixture
+from tests.stories.layers import change, noise, root
+from tests.stories.zygote import Zygote
+
+from .rig import dmsetup, mappings, thin_check
+from .workshop import POOL, ThinWorkshop
+
+BASE = root("base")
+
+
+@pytest.fixture
+def host(tmp_path: Path, zygote: Zygote) -> Iterator[ThinWorkshop]:  # noqa: F811
+    """A converged host: image web with snapshots a and b, the first of which somebody has written to."""
+    workshop = ThinWorkshop(tmp_path, zygote, metadata_size="2MiB")
+    workshop.image("web", [BASE, change("app", {"srv/app": b"v1"})], snapshots=["a", "b"])
+    workshop.converge()
+    written(workshop, "a", b"mine")
+    try:
+        yield workshop
+    finally:
+        for name in mappings():
+            if name.startswith("hurt"):
+                dmsetup("remove", name)
+        workshop.take_down()
+        ThinWorkshop.up = None
+
+
+def written(workshop: ThinWorkshop, name: str, text: bytes) -> None:
+    """Into the boot block, which no file system uses."""
+    fd = os.open(workshop.snapshot(name), os.O_RDWR)
+    os.pwrite(fd, text.ljust(512, b"\0"), 0)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def read(workshop: ThinWorkshop, name: str, length: int) -> bytes:
+    with workshop.snapshot(name).open("rb") as device:
+        return device.read(length)
+
+
+def reasons(workshop: ThinWorkshop) -> set[str]:
+    return {finding["reason"] for finding in workshop.plan()["findings"]}
+
+
+def still_looked_at(workshop: ThinWorkshop) -> None:
+    """A pool in trouble can be looked at all the same."""
+    workshop.run("list").expect(0).words("web", "a")
+    workshop.run("describe", "image/web").expect(0)
+    workshop.run("verify")
+    workshop.run("plan", "-o", "json")
+
+
+# --------------------------------------------------------------------------------------------------------------- space
+
+
+def test_out_of_data(host: ThinWorkshop) -> None:
+    """A guest has filled the pool: others' work is refused with what to do, everything can be looked at, pruning mends it."""
+    with pytest.raises(OSError, match=r"No space|Input/output"):
+        hog(host, "b")
+    host.image("more", [root("more", {"srv/x": noise(1 << 20)})])
+
+    done = host.once("-o", "json").expect(1)
+
+    assert done.object("Image", "more")["reason"] in ("PoolFull", "PoolReadOnly"), done
+    assert host.run("list", "-o", "json").json["images"][1]["phase"] == "Ready", "web is as declared"
+    host.run("health").expect(1).words("no data space left", "declare it larger", "--prune")
+    still_looked_at(host)
+    host.image("web", [BASE, change("app", {"srv/app": b"v1"})], snapshots=["a"])
+    host.once("--prune").expect(0)
+    host.converge()
+    host.settled()
+    assert read(host, "a", 4) == b"mine"
+
+
+def hog(host: ThinWorkshop, name: str) -> None:
+    """Fill the pool through a mapping larger than the snapshot's own."""
+    thin_id = next(thin_id for thin_id, row in host.devices().items() if row[:2] == ("snapshot", name))
+    dmsetup("create", "hurt-hog", "--table", f"0 {(512 << 20) // 512} thin /dev/mapper/{POOL} {thin_id}")
+    try:
+        fd = os.open("/dev/mapper/hurt-hog", os.O_RDWR | os.O_DSYNC)
+        try:
+            block = b"x" * (1 << 20)
+            for n in range(512):
+                os.pwrite(fd, block, n << 20)
+        finally:
+            os.close(fd)
+    finally:
+        dmsetup("remove", "--retry", "hurt-hog")
+
+
+def test_out_of_metadata(host: ThinWorkshop) -> None:
+    """Below the metadata reserve no work begins; declared larger, the pool grows and goes on."""
+    host.pool(reserve=0)
+    text = (host.manifests / "pool.yaml").read_text().replace("metadataPercent: 0", "metadataPercent: 99")
+    (host.manifests / "pool.yaml").write_text(text)
+    host.image("more", [root("more")])
+
+    done = host.once("-o", "json").expect(1)
+
+    assert done.object("Image", "more")["reason"] == "PoolFull"
+    assert "metadata" in done.object("Volume")["message"]
+    host.run("health").expect(1).words("metadata")
+    larger = replace(host, metadata_size="8MiB")
+    larger.pool()
+    larger.converge()
+    larger.settled()
+
+
+# ------------------------------------------------------------------------------------------- read-only, needs a check
+
+
+def hurt(host: ThinWorkshop) -> None:
+    """Metadata that can't be written any more: the kernel gives up and makes the pool read-only."""
+    host.take_down()
+    size = host.metadata_path.stat().st_size // 512
+    loop = subprocess.run(
+        ["losetup", "--find", "--show", host.metadata_path], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    data = subprocess.run(
+        ["losetup", "--find", "--show", host.backing / "thin.data"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    stamp = json.loads(host.run("list", "-o", "json").stdout) and None
+    assert stamp is None
+    dmsetup("create", "hurt-meta", "--table", f"0 {size} linear {loop} 0")
+    sectors = (256 << 20) // 512
+    table = f"0 {sectors} thin-pool /dev/mapper/hurt-meta {data} 128 0 1 error_if_no_space"
+    dmsetup("create", POOL, "--uuid", uuid_of(host), "--table", table)
+    subprocess.run(["losetup", "--detach", loop, data], check=True)
+    dmsetup("suspend", "hurt-meta")
+    dmsetup("load", "hurt-meta", "--table", f"0 {size} flakey {loop} 0 0 60 1 error_writes")
+    dmsetup("resume", "hurt-meta")
+
+
+def uuid_of(host: ThinWorkshop) -> str:
+    (transaction,) = {row[2] >> 32 for row in host.devices().values()}
+    return f"RECONCILE-{transaction:08x}-pool"
+
+
+def heal(host: ThinWorkshop) -> None:
+    host.take_down()
+    dmsetup("remove", "--retry", "hurt-meta")
+
+
+def test_a_pool_whose_metadata_can_not_be_written_becomes_read_only_and_needs_a_check(host: ThinWorkshop) -> None:
+    hurt(host)
+    host.image("more", [root("more")])
+    host.once("-o", "json").expect(1)
+    assert "needs_check" in dmsetup("status", "--noflush", POOL)
+
+    done = host.once("-o", "json")
+
+    assert done.code == 1, done
+    assert done.object("Image", "more")["reason"] == "PoolNeedsCheck"
+    host.run("health").expect(1).words("read-only", "thin_check", "--clear-needs-check-flag", f"reconcile detach {POOL}")
+    still_looked_at(host)
+    assert read(host, "a", 4) == b"mine", "its snapshots can still be read"
+    heal(host)
+    loop = subprocess.run(
+        ["losetup", "--find", "--show", host.metadata_path], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    subprocess.run(["thin_check", "--clear-needs-check-flag", loop], check=True)
+    subprocess.run(["losetup", "--detach", loop], check=True)
+    host.converge()
+    host.settled()
+    assert read(host, "a", 4) == b"mine"
+
+
+# ------------------------------------------------------------------------------------------------- devices one by one
+
+
+def test_a_busy_snapshot_is_named_with_its_holder_and_holds_nothing_else_up(host: ThinWorkshop) -> None:
+    mount = host.root / "mnt"
+    mount.mkdir()
+    subprocess.run(["mount", host.snapshot("a"), mount], check=True)
+    try:
+        host.image("web", [BASE, change("app", {"srv/app": b"v1"})], snapshots=[])
+        done = host.once("--prune", "-o", "json").expect(1)
+        bad = done.object("Snapshot", "a")
+        assert bad["reason"] == "DeviceBusy"
+        assert f"mount at {mount}" in bad["message"]
+        assert not host.snapshot("b").exists(), "the other one is gone"
+    finally:
+        subprocess.run(["umount", mount], check=True)
+    host.once("--prune").expect(0)
+    assert host.snapshot_names() == set()
+    host.settled()
+
+
+def test_a_suspended_snapshot_is_brought_back(host: ThinWorkshop) -> None:
+    dmsetup("suspend", f"{POOL}-a")
+
+    host.run("plan").expect(0).words("activate", "snapshot/a", "suspended")
+    assert host.run("list", "-o", "json").json["images"][0]["phase"] == "Degraded"
+    host.converge()
+
+    assert read(host, "a", 4) == b"mine"
+    host.settled()
+
+
+def test_a_suspended_pool_is_brought_back(host: ThinWorkshop) -> None:
+    dmsetup("suspend", POOL)
+
+    host.run("plan").expect(0).words("assemble", f"pool/{POOL}", "suspended")
+    host.converge()
+
+    assert read(host, "a", 4) == b"mine"
+    host.settled()
+
+
+def test_a_mapping_that_somebody_removed_is_back(host: ThinWorkshop) -> None:
+    dmsetup("remove", f"{POOL}-a")
+
+    host.run("plan", "--detailed-exitcode").expect(2).words("activate", "snapshot/a")
+    host.converge()
+
+    assert read(host, "a", 4) == b"mine"
+    host.settled()
+
+
+def test_an_orphan_is_reported_and_collected_when_a_person_says_so(host: ThinWorkshop) -> None:
+    """Made under our stamp, known to nobody: it might hold somebody's data."""
+    dmsetup("message", POOL, "0", "create_thin 500")
+
+    assert reasons(host) == {"Orphan"}
+    host.once("--prune").expect(0)
+    assert 500 in host.thin_ids(), "no run deletes it"
+    host.run("health").words("thin id 500", f"reconcile gc {POOL}")
+    host.run("gc", POOL).expect(0).words("thin id 500", "--apply")
+    assert 500 in host.thin_ids(), "nor does looking"
+    host.run("gc", POOL, "--apply").expect(0).words("thin id 500")
+    host.settled()
+
+
+def test_a_foreign_thin_id_is_reported_and_never_touched(host: ThinWorkshop) -> None:
+    ours = dmsetup("status", "--noflush", POOL).split()[3]
+    for message in (f"set_transaction_id {ours} 5", "create_thin 500", f"set_transaction_id 5 {ours}"):
+        dmsetup("message", POOL, "0", message)
+
+    assert reasons(host) == {"Foreign"}
+    host.once("--prune").expect(0).words("thin id 500", "not made by this reconciler")
+    host.run("gc", POOL, "--apply").expect(0)
+    host.run("verify").words("thin id 500")
+    assert 500 in host.thin_ids()
+
+
+# ------------------------------------------------------------------------------------------------- two stores, two truths
+
+
+def test_an_older_registry(host: ThinWorkshop) -> None:
+    """Restored from a backup: what was made since is kept, nothing is changed until a person says so, and then all is well."""
+    backup = host.root / "backup"
+    shutil.copy(host.state / "registry.sqlite3", backup)
+    host.image("web", [BASE, change("app", {"srv/app": b"v1"})], snapshots=["a", "b", "c"])
+    host.converge()
+    written(host, "c", b"younger")
+    shutil.copy(backup, host.state / "registry.sqlite3")
+    before = host.thin_ids()
+
+    done = host.once("-o", "json")
+
+    assert done.code == 1, done
+    assert done.object("Image", "web")["reason"] == "RegistryOlder"
+    assert host.thin_ids() == before
+    host.run("health").expect(1).words("older", f"reconcile adopt {POOL}")
+    host.run("verify").expect(1).words("older")
+    still_looked_at(host)
+    host.run("adopt", POOL).expect(0).words("snapshot c", "--apply")
+    assert host.once().code == 1, "looking has changed nothing"
+    host.run("adopt", POOL, "--apply").expect(0)
+    host.converge()
+    host.settled()
+    assert (read(host, "a", 4), read(host, "c", 7)) == (b"mine", b"younger")
+
+
+def test_a_deleted_registry(host: ThinWorkshop) -> None:
+    """Snapshots that are active are taken over with what was written to them; bases are built again, the old ones collected."""
+    for path in host.state.glob("registry.sqlite3*"):
+        path.unlink()
+
+    done = host.once("-o", "json")
+
+    assert done.code == 1, done
+    assert done.object("Image", "web")["reason"] == "PoolNotOurs"
+    host.run("health").expect(1).words(f"reconcile adopt {POOL}")
+    host.run("adopt", POOL, "--apply").expect(0).words("snapshot a", "snapshot b")
+    host.converge()
+    assert read(host, "a", 4) == b"mine"
+    assert reasons(host) == {"Orphan"}, "the bases of the lost registry"
+    host.run("gc", POOL, "--apply").expect(0)
+    assert reasons(host) == set()
+    host.settled()
+
+
+def test_a_deleted_registry_after_a_reboot(host: ThinWorkshop) -> None:
+    """Nothing is active that could tell its name: a person says which thin id is which snapshot."""
+    thin_id = next(thin_id for thin_id, row in host.devices().items() if row[:2] == ("snapshot", "a"))
+    for path in host.state.glob("registry.sqlite3*"):
+        path.unlink()
+    host.take_down()
+
+    host.once().expect(1)
+    host.run("adopt", POOL, "--apply").expect(0).words(f"thin id {thin_id}", "--snapshot NAME=")
+    host.run("adopt", POOL, "--snapshot", f"a={thin_id}", "--apply").expect(0).words("snapshot a")
+    host.converge()
+
+    assert read(host, "a", 4) == b"mine"
+    host.run("gc", POOL, "--apply").expect(0)
+    host.settled()
+
+
+def test_a_swapped_pool(host: ThinWorkshop, tmp_path: Path, zygote: Zygote) -> None:  # noqa: F811
+    """Another host's disk in the place of ours: nothing on it is touched."""
+    other = ThinWorkshop(tmp_path / "other", zygote)
+    other.image("db", [root("db")])
+    other.converge()
+    other.take_down()
+    host.take_down()
+    shutil.move(host.backing, tmp_path / "ours")
+    shutil.copytree(other.backing, host.backing)
+    before = host.thin_ids()
+
+    done = host.once("-o", "json")
+
+    assert done.code == 1, done
+    assert done.object("Image", "web")["reason"] == "PoolSwapped"
+    assert host.thin_ids() == before
+    host.run("health").expect(1).words("another pool stands where pool", f"reconcile adopt {POOL}")
+    still_looked_at(host)
+    shutil.rmtree(host.backing)
+    shutil.move(tmp_path / "ours", host.backing)
+    host.converge()
+    assert read(host, "a", 4) == b"mine"
+    host.settled()
+
+
+def test_a_lost_pool(host: ThinWorkshop) -> None:
+    """Its files are gone: that is no wish for an empty one. Adopted as lost, everything is made again."""
+    host.take_down()
+    shutil.rmtree(host.backing)
+
+    done = host.once("-o", "json")
+
+    assert done.code == 1, done
+    assert done.object("Image", "web")["reason"] == "PoolLost"
+    host.run("adopt", POOL).expect(0).words("makes a new pool")
+    host.run("adopt", POOL, "--apply").expect(0)
+    host.backing.mkdir()
+    host.converge()
+    host.settled()
+    assert read(host, "a", 4) == bytes(4), "what was written is lost with the disk"
+
+
+def test_detached_and_back(host: ThinWorkshop) -> None:
+    """`detach` leaves nothing in the kernel, and everything on the disk; thin_check may look at it."""
+    host.run("detach", POOL).expect(0).words("--apply")
+    assert host.snapshot("a").exists()
+    host.run("detach", POOL, "--apply").expect(0)
+
+    assert not [name for name in mappings() if name.startswith(POOL)]
+    thin_check(host.metadata_path)
+    host.converge()
+    assert read(host, "a", 4) == b"mine"
+    host.settled()
