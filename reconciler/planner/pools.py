@@ -3,8 +3,8 @@
 A pool that is not ready is assembled first, and everything else in it waits for that: what it holds is only known afterwards, so
 those actions are provisional. In a pool that is halted nothing is made, replaced or removed; its snapshots are still activated,
 because that changes nothing. One that is full may be assembled none the less: that is how it grows. A pool that no image of this
-host uses, and that holds nothing, is not made: hosts share their manifests. A snapshot that the registry has and the kernel has not
-is activated whether it is declared or not: what was made stays as it was until it is pruned. Only those of an image with
+host uses, and that holds nothing, is not made: hosts share their manifests. A snapshot that the registry has and the kernel has
+not is activated whether it is declared or not: what was made stays as it was until it is pruned. Only those of an image with
 ``suspend`` are left alone, also after a reboot.
 
 Called by ``plan``. Pure.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.pool.devmapper import DeviceMapper
 from tests.stories.conftest import zygote  # noqa: F401 - a fixture
 from tests.stories.layers import change, noise, root
+from tests.stories.workshop import Completed
 from tests.stories.zygote import Zygote
 
 from .rig import dmsetup, mappings, thin_check
@@ -102,22 +103,70 @@ def hog(host: ThinWorkshop, name: str) -> None:
         dmsetup("remove", "--retry", "hurt-hog")
 
 
-def test_out_of_metadata(host: ThinWorkshop) -> None:
-    """Below the metadata reserve no work begins; declared larger, the pool grows and goes on."""
-    host.pool(reserve=0)
-    text = (host.manifests / "pool.yaml").read_text().replace("metadataPercent: 0", "metadataPercent: 99")
-    (host.manifests / "pool.yaml").write_text(text)
+def crowd(count: int) -> None:
+    """So many thin devices more: each takes a block of metadata at least. Raises DmError where there is none left."""
+    dm = DeviceMapper.open()
+    for thin_id in range(1000, 1000 + count):
+        dm.message(POOL, f"create_thin {thin_id}")
+
+
+def test_below_the_metadata_reserve(host: ThinWorkshop) -> None:
+    """No work begins; declared larger, the pool grows and goes on."""
+    pool = host.manifests / "pool.yaml"
+    pool.write_text(pool.read_text().replace("metadataPercent: 0", "metadataPercent: 90"))
+    crowd(60)
     host.image("more", [root("more")])
 
     done = host.once("-o", "json").expect(1)
 
     assert done.object("Image", "more")["reason"] == "PoolFull"
-    assert "metadata" in done.object("Volume")["message"]
+    assert "metadata blocks are free" in done.object("Volume", volume_of(done))["message"]
     host.run("health").expect(1).words("metadata")
+    larger = replace(host, metadata_size="32MiB")
+    larger.pool()
+    pool.write_text(pool.read_text().replace("metadataPercent: 0", "metadataPercent: 90"))
+    larger.converge()
+    larger.once("--detailed-exitcode").expect(0)
+
+
+def volume_of(done: Completed) -> str:
+    """The volume that failed."""
+    return str(next(o["name"] for o in done.json["objects"] if o["kind"] == "Volume" and o["phase"] == "Failed"))
+
+
+def test_out_of_metadata(host: ThinWorkshop) -> None:
+    """The kernel gives up writing: nothing is made, all that was there can be read, and it is told how to mend it."""
+    with pytest.raises(OSError, match="dm message"):
+        crowd(600)
+    host.image("more", [root("more")])
+
+    done = host.once("-o", "json").expect(1)
+
+    assert done.object("Image", "more")["reason"] in ("PoolNeedsCheck", "PoolReadOnly"), done
+    host.run("health").expect(1).words("read-only", "thin_check", f"reconcile detach {POOL}")
+    still_looked_at(host)
+    assert read(host, "a", 4) == b"mine"
+    host.run("detach", POOL, "--apply").expect(0)
+    checked(host)
     larger = replace(host, metadata_size="8MiB")
     larger.pool()
     larger.converge()
-    larger.settled()
+    larger.once("--detailed-exitcode").expect(0)
+    assert read(host, "a", 4) == b"mine"
+
+
+def attached(file: Path) -> str:
+    done = subprocess.run(["losetup", "--find", "--show", file], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def checked(host: ThinWorkshop) -> None:
+    """What the message says to do."""
+    loop = attached(host.metadata_path)
+    try:
+        subprocess.run(["thin_check", "--clear-needs-check-flag", loop], check=True)
+    finally:
+        subprocess.run(["losetup", "--detach", loop], check=True)
 
 
 # ------------------------------------------------------------------------------------------- read-only, needs a check
@@ -127,14 +176,7 @@ def hurt(host: ThinWorkshop) -> None:
     """Metadata that can't be written any more: the kernel gives up and makes the pool read-only."""
     host.take_down()
     size = host.metadata_path.stat().st_size // 512
-    loop = subprocess.run(
-        ["losetup", "--find", "--show", host.metadata_path], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    data = subprocess.run(
-        ["losetup", "--find", "--show", host.backing / "thin.data"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    stamp = json.loads(host.run("list", "-o", "json").stdout) and None
-    assert stamp is None
+    loop, data = attached(host.metadata_path), attached(host.backing / "thin.data")
     dmsetup("create", "hurt-meta", "--table", f"0 {size} linear {loop} 0")
     sectors = (256 << 20) // 512
     table = f"0 {sectors} thin-pool /dev/mapper/hurt-meta {data} 128 0 1 error_if_no_space"
@@ -169,11 +211,7 @@ def test_a_pool_whose_metadata_can_not_be_written_becomes_read_only_and_needs_a_
     still_looked_at(host)
     assert read(host, "a", 4) == b"mine", "its snapshots can still be read"
     heal(host)
-    loop = subprocess.run(
-        ["losetup", "--find", "--show", host.metadata_path], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    subprocess.run(["thin_check", "--clear-needs-check-flag", loop], check=True)
-    subprocess.run(["losetup", "--detach", loop], check=True)
+    checked(host)
     host.converge()
     host.settled()
     assert read(host, "a", 4) == b"mine"
