@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from reconciler import host as hosts
@@ -186,12 +187,20 @@ def wrong(held: VolumeState | SnapshotState | None) -> str:
     return f"{held.condition.value}: {held.detail}" if held else "recorded, but not in the pool"
 
 
+def removing(volume: Path) -> str:
+    """How a base that is damaged is taken out of the way, so that it is built anew."""
+    if volume.parent.name != "mapper":
+        return f"remove {volume}"
+    pool, _, rest = volume.name.partition("-.")
+    return f"delete it (dmsetup message {pool} 0 'delete {rest.rpartition('-')[2]}')"
+
+
 def file_system(subject: str, driver: Driver, chain: str) -> Check:
     try:
         with driver.reading(chain) as path:
             checked = referee.check(path)
     except VolumeCorrupt as error:
-        return Check("fail", "volume", subject, f"{error}; remove it and run `reconcile --once`")
+        return Check("fail", "volume", subject, f"{error}; {removing(path)}, and run `reconcile --once`")
     except ReconcilerError as error:
         return unchecked(subject, str(error))
     if not checked:

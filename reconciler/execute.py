@@ -40,7 +40,9 @@ class Ledger:
 
         Pools come first, by themselves: what they hold, and so what else is to be done, is only known once they are assembled.
         """
-        known = tuple(a for a in actions if a.key not in self.done and (a.chain or a.kind in (Kind.LAYER, Kind.IMAGE, Kind.POOL)))
+        failed = {key for key, done in self.done.items() if not done.ok}
+        fresh = (a for a in actions if a.key not in self.done and not failed & set(a.after))
+        known = tuple(a for a in fresh if a.chain or a.kind in (Kind.LAYER, Kind.IMAGE, Kind.POOL))
         return tuple(a for a in known if a.verb is Verb.ASSEMBLE) or known
 
 

@@ -183,7 +183,7 @@ def carry_out(action: Action, wanted: Desired, host: Observed) -> Observed:
         return replace(host, images=_without(host.images, action.name))
     if action.verb is Verb.ASSEMBLE:
         state = host.pools[action.name].state
-        assert state and state.unready and not (state.halted and not state.halted.removes)
+        assert state and state.unready
         return _with_state(host, action.name, replace(state, unready="", troubles=()))
     if action.chain is None:
         return host

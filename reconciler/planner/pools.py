@@ -2,10 +2,10 @@
 
 A pool that is not ready is assembled first, and everything else in it waits for that: what it holds is only known afterwards, so
 those actions are provisional. In a pool that is halted nothing is made, replaced or removed; its snapshots are still activated,
-because that changes nothing. One that is full may be assembled none the less: that is how it grows. A pool that no image of this
-host uses, and that holds nothing, is not made: hosts share their manifests. A snapshot that the registry has and the kernel has
-not is activated whether it is declared or not: what was made stays as it was until it is pruned. Only those of an image with
-``suspend`` are left alone, also after a reboot.
+because that changes nothing. It is assembled, too, where its driver says that it can be: a full one grows that way. A pool that
+no image of this host uses, and that holds nothing, is not made: hosts share their manifests. A snapshot that the registry has and
+the kernel has not is activated whether it is declared or not: what was made stays as it was until it is pruned. Only those of an
+image with ``suspend`` are left alone, also after a reboot.
 
 Called by ``plan``. Pure.
 """
@@ -24,7 +24,7 @@ from reconciler.pool.driver import Condition
 def assembling(facts: Facts, chosen: Collection[str] | None) -> Iterator[Action]:
     """Pools that are in use and not ready. ``chosen`` as in ``activating``."""
     for name, pool in sorted(facts.observed.pools.items()):
-        if pool.state and pool.state.unready and not (pool.state.halted and not pool.state.halted.removes):
+        if pool.state and pool.state.unready:
             images = users_of(name, facts) if chosen is None else users_of(name, facts) & set(chosen)
             if images or (chosen is None and in_use(name, facts)):
                 yield Action(Verb.ASSEMBLE, Kind.POOL, name, pool.state.unready, images=tuple(sorted(images)))
@@ -58,7 +58,8 @@ def activating(facts: Facts, chosen: Collection[str] | None, going: Iterable[Act
         spec, found = facts.desired.images.get(owner), facts.snapshot_state((pool, name))
         if (spec and spec.suspend) or (chosen is not None and owner not in chosen):
             continue
-        if found.condition is Condition.INTACT and not found.active:
+        state = facts.state(pool)
+        if found.condition is Condition.INTACT and not found.active and state and state.reachable:
             because, images = found.detail or "not active", (owner,)
             action = Action(Verb.ACTIVATE, Kind.SNAPSHOT, name, because, pool=pool, image=owner, chain=row.chain, images=images)
             if action.key not in pruned:

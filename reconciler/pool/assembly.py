@@ -31,6 +31,7 @@ from reconciler.pool.recovery import Standing, Verdict, judge
 from reconciler.pool.status import PoolTable
 
 SECTOR = 512
+YOUNGER_OR_OLDER = ("RegistryOlder", "PoolOlder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,12 @@ class Assembly:
         verdict = judge(self.name, row, rows, content)
         seen = Sight(data, meta, content, device, row, rows, verdict, verdict.trouble, "")
         trouble = verdict.trouble or self._obstacle(seen)
-        return replace(seen, trouble=trouble, unready="" if trouble else self._unready(seen))
+        return replace(seen, trouble=trouble, unready=self._unready(seen) if trouble is None else self._quarantined(seen))
+
+    def _quarantined(self, seen: Sight) -> str:
+        """A pool that is ours, and older or younger than the registry, comes up after a reboot: what both know can be used."""
+        ours = seen.verdict.trouble is not None and seen.verdict.trouble.reason in YOUNGER_OR_OLDER
+        return "not assembled since the host was started" if ours and seen.device is None and seen.data.present else ""
 
     def _metadata(self) -> Backing:
         """With its size by rule, where a file is declared without one."""
@@ -93,11 +99,7 @@ class Assembly:
             held = f"uuid {seen.device.uuid!r}" if seen.device.uuid else "no uuid"
             rename = "rename the pool in its manifest, or that mapping with dmsetup rename"
             return Trouble("NameTaken", f"/dev/mapper/{self.name} is a mapping that is not ours ({held}): {rename}")
-        made = seen.verdict.standing is not Standing.NEW
-        if made and seen.content and seen.content.block_size != self.geometry.block_size:
-            sizes = f"{seen.content.block_size} bytes, and {self.geometry.block_size} are declared"
-            return Trouble("BlockSizeFixed", f"pool {self.name} was made with blocks of {sizes}: that can't be changed")
-        if made and not seen.data.present:
+        if seen.verdict.standing is not Standing.NEW and not seen.data.present:
             return Trouble("PoolLost", f"the data of pool {self.name} is gone: there is no {self._where(self.geometry.data)}")
         return None
 
@@ -119,9 +121,10 @@ class Assembly:
 
     def _sizes(self, seen: Sight) -> Iterator[tuple[str, int, int]]:
         """(what, bytes now, bytes wanted) of both devices, whole blocks only."""
-        content, block = seen.content, self.geometry.block_size
+        content = seen.content
         if content is None:
             return
+        block = content.block_size
         yield "data", content.data_blocks, max(self.geometry.data.size or 0, seen.data.size) // block
         wanted = max(self._metadata().size or 0, seen.metadata.size)
         yield "metadata", content.metadata_blocks, min(wanted, metadata.LARGEST) // metadata.BLOCK
@@ -131,8 +134,10 @@ class Assembly:
     def assemble(self, brackets: Brackets) -> tuple[str, ...]:
         """Bring the pool to where ``sight`` finds it ready; return what was done. Raises PoolUnusable, HostCannot."""
         now = self.sight()
-        if now.trouble:
+        if now.trouble and not now.unready:
             raise PoolUnusable(now.trouble.message)
+        if now.trouble:
+            return tuple(self._activate(now, now.names(self.name)))
         done = []
         if now.verdict.standing is Standing.NEW:
             row = self._claim(now)
@@ -175,7 +180,7 @@ class Assembly:
         with ExitStack() as stack:
             data = stack.enter_context(self._grown(self.geometry.data))
             meta = stack.enter_context(self._grown(self._metadata()))
-            table = self._table(data, meta)
+            table = self._table(data, meta, (now.content.block_size if now.content else self.geometry.block_size) // SECTOR)
             if now.device is None or not now.device.live_table:
                 if now.device is not None:
                     self.dm.remove(self.name)
@@ -215,8 +220,8 @@ class Assembly:
         now = self.sight()
         return wanted.length > live.length or any(wish > have for _, have, wish in self._sizes(now))
 
-    def _table(self, data: Path, meta: Path) -> Target:
-        block = self.geometry.block_size // SECTOR
+    def _table(self, data: Path, meta: Path, block: int) -> Target:
+        """``block`` in sectors."""
         length = size_of(data) // SECTOR // block * block
         low_water = length // block * self.geometry.low_water_percent // 100
         table = PoolTable(number(meta), number(data), block, low_water, ("error_if_no_space",))

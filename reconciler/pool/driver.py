@@ -93,6 +93,8 @@ class PoolState:
     unready: str = ""
     metadata: Space | None = None
     """Of the pool's own book-keeping, where that is a space of its own."""
+    reachable: bool = True
+    """Whether what is in it can be activated, now or once it is assembled."""
 
     @property
     def halted(self) -> Trouble | None:

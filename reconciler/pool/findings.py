@@ -42,8 +42,8 @@ def is_orphan(seen: Sight, device: ThinDevice) -> bool:
     return seen.row is not None and stamp_of(device.transaction) == seen.row.stamp and device.id not in seen.rows
 
 
-def _words(device: ThinDevice, block_size: int) -> str:
-    mapped = device.mapped_blocks * block_size
+def _words(device: ThinDevice, seen: Sight) -> str:
+    mapped = device.mapped_blocks * (seen.content.block_size if seen.content else 0)
     return f"thin id {device.id} ({mapped} bytes mapped, created at transaction {device.transaction:#x})"
 
 
@@ -54,12 +54,12 @@ def strangers(seen: Sight) -> list[ThinDevice]:
     return [one for one in devices if one.id not in rows or rows[one.id].transaction != one.transaction]
 
 
-def foreign(seen: Sight, block_size: int) -> tuple[str, ...]:
-    return tuple(f"{_words(one, block_size)}: not made by this reconciler" for one in strangers(seen) if not is_orphan(seen, one))
+def foreign(seen: Sight) -> tuple[str, ...]:
+    return tuple(f"{_words(one, seen)}: not made by this reconciler" for one in strangers(seen) if not is_orphan(seen, one))
 
 
-def orphans(seen: Sight, block_size: int) -> tuple[str, ...]:
-    return tuple(_words(one, block_size) for one in strangers(seen) if is_orphan(seen, one))
+def orphans(seen: Sight) -> tuple[str, ...]:
+    return tuple(_words(one, seen) for one in strangers(seen) if is_orphan(seen, one))
 
 
 def leftovers(seen: Sight, identities: Collection[str]) -> tuple[str, ...]:
@@ -77,6 +77,10 @@ def troubles(name: str, seen: Sight, status: PoolStatus | None, geometry: Geomet
     if seen.content and geometry.data.file and geometry.data.size and geometry.data.size < seen.data.size:
         sizes = f"{geometry.data.size} bytes are declared, and {geometry.data.file} has {seen.data.size}"
         found.append(Trouble("CannotShrink", f"pool {name} can't become smaller: {sizes}; declare what it has", halts=False))
+    if seen.content and seen.content.block_size != geometry.block_size:
+        sizes = f"{seen.content.block_size} bytes, and {geometry.block_size} are declared"
+        text = f"pool {name} was made with blocks of {sizes}: that can't be changed any more; declare what it has"
+        found.append(Trouble("BlockSizeFixed", text, halts=False))
     return tuple(found)
 
 

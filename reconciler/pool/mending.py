@@ -79,7 +79,7 @@ class Mending:
         found = []
         for device in findings.strangers(seen):
             if stamp_of(device.transaction) == stamp:
-                mapped = device.mapped_blocks * self.pool.geometry.block_size
+                mapped = device.mapped_blocks * (seen.content.block_size if seen.content else 0)
                 size, uuid = self._probe(Names(self.pool.name, stamp), device.id)
                 found.append(Candidate(device.id, device.transaction, mapped, names.get(device.id, ""), size, uuid))
         return tuple(found)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from reconciler.errors import Busy, HostCannot, NameTaken, NoSpace, PoolUnusable, ReconcilerError, Retryable
 from reconciler.pool import findings, metadata
-from reconciler.pool.assembly import Assembly, Geometry, Sight
+from reconciler.pool.assembly import SECTOR, Assembly, Geometry, Sight
 from reconciler.pool.bracket import Brackets
 from reconciler.pool.devmapper import DeviceMapper, DmError
 from reconciler.pool.discard import discard
@@ -31,7 +31,10 @@ from reconciler.pool.journal import DeviceRow, Journal, Role, identified
 from reconciler.pool.mappings import Mappings
 from reconciler.pool.metadata import Metadata
 from reconciler.pool.naming import MAPPER, Names
-from reconciler.pool.status import Mode, PoolStatus
+from reconciler.pool.status import Mode, PoolStatus, PoolTable
+
+HIDDEN_BLOCKS = 4096
+"""Of metadata, or a tenth of it, that the kernel keeps to itself, so that deletions still work (dm-thin-metadata.c)."""
 
 
 @dataclass
@@ -93,31 +96,35 @@ class ThinPool:
         if seen.content is None:
             total = self.geometry.data.size or seen.data.size
             return Space(total, total, total * self.reserve_data_percent // 100)
-        total, used, block = seen.content.data_blocks, seen.content.data_used, self.geometry.block_size
+        total, used, block = seen.content.data_blocks, seen.content.data_used, seen.content.block_size
         return Space(total * block, (total - used) * block, total * block * self.reserve_data_percent // 100)
 
     def _metadata_space(self, seen: Sight) -> Space | None:
         if seen.content is None:
             return None
-        total, used = seen.content.metadata_blocks * metadata.BLOCK, seen.content.metadata_used * metadata.BLOCK
-        return Space(total, total - used, total * self.reserve_metadata_percent // 100)
+        total = seen.content.metadata_blocks
+        free = max(0, total - seen.content.metadata_used - min(HIDDEN_BLOCKS, total // 10))
+        reserve = total * self.reserve_metadata_percent // 100
+        return Space(total * metadata.BLOCK, free * metadata.BLOCK, reserve * metadata.BLOCK)
 
     def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> PoolState:
         """See ``Driver.observe``. Changes nothing, whether the pool is assembled or not. Raises HostCannot."""
         with self.reported("read it"):
             seen = self.assembly.sight()
-            status = self.brackets.status() if seen.device and seen.device.live_table and not seen.trouble else None
+            up = seen.device is not None and seen.device.live_table and seen.device.uuid == seen.names(self.name).pool_uuid
+            status = self.brackets.status() if up else None
             active = frozenset(one.name for one in self.dm.devices())
             return PoolState(
                 space=self._data_space(seen),
                 volumes={chain: self._volume(seen, chain, identity) for chain, identity in sorted(volumes.items())},
                 snapshots={name: self._snapshot(seen, name, identity, active) for name, identity in sorted(snapshots.items())},
-                foreign=findings.foreign(seen, self.geometry.block_size),
+                foreign=findings.foreign(seen),
                 leftovers=findings.leftovers(seen, {*volumes.values(), *snapshots.values()}),
-                orphans=findings.orphans(seen, self.geometry.block_size),
+                orphans=findings.orphans(seen),
                 troubles=findings.troubles(self.name, seen, status, self.geometry),
                 unready=seen.unready,
                 metadata=self._metadata_space(seen),
+                reachable=up or bool(seen.unready),
             )
 
     def _volume(self, seen: Sight, chain: str, identity: str) -> VolumeState:
@@ -128,7 +135,7 @@ class ThinPool:
                 Condition.DAMAGED,
                 f"{there.mapped_blocks} blocks instead of {row.mapped}: written to since it was sealed",
             )
-        used = there.mapped_blocks * self.geometry.block_size if there else 0
+        used = there.mapped_blocks * seen.content.block_size if seen.content and there else 0
         path = str(MAPPER / seen.names(self.name).working("volume", row.id)) if row else ""
         return VolumeState(chain, condition, path, row.size if row else 0, used, detail)
 
@@ -136,7 +143,7 @@ class ThinPool:
         condition, detail, row = findings.judge_thin(seen, identity)
         names = seen.names(self.name)
         there = seen.content.devices.get(row.id) if row and seen.content else None
-        used = there.mapped_blocks * self.geometry.block_size if there else 0
+        used = there.mapped_blocks * seen.content.block_size if seen.content and there else 0
         is_active = False
         if row and condition is Condition.INTACT:
             detail = self._inactivity(names, name, row, active)
@@ -343,8 +350,9 @@ class ThinPool:
 
     def _admit(self, expected: int) -> int:
         """Bytes that may be written above the reserve. Raises NoSpace, PoolUnusable."""
-        status, block = self.brackets.status(), self.geometry.block_size
+        status = self.brackets.status()
         self._check(status)
+        block = PoolTable.parse(self.dm.table(self.name)[0].params).block_size * SECTOR
         free = (status.total_data - status.used_data) * block
         reserve = status.total_data * block * self.reserve_data_percent // 100
         room = free - reserve - sum(self._promised.values())

@@ -113,8 +113,8 @@ def crowd(count: int) -> None:
 def test_below_the_metadata_reserve(host: ThinWorkshop) -> None:
     """No work begins; declared larger, the pool grows and goes on."""
     pool = host.manifests / "pool.yaml"
-    pool.write_text(pool.read_text().replace("metadataPercent: 0", "metadataPercent: 90"))
-    crowd(60)
+    pool.write_text(pool.read_text().replace("metadataPercent: 0", "metadataPercent: 50"))
+    crowd(220)
     host.image("more", [root("more")])
 
     done = host.once("-o", "json").expect(1)
@@ -124,7 +124,7 @@ def test_below_the_metadata_reserve(host: ThinWorkshop) -> None:
     host.run("health").expect(1).words("metadata")
     larger = replace(host, metadata_size="32MiB")
     larger.pool()
-    pool.write_text(pool.read_text().replace("metadataPercent: 0", "metadataPercent: 90"))
+    pool.write_text(pool.read_text().replace("metadataPercent: 0", "metadataPercent: 50"))
     larger.converge()
     larger.once("--detailed-exitcode").expect(0)
 
@@ -322,6 +322,37 @@ def test_an_older_registry(host: ThinWorkshop) -> None:
     host.converge()
     host.settled()
     assert (read(host, "a", 4), read(host, "c", 7)) == (b"mine", b"younger")
+
+
+def test_an_older_registry_after_a_reboot(host: ThinWorkshop) -> None:
+    """What both the registry and the pool know comes back by itself; nothing else happens before a person has looked."""
+    backup = host.root / "backup"
+    shutil.copy(host.state / "registry.sqlite3", backup)
+    host.image("web", [BASE, change("app", {"srv/app": b"v1"})], snapshots=["a", "b", "c"])
+    host.converge()
+    shutil.copy(backup, host.state / "registry.sqlite3")
+    host.take_down()
+    before = host.thin_ids()
+
+    done = host.once("-o", "json").expect(1)
+
+    assert done.object("Image", "web")["reason"] == "RegistryOlder"
+    assert host.snapshot_names() == {"a", "b"}
+    assert read(host, "a", 4) == b"mine"
+    assert host.thin_ids() == before
+
+
+def test_a_block_size_that_was_changed_in_the_manifest_changes_nothing(host: ThinWorkshop) -> None:
+    """It is fixed for a pool's life: the pool comes up as it was made, and the mistake is told."""
+    pool = host.manifests / "pool.yaml"
+    pool.write_text(pool.read_text().replace("    data:", "    blockSize: 128KiB\n    data:", 1))
+    host.take_down()
+
+    host.converge()
+
+    assert read(host, "a", 4) == b"mine"
+    assert reasons(host) == {"BlockSizeFixed"}
+    host.run("health").words("blocks of 65536 bytes", "131072 are declared")
 
 
 def test_a_deleted_registry(host: ThinWorkshop) -> None:
