@@ -23,7 +23,7 @@ stories: $(BIN)/.ready
 
 # Thin pools on a real device-mapper, in User-Mode Linux where that is installed; KERNEL=here takes this machine's kernel instead.
 kernel: $(BIN)/.ready
-	$(BIN)/python -m pytest tests/kernel -m "not slow" --kernel=$(KERNEL) $(ARGS)
+	$(PYTEST) tests/kernel -vv -m "not slow" --kernel=$(KERNEL) $(ARGS)
 
 # What these leave out: slow tests and, as root, those that need loop devices and mounts.
 rest: $(BIN)/.ready

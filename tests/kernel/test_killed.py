@@ -26,6 +26,10 @@ from .rig import MIB, A, B, Rig, dmsetup, rig, volume, write
 
 CHANGING = ("create", "load", "suspend", "resume", "remove", "message")
 FOREIGN = 77
+STRIDES = [4, pytest.param(1, marks=pytest.mark.slow)]
+"""The quick tier tries one moment of so many, the slow one tries them all."""
+
+each_stride = pytest.mark.parametrize("stride", STRIDES, ids=["some", "all"])
 
 
 @pytest.fixture
@@ -116,9 +120,11 @@ def intrude(thin: Rig) -> None:
         dmsetup("message", thin.name, "0", message)
 
 
-def every_moment(tmp_path: Path, prepare: Callable[[Rig], Any], act: Callable[[ThinPool], object]) -> Iterator[tuple[Rig, Any]]:
+def moments(
+    stride: int, tmp_path: Path, prepare: Callable[[Rig], Any], act: Callable[[ThinPool], object]
+) -> Iterator[tuple[Rig, Any]]:
     """A pool that was killed at each moment in turn, until a run is through before it comes."""
-    moment = 1
+    moment = 1 + stride // 2
     while True:
         directory = tmp_path / str(moment)
         directory.mkdir()
@@ -128,7 +134,7 @@ def every_moment(tmp_path: Path, prepare: Callable[[Rig], Any], act: Callable[[T
             yield thin, before
         if alive:
             break
-        moment += 1
+        moment += stride
     assert moment > 4, "there are many moments"
 
 
@@ -151,17 +157,19 @@ def unharmed(thin: Rig, pool: ThinPool, known: dict[str, str]) -> None:
         assert device.read(8) == b"mineaaaa"
 
 
+@each_stride
 @pytest.mark.timeout(600)
-def test_while_the_pool_is_made(tmp_path: Path) -> None:
-    for thin, _ in every_moment(tmp_path, lambda thin: None, lambda pool: pool.assemble()):
+def test_while_the_pool_is_made(stride: int, tmp_path: Path) -> None:
+    for thin, _ in moments(stride, tmp_path, lambda thin: None, lambda pool: pool.assemble()):
         with next_run(thin, {}) as (pool, state):
             assert state.space.free == state.space.total
             volume(pool, A)
 
 
+@each_stride
 @pytest.mark.timeout(600)
-def test_while_a_volume_is_made(tmp_path: Path) -> None:
-    for thin, known in every_moment(tmp_path, made, lambda pool: volume(pool, B, parent=A, data=b"b" * MIB, at=2 * MIB)):
+def test_while_a_volume_is_made(stride: int, tmp_path: Path) -> None:
+    for thin, known in moments(stride, tmp_path, made, lambda pool: volume(pool, B, parent=A, data=b"b" * MIB, at=2 * MIB)):
         with next_run(thin, known) as (pool, _):
             unharmed(thin, pool, known)
             assert used(pool) == MIB + 65536, "no space is lost"
@@ -170,9 +178,10 @@ def test_while_a_volume_is_made(tmp_path: Path) -> None:
             pass
 
 
+@each_stride
 @pytest.mark.timeout(600)
-def test_while_a_snapshot_is_made(tmp_path: Path) -> None:
-    for thin, known in every_moment(tmp_path, made, lambda pool: pool.create_snapshot("new", A)):
+def test_while_a_snapshot_is_made(stride: int, tmp_path: Path) -> None:
+    for thin, known in moments(stride, tmp_path, made, lambda pool: pool.create_snapshot("new", A)):
         with next_run(thin, known) as (pool, _):
             unharmed(thin, pool, known)
             known["new"] = pool.create_snapshot("new", A)
@@ -180,8 +189,9 @@ def test_while_a_snapshot_is_made(tmp_path: Path) -> None:
             assert state.snapshots["new"].active
 
 
+@each_stride
 @pytest.mark.timeout(600)
-def test_while_a_snapshot_is_removed(tmp_path: Path) -> None:
+def test_while_a_snapshot_is_removed(stride: int, tmp_path: Path) -> None:
     def prepare(thin: Rig) -> dict[str, str]:
         known = made(thin)
         with thin.pool() as pool:
@@ -189,42 +199,45 @@ def test_while_a_snapshot_is_removed(tmp_path: Path) -> None:
             write(pool.snapshot_path("going"), 4 * MIB, b"g" * MIB)
         return known
 
-    for thin, known in every_moment(tmp_path, prepare, lambda pool: pool.remove_snapshot("going")):
+    for thin, known in moments(stride, tmp_path, prepare, lambda pool: pool.remove_snapshot("going")):
         with next_run(thin, known) as (pool, _):
             pool.remove_snapshot("going")
             unharmed(thin, pool, known)
             assert used(pool) == MIB + 65536
 
 
+@each_stride
 @pytest.mark.timeout(600)
-def test_while_a_volume_is_removed(tmp_path: Path) -> None:
+def test_while_a_volume_is_removed(stride: int, tmp_path: Path) -> None:
     def prepare(thin: Rig) -> dict[str, str]:
         known = made(thin)
         with thin.pool() as pool:
             volume(pool, B, parent=A, data=b"b" * MIB, at=4 * MIB)
         return known
 
-    for thin, known in every_moment(tmp_path, prepare, lambda pool: pool.remove_volume(B)):
+    for thin, known in moments(stride, tmp_path, prepare, lambda pool: pool.remove_volume(B)):
         with next_run(thin, known) as (pool, _):
             unharmed(thin, pool, known)
             assert used(pool) == MIB + 65536
 
 
+@each_stride
 @pytest.mark.timeout(600)
-def test_while_the_pool_grows(tmp_path: Path) -> None:
+def test_while_the_pool_grows(stride: int, tmp_path: Path) -> None:
     def prepare(thin: Rig) -> dict[str, str]:
         known = made(thin)
         thin.data_bytes *= 2
         return known
 
-    for thin, known in every_moment(tmp_path, prepare, lambda pool: pool.assemble()):
+    for thin, known in moments(stride, tmp_path, prepare, lambda pool: pool.assemble()):
         with next_run(thin, known) as (pool, state):
             assert state.space.total == thin.data_bytes
             unharmed(thin, pool, known)
 
 
+@each_stride
 @pytest.mark.timeout(600)
-def test_while_a_snapshot_is_brought_back_after_a_reboot(tmp_path: Path) -> None:
+def test_while_a_snapshot_is_brought_back_after_a_reboot(stride: int, tmp_path: Path) -> None:
     def prepare(thin: Rig) -> dict[str, str]:
         known = made(thin)
         thin.take_down()
@@ -234,7 +247,7 @@ def test_while_a_snapshot_is_brought_back_after_a_reboot(tmp_path: Path) -> None
         pool.assemble()
         pool.activate_snapshot("kept")
 
-    for thin, known in every_moment(tmp_path, prepare, act):
+    for thin, known in moments(stride, tmp_path, prepare, act):
         with next_run(thin, known) as (pool, state):
             if not state.snapshots["kept"].active:
                 pool.activate_snapshot("kept")
