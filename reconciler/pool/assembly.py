@@ -10,6 +10,7 @@ Documentation/admin-guide/device-mapper/thin-provisioning.rst.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -184,7 +185,7 @@ class Assembly:
             if now.device is None or not now.device.live_table:
                 if now.device is not None:
                     self.dm.remove(self.name)
-                self.dm.create(self.name, names.pool_uuid, [table])
+                self._create(names.pool_uuid, table)
                 yield "assembled"
                 yield from self._release()
                 return
@@ -194,6 +195,15 @@ class Assembly:
             elif now.device.suspended:
                 self.dm.resume(self.name)
                 yield "resumed"
+
+    def _create(self, uuid: str, table: Target) -> None:
+        try:
+            self.dm.create(self.name, uuid, [table])
+        except DmError as error:
+            if error.errno == errno.EINVAL and "thin-pool" not in self.dm.targets():
+                hint = "load its module: modprobe dm-thin-pool"
+                raise PoolUnusable(f"pool {self.name}: this kernel knows no thin pools", hint=hint) from error
+            raise
 
     def _reload(self, table: Target) -> None:
         """Swap the pool's table for a larger one. Where the kernel refuses it, the old one is brought back: the pool goes on."""

@@ -187,10 +187,6 @@ class Driver(Protocol):
         """Remove it; absent is success. Raises Busy where something holds it."""
         ...
 
-    def set_aside(self, name: str) -> str:
-        """Move what stands under a snapshot's name, and is not ours, out of the way; return where it lies now."""
-        ...
-
     def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
         """Remove what a cut-off run left half-built; return what was removed. Callers hold the registry's lock.
 

@@ -38,8 +38,3 @@ class Names:
 
     def working(self, what: str, thin_id: int) -> str:
         return f"{self.pool}-.{what}-{thin_id}"
-
-
-def is_working(pool: str, name: str) -> bool:
-    """Whether a mapping's name is one that only we give, and only for a while."""
-    return name.startswith(f"{pool}-.")

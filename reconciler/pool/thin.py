@@ -181,13 +181,14 @@ class ThinPool:
 
     def create_volume(self, chain: str, size: int, parent: str | None, expected: Expected = nothing) -> ThinVolume:
         """See ``Driver.create_volume``. Raises NoSpace, PoolUnusable, and Retryable where the parent is not there."""
+        aside = expected()
         with self.reported(f"begin volume {chain[:12]}"), ExitStack() as undo:
-            aside = expected()
-            room = self._admit(aside)
-            origin = self._parent(parent).id if parent else None
-            row = self.brackets.create(Role.VOLUME, chain, chain, size, origin)
-            undo.callback(self._abandon, row)
-            self._promised[row.id] = aside
+            with self._lock:  # what one thread is promised, another must not be
+                room = self._admit(aside)
+                origin = self._parent(parent).id if parent else None
+                row = self.brackets.create(Role.VOLUME, chain, chain, size, origin)
+                self._promised[row.id] = aside
+            undo.callback(self.abandon, row)
             device = self.mappings.activate(row, self.names.working("volume", row.id))
             fd = os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
             undo.pop_all()
@@ -208,8 +209,10 @@ class ThinPool:
     def seal(self, row: DeviceRow, fd: int) -> str:
         """Called by the volume: make it durable and inactive, and write down what it holds."""
         with self.reported(f"seal {row}"):
-            os.fsync(fd)
-            os.close(fd)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
             self.mappings.deactivate(self.names.working("volume", row.id))
             self._check(self.brackets.status())
             there = self._content().devices.get(row.id)
@@ -219,8 +222,8 @@ class ThinPool:
             self._promised.pop(row.id, None)
             return row.identity
 
-    def _abandon(self, row: DeviceRow) -> None:
-        """What can't be removed now is a leftover, and the next run's to remove."""
+    def abandon(self, row: DeviceRow) -> None:
+        """Called by a volume that is not to be. What can't be removed now is a leftover, and the next run's to remove."""
         self._promised.pop(row.id, None)
         with suppress(ReconcilerError, OSError):
             self.remove(row)
@@ -297,10 +300,6 @@ class ThinPool:
     def remove_snapshot(self, name: str) -> None:
         self._remove_all(Role.SNAPSHOT, name)
 
-    def set_aside(self, name: str) -> str:
-        """Nothing that is not ours is moved. Raises NameTaken."""
-        raise NameTaken(f"/dev/mapper/{self.names.snapshot(name)} is not ours", hint="rename or remove it with dmsetup")
-
     # --------------------------------------------------------------------------------------------------- removing
 
     def _rows(self, role: Role, name: str) -> list[DeviceRow]:
@@ -312,16 +311,19 @@ class ThinPool:
                 self.remove(row)
 
     def remove(self, row: DeviceRow) -> None:
-        """Deactivate, discard, delete; only what is provably still ours. Absent is success. Raises Busy."""
+        """Deactivate, discard, delete; only what is provably still ours. Absent is success. Raises Busy.
+
+        A device can be open without anybody's claiming it (a microVM's disk is): what is discarded is what nobody can have open,
+        because it has just been taken down and is up again under a name of ours.
+        """
         if not findings.proved(row, self._content()):
             self.journal.write(drop=[row.id])
             return
         self._check(self.brackets.status())
         device = self.dm.by_uuid(self.names.thin_uuid(row.id))
-        if device is None or not device.live_table or device.suspended:
-            if device is not None:
-                self.mappings.deactivate(device.name)
-            device = self.mappings.activate(row, self.names.working("removing", row.id))
+        if device is not None:
+            self.mappings.deactivate(device.name)
+        device = self.mappings.activate(row, self.names.working("removing", row.id))
         self.mappings.patiently(device.name, lambda: discard(device.path))
         self.mappings.deactivate(device.name)
         self.brackets.delete(row)
@@ -406,8 +408,12 @@ class ThinVolume:
         if self._open:
             self._open = False
             os.close(self.fd)
-            self.pool._abandon(self.row)
+            self.pool.abandon(self.row)
 
     def seal(self) -> str:
         self._open = False
-        return self.pool.seal(self.row, self.fd)
+        try:
+            return self.pool.seal(self.row, self.fd)
+        except BaseException:
+            self.pool.abandon(self.row)
+            raise

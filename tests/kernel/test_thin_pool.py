@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -268,6 +269,33 @@ def test_a_busy_snapshot_names_its_holder_and_stays(thin: Rig) -> None:
             dmsetup("remove", "above")
             os.close(fd)
         assert pool.observe({}, {"web": identity}).snapshots["web"].active
+
+
+def test_what_a_microvm_has_open_is_not_discarded(thin: Rig) -> None:
+    """It claims nothing, it just has it open: the removal is refused before a byte is given back."""
+    with thin.assembled() as pool:
+        volume(pool, A, data=b"base" * 1024)
+        identity = pool.create_snapshot("web", A)
+        write(pool.snapshot_path("web"), 0, b"mine")
+        fd = os.open(pool.snapshot_path("web"), os.O_RDWR)
+        try:
+            with pytest.raises(Busy):
+                pool.remove_snapshot("web")
+            assert os.pread(fd, 8, 0) == b"minebase"
+        finally:
+            os.close(fd)
+        assert pool.observe({}, {"web": identity}).snapshots["web"].active
+        pool.remove_snapshot("web")
+
+
+def test_two_volumes_at_once_are_not_promised_the_same_space(tmp_path: Path) -> None:
+    with rig(tmp_path, reserve=50) as thin, thin.assembled() as pool, ThreadPoolExecutor(2) as threads:
+        begun = [threads.submit(pool.create_volume, chain, 16 * MIB, None, lambda: 40 * MIB) for chain in (A, B)]
+        made = [one.result() for one in begun if one.exception() is None]
+
+        assert [type(one.exception()) for one in begun if one.exception()] == [NoSpace]
+        for one in made:
+            one.__exit__()
 
 
 def test_a_base_can_go_before_its_snapshots(thin: Rig) -> None:
