@@ -21,6 +21,9 @@ from reconciler.image.build import Build, Input, Milestone, Request
 from reconciler.image.spec import MIB, Layer, Limits, Source, chain_ids
 from reconciler.image.spool import Spool
 
+AT_ONCE = pytest.mark.timeout(60)
+"""Ends a test that hangs, or that takes quadratic time; not a measure of speed."""
+
 SIZE = 64 * MIB
 
 
@@ -143,9 +146,8 @@ def test_a_builder_that_is_killed_fails_that_build_only_and_says_how_it_died(ben
             build.wait(Milestone.ACCEPTED, stop=bench.stop)
 
 
+@AT_ONCE
 def test_a_build_that_is_asked_to_stop_ends_at_once_and_leaves_no_process(bench: Bench) -> None:
-    began = time.monotonic()
-
     with (
         pytest.raises(errors.Stopped),
         Build(Request((Input("never", lambda: Stalled(bench.path)),), SIZE, lambda d: "")) as build,
@@ -153,7 +155,6 @@ def test_a_build_that_is_asked_to_stop_ends_at_once_and_leaves_no_process(bench:
         threading.Timer(0.3, bench.stop.set).start()
         build.wait(Milestone.WRITTEN, stop=bench.stop)
 
-    assert time.monotonic() - began < 10
     assert not builders()
 
 
