@@ -107,8 +107,11 @@ class HostJournal:
     def pool(self) -> PoolRow | None:
         return self.host.records.thin_pool(self.name)
 
-    def devices(self) -> Mapping[int, DeviceRow]:
-        return self.host.records.thin_devices(self.name)
+    def devices(self, name: str | None = None) -> Mapping[int, DeviceRow]:
+        return self.host.records.thin_devices(self.name, name)
+
+    def pending(self) -> bool:
+        return self.host.records.thin_pending(self.name)
 
     def next_id(self, above: int = 0) -> int:
         return self.host.registry.next_id(self.name, above)

@@ -92,9 +92,14 @@ class Records:
         found = self._rows('SELECT stamp, "transaction" FROM pool WHERE name = ?', (pool,))
         return PoolRow(**found[0]) if found else None
 
-    def thin_devices(self, pool: str) -> dict[int, DeviceRow]:
-        """Of its devices, by thin id."""
-        return {row["id"]: rows.device_of(row) for row in self._rows("SELECT * FROM device WHERE pool = ? ORDER BY id", (pool,))}
+    def thin_devices(self, pool: str, name: str | None = None) -> dict[int, DeviceRow]:
+        """Of its devices, by thin id: all of them, or those of one name."""
+        query = "SELECT * FROM device WHERE pool = ? AND (?2 IS NULL OR name = ?2) ORDER BY id"
+        return {row["id"]: rows.device_of(row) for row in self._rows(query, (pool, name))}
+
+    def thin_pending(self, pool: str) -> bool:
+        """Whether a change of one of its devices was begun and never closed."""
+        return bool(self._rows("SELECT 1 FROM device WHERE pool = ? AND state <> 'held' LIMIT 1", (pool,)))
 
     def digest_seen(self, source: Source, etag: str, size: int) -> str | None:
         """The digest that the bytes of this ETag and length were seen to have, or None where they never were."""

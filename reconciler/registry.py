@@ -251,7 +251,7 @@ class Registry(Records):
             before = self._raw.total_changes
             yield db
             if self._raw.total_changes != before:
-                db.execute(sql.update(MetaTable).where(col(MetaTable.key) == "serial").values(value=col(MetaTable.value) + 1))
+                self._raw.execute("UPDATE meta SET value = value + 1 WHERE key = 'serial'")
             db.commit()
 
     def record_image(self, row: ImageRow) -> None:
@@ -274,18 +274,19 @@ class Registry(Records):
         """The pool's next id, from 1 and larger than ``above``. On disk before it is returned, and never returned again."""
         take = """INSERT INTO sequence VALUES (:pool, :above + 1)
                   ON CONFLICT (pool) DO UPDATE SET last = MAX(last, :above) + 1 RETURNING last"""
-        with self._writing() as db:
-            return int(db.execute(sql.text(take), {"pool": pool, "above": above}).scalar_one())
+        with self._writing():
+            return int(self._raw.execute(take, {"pool": pool, "above": above}).fetchone()[0])
 
     def journal(self, pool: str, row: PoolRow | None, put: Sequence[DeviceRow], drop: Sequence[int]) -> None:
-        """What the pool's driver remembers; see ``pool.journal.Journal.write``."""
-        with self._writing() as db:
+        """What the pool's driver remembers; see ``pool.journal.Journal.write``.
+
+        Plain SQL: this is two thirds of what a snapshot costs, and composing statements would double it.
+        """
+        with self._writing():
             if row is not None:
-                db.execute(_put("pool", {"name": pool, **asdict(row)}))
-            for device in put:
-                db.execute(_put("device", {"pool": pool, **asdict(device)}))
-            for thin_id in drop:
-                db.execute(sql.delete(DeviceTable).filter_by(pool=pool, id=thin_id))
+                self._raw.execute("INSERT OR REPLACE INTO pool VALUES (?, ?, ?)", (pool, row.stamp, row.transaction))
+            self._raw.executemany(_PUT_DEVICE, [{"pool": pool, **asdict(device)} for device in put])
+            self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", [(pool, thin_id) for thin_id in drop])
 
     def forget_pool(self, pool: str) -> None:
         """Drop all that was remembered for the pool's driver, but not the ids that were given."""
@@ -360,6 +361,9 @@ class Registry(Records):
 
 
 # ------------------------------------------------------------------------------- statements inside a transaction
+
+_PUT_DEVICE = """INSERT OR REPLACE INTO device (pool, id, role, name, chain, size, "transaction", state, mapped)
+                 VALUES (:pool, :id, :role, :name, :chain, :size, :transaction, :state, :mapped)"""
 
 _OPEN = col(RunTable.status).in_([Status.ACTIVE, Status.NEEDS_OPERATOR])
 

@@ -103,7 +103,7 @@ class Brackets:
         row = self.journal.pool()
         status = self.status()
         self._check_writable(status)
-        if row is None or pending(self.journal.devices()) or status.transaction != row.transaction:
+        if row is None or self.journal.pending() or status.transaction != row.transaction:
             raise PoolUnusable(
                 f"pool {self.pool}: its transaction id is {status.transaction:#x}: the registry expects another, or a change "
                 "of it is unfinished",

@@ -88,7 +88,13 @@ class Journal(Protocol):
 
     def pool(self) -> PoolRow | None: ...
 
-    def devices(self) -> Mapping[int, DeviceRow]: ...
+    def devices(self, name: str | None = None) -> Mapping[int, DeviceRow]:
+        """By thin id: all of them, or those of one name."""
+        ...
+
+    def pending(self) -> bool:
+        """Whether a bracket is open."""
+        ...
 
     def next_id(self, above: int = 0) -> int:
         """An id that was never given before, and is larger than ``above``."""

@@ -203,7 +203,7 @@ class ThinPool:
 
     def _sealed(self, chain: str) -> DeviceRow | None:
         """The newest: where a volume is built anew, its predecessor goes when the registry has the new one."""
-        found = [row for row in self.journal.devices().values() if row.sealed and row.chain == chain]
+        found = [row for row in self.journal.devices(chain).values() if row.sealed]
         return max(found, key=lambda row: row.id, default=None)
 
     def seal(self, row: DeviceRow, fd: int) -> str:
@@ -303,7 +303,7 @@ class ThinPool:
     # --------------------------------------------------------------------------------------------------- removing
 
     def _rows(self, role: Role, name: str) -> list[DeviceRow]:
-        return [row for _, row in sorted(self.journal.devices().items()) if row.role is role and row.name == name]
+        return [row for _, row in sorted(self.journal.devices(name).items()) if row.role is role]
 
     def _remove_all(self, role: Role, name: str) -> None:
         with self.reported(f"remove {role.value} {name[:12] if role is Role.VOLUME else name}"):

@@ -31,8 +31,11 @@ class Journal:
     def pool(self) -> PoolRow | None:
         return self.registry.thin_pool(self.name)
 
-    def devices(self) -> dict[int, DeviceRow]:
-        return self.registry.thin_devices(self.name)
+    def devices(self, name: str | None = None) -> dict[int, DeviceRow]:
+        return self.registry.thin_devices(self.name, name)
+
+    def pending(self) -> bool:
+        return self.registry.thin_pending(self.name)
 
     def next_id(self, above: int = 0) -> int:
         return self.registry.next_id(self.name, above)
