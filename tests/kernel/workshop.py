@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
+import subprocess
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from reconciler.pool import metadata
-from tests.stories.workshop import Completed, Running, Workshop
+from tests.stories.workshop import Completed, Running, Workshop, contents
 
 from .rig import Rig, dmsetup, mappings
 
@@ -90,24 +90,21 @@ class ThinWorkshop(Workshop):
         for thin_id, (role, chain, _, size) in self.devices().items() if self.state.exists() else ():
             if role == "volume":
                 target = exports / f"{chain}.ext4"
-                target.write_bytes(self.content(thin_id, size))
+                self.export(thin_id, size, target)
                 found.append(target)
         return sorted(found)
 
-    def content(self, thin_id: int, size: int) -> bytes:
+    def export(self, thin_id: int, size: int, target: Path) -> None:
         dmsetup("create", "exported", "--readonly", "--table", f"0 {size // 512} thin /dev/mapper/{POOL} {thin_id}")
         try:
-            return (MAPPER / "exported").read_bytes()
+            subprocess.run(["cp", "--sparse=always", MAPPER / "exported", target], check=True)
         finally:
             dmsetup("remove", "--retry", "exported")
 
     def holdings(self) -> dict[str, str]:
         if ThinWorkshop.up != self.root:
             self.once().expect(0)
-        found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.volumes}
-        for name in self.snapshot_names():
-            found[f"{POOL}-{name}"] = hashlib.sha256(self.snapshot(name).read_bytes()).hexdigest()
-        return found
+        return contents((*self.volumes, *map(self.snapshot, self.snapshot_names())))
 
     def tidy(self) -> None:
         super().tidy()

@@ -19,6 +19,8 @@ import pytest
 
 from tests.support.guest import Guest, GuestDied, GuestTimeout, post, unusable
 
+ROOTFS = "RECONCILER_TEST_ROOTFS"
+"""Names a tar of a whole root file system, for the tests that want one."""
 MODES = ("auto", "here", "required")
 MEMORY = "3G"
 START = 120.0  # seconds, for pytest and its imports on a machine that is busy
@@ -120,7 +122,9 @@ class Inside:
         try:
             self.directory = self.guest.private / "tests"
             self.directory.mkdir()
-            self.job = self.guest.start(self.command(items), env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+            passed_on = {name: value for name, value in os.environ.items() if name == ROOTFS}
+            env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | passed_on
+            self.job = self.guest.start(self.command(items), env=env)
             answer = self.next(START)
             assert answer["kind"] == "ready", answer
         except BaseException:
