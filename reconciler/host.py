@@ -113,8 +113,11 @@ class HostJournal:
     def pending(self) -> bool:
         return self.host.records.thin_pending(self.name)
 
-    def next_id(self, above: int = 0) -> int:
-        return self.host.registry.next_id(self.name, above)
+    def begin(self, row: DeviceRow, above: int = 0) -> DeviceRow:
+        return self.host.registry.begin_device(self.name, row, above)
+
+    def skip(self, above: int) -> None:
+        self.host.registry.next_id(self.name, above)
 
     def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
         self.host.registry.journal(self.name, pool, put, drop)

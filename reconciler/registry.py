@@ -272,10 +272,20 @@ class Registry(Records):
 
     def next_id(self, pool: str, above: int = 0) -> int:
         """The pool's next id, from 1 and larger than ``above``. On disk before it is returned, and never returned again."""
+        with self._writing():
+            return self._take_id(pool, above)
+
+    def _take_id(self, pool: str, above: int) -> int:
         take = """INSERT INTO sequence VALUES (:pool, :above + 1)
                   ON CONFLICT (pool) DO UPDATE SET last = MAX(last, :above) + 1 RETURNING last"""
+        return int(self._raw.execute(take, {"pool": pool, "above": above}).fetchone()[0])
+
+    def begin_device(self, pool: str, row: DeviceRow, above: int) -> DeviceRow:
+        """Give a thin device its id and write it down, as one; see ``pool.journal.Journal.begin``."""
         with self._writing():
-            return int(self._raw.execute(take, {"pool": pool, "above": above}).fetchone()[0])
+            given = replace(row, id=self._take_id(pool, above))
+            self._raw.execute(_PUT_DEVICE, (pool, *rows.device_row(given)))
+        return given
 
     def journal(self, pool: str, row: PoolRow | None, put: Sequence[DeviceRow], drop: Sequence[int]) -> None:
         """What the pool's driver remembers; see ``pool.journal.Journal.write``.
@@ -285,7 +295,7 @@ class Registry(Records):
         with self._writing():
             if row is not None:
                 self._raw.execute("INSERT OR REPLACE INTO pool VALUES (?, ?, ?)", (pool, row.stamp, row.transaction))
-            self._raw.executemany(_PUT_DEVICE, [{"pool": pool, **asdict(device)} for device in put])
+            self._raw.executemany(_PUT_DEVICE, [(pool, *rows.device_row(device)) for device in put])
             self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", [(pool, thin_id) for thin_id in drop])
 
     def forget_pool(self, pool: str) -> None:
@@ -363,7 +373,7 @@ class Registry(Records):
 # ------------------------------------------------------------------------------- statements inside a transaction
 
 _PUT_DEVICE = """INSERT OR REPLACE INTO device (pool, id, role, name, chain, size, "transaction", state, mapped)
-                 VALUES (:pool, :id, :role, :name, :chain, :size, :transaction, :state, :mapped)"""
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 _OPEN = col(RunTable.status).in_([Status.ACTIVE, Status.NEEDS_OPERATOR])
 

@@ -101,6 +101,11 @@ def device_of(row: Row) -> DeviceRow:
     return DeviceRow(**{**plain, "role": Role(row["role"]), "state": State(row["state"])})
 
 
+def device_row(one: DeviceRow) -> tuple[int | str, ...]:
+    """As the columns stand, behind the pool."""
+    return one.id, one.role.value, one.name, one.chain, one.size, one.transaction, one.state.value, one.mapped
+
+
 def origin(source: Source) -> str:
     """Where an ETag means something: an S3 endpoint and bucket, or one file."""
     return storable(f"{source.s3.endpoint_url or 'aws'}/{source.bucket_key[0]}" if source.is_s3 else source.url)

@@ -42,33 +42,37 @@ class Brackets:
         (target,) = self.dm.status(self.pool)
         return PoolStatus.parse(target.params)
 
-    def create(self, role: Role, name: str, chain: str, size: int, origin: int | None) -> DeviceRow:
-        """A new thin device, empty or a snapshot of ``origin`` (which must be inactive). Raises Retryable where that is gone."""
+    def create(self, status: PoolStatus, role: Role, name: str, chain: str, size: int, origin: int | None) -> DeviceRow:
+        """A new thin device, empty or a snapshot of ``origin`` (which must be inactive). Raises Retryable where that is gone.
+
+        The caller holds the lock, and has found the pool's status to be ``status``.
+        """
         above = 0
-        while True:
-            thin_id = self.journal.next_id(above)
-            if thin_id >= ID_LIMIT:
-                raise PoolUnusable(f"pool {self.pool}: all {ID_LIMIT} thin ids have been used", hint="make a new pool")
-            message = wire.create_thin(thin_id) if origin is None else wire.create_snap(thin_id, origin)
-            with self.lock:
-                now = self._expected()
-                row = DeviceRow(thin_id, role, name, chain, size, now.transaction, State.CREATING)
+        with self.lock:
+            now = self._expected(status)
+            while True:
+                wanted = DeviceRow(0, role, name, chain, size, now.transaction, State.CREATING)
+                row = self.journal.begin(wanted, above)
+                if row.id >= ID_LIMIT:
+                    self.journal.write(drop=[row.id])
+                    raise PoolUnusable(f"pool {self.pool}: all {ID_LIMIT} thin ids have been used", hint="make a new pool")
                 try:
-                    return self._run(now, row, message)
+                    return self._run(now, row, wire.create_thin(row.id) if origin is None else wire.create_snap(row.id, origin))
                 except DmError as error:
                     if error.errno == errno.ENODATA:
                         gone = f"pool {self.pool}: thin id {origin}, which {name[:12]} is to be made from, is gone"
                         raise Retryable(gone, hint="the next run builds it again") from error
                     if error.errno != errno.EEXIST:
                         raise
-                    above = max(self.metadata().devices, default=thin_id)  # foreign ids: those below ours stay what they are
+                    above = max(self.metadata().devices, default=row.id)  # foreign ids: those below ours stay what they are
 
     def delete(self, row: DeviceRow) -> None:
         """Absent is success. The caller has proved that the id is still ours. Raises Busy where it is active."""
         with self.lock:
-            now = self._expected()
+            now, going = self._expected(self.status()), replace(row, state=State.DELETING)
+            self.journal.write(put=[going])
             try:
-                self._run(now, replace(row, state=State.DELETING), wire.delete(row.id))
+                self._run(now, going, wire.delete(row.id))
             except DmError as error:
                 if error.errno == errno.ENODATA:
                     self.journal.write(drop=[row.id])
@@ -98,10 +102,9 @@ class Brackets:
             kept = tuple(f"kept {one}" for one in todo.put)
             return kept + tuple(f"forgot thin id {thin_id}, whose change never happened" for thin_id in todo.drop)
 
-    def _expected(self) -> PoolRow:
+    def _expected(self, status: PoolStatus) -> PoolRow:
         """What the registry expects of the pool now, and finds true."""
         row = self.journal.pool()
-        status = self.status()
         self._check_writable(status)
         if row is None or self.journal.pending() or status.transaction != row.transaction:
             raise PoolUnusable(
@@ -112,7 +115,7 @@ class Brackets:
         return row
 
     def _run(self, now: PoolRow, row: DeviceRow, message: str) -> DeviceRow:
-        self.journal.write(put=[row])
+        """The rest of the bracket, once the intent is on disk."""
         try:
             self._message(message)
         except DmError:

@@ -96,8 +96,12 @@ class Journal(Protocol):
         """Whether a bracket is open."""
         ...
 
-    def next_id(self, above: int = 0) -> int:
-        """An id that was never given before, and is larger than ``above``."""
+    def begin(self, row: DeviceRow, above: int = 0) -> DeviceRow:
+        """Write down a device that is to be created, under an id that was never given before and is larger than ``above``."""
+        ...
+
+    def skip(self, above: int) -> None:
+        """Give no id up to ``above`` any more."""
         ...
 
     def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:

@@ -103,7 +103,7 @@ class Mending:
                 self.pool.journal.forget()
                 return
             put = (*plan.keep, *plan.take)
-            self.pool.journal.next_id(max((row.id for row in (*put, *plan.drop)), default=0))
+            self.pool.journal.skip(max((row.id for row in (*put, *plan.drop)), default=0))
             self.pool.journal.write(plan.pool, put, [row.id for row in plan.drop])
 
     def detach(self, *, apply: bool) -> tuple[str, ...]:

@@ -184,9 +184,10 @@ class ThinPool:
         aside = expected()
         with self.reported(f"begin volume {chain[:12]}"), ExitStack() as undo:
             with self._lock:  # what one thread is promised, another must not be
-                room = self._admit(aside)
+                status = self.brackets.status()
+                room = self._admit(status, aside)
                 origin = self._parent(parent).id if parent else None
-                row = self.brackets.create(Role.VOLUME, chain, chain, size, origin)
+                row = self.brackets.create(status, Role.VOLUME, chain, chain, size, origin)
                 self._promised[row.id] = aside
             undo.callback(self.abandon, row)
             device = self.mappings.activate(row, self.names.working("volume", row.id))
@@ -250,9 +251,12 @@ class ThinPool:
         Raises NoSpace, PoolUnusable, NameTaken, Busy, and Retryable where the volume is not there.
         """
         with self.reported(f"make snapshot {name}"):
-            self._admit(0)
-            base = self._parent(chain)
-            row = self._finished(name, chain) or self.brackets.create(Role.SNAPSHOT, name, chain, base.size, base.id)
+            row = self._finished(name, chain)
+            with self._lock:
+                status = self.brackets.status()
+                self._admit(status, 0)
+                base = self._parent(chain)
+                row = row or self.brackets.create(status, Role.SNAPSHOT, name, chain, base.size, base.id)
             self._bring_up(row)
             return row.identity
 
@@ -350,11 +354,15 @@ class ThinPool:
         if status.mode in (Mode.RO, Mode.FAIL) or status.needs_check:
             raise PoolUnusable(f"pool {self.name} can't be changed now: {status}", hint="see `reconcile health`")
 
-    def _admit(self, expected: int) -> int:
+    @cached_property
+    def _block_size(self) -> int:
+        """Bytes; of the pool that is up, for as long as it lives."""
+        return PoolTable.parse(self.dm.table(self.name)[0].params).block_size * SECTOR
+
+    def _admit(self, status: PoolStatus, expected: int) -> int:
         """Bytes that may be written above the reserve. Raises NoSpace, PoolUnusable."""
-        status = self.brackets.status()
         self._check(status)
-        block = PoolTable.parse(self.dm.table(self.name)[0].params).block_size * SECTOR
+        block = self._block_size
         free = (status.total_data - status.used_data) * block
         reserve = status.total_data * block * self.reserve_data_percent // 100
         room = free - reserve - sum(self._promised.values())

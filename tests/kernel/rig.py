@@ -37,8 +37,11 @@ class Journal:
     def pending(self) -> bool:
         return self.registry.thin_pending(self.name)
 
-    def next_id(self, above: int = 0) -> int:
-        return self.registry.next_id(self.name, above)
+    def begin(self, row: DeviceRow, above: int = 0) -> DeviceRow:
+        return self.registry.begin_device(self.name, row, above)
+
+    def skip(self, above: int) -> None:
+        self.registry.next_id(self.name, above)
 
     def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
         self.registry.journal(self.name, pool, put, drop)

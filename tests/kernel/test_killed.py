@@ -71,7 +71,7 @@ def killed(thin: Rig, moment: int, act: Callable[[ThinPool], object]) -> bool:
             death = Death(moment)
             for name in CHANGING:
                 death.around(DeviceMapper, name)
-            for name in ("journal", "next_id"):
+            for name in ("journal", "begin_device"):
                 death.around(Registry, name)
             with Registry.open(thin.registry_path) as registry:
                 act(thin.driver(registry))
