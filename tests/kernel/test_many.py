@@ -1,0 +1,81 @@
+"""Many images: what they share is stored once, and after a reboot all of their snapshots are back with few kernel calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stories.conftest import zygote  # noqa: F401 - a fixture
+from tests.stories.layers import Layer, change, noise, root
+from tests.stories.zygote import Zygote
+
+from .rig import MIB, rig, volume
+from .workshop import ThinWorkshop
+
+IMAGES, EACH = 20, 5
+
+
+@pytest.mark.timeout(300)
+def test_a_reboot_costs_fewer_than_ten_kernel_calls_a_snapshot(tmp_path: Path) -> None:
+    """From the look that finds them inactive to the one that finds nothing to do."""
+    with rig(tmp_path, metadata_bytes=8 * MIB) as thin:
+        volumes, snapshots = {}, {}
+        with thin.assembled() as pool:
+            for n in range(IMAGES):
+                chain = f"{n:064x}"
+                volumes[chain] = volume(pool, chain, size=MIB)
+                for m in range(EACH):
+                    snapshots[f"s{n}-{m}"] = pool.create_snapshot(f"s{n}-{m}", chain)
+        thin.take_down()
+
+        with thin.pool() as pool:
+            before = pool.observe(volumes, snapshots)
+            assert not [one for one in before.snapshots.values() if one.active]
+            pool.assemble()
+            after = pool.observe(volumes, snapshots)
+            for name, one in after.snapshots.items():
+                assert not one.active
+                pool.activate_snapshot(name)
+            state = pool.observe(volumes, snapshots)
+            assert [one.active for one in state.snapshots.values()] == [True] * (IMAGES * EACH)
+            assert pool.dm.ioctls < 10 * IMAGES * EACH
+
+
+@pytest.fixture
+def host(tmp_path: Path, zygote: Zygote) -> Iterator[ThinWorkshop]:  # noqa: F811
+    workshop = ThinWorkshop(tmp_path, zygote, data_size="512MiB")
+    yield workshop
+    workshop.take_down()
+    ThinWorkshop.up = None
+
+
+def many(name: str, directory: str, files: int, size: int) -> Layer:
+    return change(name, {f"{directory}/{name}/{n:04}": noise(size) for n in range(files)})
+
+
+def used(host: ThinWorkshop) -> int:
+    """Data blocks of the pool that are mapped."""
+    return int(host.rig.status().split()[5].partition("/")[0])
+
+
+@pytest.mark.timeout(300)
+def test_shared_layers_are_stored_once(host: ThinWorkshop) -> None:
+    """Four of five layers are the same: each further image takes its own layer, and less than three in a hundred of the shared.
+
+    That little is the file system's own: each image has inode tables and directories for all of its files.
+    """
+    shared = [root("base", {"srv/base": noise(4 * MIB)})]
+    shared += [many(f"layer{n}", "srv", 200, 20_000) for n in range(3)]
+    own = [many(name, "opt", 40, 20_000) for name in ("one", "two", "three")]
+    host.image("one", [*shared, own[0]], size="64MiB", snapshots=[])
+    host.converge()
+    alone = used(host)
+    private = -(-40 * 20_480 // 65536)
+    for layer in own[1:]:
+        before = used(host)
+        host.image(layer.name, [*shared, layer], size="64MiB", snapshots=[])
+        host.converge()
+
+        assert used(host) - before - private <= 0.03 * alone, (alone, before, used(host), private)
