@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from reconciler.pool.metadata import Metadata, ThinDevice
 
 from reconciler.pool.journal import DeviceRow, PoolRow, Role, State, first_transaction
+from reconciler.pool.metadata import Metadata, ThinDevice
 from reconciler.pool.recovery import Settlement, Standing, judge, settle
 
 STAMP = 0x5EED5EED
