@@ -9,6 +9,7 @@ import threading
 from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
 
 from reconciler import lifecycle, report
 from reconciler.host import Host
@@ -53,8 +54,10 @@ def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, 
     running: dict[Future[Done], Action] = {}
     with ThreadPoolExecutor(host.settings.jobs, "run") as pool:
         while waiting or running:
-            busy = {action.key for action in running.values()}
-            for action in [a for a in waiting.values() if not stop.is_set() and not (set(a.after) & (waiting.keys() | busy))]:
+            unfinished = waiting.keys() | {action.key for action in running.values()}
+            ready = (action for action in waiting.values() if unfinished.isdisjoint(action.after))
+            # No more than can run: waiting for hundreds of futures at once costs more than many an action does.
+            for action in () if stop.is_set() else tuple(islice(ready, host.settings.jobs - len(running))):
                 del waiting[action.key]
                 blocker = next((done[key] for key in action.after if key in done and not done[key].ok), None)
                 if blocker is not None:
