@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 KERNEL ?= auto
 
-.PHONY: run test unit stories kernel rest bench lint clean
+.PHONY: run test unit stories kernel rest bench bench-thin lint clean
 
 run: $(BIN)/.ready
 	$(BIN)/python -m samples.quickstart $(ARGS)
@@ -36,6 +36,13 @@ lint: $(BIN)/.ready
 
 bench: $(BIN)/.ready
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-group-by=group $(ARGS)
+
+# Thin pools, on device-mapper as root, in User-Mode Linux elsewhere: a quarter of an hour.
+bench-thin: $(BIN)/.ready
+	$(BIN)/python -m benchmarks.thin_snapshots
+	$(BIN)/python -m benchmarks.thin_boot
+	$(BIN)/python -m benchmarks.thin_sharing
+	$(BIN)/python -m benchmarks.thin_devices
 
 $(BIN)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
