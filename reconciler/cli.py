@@ -21,6 +21,7 @@ from reconciler import __version__
 from reconciler.errors import CommandError, Exit, ReconcilerError, Stopped, UsageError
 from reconciler.interrupt import Interrupted
 from reconciler.labels import parse_labels
+from reconciler.limits import parse as parse_limits
 from reconciler.settings import Settings, default_state
 
 FORMATS = ("table", "json")
@@ -302,7 +303,7 @@ def inspect(
     chosen = options(context)
     with Interrupted().installed() as interrupted:
         verdict = oneshot.inspect(
-            oneshot.source(layer, endpoint_url, anonymous), oneshot.limits(limits), chosen.settings, stop=interrupted.stop
+            oneshot.source(layer, endpoint_url, anonymous), parse_limits(limits), chosen.settings, stop=interrupted.stop
         )
     if chosen.json:
         report.document(verdict)
@@ -339,7 +340,7 @@ def build(
     shown = report.progress("none" if chosen.json else progress)
     with Interrupted().installed() as interrupted, shown:
         built = oneshot.build(
-            sources, output.absolute(), oneshot.size(size), oneshot.limits(limits), chosen.settings, shown, stop=interrupted.stop
+            sources, output.absolute(), oneshot.size(size), parse_limits(limits), chosen.settings, shown, stop=interrupted.stop
         )
     if chosen.json:
         report.document(built)

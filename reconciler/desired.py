@@ -231,14 +231,14 @@ def _backing(backing: Backing) -> BackingSpec:
 
 
 def _image(image: Declared[ImageDocument], pool: str) -> ImageSpec:
-    spec, limits = image.document.spec, image.document.spec.limits
+    spec = image.document.spec
     return ImageSpec(
         name=image.name,
         pool=pool,
         size=spec.size,
         layers=tuple(_layers(image)),
         snapshots=tuple(name for snapshot in spec.snapshots for name in snapshot.names),
-        limits=Limits(limits.max_unpacked_bytes, limits.max_file_bytes, limits.max_entries, limits.max_ratio, limits.max_depth),
+        limits=Limits(**spec.limits.model_dump()),
         labels=image.document.metadata.labels,
         retain=spec.deletion_policy == "Retain",
         suspend=spec.suspend,

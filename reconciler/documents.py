@@ -49,6 +49,11 @@ Percent = Annotated[int, _Text(scalars.PERCENT)]
 Count = Annotated[int, _Text(scalars.COUNT)]
 Number = Annotated[int, _Text(scalars.NUMBER)]
 Bytes = Annotated[int, _Text(scalars.BYTES)]
+NameBytes = Annotated[int, _Text(scalars.NAME_BYTES)]
+PathBytes = Annotated[int, _Text(scalars.PATH_BYTES)]
+XattrBytes = Annotated[int, _Text(scalars.XATTR_BYTES)]
+MetadataBytes = Annotated[int, _Text(scalars.METADATA_BYTES)]
+Seconds = Annotated[int, _Text(scalars.SECONDS)]
 ImageSize = Annotated[int, _Text(scalars.IMAGE_SIZE)]
 BackingSize = Annotated[int, _Text(scalars.BACKING_SIZE)]
 BlockSize = Annotated[int, _Text(scalars.BLOCK_SIZE)]
@@ -193,9 +198,31 @@ class SnapshotBody(_Mapping):
 class LimitsBody(_Mapping):
     max_unpacked_bytes: Bytes = Field(default=_LIMITS.max_unpacked_bytes, description="Of a layer, decompressed.")
     max_file_bytes: Bytes = Field(default=_LIMITS.max_file_bytes, description="Of one file, holes included.")
-    max_entries: Number = Field(default=_LIMITS.max_entries, description="Members of a layer.")
+    max_entries: Number = Field(default=_LIMITS.max_entries, description="Members of a layer, implied directories included.")
     max_ratio: Number = Field(default=_LIMITS.max_ratio, description="Decompressed bytes by stored bytes.")
     max_depth: Number = Field(default=_LIMITS.max_depth, description="Directories in a member's name.")
+    ratio_floor_bytes: Bytes = Field(default=_LIMITS.ratio_floor_bytes, description="Decompressed bytes before maxRatio counts.")
+    max_name_bytes: NameBytes = Field(default=_LIMITS.max_name_bytes, description="Of one component of a path.")
+    max_path_bytes: PathBytes = Field(default=_LIMITS.max_path_bytes, description="Of a member's name.")
+    max_xattr_bytes: XattrBytes = Field(
+        default=_LIMITS.max_xattr_bytes, description="Names and values of a member's extended attributes."
+    )
+    max_metadata_bytes: MetadataBytes = Field(
+        default=_LIMITS.max_metadata_bytes, description="Long names and extended headers in front of one member."
+    )
+    max_seconds: Seconds = Field(default=_LIMITS.max_seconds, description="Of CPU, for reading one layer.")
+    climbing_links: Literal["refuse", "resolve"] = Field(
+        default="refuse",
+        description="Relative symlinks that climb above the root: refuse, or keep (they resolve inside the image).",
+    )
+    devices: Literal["keep", "refuse"] = Field(default="keep", description="Character and block devices.")
+    setuid: Literal["keep", "strip", "refuse"] = Field(
+        default="keep", description="Files with setuid or setgid, or with capabilities."
+    )
+    trailing_data: Literal["refuse", "ignore"] = Field(default="refuse", description="What follows the tar's end marker.")
+    missing_end_marker: Literal["refuse", "accept"] = Field(
+        default="refuse", description="A tar that just ends, between two members."
+    )
 
 
 class Expression(_Mapping):

@@ -183,7 +183,9 @@ def start(hands: Hands, plan: VolumePlan) -> Pipeline:
         request = Request(
             layers=tuple(Input(layer.source.url, beginning(hands.spool, layer)) for layer in layers),
             size=plan.size,
-            chain=lambda digests: chain_ids(plan.size, (*plan.digests[: len(plan.layers) - len(layers)], *digests))[-1],
+            chain=lambda digests: chain_ids(
+                plan.size, (*plan.digests[: len(plan.layers) - len(layers)], *digests), plan.limits.policy
+            )[-1],
             limits=plan.limits,
             volume=volume.fd,
             index_in=index_in,

@@ -73,7 +73,7 @@ def chains(host: Host) -> dict[str, str]:
     for image in host.desired.images.values():
         digests = [layer.sha256 for layer in image.layers]
         pinned = digests[: digests.index(None)] if None in digests else digests
-        known.update(chain_ids(image.size, [digest for digest in pinned if digest]))
+        known.update(chain_ids(image.size, [digest for digest in pinned if digest], image.limits.policy))
     return {str(filesystem_uuid(chain)): chain for chain in known}
 
 

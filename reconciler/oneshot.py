@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +25,6 @@ from reconciler.sizes import parse_size
 
 UNBOUNDED = 1 << 43
 """Size in bytes of the imaginary volume that ``inspect`` judges against: no layer is refused for want of room."""
-
-LIMITS: Mapping[str, tuple[str, Callable[[str], int]]] = {
-    "maxUnpackedBytes": ("max_unpacked_bytes", parse_size),
-    "maxFileBytes": ("max_file_bytes", parse_size),
-    "maxEntries": ("max_entries", int),
-    "maxRatio": ("max_ratio", int),
-    "maxDepth": ("max_depth", int),
-}
-
-
-def limits(words: Sequence[str]) -> Limits:
-    """``--limit NAME=VALUE`` options, named as in the manifest. Raises UsageError."""
-    found = Limits()
-    for word in words:
-        name, _, value = word.partition("=")
-        if name not in LIMITS:
-            raise UsageError(f"--limit {word}: there is no limit {name!r}", hint="one of: " + ", ".join(LIMITS))
-        field, parse = LIMITS[name]
-        try:
-            found = replace(found, **{field: parse(value)})
-        except ValueError as error:
-            raise UsageError(f"--limit {word}: {error}") from None
-    return found
 
 
 def size(word: str) -> int:
@@ -166,7 +142,9 @@ def build(
         shown.update(output.name, "building", now.read, now.total, now.name)
 
     with partial(output, size) as (fd, path), spooling(stop, output.parent) as spool:
-        request = Request(inputs(sources, spool), size, lambda digests: chain_ids(size, digests)[-1], limits, volume=fd)
+        request = Request(
+            inputs(sources, spool), size, lambda digests: chain_ids(size, digests, limits.policy)[-1], limits, volume=fd
+        )
         with Build(request) as running:
             found = running.wait(Milestone.WRITTEN, stop=stop, tick=tick)
         checked = referee.check(path)

@@ -159,12 +159,12 @@ def test_a_layer_is_inspected_without_being_used(reconcile: Reconcile, tmp_path:
     good = reconcile("inspect", str(tmp_path / "base.tar"), "-o", "json")
     bad = layer(tmp_path / "bad.tar", fine="x", **{"a/../../b": "x"})
     evil = reconcile("inspect", str(bad), "-o", "json")
-    many = reconcile("inspect", str(tmp_path / "base.tar"), "--limit", "maxEntries=0")
+    many = reconcile("inspect", str(tmp_path / "base.tar"), "--limit", "maxFileBytes=1")
 
     assert (good.code, good.json["verdict"], good.json["entries"]) == (Exit.OK, "accept", 1)
     assert (evil.code, evil.json["verdict"], evil.json["member"]) == (Exit.FAILED, "reject", "a/../../b")
     assert (evil.json["entries"], evil.json["reason"]) == (1, "UnsafeArchive")
-    assert (many.code, "limit-entries" in many.out) == (Exit.FAILED, True)
+    assert (many.code, "limit-file" in many.out) == (Exit.FAILED, True)
     assert "accept" in reconcile("inspect", str(tmp_path / "base.tar")).out
 
 

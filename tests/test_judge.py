@@ -15,7 +15,11 @@ from reconciler.image.spec import Limits
 
 REG, DIR, LNK, CHR, BLK, FIFO = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
-ACL = struct.pack("<I", 2) + struct.pack("<HHI", 1, 6, 0xFFFFFFFF) * 3
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, bits, number)
+    for tag, bits, number in [(1, 6, 2**32 - 1), (2, 4, 7), (4, 4, 2**32 - 1), (16, 5, 2**32 - 1), (32, 0, 2**32 - 1)]
+)
+ACL_TEXT = b"user::rw-,user:7:r--,group::r--,mask::r-x,other::---"
 
 
 def member(name: bytes = b"f", kind: int = REG, **fields: object) -> Member:
@@ -163,12 +167,77 @@ def test_many_small_attributes_must_fit_one_block_too() -> None:
 def test_what_no_image_can_keep_is_dropped_and_reported() -> None:
     judge = Judge(Limits())
     found = member(
-        xattrs={b"security.selinux": b"x", b"trusted.overlay.opaque": b"y", b"SCHILY.acl.access": b"user::rw-", b"user.a": b"1"}
+        xattrs={b"security.selinux": b"x", b"trusted.overlay.opaque": b"y", b"SCHILY.acl.ace": b"owner@:rw", b"user.a": b"1"}
     )
     judge.check(found)
 
     assert found.xattrs == {b"user.a": b"1"}
-    assert judge.totals()["droppedXattrs"] == {"SCHILY.acl.access": 1, "security.selinux": 1, "trusted.overlay.*": 1}
+    assert judge.totals()["droppedXattrs"] == {"SCHILY.acl.ace": 1, "security.selinux": 1, "trusted.overlay.*": 1}
+
+
+def test_access_control_lists_in_words_become_attributes_and_give_the_mode() -> None:
+    found = member(mode=0o4777, xattrs={b"SCHILY.acl.access": ACL_TEXT, b"system.posix_acl_access": ACL})
+    shared = member(b"d", DIR, mode=0o755, xattrs={b"SCHILY.acl.default": ACL_TEXT})
+
+    assert rule(found, shared) is None
+    assert (found.mode, found.xattrs) == (0o4650, {b"system.posix_acl_access": ACL})
+    assert (shared.mode, shared.xattrs) == (0o755, {b"system.posix_acl_default": ACL})
+
+
+def test_an_access_control_list_that_says_no_more_than_the_mode_is_the_mode() -> None:
+    found = member(mode=0o600, xattrs={b"SCHILY.acl.access": b"user::rw-,group::r--,other::---"})
+
+    assert rule(found) is None
+    assert (found.mode, found.xattrs) == (0o640, {})
+
+
+def test_two_different_access_control_lists_of_one_member_are_refused() -> None:
+    other = ACL_TEXT.replace(b"7:r--", b"7:rwx")
+    assert rule(member(xattrs={b"system.posix_acl_access": ACL, b"SCHILY.acl.access": other})) == "pax-ambiguous"
+
+
+def test_a_policy_takes_privileges_from_files_or_refuses_them() -> None:
+    def privileged() -> list[Member]:
+        capable = member(b"ping", xattrs={b"security.capability": CAPABILITY, b"user.a": b"1"})
+        return [member(b"su", mode=0o4755), member(b"wall", mode=0o2755), capable]
+
+    for found in privileged():
+        assert rule(found) is None
+        assert rule(found, limits=Limits(setuid="refuse")) == "policy-setuid"
+    stripped = privileged()
+    judge = Judge(Limits(setuid="strip"))
+    for found in stripped:
+        judge.check(found)
+    assert [(found.mode, found.xattrs) for found in stripped] == [(0o755, {}), (0o755, {}), (0o644, {b"user.a": b"1"})]
+    assert judge.totals()["stripped"] == 3
+    assert rule(member(b"d", DIR, mode=0o2775), limits=Limits(setuid="refuse")) is None
+
+
+def test_a_policy_refuses_devices_and_leaves_fifos_alone() -> None:
+    strict = Limits(devices="refuse")
+    assert rule(member(kind=CHR), limits=strict) == rule(member(kind=BLK), limits=strict) == "policy-devices"
+    assert rule(member(kind=FIFO), limits=strict) is None
+
+
+def test_a_policy_lets_links_climb_and_names_never() -> None:
+    lenient = Limits(climbing_links="resolve")
+    assert rule(member(kind=LNK, linkname=b"../../x"), limits=lenient) is None
+    assert rule(member(kind=HARDLINK, linkname=b"a/../b"), limits=lenient) is None
+    assert rule(member(b"../x", LNK, linkname=b"x"), limits=lenient) == "name-climbs"
+
+
+def test_names_and_attributes_have_limits_of_their_own() -> None:
+    strict = Limits(max_name_bytes=8, max_path_bytes=20, max_xattr_bytes=30)
+    assert rule(member(b"12345678/12345678"), limits=strict) is None
+    assert rule(member(b"123456789"), limits=strict) == "name-length"
+    assert rule(member(b"1234567/1234567/1234567"), limits=strict) == "name"
+    assert rule(member(xattrs={b"user.a": b"v" * 24}), limits=strict) is None
+    assert rule(member(xattrs={b"user.a": b"v" * 25}), limits=strict) == "limit-xattrs"
+
+
+def test_what_has_the_longest_name_can_be_whited_out_too() -> None:
+    assert rule(member(b"d/.wh." + b"n" * 255)) is None
+    assert rule(member(b"d/.wh." + b"n" * 256)) == "name-length"
 
 
 @pytest.mark.parametrize("name", [b".wh.", b".wh..", b"a/.wh...", b".wh..wh.plnk", b".wh.a/b"])

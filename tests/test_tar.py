@@ -22,7 +22,7 @@ from reconciler.errors import LayerCorrupt, LayerRefused, ReconcilerError
 from reconciler.image.codec import open_stream
 from reconciler.image.member import HARDLINK, Member
 from reconciler.image.spec import Limits
-from reconciler.image.tar import MAX_METADATA, Reader
+from reconciler.image.tar import Reader
 
 END = bytes(1024)
 POSIX, GNU, V7 = b"ustar\00000", b"ustar  \0", bytes(8)
@@ -90,8 +90,8 @@ def long_name(name: bytes, flag: bytes = b"L") -> bytes:
     return block(b"././@LongLink", flag, size=len(name), magic=GNU) + padded(name)
 
 
-def read(data: bytes, step: int = 1 << 20) -> list[tuple[Member, bytes]]:
-    reader = Reader(Dribble(data, step))
+def read(data: bytes, step: int = 1 << 20, limits: Limits | None = None) -> list[tuple[Member, bytes]]:
+    reader = Reader(Dribble(data, step), limits)
     return [(member, b"".join(reader.data(member))) for member in reader]
 
 
@@ -100,9 +100,9 @@ def only(data: bytes) -> Member:
     return member
 
 
-def refused(data: bytes, rule: str) -> LayerRefused:
+def refused(data: bytes, rule: str, limits: Limits | None = None) -> LayerRefused:
     with pytest.raises(LayerRefused) as caught:
-        read(data)
+        read(data, limits=limits)
     assert caught.value.rule == rule, caught.value
     return caught.value
 
@@ -469,10 +469,10 @@ def test_malformed_pax_records_are_refused(payload: bytes) -> None:
 def test_metadata_is_bounded_before_it_is_read() -> None:
     for flag in (b"x", b"L", b"K", b"g"):
         with pytest.raises(LayerRefused) as caught:
-            read(block(b"x", flag, size=MAX_METADATA + 1, magic=GNU))
+            read(block(b"x", flag, size=Limits().max_metadata_bytes + 1, magic=GNU))
         assert caught.value.rule == "limit-metadata"
     refused(x((b"comment", b"c"), flag=b"g") * 9 + block() + END, "limit-metadata")
-    refused(long_name(b"n" * MAX_METADATA) + long_name(b"k", b"K") + block(magic=GNU) + END, "limit-metadata")
+    refused(long_name(b"n" * Limits().max_metadata_bytes) + long_name(b"k", b"K") + block(magic=GNU) + END, "limit-metadata")
 
 
 # ---------------------------------------------------------------------------------------------------- sparse
@@ -556,6 +556,24 @@ def test_an_archive_ends_with_two_blocks_of_zeros_and_nothing_else() -> None:
     refused(file(b"f") + bytes(512) + file(b"g") + END, "lone-zero-block")
     refused(file(b"f") + END + file(b"hidden") + END, "trailing-data")
     refused(file(b"f") + END + bytes(3_000_000) + b"x", "trailing-data")
+
+
+def test_a_policy_reads_over_what_follows_the_end_marker() -> None:
+    hidden = file(b"f") + END + file(b"hidden") + END
+    [(found, _)] = read(hidden, limits=Limits(trailing_data="ignore"))
+    assert found.name == b"f"
+    refused(file(b"f") + bytes(512) + file(b"g") + END, "lone-zero-block", Limits(trailing_data="ignore"))
+
+
+def test_a_policy_accepts_tars_that_just_end_between_two_members() -> None:
+    lenient = Limits(missing_end_marker="accept")
+    for end in (b"", bytes(512)):
+        [(found, _)] = read(file(b"f") + end, limits=lenient)
+        assert found.name == b"f"
+    for cut in (file(b"f", b"data")[:-512], file(b"f")[:-1], x((b"comment", b"c"))):
+        with pytest.raises((LayerCorrupt, LayerRefused)):
+            read(cut, limits=lenient)
+    refused(file(b"f") + bytes(512) + file(b"g") + END, "lone-zero-block", lenient)
 
 
 @pytest.mark.parametrize("tail", [b"", bytes(511), bytes(512), bytes(1023)])

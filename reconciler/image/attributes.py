@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import stat
 
+from reconciler.image import acl
 from reconciler.image.member import HARDLINK, Malformed
 
 ROOM = 4096 - 32 - 4
 """Bytes of entries and values that one ext4 attribute block holds besides its header and its end mark."""
 
-_DROPPED = frozenset(b"security.selinux security.ima security.evm SCHILY.acl.access SCHILY.acl.default SCHILY.acl.ace".split())
+_DROPPED = frozenset(b"security.selinux security.ima security.evm SCHILY.acl.ace".split())
 _OVERLAY = b"trusted.overlay."
-"""Labels and signatures of another host's policy, the innards of overlayfs, ACLs as text: no image can hold them."""
+"""Labels and signatures of another host's policy, the innards of overlayfs, NFSv4's ACLs: no image can hold them."""
 
-_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+CAPABILITY = b"security.capability"
 _CAPABILITY_BYTES = {2: 20, 3: 24}
 
 
@@ -30,21 +31,41 @@ def check_xattrs(xattrs: dict[bytes, bytes], kind: int) -> tuple[dict[bytes, byt
             dropped.append(name)
         elif name.startswith(_OVERLAY):
             dropped.append(_OVERLAY + b"*")
+        elif name in acl.TEXTS:
+            _put(kept, acl.TEXTS[name], acl.to_xattr(acl.from_text(value)), kind)
         else:
-            _check(name, value, kind)
-            kept[name] = value
+            _put(kept, name, value, kind)
     if sum(_room(name, value) for name, value in kept.items()) > ROOM:
         raise Malformed("xattr-size", "its extended attributes don't fit one block of 4096 bytes")
     return kept, dropped
+
+
+def access_mode(xattrs: dict[bytes, bytes], mode: int) -> int:
+    """The mode of a member with these attributes, as setting its ACL makes it; one that says nothing more is taken away."""
+    value = xattrs.get(acl.ACCESS)
+    if value is None:
+        return mode
+    entries = acl.from_xattr(value)
+    if not acl.says_more_than_mode(entries):
+        del xattrs[acl.ACCESS]
+    return mode & ~0o777 | acl.mode_bits(entries) if entries else mode
+
+
+def _put(kept: dict[bytes, bytes], name: bytes, value: bytes, kind: int) -> None:
+    _check(name, value, kind)
+    if name == acl.DEFAULT and value == acl.VERSION:
+        return  # the empty list is how writers say that there is none
+    if kept.setdefault(name, value) != value:
+        raise Malformed("pax-ambiguous", f"the attribute {name!r} is given twice, with different values")
 
 
 def _check(name: bytes, value: bytes, kind: int) -> None:
     prefix, _, rest = name.partition(b".")
     if b"\0" in name or not rest or len(rest) > 255:
         raise Malformed("xattr-name", f"the attribute name {name[:300]!r} is not acceptable")
-    if name == b"security.capability":
+    if name == CAPABILITY:
         _check_capability(value)
-    elif name in _ACLS:
+    elif name in acl.TEXTS.values():
         _check_acl(name, value, kind)
     elif prefix != b"user":
         raise Malformed("xattr-name", f"the attribute {name!r} is neither user.*, security.capability nor a POSIX ACL")
@@ -61,8 +82,7 @@ def _check_capability(value: bytes) -> None:
 def _check_acl(name: bytes, value: bytes, kind: int) -> None:
     if kind == stat.S_IFLNK or (name.endswith(b"default") and kind not in (stat.S_IFDIR, HARDLINK)):
         raise Malformed("xattr-type", f"{name.decode()} can't be on a member of this type")
-    if len(value) < 4 or (len(value) - 4) % 8 or value[:4] != b"\2\0\0\0":
-        raise Malformed("xattr-value", f"{name.decode()} is malformed")
+    acl.from_xattr(value)
 
 
 def _room(name: bytes, value: bytes) -> int:

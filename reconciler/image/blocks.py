@@ -97,6 +97,11 @@ class Blocks:
             self._at = len(self._chunk)
         return True
 
+    def read_out(self) -> None:
+        """Read the stream to its end, whatever there is: its trailers are verified there."""
+        while self._next_chunk():
+            pass
+
     def _next_chunk(self) -> bool:
         self._base += len(self._chunk)
         self._chunk = self._stream.read()

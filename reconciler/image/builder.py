@@ -124,7 +124,7 @@ def apply_layer(channel: Channel, number: int, tree: Tree, writer: Writer, room:
     packet = receive(channel)
     source = LayerSource(channel, packet.fds[0], number)
     stream = open_stream(source, limits)
-    judge, reader = Judge(limits), Reader(stream)
+    judge, reader = Judge(limits), Reader(stream, limits)
     tree.begin_layer()
     try:
         for member in reader:

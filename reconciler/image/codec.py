@@ -8,6 +8,7 @@ window that a zstd frame asks for.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import IO, cast
 
@@ -34,9 +35,6 @@ Decoder = Callable[[Input, int], Iterator[bytes]]
 CHUNK = MIB
 """Most bytes that one call of a decoder may give."""
 
-RATIO_FLOOR = 64 * MIB
-"""Decompressed bytes below which any ratio is fine: a few MiB of zeros are a thousand to one and harm nobody."""
-
 _UNSUPPORTED = (
     (b"\xfd7zXZ\0", "xz"),
     (b"\x04\x22\x4d\x18", "lz4"),
@@ -58,6 +56,7 @@ class Stream:
         self._input = source
         self._chunks = chunks
         self._limits = limits
+        self._deadline = time.process_time() + limits.max_seconds
 
     @property
     def stored(self) -> int:
@@ -67,7 +66,7 @@ class Stream:
         """The next chunk, at most 1 MiB; ``b""`` only at the end, once every trailer has been verified.
 
         Raises LayerCorrupt (damaged, cut short) and LayerRefused (``limit-unpacked``, ``limit-ratio``, ``limit-members``,
-        ``zstd-window``).
+        ``limit-seconds``, ``zstd-window``).
         """
         chunk = next(self._chunks, b"")
         self.unpacked += len(chunk)
@@ -77,11 +76,18 @@ class Stream:
                 rule="limit-unpacked",
                 hint="raise limits.maxUnpackedBytes if it is meant",
             )
-        if self.unpacked > RATIO_FLOOR and self.unpacked > self._limits.max_ratio * self.stored:
+        # Below the floor any ratio is fine: a few MiB of zeros are a thousand to one and harm nobody.
+        if self.unpacked > self._limits.ratio_floor_bytes and self.unpacked > self._limits.max_ratio * self.stored:
             raise LayerRefused(
                 f"the layer unpacks to more than {self._limits.max_ratio} times its stored size",
                 rule="limit-ratio",
                 hint="raise limits.maxRatio if it is meant",
+            )
+        if time.process_time() > self._deadline:
+            raise LayerRefused(
+                f"the layer takes more than {self._limits.max_seconds} seconds of CPU to read",
+                rule="limit-seconds",
+                hint="raise limits.maxSeconds if it is meant",
             )
         return chunk
 

@@ -4,7 +4,8 @@ Called by the builder for each member before ``tree`` sees it; one judge for eac
 and of reports. State: the totals of the layer so far.
 
 Where links may point: absolute targets are ordinary content and resolve inside the image; a relative one that climbs above the
-root, counted from the link's own directory by its name, is refused, although it could not leave the image either.
+root, counted from the link's own directory by its name, is refused, although it could not leave the image either, unless
+``limits.climbingLinks`` says otherwise.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from __future__ import annotations
 import stat
 
 from reconciler.errors import LayerRefused
-from reconciler.image.attributes import check_xattrs
+from reconciler.image.attributes import CAPABILITY, access_mode, check_xattrs
 from reconciler.image.member import HARDLINK, Malformed, Member
 from reconciler.image.spec import Limits
 from reconciler.image.totals import Totals, shown
 
-MAX_NAME = 4096
 MAX_COMPONENT = 255
 MAX_TARGET = 4095
-"""Bytes of a path, of one component of it (Linux, ext4), and of a symlink's target (one ext4 block, with its NUL)."""
+"""Bytes of one component of a path (Linux, ext4), and of a symlink's target (one ext4 block, with its NUL)."""
 
 MAX_ID = 2**32 - 2
 """The last id, 2^32-1, means "leave as it is" to chown: a setuid file would stay root's."""
@@ -65,21 +65,18 @@ class Judge:
         if kind == stat.S_IFREG:
             self._check_size(member)
         elif kind == stat.S_IFLNK:
-            _check_symlink(member)
+            self._check_symlink(member)
         elif kind == HARDLINK:
-            _check_hardlink(member)
+            self._check_hardlink(member)
         elif kind in _DEVICES:
             self._check_device(member)
         _check_numbers(member)
         if b".wh." in name:
             self._check_whiteout(member)
-        if member.mode & 0o6000 and kind == stat.S_IFREG:
-            self._totals.setuid.add(name)
         if member.xattrs:
-            kept, dropped = check_xattrs(member.xattrs, kind)
-            # A hard link gets no metadata: its inode has its own.
-            member.xattrs = {} if kind == HARDLINK else kept
-            self._totals.count_dropped(dropped)
+            self._check_xattrs(member)
+        if kind == stat.S_IFREG and (member.mode & 0o6000 or CAPABILITY in member.xattrs):
+            self._check_privileged(member)
 
     def _count(self, kind: int) -> None:
         totals = self._totals
@@ -89,10 +86,11 @@ class Judge:
             raise Malformed("limit-entries", f"the layer has more than {self._limits.max_entries} entries (limits.maxEntries)")
 
     def _check_name(self, name: bytes, kind: int) -> None:
-        if not name or len(name) > MAX_NAME or b"\0" in name:
-            raise Malformed("name", f"a name is empty, longer than {MAX_NAME} bytes, or contains a NUL byte")
-        slashes = name.count(b"/")
-        if b".." in name or len(name) > MAX_COMPONENT or slashes >= self._limits.max_depth:
+        limits = self._limits
+        if not name or len(name) > limits.max_path_bytes or b"\0" in name:
+            message = f"a name is empty, longer than {limits.max_path_bytes} bytes (limits.maxPathBytes), or contains a NUL byte"
+            raise Malformed("name", message)
+        if b".." in name or len(name) > limits.max_name_bytes or name.count(b"/") >= limits.max_depth:
             self._check_components(components(name))
         if name[-1] in b"/." and kind != stat.S_IFDIR:
             _check_not_directory_name(name)
@@ -100,8 +98,9 @@ class Judge:
     def _check_components(self, parts: list[bytes]) -> None:
         if b".." in parts:
             raise Malformed("name-climbs", "a name has a component ..")
-        if max(map(len, parts), default=0) > MAX_COMPONENT:
-            raise Malformed("name-length", f"a component of a name is longer than {MAX_COMPONENT} bytes")
+        longest = self._limits.max_name_bytes
+        if any(len(part) > longest and len(part.removeprefix(WHITEOUT)) > longest for part in parts):
+            raise Malformed("name-length", f"a component of a name is longer than {longest} bytes (limits.maxNameBytes)")
         if len(parts) > self._limits.max_depth:
             raise Malformed("limit-depth", f"a name is deeper than {self._limits.max_depth} directories (limits.maxDepth)")
 
@@ -114,7 +113,46 @@ class Judge:
         if self._totals.file_bytes > limits.max_unpacked_bytes:
             raise Malformed("limit-unpacked", f"the files add up to more than {limits.max_unpacked_bytes} bytes")
 
+    def _check_symlink(self, member: Member) -> None:
+        target = member.linkname
+        _check_target(target)
+        if b".." not in target or target[0] == 0x2F or self._limits.climbing_links == "resolve":
+            return
+        depth = len(components(member.name)) - 1
+        for part in components(target):
+            depth += -1 if part == b".." else 1
+            if depth < 0:
+                raise Malformed("link-climbs", f"its target {shown(target)} climbs above the root (limits.climbingLinks)")
+
+    def _check_hardlink(self, member: Member) -> None:
+        target = member.linkname
+        _check_target(target)
+        if b".." in target and b".." in components(target) and self._limits.climbing_links == "refuse":
+            raise Malformed("link-climbs", f"its target {shown(target)} has a component .. (limits.climbingLinks)")
+
+    def _check_xattrs(self, member: Member) -> None:
+        longest = self._limits.max_xattr_bytes
+        if sum(len(name) + len(value) for name, value in member.xattrs.items()) > longest:
+            raise Malformed("limit-xattrs", f"its extended attributes have more than {longest} bytes (limits.maxXattrBytes)")
+        kept, dropped = check_xattrs(member.xattrs, member.type)
+        # A hard link gets no metadata: its inode has its own.
+        member.xattrs = {} if member.type == HARDLINK else kept
+        member.mode = access_mode(member.xattrs, member.mode)
+        self._totals.count_dropped(dropped)
+
+    def _check_privileged(self, member: Member) -> None:
+        """Files that give whoever runs them more than they had: setuid, setgid, file capabilities."""
+        if self._limits.setuid == "refuse":
+            raise Malformed("policy-setuid", "it is setuid, setgid, or has capabilities (limits.setuid)")
+        if self._limits.setuid == "strip":
+            member.mode &= ~0o6000
+            member.xattrs.pop(CAPABILITY, None)
+            self._totals.stripped += 1
+        self._totals.setuid.add(member.name)
+
     def _check_device(self, member: Member) -> None:
+        if self._limits.devices == "refuse":
+            raise Malformed("policy-devices", "it is a device (limits.devices)")
         if member.devmajor > MAX_MAJOR or member.devminor > MAX_MINOR:
             raise Malformed("device-number", f"device {member.devmajor}:{member.devminor} is out of Linux's range")
         self._totals.devices.add(member.name)
@@ -155,21 +193,3 @@ def _check_numbers(member: Member) -> None:
 def _check_target(target: bytes) -> None:
     if not target or len(target) > MAX_TARGET or b"\0" in target:
         raise Malformed("link-target", f"a link's target is empty, longer than {MAX_TARGET} bytes, or contains a NUL byte")
-
-
-def _check_symlink(member: Member) -> None:
-    target = member.linkname
-    _check_target(target)
-    if b".." not in target or target[0] == 0x2F:
-        return
-    depth = len(components(member.name)) - 1
-    for part in components(target):
-        depth += -1 if part == b".." else 1
-        if depth < 0:
-            raise Malformed("link-climbs", f"its target {shown(target)} climbs above the root")
-
-
-def _check_hardlink(member: Member) -> None:
-    _check_target(member.linkname)
-    if b".." in member.linkname and b".." in components(member.linkname):
-        raise Malformed("link-climbs", f"its target {shown(member.linkname)} has a component ..")

@@ -53,9 +53,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a layer may cost. Bytes count the decompressed stream (unpacked) and apparent sizes (file).
+    """What a layer may cost, and what is done with members that some images need and others should not have.
 
-    ``max_ratio`` is decompressed bytes by stored bytes, applied once 64 MiB have been decompressed.
+    Bytes count the decompressed stream (unpacked) and apparent sizes (file). ``max_ratio`` is decompressed bytes by stored bytes,
+    applied once ``ratio_floor_bytes`` have been decompressed. ``max_name_bytes`` bounds a component of a path;
+    ``max_metadata_bytes`` the long names and extended headers, ``max_xattr_bytes`` the names and values of the attributes, of one
+    member. ``max_seconds`` are the builder's seconds of CPU for one layer. The values of a policy are in ``POLICIES``.
     """
 
     max_unpacked_bytes: int = 32 * GIB
@@ -63,21 +66,48 @@ class Limits:
     max_entries: int = 1_000_000
     max_ratio: int = 200
     max_depth: int = 256
+    ratio_floor_bytes: int = 64 * MIB
+    max_name_bytes: int = 255
+    max_path_bytes: int = 4096
+    max_xattr_bytes: int = 64 * KIB
+    max_metadata_bytes: int = MIB
+    max_seconds: int = 3600
+    climbing_links: str = "refuse"
+    devices: str = "keep"
+    setuid: str = "keep"
+    trailing_data: str = "refuse"
+    missing_end_marker: str = "refuse"
+
+    @property
+    def policy(self) -> str:
+        """The policies that differ from the default, part of what a chain is: no image gets what its own policies refuse."""
+        chosen = ((name, str(getattr(self, name))) for name in POLICIES)
+        return "".join(f" {name}={value}" for name, value in chosen if value != POLICIES[name][0])
 
 
-def base_id(size: int) -> str:
-    """Id that every chain of file systems of ``size`` bytes starts from (64 hex digits)."""
-    return hashlib.sha256(f"reconciler/ext4 layout={LAYOUT} size={size}".encode()).hexdigest()
+POLICIES = {
+    "climbing_links": ("refuse", "resolve"),
+    "devices": ("keep", "refuse"),
+    "setuid": ("keep", "strip", "refuse"),
+    "trailing_data": ("refuse", "ignore"),
+    "missing_end_marker": ("refuse", "accept"),
+}
+"""What each policy can be, the default first."""
 
 
-def chain_ids(size: int, digests: Iterable[str]) -> tuple[str, ...]:
+def base_id(size: int, policy: str = "") -> str:
+    """Id that every chain of file systems of ``size`` bytes and one ``Limits.policy`` starts from (64 hex digits)."""
+    return hashlib.sha256(f"reconciler/ext4 layout={LAYOUT} size={size}{policy}".encode()).hexdigest()
+
+
+def chain_ids(size: int, digests: Iterable[str], policy: str = "") -> tuple[str, ...]:
     """Ids of the chain's prefixes, the whole chain last, in the manner of OCI's ChainID.
 
     >>> len(chain_ids(8 * GIB, ["a" * 64, "b" * 64]))
     2
     """
     ids: list[str] = []
-    parent = base_id(size)
+    parent = base_id(size, policy)
     for digest in digests:
         parent = hashlib.sha256(f"{parent} {digest}".encode()).hexdigest()
         ids.append(parent)

@@ -17,9 +17,7 @@ from reconciler.image import header, pax, sparse
 from reconciler.image.blocks import Blocks, Chunks
 from reconciler.image.header import BLOCK
 from reconciler.image.member import HARDLINK, Malformed, Member
-
-MAX_METADATA = 1 << 20
-"""Bytes of long names and extended headers that one member may have."""
+from reconciler.image.spec import Limits
 
 MAX_PENDING = 8
 """Headers that may stand in front of one member."""
@@ -60,8 +58,9 @@ class Reader:
     The end of the iteration means that the end marker was there, nothing but zeros behind it, and the stream whole.
     """
 
-    def __init__(self, stream: Chunks) -> None:
+    def __init__(self, stream: Chunks, limits: Limits | None = None) -> None:
         self._blocks = Blocks(stream)
+        self._limits = limits or Limits()
         self._resume = 0
         self._offset = 0
         self._block = b""
@@ -100,7 +99,7 @@ class Reader:
             blocks.skip_to(self._resume)
             self._offset = offset = blocks.offset
             self._block = block = self._header()
-            if block == _ZEROS:
+            if block == _ZEROS or not block:
                 self._finish(pending)
                 return None
             if not header.checksum_holds(block):
@@ -111,11 +110,12 @@ class Reader:
             pending = self._extension(block, pending or _Pending())
 
     def _header(self) -> bytes:
+        """The next block; nothing where the tar may end here without its marker."""
         block = self._blocks.block_or_end()
-        if not block:
+        if not block and self._limits.missing_end_marker == "refuse":
             raise LayerCorrupt(
                 f"the tar ends at byte {self._offset} without its end marker, two blocks of zeros",
-                hint="the layer was not stored whole; store it again",
+                hint="it was not stored whole: store it again, or set limits.missingEndMarker where its writer leaves it out",
             )
         return block
 
@@ -123,10 +123,12 @@ class Reader:
         if pending and pending.awaits_member:
             raise Malformed("dangling-header", "an extended header or long name has no member behind it")
         self._offset += BLOCK
-        if self._header() != _ZEROS:
+        if self._header() not in (_ZEROS, b""):
             raise Malformed("lone-zero-block", "a single block of zeros is followed by something else")
         if not self._blocks.rest_is_zero():
-            raise Malformed("trailing-data", "something follows the tar's end marker")
+            if self._limits.trailing_data == "refuse":
+                raise Malformed("trailing-data", "something follows the tar's end marker (limits.trailingData)")
+            self._blocks.read_out()
 
     def _extension(self, block: bytes, pending: _Pending) -> _Pending:
         flag = block[156]
@@ -153,8 +155,9 @@ class Reader:
         pending.size += size
         if pending.headers > MAX_PENDING:
             raise Malformed("limit-metadata", f"more than {MAX_PENDING} headers stand in front of one member")
-        if pending.size > MAX_METADATA:
-            raise Malformed("limit-metadata", f"more than {MAX_METADATA} bytes of names and extended headers for one member")
+        if pending.size > self._limits.max_metadata_bytes:
+            most = self._limits.max_metadata_bytes
+            raise Malformed("limit-metadata", f"more than {most} bytes of headers for one member (limits.maxMetadataBytes)")
         payload = self._blocks.take(size)
         self._resume = _padded(self._blocks.offset)
         return payload

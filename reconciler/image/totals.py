@@ -43,7 +43,7 @@ class Named:
 
 @dataclass(slots=True)
 class Totals:
-    """``file_bytes`` are apparent, holes included. ``setuid`` counts files with setuid or setgid."""
+    """``file_bytes`` are apparent, holes included. ``setuid`` counts files with setuid, setgid or capabilities."""
 
     entries: int = 0
     file_bytes: int = 0
@@ -51,6 +51,8 @@ class Totals:
     setuid: Named = field(default_factory=Named)
     devices: Named = field(default_factory=Named)
     whiteouts: int = 0
+    stripped: int = 0
+    """Files that lost those privileges by policy."""
     dropped: dict[bytes, int] = field(default_factory=dict)
     """Extended attributes that no image keeps, with how many members had them."""
     largest: list[tuple[int, bytes]] = field(default_factory=list)
@@ -75,6 +77,7 @@ class Totals:
             "types": {TYPE_NAMES[kind]: count for kind, count in self.by_type.items() if count},
             "whiteouts": self.whiteouts,
             "setuid": self.setuid.document(),
+            "stripped": self.stripped,
             "devices": self.devices.document(),
             "largest": [{"name": shown(name), "bytes": size} for size, name in sorted(self.largest, reverse=True)],
             "droppedXattrs": {name.decode(): count for name, count in sorted(self.dropped.items())},

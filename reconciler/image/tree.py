@@ -159,7 +159,7 @@ class Tree:
     def _lookup(self, path: bytes) -> Inode | None:
         """What a path names, without following its last component; None where there is nothing."""
         parts = components(path)
-        if b".." in parts:
+        if parts[-1:] == [b".."] or (b".." in parts and self._limits.climbing_links == "refuse"):
             raise Malformed("name-climbs", "the name of a hard link's target has a component ..")
         trail = self._walk(parts[:-1], create=False)
         if not (trail and parts):

@@ -64,7 +64,9 @@ def goal_of(image: ImageSpec, facts: Facts) -> Goal:
     digests = [layer.sha256 or "" for layer in layers]
     known = digests.index("") if "" in digests else len(digests)
     pool = facts.observed.pools.get(image.pool)
-    return Goal(image, layers, chain_ids(image.size, digests[:known]), shares=pool is not None and pool.shares_blocks)
+    return Goal(
+        image, layers, chain_ids(image.size, digests[:known], image.limits.policy), shares=pool is not None and pool.shares_blocks
+    )
 
 
 def outlook(image: ImageSpec, facts: Facts) -> Goal | Failure:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
-from reconciler.image.spec import Limits, Source
+from reconciler.image.spec import POLICIES, Limits, Source
 from reconciler.model import Action, Kind, Verb
 from reconciler.planner.facts import Difference, Facts, Key
 from reconciler.planner.goals import Goal, Wanted, image_difference, volume_name
@@ -78,7 +78,10 @@ def _volume(wanted: Wanted, goals: Sequence[Goal], difference: Difference, below
 
 def _most_generous(limits: Sequence[Limits]) -> Limits:
     """For a volume that several images share: what one of them may have built, the others find already there."""
-    return Limits(**{field.name: max(getattr(one, field.name) for one in limits) for field in fields(Limits)})
+    generous = {
+        field.name: max(getattr(one, field.name) for one in limits) for field in fields(Limits) if field.name not in POLICIES
+    }
+    return replace(limits[0], **generous)
 
 
 def _provisional(goal: Goal, facts: Facts, sources: Mapping[Source, Action], volumes: Mapping[Key, Action]) -> Action:
