@@ -16,7 +16,7 @@ from reconciler import host as hosts
 from reconciler import loop, referee, report
 from reconciler.errors import ReconcilerError, VolumeCorrupt
 from reconciler.host import Host
-from reconciler.image import source
+from reconciler.image import child, source
 from reconciler.machine import Status
 from reconciler.model import Observed, PoolObserved
 from reconciler.planner.goals import volume_name
@@ -58,9 +58,13 @@ def tools() -> Check:
 
 def builder() -> Check:
     """What confines the process that reads hostile bytes."""
-    if os.geteuid() == 0:
-        return Check("ok", "builder", "confinement", "unprivileged uid, empty root directory, resource limits")
-    return Check("ok", "builder", "confinement", "your uid, resource limits (as root it would also lose its uid and its paths)")
+    try:
+        measures = child.confinement()
+    except ReconcilerError as error:
+        return Check("fail", "builder", "confinement", f"it can't be started: {error}")
+    missing = [f"{name}: {why}" for name, why in measures.items() if why]
+    in_force = "in force: " + ", ".join(name for name, why in measures.items() if not why)
+    return Check("warn" if missing else "ok", "builder", "confinement", "; ".join([in_force, *missing]))
 
 
 def state(settings: Settings) -> Check:

@@ -272,6 +272,7 @@ class VolumeMachine:
         try:
             pipeline, report = self._pipelines.reach(context, Milestone.WRITTEN)
             checked = referee.check(pipeline.volume.path)
+            pipeline.build.wait(Milestone.CHECKED, stop=context.stop)
             if unfinished(pipeline.index).exists():
                 unfinished(pipeline.index).replace(pipeline.index)
             identity = pipeline.volume.seal()

@@ -14,6 +14,10 @@ from dataclasses import dataclass
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 
+Running = subprocess.Popen[bytes]
+"""A program that has been started and not yet waited for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completed:
     """What a program left behind. ``command`` can be pasted into a shell."""
@@ -42,7 +46,7 @@ def run(argv: Sequence[str], *, timeout: float, pass_fds: Sequence[int] = ()) ->
     )
 
 
-def spawn(argv: Sequence[str], *, pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
+def spawn(argv: Sequence[str], *, pass_fds: Sequence[int]) -> Running:
     """Start a program in a session of its own, with only ``pass_fds`` besides its error output."""
     return subprocess.Popen(
         argv,

@@ -25,7 +25,7 @@ HOME = {
     "rich": {"report.py"},
     "isal": {"image/codec.py"},
     "zstandard": {"image/codec.py"},
-    "ctypes": {"pool/devmapper.py"},
+    "ctypes": {"pool/devmapper.py", "image/libc.py", "image/seccomp.py"},
     "subprocess": {"process.py"},
 }
 """The one file that may import each third-party package, and the two standard ones that reach out of Python."""

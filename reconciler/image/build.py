@@ -6,10 +6,7 @@ all gone after ``close``. What the child says is taken as a verdict on that volu
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +14,8 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol
 
-from reconciler import errors, process
-from reconciler.image import arrival
-from reconciler.image.control import Channel, Packet
+from reconciler import errors
+from reconciler.image import arrival, child
 from reconciler.image.spec import Limits, filesystem_uuid
 
 GRACE_SECONDS = 3.0
@@ -39,6 +35,7 @@ class Milestone(IntEnum):
     DOWNLOADED = 1
     ACCEPTED = 2
     WRITTEN = 3
+    CHECKED = 4
 
 
 class Fetch(Protocol):
@@ -115,20 +112,17 @@ class Build:
         self._applied: list[Mapping[str, Any]] = []
         self._fetching = True
         self._closing = False
-        self._channel, self._theirs = Channel.pair()
+        self._owes_since: float | None = None
+        """Since when the builder has had something to do and has not been heard of; None while it waits for us."""
+        self._sent = 0
         self._threads = [
             threading.Thread(target=self._guarded, args=(job,), name=f"build-{job.__name__}", daemon=True)
             for job in (self._feed, self._listen)
         ]
 
     def __enter__(self) -> Build:
-        fd = self._theirs.fileno()
-        try:
-            argv = [sys.executable, "-I", "-m", "reconciler.image.builder", str(fd)]
-            self._child = process.spawn(argv, pass_fds=[fd])
-        finally:
-            self._theirs.close()
-        self._channel.send("request", fds=list(self._descriptors().values()), **self._describe())
+        self._child = child.start()
+        self._say("request", fds=list(self._descriptors().values()), **self._describe())
         for thread in self._threads:
             thread.start()
         return self
@@ -169,6 +163,7 @@ class Build:
                 if self._reached >= milestone:
                     return self._report
                 self._changed.wait(0.1)
+            self._check_alive()
             if stop.is_set():
                 raise errors.Stopped("stopped while a volume was being built", hint="run again to go on")
             if tick is not None:
@@ -176,19 +171,27 @@ class Build:
 
     def close(self) -> None:
         self._closing = True
-        self._channel.hang_up()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.wait()
+        self._child.channel.hang_up()
+        self._child.end()
         for thread in self._threads:
             thread.join()
         for fetch in self._fetches:
             fetch.close()
-        if self._child.stderr is not None:
-            self._child.stderr.close()
-        self._channel.close()
+        self._child.close()
+
+    def _check_alive(self) -> None:
+        since = self._owes_since
+        if since is not None and time.monotonic() - since > child.PATIENCE_SECONDS:
+            raise errors.BuilderDied(
+                f"the builder process has said nothing for {child.PATIENCE_SECONDS:.0f} s",
+                hint="run again; if it happens with this layer only, have a look at it with `reconcile inspect`",
+            )
 
     # -------------------------------------------------------------------------------------------------- threads
+
+    def _say(self, kind: str, fds: Sequence[int] = (), **body: Any) -> None:
+        self._owes_since = time.monotonic()
+        self._child.channel.send(kind, fds, **body)
 
     def _guarded(self, job: Callable[[], None]) -> None:
         try:
@@ -226,7 +229,8 @@ class Build:
         self._fetches.append(fetch)
         fd = fetch.open()
         try:
-            self._channel.send("layer", fds=[fd], name=layer.name)
+            self._sent = 0
+            self._say("layer", fds=[fd], name=layer.name)
         finally:
             os.close(fd)
         length, complete = 0, False
@@ -234,10 +238,11 @@ class Build:
             now = fetch.wait(length, 0.2)
             complete = now.complete
             if now.length > length:
-                length = now.length
-                self._channel.send("length", length=length)
+                length = self._sent = now.length
+                self._say("length", length=length)
             self._note(number, layer, fetch)
-        self._channel.send("end")
+        self._sent += 1  # the end is something to read, too
+        self._say("end")
         return fetch.result().digest
 
     def _note(self, number: int, layer: Input, fetch: Fetch) -> None:
@@ -246,19 +251,26 @@ class Build:
         self._progress = Progress(number, layer.name, at.done, read, at.total, now.entries)
 
     def _listen(self) -> None:
-        while (packet := self._channel.receive()) is not None:
-            self._hear(packet)
+        while (packet := self._child.channel.receive()) is not None:
+            try:
+                self._hear(packet.kind, child.believable(packet.body))
+            except (KeyError, TypeError, ValueError) as nonsense:
+                raise errors.BuilderDied(f"the builder process said something that makes no sense: {nonsense!r}") from nonsense
         if self._reached < Milestone.WRITTEN and not self._closing:
-            raise self._post_mortem()
+            raise self._child.post_mortem()
 
-    def _hear(self, packet: Packet) -> None:
-        body = packet.body
-        if packet.kind == "progress":
+    def _hear(self, kind: str, body: Mapping[str, Any]) -> None:
+        self._owes_since = time.monotonic()
+        if kind == "progress":
             now = self._progress
-            self._progress = Progress(now.layer, now.name, now.arrived, body["read"], now.total, body["entries"])
-        elif packet.kind == "applied":
-            self._applied.append(body["totals"])
-        elif packet.kind == "accepted":
+            self._progress = Progress(now.layer, now.name, now.arrived, int(body["read"]), now.total, int(body["entries"]))
+            if self._progress.read == self._sent:
+                self._owes_since = None
+        elif kind == "applied":
+            self._owes_since = None
+            self._applied.append(dict(body["totals"]))
+        elif kind == "accepted" and self._request.replay + len(self._applied) == len(self._request.layers):
+            self._owes_since = None
             report = self._await_download()
             if not report.chain:
                 return  # the download has failed, and wait() says so; without a commit the volume never becomes a file system
@@ -266,13 +278,25 @@ class Build:
                 fetch.result()  # a file that is read where it lies must have stayed the same until its last byte was read
             report = Report(tuple(self._applied), {}, report.digests, report.chain)
             self._reach(Milestone.ACCEPTED, report)
-            self._channel.send("commit", uuid=str(filesystem_uuid(report.chain)))
-        elif packet.kind == "written":
-            report = self._report
-            self._reach(Milestone.WRITTEN, Report(report.layers, body["summary"], report.digests, report.chain))
-        elif packet.kind == "failed":
+            self._say("commit", uuid=str(filesystem_uuid(report.chain)))
+        elif kind == "written" and self._reached == Milestone.ACCEPTED:
+            self._take_over(dict(body["summary"]))
+        elif kind == "failed":
             self._let_the_download_speak()
             raise self._verdict(body)
+        else:
+            raise ValueError(kind)
+
+    def _take_over(self, summary: Mapping[str, Any]) -> None:
+        """The volume and its index are ours from here on: nobody who has read the layer can write to them any more."""
+        self._child.end()
+        self._owes_since = None
+        report = self._report
+        self._reach(Milestone.WRITTEN, Report(report.layers, summary, report.digests, report.chain))
+        if self._request.index_out is not None:
+            os.lseek(self._request.index_out, 0, os.SEEK_SET)
+            child.check_index(self._request.index_out)
+        self._reach(Milestone.CHECKED, self._report)
 
     def _await_download(self) -> Report:
         with self._changed:
@@ -298,10 +322,3 @@ class Build:
             member = bytes.fromhex(body["member"])
             return errors.LayerRefused(message, rule=body["rule"], member=member, offset=body["offset"], hint=body["hint"])
         return VERDICTS.get(body["error"], errors.BuilderDied)(message, hint=body["hint"])
-
-    def _post_mortem(self) -> errors.BuilderDied:
-        code = self._child.wait()
-        said = self._child.stderr.read().decode(errors="replace").strip() if self._child.stderr else ""
-        last = said.splitlines()[-1] if said else "it said nothing"
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return errors.BuilderDied(f"the builder process died ({how}): {last}")

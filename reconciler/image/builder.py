@@ -11,27 +11,27 @@ import codecs
 import contextlib
 import gc
 import os
-import resource
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from uuid import UUID
 
 from reconciler.errors import BuilderDied, ReconcilerError
 from reconciler.image import index
 from reconciler.image.codec import open_stream
+from reconciler.image.confine import MEMORY, Bounds, confine
 from reconciler.image.control import Channel, Packet
 from reconciler.image.ext4 import Writer
 from reconciler.image.judge import Judge
 from reconciler.image.room import Room
-from reconciler.image.spec import GIB, Limits
+from reconciler.image.spec import Limits
 from reconciler.image.tar import Reader
 from reconciler.image.tree import Tree
 
-NOBODY = 65534
+SECONDS_TO_FINISH = 600
+"""Of CPU, for what a build does besides reading layers."""
+
 PROGRESS_SECONDS = 0.1
 
 
@@ -56,6 +56,8 @@ class LayerSource:
         """1 to n bytes; none only at the layer's end."""
         if time.monotonic() - self._reported >= PROGRESS_SECONDS:
             self.report()
+        if self.position >= self._length and not self._complete:
+            self.report()
         while self.position >= self._length and not self._complete:
             self._take(receive(self._channel))
         data = os.pread(self._fd, min(n, self._length - self.position), self.position)
@@ -77,6 +79,7 @@ class LayerSource:
 
     def close(self) -> None:
         """Swallow the announcements that the reader did not need, up to the layer's end."""
+        self.report()
         while not self._complete:
             self._take(receive(self._channel))
         self.report()
@@ -95,28 +98,6 @@ def prepare() -> None:
     gc.disable()  # a tree has no cycles: looking for some would cost a fifth of the time
     for encoding in ("ascii", "latin-1", "unicode_escape", "utf-8"):
         codecs.lookup(encoding)
-
-
-def confine() -> None:
-    """Give up what reading a layer does not need, before the first hostile byte.
-
-    Root becomes nobody inside an empty, already deleted directory: no path leads anywhere. Everybody gets limits on memory,
-    core dumps and new processes' worth of descriptors.
-    """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-    resource.setrlimit(resource.RLIMIT_AS, (6 * GIB, 6 * GIB))
-    if os.geteuid() != 0:
-        return
-    nowhere = tempfile.mkdtemp(prefix="reconcile-builder-")
-    fd = os.open(nowhere, os.O_RDONLY | os.O_DIRECTORY)
-    Path(nowhere).rmdir()
-    os.fchdir(fd)
-    os.close(fd)
-    os.chroot(".")
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def apply_layer(channel: Channel, number: int, tree: Tree, writer: Writer, room: Room, limits: Limits) -> dict[str, object]:
@@ -170,6 +151,13 @@ def build(channel: Channel, request: Packet) -> None:
     channel.send("written", summary=asdict(summary))
 
 
+def bounds(request: Packet) -> Bounds:
+    body = request.body
+    if request.kind != "request":
+        return Bounds()
+    return Bounds(body["size"], body["layers"] * body["limits"]["max_seconds"] + SECONDS_TO_FINISH)
+
+
 @contextlib.contextmanager
 def verdicts(channel: Channel) -> Iterator[None]:
     """Every error of ours becomes a packet; what is left is a crash, which the parent sees as the end of the process."""
@@ -177,6 +165,9 @@ def verdicts(channel: Channel) -> Iterator[None]:
         yield
     except ParentGone:
         return
+    except MemoryError:
+        message = f"reading it takes more than the builder's {MEMORY} bytes of memory"
+        channel.send("failed", error="LayerRefused", message=message, hint="", rule="limit-memory", offset=None, member="")
     except ReconcilerError as error:
         fields = {name: getattr(error, name) for name in ("rule", "offset") if hasattr(error, name)}
         member = getattr(error, "member", b"")
@@ -191,9 +182,16 @@ def main(argv: list[str]) -> int:
     if request is None:
         return 0
     prepare()
-    confine()
+    measures = confine(bounds(request))
     with verdicts(channel):
-        build(channel, request)
+        if request.kind == "probe":
+            channel.send("confined", measures={one.name: one.missing for one in measures})
+        elif request.kind == "check":
+            with os.fdopen(request.fds[0], "rb") as file:
+                index.load(file.read())
+            channel.send("checked")
+        else:
+            build(channel, request)
     return 0
 
 

@@ -7,6 +7,7 @@ Parent to child:   request {size, layers, replay, limits, names} + descriptors; 
                    length {length} whenever more has arrived, end {}; at last commit {uuid}
 Child to parent:   progress {layer, read, entries}, applied {totals} for each layer, accepted {},
                    written {summary}, failed {error, message, hint, …}
+Other questions:   probe {} is answered by confined {measures}, check {} + an index's descriptor by checked {} or failed {…}
 """
 
 from __future__ import annotations

@@ -1,0 +1,78 @@
+"""Calls of the C library that Python has no words for: what a process can give up for good.
+
+Called by ``confine``, in the builder process. Raises OSError with the kernel's errno. Sources: unshare(2), prctl(2), capset(2),
+landlock(7) with linux/landlock.h. No state.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x4000_0000
+
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_LINUX_CAPABILITY_VERSION_3 = 0x2008_0522
+
+_LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446  # the same numbers on every architecture
+_LANDLOCK_VERSION_ONLY = 1
+_PATH_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
+"""How many rights on files a version of Landlock knows: each is one bit, from the lowest on."""
+_NET_SINCE, _NET_RIGHTS = 4, 0b11  # TCP: bind, connect
+_SCOPE_SINCE, _SCOPES = 6, 0b11  # abstract UNIX sockets, signals
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Capabilities(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Ruleset(ctypes.Structure):
+    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces that the flags (``CLONE_NEW*``) name for new, empty ones."""
+    _checked(_libc.unshare(flags))
+
+
+def drop_capabilities() -> None:
+    """Give up every capability, those for later included: none is effective, permitted or inheritable."""
+    header = _Capabilities(_LINUX_CAPABILITY_VERSION_3, 0)
+    _checked(_libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())))
+
+
+def forbid_new_privileges() -> None:
+    """No program that this process starts can have more than it has, setuid or not."""
+    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, *_words(1, 0, 0, 0)))
+
+
+def forbid_attaching() -> None:
+    """Nobody of the same uid can trace this process, look into its memory, or make it dump core."""
+    _checked(_libc.prctl(_PR_SET_DUMPABLE, *_words(0, 0, 0, 0)))
+
+
+def _words(*values: int) -> tuple[ctypes.c_ulong, ...]:
+    return tuple(ctypes.c_ulong(value) for value in values)
+
+
+def landlock() -> int:
+    """Forbid whatever Landlock can: every path, TCP, signals and abstract sockets beyond this process. Returns its version."""
+    version = _checked(_libc.syscall(_LANDLOCK_CREATE, None, *_words(0, _LANDLOCK_VERSION_ONLY)))
+    rights = max(count for since, count in _PATH_RIGHTS.items() if since <= version)
+    ruleset = _Ruleset((1 << rights) - 1, _NET_RIGHTS if version >= _NET_SINCE else 0, _SCOPES if version >= _SCOPE_SINCE else 0)
+    # Older kernels take a shorter structure, and a longer one where the rest is zeros.
+    fd = _checked(_libc.syscall(_LANDLOCK_CREATE, ctypes.byref(ruleset), *_words(ctypes.sizeof(ruleset), 0)))
+    try:
+        _checked(_libc.syscall(_LANDLOCK_RESTRICT, *_words(fd, 0)))
+    finally:
+        os.close(fd)
+    return version
