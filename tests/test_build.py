@@ -6,20 +6,23 @@ import hashlib
 import io
 import os
 import signal
+import sys
 import tarfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from reconciler import errors, referee
+from reconciler.image import child, confine
 from reconciler.image.arrival import Arrived, Progress
 from reconciler.image.build import Build, Input, Milestone, Request
 from reconciler.image.spec import MIB, Layer, Limits, Source, chain_ids
 from reconciler.image.spool import Spool
+from tests.support import lying
 
 AT_ONCE = pytest.mark.timeout(60)
 """Ends a test that hangs, or that takes quadratic time; not a measure of speed."""
@@ -181,16 +184,81 @@ class Stalled:
         return None
 
 
+def flawed(monkeypatch: pytest.MonkeyPatch, flaw: str) -> None:
+    monkeypatch.setattr(child, "COMMAND", (sys.executable, lying.__file__, flaw))
+
+
+@pytest.mark.parametrize(
+    ("flaw", "told"),
+    [
+        ("dies", "SIGABRT"),
+        ("hangs", "said nothing for 1 s"),
+        ("shouts", "makes no sense"),
+        ("claims to be done", "makes no sense"),
+        ("counts wildly", "makes no sense"),
+    ],
+)
+@AT_ONCE
+def test_a_builder_that_dies_hangs_or_lies_fails_its_volume_and_nothing_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, flaw: str, told: str
+) -> None:
+    flawed(monkeypatch, flaw)
+    monkeypatch.setattr(child, "PATIENCE_SECONDS", 1.0)
+    fd = bench.volume()
+
+    with (
+        pytest.raises(errors.BuilderDied, match=told),
+        Build(bench.request(tar(bench.path / "one.tar", a=b"a"), volume=fd)) as build,
+    ):
+        build.wait(Milestone.WRITTEN, stop=bench.stop)
+    os.close(fd)
+
+    with pytest.raises(errors.VolumeCorrupt):
+        referee.check(bench.path / "volume")
+
+
+def test_what_a_builder_says_can_not_move_the_cursor_of_a_terminal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    flawed(monkeypatch, "moves the cursor")
+    with Build(bench.request(tar(bench.path / "one.tar", a=b"a"))) as build:
+        report = build.wait(Milestone.ACCEPTED, stop=bench.stop)
+
+    assert report.layers[0]["entries"] == "\\x1b[2J\\x1b[H0"
+
+
+def test_an_index_that_a_builder_forges_is_found_by_another_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    flawed(monkeypatch, "forges its index")
+    fd, out = bench.volume(), os.open(bench.path / "index", os.O_RDWR | os.O_CREAT)
+    request = replace(bench.request(tar(bench.path / "one.tar", a=b"a"), volume=fd), index_out=out)
+
+    with pytest.raises(errors.BuilderDied, match="index"), Build(request) as build:
+        build.wait(Milestone.WRITTEN, stop=bench.stop)
+        build.wait(Milestone.CHECKED, stop=bench.stop)
+    os.close(fd)
+    os.close(out)
+
+
+def test_nobody_writes_to_a_volume_that_has_been_declared_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a flaw could change it between the referee's look and the seal."""
+    flawed(monkeypatch, "writes on")
+    fd = bench.volume()
+    with Build(bench.request(tar(bench.path / "one.tar", a=b"a"), volume=fd)) as build:
+        build.wait(Milestone.CHECKED, stop=bench.stop)
+        time.sleep(1.5)
+        assert os.pread(fd, 8, 1024) != b"too late"
+    os.close(fd)
+
+
 @pytest.mark.root
 def test_the_builder_of_root_is_nobody_in_an_empty_directory(bench: Bench) -> None:
     """What reads hostile bytes could not use the host's paths if it wanted to."""
     with Build(Request((Input("never", lambda: Stalled(bench.path)),), SIZE, lambda digests: "")) as build:
-        child = the_builder()
+        found = the_builder()
+        own = "Uid:\t" + "\t".join([str(confine.PRIVATE_UIDS + int(found.name))] * 4)
         deadline = time.monotonic() + 10
-        while "Uid:\t65534" not in (child / "status").read_text() and time.monotonic() < deadline:
+        while own not in (found / "status").read_text() and time.monotonic() < deadline:
             time.sleep(0.02)
 
-        assert "Uid:\t65534\t65534\t65534\t65534" in (child / "status").read_text()
-        assert not any(Path(child / "root").iterdir())
-        assert all("volume" not in os.readlink(fd) for fd in (child / "fd").iterdir())
+        assert own in (found / "status").read_text()
+        assert not any(Path(found / "root").iterdir())
+        assert all("volume" not in os.readlink(fd) for fd in (found / "fd").iterdir())
         build.close()

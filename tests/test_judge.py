@@ -235,6 +235,16 @@ def test_names_and_attributes_have_limits_of_their_own() -> None:
     assert rule(member(xattrs={b"user.a": b"v" * 25}), limits=strict) == "limit-xattrs"
 
 
+def test_all_that_is_kept_in_memory_of_a_layer_is_bounded() -> None:
+    small = Limits(max_metadata_bytes=512)
+    judge = Judge(small)
+    with pytest.raises(LayerRefused) as refused:
+        for number in range(1000):
+            judge.check(member(b"%04d" % number, xattrs={b"user.a": b"v" * 1000}))
+    assert refused.value.rule == "limit-text"
+    assert 250 < judge.totals()["entries"] < 270  # type: ignore[operator]
+
+
 def test_what_has_the_longest_name_can_be_whited_out_too() -> None:
     assert rule(member(b"d/.wh." + b"n" * 255)) is None
     assert rule(member(b"d/.wh." + b"n" * 256)) == "name-length"

@@ -22,6 +22,10 @@ MAX_COMPONENT = 255
 MAX_TARGET = 4095
 """Bytes of one component of a path (Linux, ext4), and of a symlink's target (one ext4 block, with its NUL)."""
 
+MEMBERS_OF_TEXT = 512
+"""All names, targets and attributes of a layer, which the builder holds in memory, may have as many bytes as those of that many
+members with the most metadata."""
+
 MAX_ID = 2**32 - 2
 """The last id, 2^32-1, means "leave as it is" to chown: a setuid file would stay root's."""
 
@@ -44,6 +48,8 @@ class Judge:
     def __init__(self, limits: Limits) -> None:
         self._totals = Totals()
         self._limits = limits
+        self._text = 0
+        self._most_text = MEMBERS_OF_TEXT * limits.max_metadata_bytes
 
     def totals(self) -> dict[str, object]:
         """What has been accepted so far, fit for JSON (see ``totals.Totals.document``)."""
@@ -60,6 +66,9 @@ class Judge:
 
     def _check(self, member: Member) -> None:
         kind, name = member.type, member.name
+        self._text += len(name) + len(member.linkname)
+        if self._text > self._most_text:
+            raise Malformed("limit-text", f"the layer's names and attributes have more than {self._most_text} bytes")
         self._count(kind)
         self._check_name(name, kind)
         if kind == stat.S_IFREG:
@@ -131,8 +140,9 @@ class Judge:
             raise Malformed("link-climbs", f"its target {shown(target)} has a component .. (limits.climbingLinks)")
 
     def _check_xattrs(self, member: Member) -> None:
-        longest = self._limits.max_xattr_bytes
-        if sum(len(name) + len(value) for name, value in member.xattrs.items()) > longest:
+        longest, length = self._limits.max_xattr_bytes, sum(len(name) + len(value) for name, value in member.xattrs.items())
+        self._text += length
+        if length > longest:
             raise Malformed("limit-xattrs", f"its extended attributes have more than {longest} bytes (limits.maxXattrBytes)")
         kept, dropped = check_xattrs(member.xattrs, member.type)
         # A hard link gets no metadata: its inode has its own.

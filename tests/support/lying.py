@@ -1,0 +1,71 @@
+"""Builders that die, hang or lie, for ``child.COMMAND``; the first argument says which."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from reconciler.image import builder, index
+from reconciler.image.control import Channel
+from reconciler.image.room import Room
+
+
+def main(flaw: str) -> int:
+    match flaw:
+        case "hangs":
+            builder.apply_layer = lambda *_: time.sleep(600)  # type: ignore[assignment,return-value,func-returns-value]
+        case "dies":
+            builder.apply_layer = lambda *_: os.abort()  # type: ignore[assignment]
+        case "forges its index":
+            index.dump = lambda *_: b"reconidx" + bytes(100)
+        case "shouts":
+            builder.apply_layer = _shout
+        case "claims to be done":
+            builder.apply_layer = _claim
+        case "counts wildly":
+            builder.apply_layer = lambda *_: {"entries": 10**40}  # type: ignore[assignment]
+        case "moves the cursor":
+            builder.apply_layer = lambda *_: {"entries": "\x1b[2J\x1b[H0"}  # type: ignore[assignment]
+        case "writes on":
+            builder.Room = _Noted  # type: ignore[misc]
+            Channel.send = _send_and_write_on  # type: ignore[method-assign]
+    return builder.main(sys.argv)
+
+
+def _shout(channel: Channel, *_: Any) -> dict[str, object]:
+    channel.send("obey", now=True)
+    time.sleep(600)
+    return {}
+
+
+def _claim(channel: Channel, *_: Any) -> dict[str, object]:
+    channel.send("written", summary={})
+    time.sleep(600)
+    return {}
+
+
+class _Noted(Room):
+    """Remembers the volume's descriptor."""
+
+    volume = -1
+
+    def __init__(self, fd: int, given: int | None = None) -> None:
+        super().__init__(fd, given)
+        _Noted.volume = max(fd, _Noted.volume)
+
+
+_send = Channel.send
+
+
+def _send_and_write_on(self: Channel, kind: str, fds: Any = (), **body: Any) -> None:
+    _send(self, kind, fds, **body)
+    if kind == "written":
+        time.sleep(1)
+        os.pwrite(_Noted.volume, b"too late", 1024)
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv.pop(1)))
