@@ -245,6 +245,12 @@ def test_all_that_is_kept_in_memory_of_a_layer_is_bounded() -> None:
     assert 250 < judge.totals()["entries"] < 270  # type: ignore[operator]
 
 
+def test_attributes_are_counted_like_entries() -> None:
+    many = member(xattrs={b"user.%d" % number: b"" for number in range(6)})
+    assert rule(many, limits=Limits(max_entries=6)) is None
+    assert rule(many, many, limits=Limits(max_entries=11)) == "limit-xattrs"
+
+
 def test_what_has_the_longest_name_can_be_whited_out_too() -> None:
     assert rule(member(b"d/.wh." + b"n" * 255)) is None
     assert rule(member(b"d/.wh." + b"n" * 256)) == "name-length"

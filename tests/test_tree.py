@@ -132,6 +132,15 @@ def test_depth_counts_where_a_name_really_leads() -> None:
     assert rule([*deep, f(b"l/x/y")], limits=limits) == "link-loop"
 
 
+def test_a_link_makes_no_directory_that_is_named_like_a_whiteout() -> None:
+    assert rule([ln(b"l", b"a/.wh.b"), f(b"l/x")]) == "whiteout"
+
+
+def test_a_link_makes_no_directory_whose_name_is_too_long_for_one() -> None:
+    assert at(tree_of([ln(b"l", b"n" * 255), f(b"l/x")]), b"n" * 255 + b"/x")
+    assert rule([ln(b"l", b"n" * 256), f(b"l/x")]) == "name-length"
+
+
 def test_entries_count_implied_directories() -> None:
     assert rule([f(b"a/b/c/d")], limits=Limits(max_entries=3)) == "limit-entries"
 

@@ -48,7 +48,7 @@ class Judge:
     def __init__(self, limits: Limits) -> None:
         self._totals = Totals()
         self._limits = limits
-        self._text = 0
+        self._text = self._attributes = 0
         self._most_text = MEMBERS_OF_TEXT * limits.max_metadata_bytes
 
     def totals(self) -> dict[str, object]:
@@ -142,6 +142,10 @@ class Judge:
     def _check_xattrs(self, member: Member) -> None:
         longest, length = self._limits.max_xattr_bytes, sum(len(name) + len(value) for name, value in member.xattrs.items())
         self._text += length
+        self._attributes += len(member.xattrs)
+        if self._attributes > self._limits.max_entries:
+            most = self._limits.max_entries
+            raise Malformed("limit-xattrs", f"the layer has more than {most} extended attributes (limits.maxEntries)")
         if length > longest:
             raise Malformed("limit-xattrs", f"its extended attributes have more than {longest} bytes (limits.maxXattrBytes)")
         kept, dropped = check_xattrs(member.xattrs, member.type)

@@ -21,7 +21,7 @@ from itertools import pairwise
 
 from reconciler.errors import LayerRefused
 from reconciler.image.inode import Inode, directory
-from reconciler.image.judge import OPAQUE, WHITEOUT, components
+from reconciler.image.judge import MAX_COMPONENT, OPAQUE, WHITEOUT, components
 from reconciler.image.layer import LayerMarks, children_of
 from reconciler.image.member import HARDLINK, Malformed, Member
 from reconciler.image.spec import Limits
@@ -220,6 +220,10 @@ class Tree:
         """The directory or symlink of that name; what is missing is made where ``create`` says so."""
         child = children_of(above).get(name)
         if child is None and create:
+            if name.startswith(WHITEOUT):
+                raise Malformed("whiteout", "a link on its way leads below a name that begins with .wh.")
+            if len(name) > MAX_COMPONENT:
+                raise Malformed("name-length", f"a link on its way leads to a name of more than {MAX_COMPONENT} bytes")
             self._count()
             self.implied += 1
             child = children_of(above)[name] = directory()
