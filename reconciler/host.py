@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,6 +53,10 @@ class Host:
     def drivers(self) -> Mapping[str, Driver]:
         """A driver for each pool that is declared, and for each that the registry remembers."""
         return drivers(self)
+
+    def pulse(self) -> Hashable:
+        """Differs once a pool, or what somebody else has written to the registry, is no longer what it was."""
+        return self.records.others, tuple(driver.pulse() for driver in self.drivers.values())
 
     @cached_property
     def registry(self) -> Registry:

@@ -6,12 +6,10 @@ until the next one is empty or nothing is left to try; ``watch`` does so for eve
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from reconciler import lifecycle, manifests, report
 from reconciler.errors import CommandError, Guarded, NotConverged, ReconcilerError
@@ -24,9 +22,8 @@ from reconciler.model import Desired, ImageSpec, Kind, Observed, Plan, Resolutio
 from reconciler.observe import identities, observe
 from reconciler.outcome import outcome
 from reconciler.plan import plan
+from reconciler.watching import Watch
 
-SETTLE_SECONDS = 0.3
-RESYNC_SECONDS = 300.0
 HISTORY = 10_000
 """How many of the newest events, and of the newest runs, are kept."""
 
@@ -181,64 +178,16 @@ def tidy(host: Host, left: Plan) -> None:
 
 
 def watch(host: Host, wish: Wish, progress: report.Progress, *, stop: threading.Event) -> None:
-    """Converge now, and again whenever the manifests may have changed or the resync interval has passed, until asked to stop.
+    """Converge now, and again whenever something may have changed, until asked to stop (see ``watching``).
 
     Manifests that can't be read are complained about and change nothing: what was declared last stays as it is.
     """
-    for _ in wakes(host, stop):
+    now = host
+    watch = Watch(host.settings.manifests, lambda: now.pulse(), stop=stop, resync=host.settings.resync)
+    for _ in watch.wakes():
         try:
-            report.show_result(
-                converge(
-                    replace(host, desired=manifests.load(host.settings.manifests, host_labels=host.settings.host_labels)),
-                    wish,
-                    progress,
-                    stop=stop,
-                )
-            )
+            now = replace(host, desired=manifests.load(host.settings.manifests, host_labels=host.settings.host_labels))
+            report.show_result(converge(now, wish, progress, stop=stop))
         except CommandError as error:
             report.note(f"error: {error}")
-
-
-def wakes(host: Host, stop: threading.Event) -> Iterator[None]:
-    """At once, whenever the manifests have changed and settled, and every RESYNC_SECONDS.
-
-    File events are hints: they only make the look at the directory come sooner, so one that is lost costs a second.
-    """
-    directory = host.settings.manifests
-    seen, resync = fingerprint(directory), time.monotonic() + RESYNC_SECONDS
-    yield
-    for _ in hints(directory, stop):
-        if (now := fingerprint(directory)) != seen or time.monotonic() >= resync:
-            while not stop.wait(SETTLE_SECONDS) and (later := fingerprint(directory)) != now:
-                now = later
-            seen, resync = now, time.monotonic() + RESYNC_SECONDS
-            yield
-
-
-def fingerprint(directory: Path) -> frozenset[tuple[str, int, int, int]]:
-    """Identity, size and time of every file below; empty where there is nothing to read."""
-    return frozenset(
-        (path, found.st_ino, found.st_size, found.st_mtime_ns)
-        for path in (os.path.join(top, name) for top, _, names in os.walk(directory, followlinks=True) for name in names)  # noqa: PTH118
-        if (found := stat_or_none(path)) is not None
-    )
-
-
-def stat_or_none(path: str) -> os.stat_result | None:
-    try:
-        return os.stat(path)  # noqa: PTH116 - thousands of them, once a second
-    except OSError:
-        return None
-
-
-def hints(directory: Path, stop: threading.Event) -> Iterator[None]:
-    """Something may have changed: after file events, and once a second whatever happens."""
-    import watchfiles
-
-    while not stop.is_set():
-        try:
-            for _ in watchfiles.watch(directory, stop_event=stop, rust_timeout=1000, yield_on_timeout=True):
-                yield
-        except (OSError, RuntimeError):
-            stop.wait(1.0)  # the directory has gone, or holds a name that the watcher can't decode
-            yield
+        watch.felt()

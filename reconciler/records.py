@@ -74,6 +74,11 @@ class Records:
         """Grows with every change; equal serials mean an unchanged registry."""
         return int(self._meta("serial"))
 
+    @property
+    def others(self) -> int:
+        """Differs once somebody else has written to the registry's file."""
+        return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
+
     def images(self) -> dict[str, ImageRow]:
         return {row["name"]: rows.image_of(row) for row in self._rows("SELECT * FROM image ORDER BY name")}
 

@@ -16,6 +16,8 @@ class Settings:
     state: Path
     jobs: int = 2
     timeout: float | None = None
+    resync: float = 300.0
+    """Seconds after which a service looks at everything again although nothing seems to have changed."""
     host_labels: Mapping[str, str] = field(default_factory=dict)
     """What ``spec.hosts`` of a manifest chooses this host by."""
 

@@ -6,7 +6,7 @@ A driver keeps nothing in memory between calls: it asks the file system or the k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -147,6 +147,10 @@ class Driver(Protocol):
         ...
 
     def space(self) -> Space: ...
+
+    def pulse(self) -> Hashable:
+        """Something that differs once a device or file of the pool has come, gone or changed; cheap, and never an error."""
+        ...
 
     def assemble(self) -> str:
         """Make the pool usable, creating what was never there, and settle what a crash left open; return what was done.

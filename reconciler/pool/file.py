@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,6 +67,9 @@ class FilePool:
             found = os.statvfs(nearest_directory(self.root))
         total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
         return Space(total, free, reserve=total * self.reserve_percent // 100)
+
+    def pulse(self) -> Hashable:
+        return self._volumes.pulse(), self._snapshots.pulse()
 
     def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> PoolState:
         """What stands in the two directories; a pool that was never used is empty, one that can't be read raises HostCannot."""

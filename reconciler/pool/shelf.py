@@ -79,6 +79,14 @@ class Shelf:
             kinds[kind].append(name)
         return Listing(**{kind: tuple(names) for kind, names in kinds.items()})
 
+    def pulse(self) -> tuple[int, int]:
+        """Changes whenever a name in the directory has come or gone."""
+        try:
+            found = self.directory.stat()
+        except OSError as error:
+            return 0, error.errno or 0
+        return found.st_ino, found.st_mtime_ns
+
     def _classify(self, entry: str) -> tuple[str, str]:
         if entry.endswith(SUFFIX) and self.accepts(entry.removesuffix(SUFFIX)):
             return "finished", entry.removesuffix(SUFFIX)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -106,6 +106,18 @@ class ThinPool:
         free = max(0, total - seen.content.metadata_used - min(HIDDEN_BLOCKS, total // 10))
         reserve = total * self.reserve_metadata_percent // 100
         return Space(total * metadata.BLOCK, free * metadata.BLOCK, reserve * metadata.BLOCK)
+
+    def pulse(self) -> Hashable:
+        """The pool's mappings, with what each is in: the kernel answers in microseconds, however large the pool is."""
+        try:
+            ours = [one.name for one in self.dm.devices() if one.name == self.name or one.name.startswith(f"{self.name}-")]
+            return tuple(self._felt(name) for name in ours)
+        except ReconcilerError as error:
+            return str(error)
+
+    def _felt(self, name: str) -> Hashable:
+        found = self.dm.info(name)
+        return name, found and (found.number, found.suspended, found.live_table, found.event)
 
     def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> PoolState:
         """See ``Driver.observe``. Changes nothing, whether the pool is assembled or not. Raises HostCannot."""

@@ -1,0 +1,54 @@
+"""Converge, once or for ever, and say what that would change: ``reconcile``, ``plan``. No state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from reconciler.interrupt import Interrupted
+from reconciler.verbs.options import changing, options, shared
+
+
+def run(context: click.Context, *, once: bool) -> int:
+    from reconciler import host, loop, outcome, report
+
+    chosen, params = options(context), context.params
+    wish = loop.Wish(prune=params["prune"], selector=params["selector"], diff=params["diff"])
+    mode = "none" if chosen.json else params["progress"]
+    with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
+        if not once:
+            loop.watch(ours, wish, report.progress(mode), stop=interrupted.stop)
+            return interrupted.exit
+        result = loop.converge(ours, wish, report.progress(mode), stop=interrupted.stop)
+    if chosen.json:
+        report.document(report.result_json(result))
+    else:
+        report.show_result(result)
+    if interrupted.signal:
+        return interrupted.exit
+    return outcome.exit_code(result, detailed=params["detailed_exitcode"])
+
+
+def show_plan(context: click.Context) -> int:
+    from reconciler import host, loop, outcome, report
+
+    chosen, params = options(context), context.params
+    with host.reading(chosen.settings) as ours:
+        found = loop.look(ours, loop.Wish(prune=params["prune"], selector=params["selector"]))
+        selected = loop.selected(ours.desired, params["selector"])
+        images = set(ours.desired.images) if selected is None else selected
+    if chosen.json:
+        report.document(report.plan_json(found.plan, ours.name))
+    else:
+        report.show_plan(found.plan, diff=params["diff"])
+    return outcome.plan_exit_code(found.plan, images, detailed=params["detailed_exitcode"])
+
+
+@click.command()
+@shared
+@changing
+@click.pass_context
+def plan(context: click.Context, /, **_: Any) -> int:
+    """Say what would change, and why. Reads only."""
+    return show_plan(context)

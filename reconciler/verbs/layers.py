@@ -1,0 +1,73 @@
+"""Verbs for layers given on the command line: ``inspect``, ``build``. No state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reconciler.errors import Exit
+from reconciler.interrupt import Interrupted
+from reconciler.limits import parse as parse_limits
+from reconciler.verbs.options import about_layers, options, shared
+
+
+@click.command()
+@shared
+@click.argument("layer")
+@about_layers
+@click.pass_context
+def inspect(
+    context: click.Context, /, layer: str, limits: tuple[str, ...], endpoint_url: str | None, anonymous: bool, **_: Any
+) -> int:
+    """Judge one tar: members and totals, or the reason why it is refused."""
+    from reconciler import oneshot, report
+
+    chosen = options(context)
+    with Interrupted().installed() as interrupted:
+        verdict = oneshot.inspect(
+            oneshot.source(layer, endpoint_url, anonymous), parse_limits(limits), chosen.settings, stop=interrupted.stop
+        )
+    if chosen.json:
+        report.document(verdict)
+    else:
+        oneshot.show_verdict(verdict)
+    return Exit.OK if verdict["verdict"] == "accept" else Exit.FAILED
+
+
+@click.command()
+@shared
+@click.argument("layers", nargs=-1, required=True)
+@click.option("--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The image file to write.")
+@click.option("--size", required=True, metavar="SIZE", help="Size of the file system, e.g. 8GiB.")
+@about_layers
+@click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How long work is shown.")
+@click.pass_context
+def build(
+    context: click.Context,
+    /,
+    layers: tuple[str, ...],
+    output: Path,
+    size: str,
+    limits: tuple[str, ...],
+    endpoint_url: str | None,
+    anonymous: bool,
+    progress: str,
+    **_: Any,
+) -> int:
+    """Turn tar layers into one ext4 image. Needs no registry, no root, no mount."""
+    from reconciler import oneshot, report
+
+    chosen = options(context)
+    sources = [oneshot.source(layer, endpoint_url, anonymous) for layer in layers]
+    shown = report.progress("none" if chosen.json else progress)
+    with Interrupted().installed() as interrupted, shown:
+        built = oneshot.build(
+            sources, output.absolute(), oneshot.size(size), parse_limits(limits), chosen.settings, shown, stop=interrupted.stop
+        )
+    if chosen.json:
+        report.document(built)
+    else:
+        oneshot.show_built(built)
+    return Exit.OK

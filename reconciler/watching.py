@@ -1,0 +1,225 @@
+"""When to look again: after the manifests, or what they made, may have changed, and after the resync interval.
+
+Used by ``loop``. Events of the file system are hints: they make a look come sooner, and one that is lost, or that never comes
+from a network file system, costs a tick or two. The truth is what is read: the identity of the root, the status of every file,
+and the content of those that changed too recently for their times to tell. State: what was seen at the last look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import stat
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reconciler.repository import MAX_ENTRIES, SUFFIXES
+
+TICK_SECONDS = 0.5
+"""How often what is cheap is looked at: the root's identity, the pools, the registry."""
+
+SETTLE_SECONDS = 0.3
+"""How long nothing may have changed before it is read."""
+
+UNSETTLED_SECONDS = 60.0
+"""How long a tree that never comes to rest, or a lock that somebody left in it, can put a look off."""
+
+RESYNC_SECONDS = 300.0
+JITTER = 0.2
+SHARE = 0.02
+"""Most of one core that walking over the tree may take while nothing changes."""
+
+RACY_NANOSECONDS = 2_000_000_000
+"""Two writes within the granularity of a file system's times look like one (2 s at worst, FAT): until then content decides.
+(Git calls such entries racy, Documentation/technical/racy-git.)"""
+
+Entry = tuple[str, int, int, int, int, str]
+"""Path, device, inode, size, the later of both times in nanoseconds, and the content's digest where the time is too recent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One look at the tree; two that are equal saw the same manifests. ``seconds`` is what it cost."""
+
+    root: tuple[str, int, int]
+    entries: frozenset[Entry]
+    locked: bool = False
+    seconds: float = field(default=0.0, compare=False)
+
+
+NOWHERE = ("", 0, 0)
+
+
+def look(directory: Path) -> Sight:
+    """See every manifest below a directory as it is now. Nothing there is a sight, too; never raises OSError."""
+    started = time.thread_time()
+    entries = frozenset(_entries(directory))
+    return Sight(identity(directory), entries, git_is_busy(directory), time.thread_time() - started)
+
+
+def identity(directory: Path) -> tuple[str, int, int]:
+    """Where the root really is, through every link, with its device and inode: another one after a swap or re-creation."""
+    try:
+        where = os.path.realpath(directory)
+        found = os.stat(where)  # noqa: PTH116 - twice a second
+    except OSError:
+        return NOWHERE
+    return where, found.st_dev, found.st_ino
+
+
+def _entries(directory: Path) -> Iterator[Entry]:
+    now = time.time_ns()
+    seen = 0
+    for top, folders, names in os.walk(directory, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        seen += len(names) + len(folders)
+        if seen > MAX_ENTRIES:
+            return  # reading them ends there, too, and says so
+        for name in names:
+            if name.endswith(SUFFIXES) and not name.startswith("."):
+                yield _entry(os.path.join(top, name), now)  # noqa: PTH118 - thousands of them
+
+
+def _entry(path: str, now: int) -> Entry:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        return path, 0, 0, 0, 0, os.strerror(error.errno or 0)
+    latest = max(found.st_mtime_ns, found.st_ctime_ns)
+    racy = stat.S_ISREG(found.st_mode) and now - latest < RACY_NANOSECONDS
+    return path, found.st_dev, found.st_ino, found.st_size, latest, _digest(path) if racy else ""
+
+
+def _digest(path: str) -> str:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return hashlib.blake2b(file.read(1 << 20), digest_size=16).hexdigest()
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+
+
+def same_content(before: Sight, now: Sight) -> bool:
+    """Whether nothing has changed. A digest that is no longer taken, since its file has come to rest, is no change."""
+    if before.root != now.root or len(before.entries) != len(now.entries):
+        return False
+    return {entry[:5] for entry in before.entries} == {entry[:5] for entry in now.entries} and not _contradict(before, now)
+
+
+def _contradict(before: Sight, now: Sight) -> bool:
+    digests = {entry[0]: entry[5] for entry in before.entries if entry[5]}
+    return any(entry[5] and digests.get(entry[0], entry[5]) != entry[5] for entry in now.entries)
+
+
+def git_is_busy(directory: Path) -> bool:
+    """Whether a checkout is under way in the repository that the directory is part of: Git's ``index.lock`` is there."""
+    try:
+        return next(_git_locks(Path(os.path.realpath(directory))), False)
+    except OSError:
+        return False
+
+
+def _git_locks(directory: Path) -> Iterator[bool]:
+    for above in (directory, *directory.parents):
+        git = above / ".git"
+        if git.is_file():  # a linked worktree, or a submodule: "gitdir: PATH" (gitrepository-layout(5))
+            git = above / git.read_text().removeprefix("gitdir:").strip()
+        if git.is_dir():
+            yield (git / "index.lock").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- wakes
+
+
+class Watch:
+    """Wakes for one directory of manifests. ``pulse`` tells pools and registry apart from what they were, at little cost.
+
+    A wake carries nothing: whoever is woken reads everything.
+    """
+
+    def __init__(
+        self, directory: Path, pulse: Callable[[], Hashable], *, stop: threading.Event, resync: float = RESYNC_SECONDS
+    ) -> None:
+        self._directory = directory
+        self._pulse = pulse
+        self._stop = stop
+        self._resync = resync
+        self._seen: Sight | None = None
+        self._felt: Hashable = None
+        self._next_look = 0.0
+        self._due = 0.0
+
+    def wakes(self) -> Iterator[None]:
+        """At once, and then whenever it is time to look again; ends when ``stop`` is set."""
+        self.rest()
+        yield
+        for hinted in self._hints():
+            if self._stop.is_set():
+                return
+            if self._time_has_come(hinted=hinted):
+                self._settle()
+                self.rest()
+                yield
+
+    def rest(self) -> None:
+        """Take what is there now for known: what a pass has changed itself must not wake it again."""
+        self._seen = look(self._directory)
+        self._felt = self._pulse()
+        self._due = time.monotonic() + self._resync * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - not for secrets
+        self._plan_look(self._seen)
+
+    def felt(self) -> None:
+        """Take what the pools and the registry are now for known; the manifests may have changed meanwhile."""
+        self._felt = self._pulse()
+
+    def _plan_look(self, sight: Sight) -> None:
+        self._next_look = time.monotonic() + max(2 * TICK_SECONDS, sight.seconds / SHARE)
+
+    def _time_has_come(self, *, hinted: bool) -> bool:
+        seen = self._seen
+        if seen is None or time.monotonic() >= self._due or self._pulse() != self._felt:
+            return True
+        if identity(self._directory) != seen.root:
+            return True
+        if not hinted and time.monotonic() < self._next_look:
+            return False
+        now = look(self._directory)
+        self._plan_look(now)
+        return not same_content(seen, now)
+
+    def _settle(self) -> None:
+        """Wait until nothing has changed for a moment, and no checkout is under way."""
+        give_up = time.monotonic() + UNSETTLED_SECONDS
+        last = look(self._directory)
+        while not self._stop.wait(SETTLE_SECONDS) and time.monotonic() < give_up:
+            now = look(self._directory)
+            if same_content(last, now) and not now.locked:
+                return
+            last = now
+
+    def _hints(self) -> Iterator[bool]:
+        """True after an event, False after each tick without one. Starts anew whenever the root has become another one."""
+        while not self._stop.is_set():
+            began = identity(self._directory)
+            try:
+                for hinted in _events(self._directory, self._stop):
+                    yield hinted
+                    if identity(self._directory) != began:
+                        break
+            except (OSError, RuntimeError):
+                # The directory has gone, or holds a name that the watcher can't decode: ticks are enough.
+                self._stop.wait(TICK_SECONDS)
+                yield False
+
+
+def _events(directory: Path, stop: threading.Event) -> Iterator[bool]:
+    import watchfiles
+
+    tick = int(1000 * TICK_SECONDS)
+    for changes in watchfiles.watch(
+        directory, watch_filter=None, stop_event=stop, rust_timeout=tick, yield_on_timeout=True, debounce=100, step=20
+    ):
+        yield bool(changes)
