@@ -63,7 +63,7 @@ def completion(shell: str) -> int:
 
 
 VERBS = (
-    converging.plan,
+    *(converging.plan, converging.drift),
     *(
         looking.validate,
         looking.schema,

@@ -143,6 +143,22 @@ def show_plan(plan: Plan, *, diff: bool = False) -> None:
     data(f"Plan: {changes} to change, {len(plan.unchanged)} unchanged, {held} held, {len(plan.blocked)} blocked.")
 
 
+def show_drift(plan: Plan) -> None:
+    for action in plan.actions:
+        data(action_line(action))
+    show_findings(plan.findings)
+    data(
+        f"Drift: {len(plan.actions)} to mend, {len(plan.findings)} for a person."
+        if plan.actions or plan.findings
+        else "No drift."
+    )
+
+
+def drift_json(plan: Plan, host: str) -> dict[str, object]:
+    actions, findings = [action_json(action) for action in plan.actions], [asdict(finding) for finding in plan.findings]
+    return {"host": host, "drifted": bool(actions or findings), "actions": actions, "findings": findings}
+
+
 def show_findings(findings: Iterable[Finding]) -> None:
     """One line a finding; many with the same reason are one line, because a note that scrolls by is not read."""
     by_reason: dict[str, list[Finding]] = {}

@@ -1,4 +1,4 @@
-"""Converge, once or for ever, and say what that would change: ``reconcile``, ``plan``. No state."""
+"""Converge, once or for ever, and say what that would change: ``reconcile``, ``plan``, ``drift``. No state."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from reconciler.errors import Exit
 from reconciler.interrupt import Interrupted
 from reconciler.verbs.options import changing, options, shared
 
@@ -52,3 +53,27 @@ def show_plan(context: click.Context) -> int:
 def plan(context: click.Context, /, **_: Any) -> int:
     """Say what would change, and why. Reads only."""
     return show_plan(context)
+
+
+@click.command()
+@shared
+@click.pass_context
+def drift(context: click.Context, /, **_: Any) -> int:
+    """Say what somebody else has changed since the last run. Asks no source, writes nothing; exits with 2 where something has.
+
+    What the manifests want and nobody has made yet is not drift: `reconcile plan` shows that.
+    """
+    from reconciler import host, loop, report
+    from reconciler.planner.drift import drifted
+
+    chosen = options(context)
+    with host.reading(chosen.settings, lenient=True) as ours:
+        for fault in ours.faults:
+            report.note(fault)
+        found = drifted(loop.look_offline(ours).plan)
+        name = ours.name
+    if chosen.json:
+        report.document(report.drift_json(found, name))
+    else:
+        report.show_drift(found)
+    return Exit.CHANGED if found.actions or found.findings else Exit.OK

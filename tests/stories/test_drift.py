@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,7 @@ def test_drift_is_named_and_repaired(drift: Callable[[Workshop], None], host: Wo
 
     planned = host.run("plan", "--detailed-exitcode").expect(2).words(word)
     plan = host.plan()
+    host.run("drift").expect(2).words(word)
 
     assert inventory(host.state) == before, "plan reads only"
     assert any(a["kind"] == kind and word in a["because"] for a in plan["actions"]), planned
@@ -101,6 +103,20 @@ def test_drift_is_named_and_repaired(drift: Callable[[Workshop], None], host: Wo
         fsck(host.snapshot(name))
         assert cat(host.snapshot(name), "/srv/app") == b"v1"
     host.settled()
+
+
+def test_what_is_still_to_be_done_is_no_drift(host: Workshop, conforms: Callable[[str, Any], None]) -> None:
+    """`drift` tells what somebody else changed apart from what was declared since, and asks nobody but this host."""
+    host.image("later", [root("later")])
+    calm = host.run("drift", "-o", "json").expect(0)
+    snapshot_deleted(host)
+    told = host.run("drift", "-o", "json").expect(2)
+
+    conforms("drift", calm.json)
+    conforms("drift", told.json)
+    assert not calm.json["drifted"]
+    assert [action["kind"] for action in told.json["actions"]] == ["Snapshot"]
+    assert host.run("drift").words("snapshot/", "Drift: 1 to mend, 0 for a person.")
 
 
 def test_what_was_put_in_place_of_a_snapshot_is_set_aside(host: Workshop) -> None:
