@@ -316,8 +316,26 @@ def test_a_file_without_a_size_or_with_a_negative_one_is_refused(size: bytes) ->
 
 
 def test_a_size_where_no_data_follows_is_ignored() -> None:
-    for flag, link in ((b"5", b""), (b"2", b"t"), (b"1", b"t"), (b"6", b"")):
+    for flag, link in ((b"5", b""), (b"1", b"t")):
         assert names(block(b"a", flag, size=5000, at={157: link}) + file(b"b") + END) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("flag", [b"2", b"3", b"4", b"6"])
+def test_a_size_of_what_never_has_data_is_refused_where_readers_disagree_on_what_follows(flag: bytes) -> None:
+    """GNU tar passes over so many bytes, the others over none: a member could hide there from whoever looks with ``tar -t``."""
+    refused(block(b"a", flag, size=512, at={157: b"t"}) + file(b"hidden") + END, "size-of-type")
+
+
+def test_a_sparse_map_in_an_ordinary_members_header_is_refused() -> None:
+    """bsdtar believes the map, GNU tar the type: another one of them would see other members."""
+    for at in ({482: b"\1"}, {386: b"00000000000\0" + b"00000001000\0"}, {483: b"00000001000\0"}):
+        refused(block(b"f", magic=GNU, at=at) + file(b"hidden") + END, "sparse-map")
+
+
+def test_a_magic_that_only_begins_like_one_is_refused() -> None:
+    """Whether the prefix counts then depends on the reader, and so does the name."""
+    for magic in (b"ustar   ", b"ustar00\0", b"ustarzzz"):
+        refused(block(b"name", magic=magic, at={345: b"prefix"}) + END, "magic")
 
 
 def test_the_checksum_holds_signed_too_and_nothing_else() -> None:

@@ -102,6 +102,16 @@ def is_gnu(block: bytes) -> bool:
     return block[257:265] == b"ustar  \0"
 
 
+def check_layout(block: bytes) -> None:
+    """Raises Malformed where readers disagree on what the fields behind the magic mean: the prefix, or a sparse file's map."""
+    if block[257:263] == b"ustar\0":
+        return
+    if block[257:262] == b"ustar" and not is_gnu(block):
+        raise Malformed("magic", f"the header's magic {block[257:265]!r} is neither POSIX's nor GNU's")
+    if block[156] != OLD_GNU_SPARSE and is_gnu(block) and block[386:495].strip(b"\0"):
+        raise Malformed("sparse-map", "a member that is not a sparse file has a sparse file's map")
+
+
 def text(field: bytes) -> bytes:
     """A field's bytes up to its first NUL."""
     return field.partition(b"\0")[0]

@@ -165,6 +165,7 @@ class Reader:
     # ------------------------------------------------------------------------------------------------ members
 
     def _member(self, block: bytes, kind: int, pending: _Pending | None) -> Member:
+        header.check_layout(block)
         member = header.parse(block, kind, self._offset)
         if pending:
             self._override(member, block, pending)
@@ -176,7 +177,9 @@ class Reader:
             self._data_end = self._blocks.offset + member.stored
             self._resume = _padded(self._data_end)
         else:
-            # Whatever a directory, link or device says of its size, no data follows: so do GNU tar, Go and Python read it.
+            # Whatever a directory or hard link says of its size, no data follows: so do GNU tar, bsdtar, Go and Python read it.
+            if member.type not in (HARDLINK, stat.S_IFDIR) and header.number(block[124:136]):
+                raise Malformed("size-of-type", "a member that has no data has a size: readers disagree on what follows it")
             self._data_end = self._resume = self._blocks.offset
         return member
 

@@ -21,7 +21,7 @@ from itertools import pairwise
 
 from reconciler.errors import LayerRefused
 from reconciler.image.inode import Inode, directory
-from reconciler.image.judge import MAX_COMPONENT, OPAQUE, WHITEOUT, components
+from reconciler.image.judge import OPAQUE, WHITEOUT, components
 from reconciler.image.layer import LayerMarks, children_of
 from reconciler.image.member import HARDLINK, Malformed, Member
 from reconciler.image.spec import Limits
@@ -222,8 +222,11 @@ class Tree:
         if child is None and create:
             if name.startswith(WHITEOUT):
                 raise Malformed("whiteout", "a link on its way leads below a name that begins with .wh.")
-            if len(name) > MAX_COMPONENT:
-                raise Malformed("name-length", f"a link on its way leads to a name of more than {MAX_COMPONENT} bytes")
+            if len(name) > self._limits.max_name_bytes:
+                most = self._limits.max_name_bytes
+                raise Malformed(
+                    "name-length", f"a link on its way leads to a name of more than {most} bytes (limits.maxNameBytes)"
+                )
             self._count()
             self.implied += 1
             child = children_of(above)[name] = directory()
