@@ -117,6 +117,8 @@ def _map(single: dict[bytes, bytes], pairs: list[Record]) -> Segments | None:
     if len(numbers) % 2 or len(numbers) // 2 != decimal(single.get(b"numblocks", b"")):
         raise Malformed("sparse-map", "a sparse file's map is not as long as it says")
     _bounded(len(numbers) // 2)
+    if not numbers and _size(single):
+        raise Malformed("sparse-map", "a sparse file that is one hole has no map: readers disagree on what follows it")
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
