@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 KERNEL ?= auto
 
-.PHONY: run test unit stories kernel rest bench bench-thin lint clean
+.PHONY: run test unit stories kernel rest bench bench-thin fuzz lint clean
 
 run: $(BIN)/.ready
 	$(BIN)/python -m samples.quickstart $(ARGS)
@@ -43,6 +43,11 @@ bench-thin: $(BIN)/.ready
 	$(BIN)/python -m benchmarks.thin_boot
 	$(BIN)/python -m benchmarks.thin_sharing
 	$(BIN)/python -m benchmarks.thin_devices
+
+# Hostile archives, guided by coverage, for as long as ARGS="--seconds N" says: docs/fuzzing.md.
+fuzz: $(BIN)/.ready
+	$(BIN)/python -m pip install -q -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.coverage $(ARGS)
 
 $(BIN)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }

@@ -1,0 +1,418 @@
+"""What must hold of any input whatever: the builder's own steps in this process, and everything that can be checked of them.
+
+Used by the hypothesis tests, the replay of the corpus and the coverage-guided run. ``Bench`` keeps two sparse files that serve as
+volumes, one input after the other. A broken promise is a ``Broken``; whatever else comes out of it is one, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import io
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+from reconciler.errors import ImageTooSmall, LayerCorrupt, LayerRefused, NoSpace, ReconcilerError
+from reconciler.image import index
+from reconciler.image.codec import open_stream
+from reconciler.image.ext4 import Summary, Writer
+from reconciler.image.inode import Inode
+from reconciler.image.judge import MAX_COMPONENT, MAX_ID, MAX_MAJOR, MAX_MINOR, MAX_MTIME, MAX_TARGET, MIN_MTIME, Judge
+from reconciler.image.member import HARDLINK, Member
+from reconciler.image.spec import KIB, MIB, Limits
+from reconciler.image.tar import Reader
+from reconciler.image.tree import MAX_LINKS, Tree
+from tests.ext4_images import check, same_bytes
+from tests.fuzz import readers, tarball
+from tests.support import ext4
+
+_T = TypeVar("_T")
+
+VERDICTS = (LayerRefused, LayerCorrupt, ImageTooSmall, NoSpace)
+"""The only ways in which a layer may fail; the exact types, not what derives from them."""
+
+LIMITS = Limits(max_unpacked_bytes=8 * MIB, max_file_bytes=4 * MIB, max_entries=2000, max_ratio=200, max_depth=64)
+UUID_OF_ALL = UUID("6d0c7f0e-5a3b-5c1e-9d57-0b7a3a1f4e52")
+SIZE = 64 * MIB
+CPU_SECONDS = 20.0
+"""What one input may take. Hundreds run in a second: this is no measure of speed, but what is worse than linear passes it."""
+
+MEMORY = 224 * MIB
+"""Bytes by which the process may grow while it reads one input: a zstd window of 128 MiB, and a layer's worth of everything."""
+
+
+class Broken(AssertionError):
+    """A promise does not hold. ``promise`` is its short name."""
+
+    def __init__(self, promise: str, what: str) -> None:
+        super().__init__(f"{promise}: {what}")
+        self.promise = promise
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How much is checked of what was accepted, from the cheap to the dear."""
+
+    volume: bool = True
+    """Write it, read it back with the tests' own reader, and put the index on top of it."""
+    referee: bool = True
+    """e2fsck -fn."""
+    peers: bool = True
+    """GNU tar and bsdtar, where they are installed."""
+
+
+FULL = Depth()
+NONE = Depth(volume=False, referee=False, peers=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``error`` is empty where the input was accepted, ``rule`` where the error has none."""
+
+    error: str = ""
+    rule: str = ""
+    entries: int = 0
+    peers: str = ""
+    """What came of the comparison with other readers: ``agree``, ``theirs differ``, ``one refuses``, or that there was none."""
+
+    def __str__(self) -> str:
+        return f"{self.error}({self.rule})" if self.error else "accepted"
+
+
+@dataclass(slots=True)
+class _Layers:
+    """What applying the layers has left: for the checks to look at."""
+
+    limits: Limits
+    tree: Tree = field(init=False)
+    writer: Writer = field(init=False)
+    members: list[list[readers.Listed]] = field(default_factory=list)
+    digests: dict[Inode, str] = field(default_factory=dict)
+    entries: int = 0
+
+    def apply(self, layer: bytes, *, note: bool = False) -> None:
+        """The steps of ``builder.apply_layer``, without its process, channel and room."""
+        judge, reader = Judge(self.limits), Reader(open_stream(io.BytesIO(layer), self.limits))
+        self.tree.begin_layer()
+        noted: list[readers.Listed] = []
+        for member in reader:
+            judge.check(member)
+            inode = self.tree.add(member)
+            chunks: Iterable[bytes | memoryview] = ()
+            if inode is not None:
+                chunks = reader.data(member)
+                if note:
+                    chunks = [b"".join(chunks)]
+                    self.digests[inode] = _digest(member, chunks[0])
+                self.writer.append(inode, member.size, member.segments, chunks)
+            if note:
+                noted.append(_listed(member, b"".join(chunks)))
+        totals = judge.totals()
+        if totals["entries"] != sum(1 for _ in noted) and note:
+            raise Broken("totals", f"{totals['entries']} entries are counted, and {len(noted)} were read")
+        self.members.append(noted)
+        self.entries += self.tree.entries
+        if self.tree.entries > self.limits.max_entries:
+            raise Broken("limit-entries", f"a layer of {self.tree.entries} entries was accepted")
+
+
+class Bench:
+    """``run`` one input after the other; the volumes and the limits stay. A context manager."""
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        limits: Limits = LIMITS,
+        size: int = SIZE,
+        seconds: float = CPU_SECONDS,
+        memory: int = MEMORY,
+    ) -> None:
+        self.limits, self.size, self.seconds, self.memory = limits, size, seconds, memory
+        self._files = contextlib.ExitStack()
+        self._paths = [self._scratch(directory, name) for name in ("volume", "parent", "tar")]
+
+    def _scratch(self, directory: Path | None, name: str) -> Path:
+        file = tempfile.NamedTemporaryFile(prefix=f"fuzz-{name}-", dir=directory)  # noqa: SIM115
+        return Path(self._files.enter_context(file).name)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._files.close()
+
+    def run(self, case: bytes, depth: Depth = FULL) -> Verdict:
+        """Judge the case; Broken, or any other error, where a promise is not kept."""
+        layers = tarball.layers_of(case)
+        watch = _Watch()
+        try:
+            rehearsed = self._rehearse(layers)
+        except VERDICTS as verdict:
+            watch.check(self.seconds, self.memory)
+            return _refused(verdict)
+        except ReconcilerError as error:
+            raise Broken("verdict", f"{type(error).__name__} is no verdict on a layer: {error}") from error
+        watch.check(self.seconds, self.memory)
+        check_tree(rehearsed.tree, self.limits)
+        if not depth.volume:
+            return Verdict(entries=rehearsed.entries)
+        return self._accepted(layers, rehearsed, depth)
+
+    def _rehearse(self, layers: Sequence[bytes]) -> _Layers:
+        """To the verdict, as ``reconcile inspect`` comes to it: into a tree, and onto no volume."""
+        built = self._begin(Writer(-1, self.size, sink=True))
+        for layer in layers:
+            built.apply(layer)
+        return built
+
+    def _begin(self, writer: Writer) -> _Layers:
+        built = _Layers(self.limits)
+        built.tree, built.writer = Tree(self.limits), writer
+        return built
+
+    # --------------------------------------------------------------------------------------- what was accepted
+
+    def _accepted(self, layers: Sequence[bytes], rehearsed: _Layers, depth: Depth) -> Verdict:
+        volume, parent, _ = self._paths
+        try:
+            built, next_block = self._build(layers, volume)
+        except (ImageTooSmall, NoSpace) as verdict:
+            return _refused(verdict)
+        except LayerRefused as verdict:
+            # ``inspect`` has no volume: what ext4 can't hold must be refused where the members are judged.
+            raise Broken("late", f"{verdict.rule}: accepted by the judge and the tree, refused by the writer: {verdict}") from verdict
+        if next_block != rehearsed.writer.next_block:
+            raise Broken("rehearsal", f"the data ends at block {next_block}, rehearsed at {rehearsed.writer.next_block}")
+        if depth.referee:
+            _check_referee(volume)
+        self._check_contents(volume, built)
+        self._check_index(built.tree, next_block)
+        self._check_in_steps(layers, volume, parent)
+        told = self._ask_peers(layers, built) if depth.peers else ""
+        return Verdict(entries=built.entries, peers=told)
+
+    def _build(self, layers: Sequence[bytes], path: Path) -> tuple[_Layers, int]:
+        with _emptied(path, self.size) as fd:
+            built = self._begin(Writer(fd, self.size))
+            try:
+                for layer in layers:
+                    built.apply(layer, note=True)
+                summary = built.writer.finish(built.tree.root, UUID_OF_ALL)
+            finally:
+                built.writer.close()
+        _check_summary(summary, self.size)
+        return built, summary.next_block
+
+    def _check_contents(self, path: Path, built: _Layers) -> None:
+        """A reader of ext4 that shares no code with the writer finds each inode as the tree has it, and the data that was read."""
+        found = _without_lost_found(ext4.of_image(path))
+        meant = _without_lost_found(dict(_walk(built.tree.root)))
+        if found.keys() != meant.keys():
+            raise Broken("volume", f"names differ: {sorted(found.keys() ^ meant.keys())[:5]!r}")
+        for name, inode in meant.items():
+            facts = found[name]
+            is_link = inode.kind == stat.S_IFLNK
+            told = (facts.kind, facts.uid, facts.gid, facts.mtime, facts.target, facts.device, dict(facts.xattrs))
+            expected = (inode.kind, inode.uid, inode.gid, inode.mtime, inode.target, inode.device, inode.xattrs)
+            if told != expected or (not is_link and facts.mode != inode.mode):
+                raise Broken("volume", f"{name!r} is {told!r} mode {facts.mode:o}, meant {expected!r} mode {inode.mode:o}")
+            if inode.kind == stat.S_IFREG and (facts.size, facts.digest) != (inode.size, built.digests[inode]):
+                raise Broken("volume", f"{name!r} has other data than its layer")
+
+    def _check_index(self, tree: Tree, next_block: int) -> None:
+        written = index.dump(tree, next_block)
+        try:
+            loaded, block = index.load(written, self.limits)
+        except ReconcilerError as error:
+            raise Broken("index", f"it can't be read back: {error}") from error
+        if block != next_block or index.dump(loaded, block) != written:
+            raise Broken("index", "it changes as it is read back")
+
+    def _check_in_steps(self, layers: Sequence[bytes], volume: Path, other: Path) -> None:
+        """One volume for each prefix of the chain, each on the index and the volume of the one before, ends in the same bytes."""
+        tree, next_block = Tree(self.limits), None
+        with _emptied(other, self.size) as fd:
+            for layer in [*layers, None]:
+                step = self._begin(Writer(fd, self.size, next_block=next_block))
+                step.tree = tree
+                try:
+                    if layer is not None:
+                        step.apply(layer)
+                    summary = step.writer.finish(step.tree.root, UUID_OF_ALL)
+                except VERDICTS as verdict:
+                    if isinstance(verdict, ImageTooSmall | NoSpace):
+                        return  # a lower layer needs room that a whiteout of a later one gives back
+                    raise Broken("steps", f"layer by layer it is refused: {verdict}") from verdict
+                finally:
+                    step.writer.close()
+                tree, next_block = index.load(index.dump(step.tree, summary.next_block), self.limits)
+        try:
+            same_bytes(volume, other)
+        except AssertionError as error:
+            raise Broken("steps", f"built layer by layer the volume is another: {error}") from error
+
+    def _ask_peers(self, layers: Sequence[bytes], built: _Layers) -> str:
+        told = "none"
+        for layer, members in zip(layers, built.members, strict=True):
+            stream = open_stream(io.BytesIO(layer), self.limits)
+            self._paths[2].write_bytes(b"".join(iter(stream.read, b"")))
+            told = readers.compare(self._paths[2], members)
+            if told.startswith("ours differs"):
+                raise Broken("peers", told)
+        return told
+
+
+@contextlib.contextmanager
+def _emptied(path: Path, size: int) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, size)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _refused(verdict: ReconcilerError) -> Verdict:
+    """A verdict that can be told: its fields have their types, and its message is a short text without control characters."""
+    rule, member = getattr(verdict, "rule", ""), getattr(verdict, "member", b"")
+    if type(verdict) not in VERDICTS:
+        raise Broken("verdict", f"{type(verdict).__name__} is not one of the verdicts")
+    if isinstance(verdict, LayerRefused) and not (rule and isinstance(member, bytes) and verdict.offset >= 0):
+        raise Broken("verdict", f"a refusal without a rule, member or place: {verdict!r}")
+    if not verdict.message.isprintable() or len(verdict.message) > 2000:
+        raise Broken("message", f"not fit for a log: {verdict.message[:300]!r}")
+    return Verdict(type(verdict).__name__, rule)
+
+
+def _digest(member: Member, data: bytes) -> str:
+    """Of a file's whole content, holes included, put together from what the reader says of it."""
+    whole, taken = bytearray(member.size), 0
+    for offset, length in [(0, member.size)] if member.segments is None else member.segments:
+        whole[offset : offset + length] = data[taken : taken + length]
+        taken += length
+    if len(whole) != member.size or taken != len(data):
+        raise Broken("data", f"{member.name!r}: {len(data)} bytes of data for {taken}, size {member.size}")
+    return hashlib.sha256(whole).hexdigest()
+
+
+def _listed(member: Member, data: bytes) -> readers.Listed:
+    content = data
+    if member.segments is not None:
+        whole, taken = bytearray(member.size), 0
+        for offset, length in member.segments:
+            whole[offset : offset + length] = data[taken : taken + length]
+            taken += length
+        content = bytes(whole)
+    device = (member.devmajor, member.devminor) if member.type in (stat.S_IFCHR, stat.S_IFBLK) else (0, 0)
+    link = member.linkname if member.type in (HARDLINK, stat.S_IFLNK) else b""
+    return readers.Listed(member.name, member.type, member.mode, member.uid, member.gid, member.size, link, device, content)
+
+
+# --------------------------------------------------------------------------------------------- time and memory
+
+
+class _Watch:
+    """CPU time and the most memory since it was made; garbage of the input before is not counted."""
+
+    def __init__(self) -> None:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self._resident = _resident()[0]
+        self._began = time.thread_time()
+
+    def check(self, seconds: float, memory: int) -> None:
+        spent = time.thread_time() - self._began
+        if spent > seconds:
+            raise Broken("time", f"{spent:.1f} s of CPU, more than {seconds:.0f}")
+        grown = _resident()[1] - self._resident
+        if grown > memory:
+            gc.collect()
+            raise Broken("memory", f"{grown // KIB} KiB more than before, more than {memory // KIB}")
+
+
+def _resident() -> tuple[int, int]:
+    """Bytes of memory now, and at most since the mark was reset."""
+    status = Path("/proc/self/status").read_bytes()
+    found = []
+    for name in (b"VmRSS:", b"VmHWM:"):
+        at = status.find(name)
+        found.append(int(status[at:].split(None, 2)[1]) * KIB if at >= 0 else 0)
+    return found[0], found[1]
+
+
+# -------------------------------------------------------------------------------------------------- the tree
+
+
+def _walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:
+    """Each name with its inode; the root is ``b"."``."""
+    yield b".", root
+    todo = [(b"", root)]
+    while todo:
+        prefix, above = todo.pop()
+        for name, inode in (above.children or {}).items():
+            yield prefix + name, inode
+            if inode.children is not None:
+                todo.append((prefix + name + b"/", inode))
+
+
+def check_tree(tree: Tree, limits: Limits) -> None:
+    """What was accepted is a tree, of names that a file system can have, within the limits."""
+    seen: set[int] = set()
+    names: dict[int, int] = {}
+    for path, inode in _walk(tree.root):
+        name = path.rpartition(b"/")[2]
+        if inode is not tree.root and (not 0 < len(name) <= MAX_COMPONENT or name == b".." or b"\0" in name or name == b"."):
+            raise Broken("name", f"{path!r} got into the tree")
+        if name.startswith(b".wh."):
+            raise Broken("whiteout", f"{path!r} got into the tree")
+        if inode.children is not None and id(inode) in seen:
+            raise Broken("tree", f"{path!r} is a directory with two names")
+        seen.add(id(inode))
+        names[id(inode)] = names.get(id(inode), 0) + 1
+        _check_inode(path, inode, limits)
+        if names[id(inode)] > min(inode.names, MAX_LINKS):
+            raise Broken("links", f"{path!r} has more names than it says, or than ext4 can count")
+
+
+def _check_inode(path: bytes, inode: Inode, limits: Limits) -> None:
+    if (inode.kind == stat.S_IFDIR) != (inode.children is not None):
+        raise Broken("tree", f"{path!r} is half a directory")
+    if inode.mode & ~0o7777 or not (0 <= inode.uid <= MAX_ID and 0 <= inode.gid <= MAX_ID):
+        raise Broken("owner", f"{path!r} has mode {inode.mode:o}, owner {inode.uid}:{inode.gid}")
+    if not MIN_MTIME <= inode.mtime <= MAX_MTIME:
+        raise Broken("mtime", f"{path!r}: {inode.mtime}")
+    if inode.size > limits.max_file_bytes or inode.size < 0 or (inode.size and inode.kind != stat.S_IFREG):
+        raise Broken("limit-file", f"{path!r} has {inode.size} bytes")
+    if (inode.kind == stat.S_IFLNK) != (0 < len(inode.target) <= MAX_TARGET) or b"\0" in inode.target:
+        raise Broken("target", f"{path!r} leads to {inode.target[:100]!r}")
+    if not (0 <= inode.device[0] <= MAX_MAJOR and 0 <= inode.device[1] <= MAX_MINOR):
+        raise Broken("device", f"{path!r} is {inode.device}")
+    if any(not name.startswith((b"user.", b"security.capability", b"system.posix_acl_")) for name in inode.xattrs):
+        raise Broken("xattr", f"{path!r} has {sorted(inode.xattrs)[:5]!r}")
+
+
+def _without_lost_found(names: dict[bytes, _T]) -> dict[bytes, _T]:
+    """The reader of ext4 passes over a directory of that name: with mke2fs it is none of the image's."""
+    return {name: what for name, what in names.items() if not (name + b"/").startswith(b"lost+found/")}
+
+
+def _check_summary(summary: Summary, size: int) -> None:
+    if summary.used_blocks + summary.free_blocks != summary.blocks or summary.blocks != size // 4096:
+        raise Broken("summary", f"{summary}")
+
+
+def _check_referee(path: Path) -> None:
+    try:
+        check(path)
+    except AssertionError as error:
+        raise Broken("referee", f"e2fsck complains: {error}") from error
