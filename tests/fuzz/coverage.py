@@ -79,7 +79,9 @@ class Findings:
         where = f"{Path(ours[-1].filename).stem}-{ours[-1].name}" if ours else "oracle"
         told = getattr(error, "promise", "") or type(error).__name__
         # What a promise says varies with the input; what does not is enough to tell findings apart.
-        sign = hashlib.sha256(re.sub(r"[0-9]+|b?'[^']*'|b?\"[^\"]*\"", "", str(error))[:200].encode("utf-8", "replace")).hexdigest()
+        sign = hashlib.sha256(
+            re.sub(r"[0-9]+|b?'[^']*'|b?\"[^\"]*\"", "", str(error))[:200].encode("utf-8", "replace")
+        ).hexdigest()
         return f"{told}-{where}-{sign[:6]}"
 
 

@@ -20,36 +20,55 @@ MOST_UNPACKED = 1 << 20
 """Bytes of a compressed layer that the mutator is ready to take apart."""
 
 NAMES = (
-    b"", b".", b"./", b"/", b"..", b"../x", b"a/../../x", b"/../x", b"//abs", b"a/..", b"a", b"a/", b"a/b", b"a/b/c", b"b", b"b/c",
-    b"l", b"l/x", b"l/..", b"etc/passwd", b"/etc/passwd", b"usr/bin/sh", b"bin", b"bin/x", b"d", b"d/", b"d/.", b".//a", b"a//b",
-    b".wh.a", b"a/.wh.b", b".wh..wh..opq", b"a/.wh..wh..opq", b".wh.", b".wh..", b".wh...", b".wh..wh.x", b".wh.a/b", b"a/.wh..wh.plnk",
-    b"\xff\xfe", b"new\nline", b"\x1b[31m", b"a\0b", b"n" * 100, b"n" * 255, b"n" * 256, b".wh." + b"n" * 251, b".wh." + b"n" * 255,
-    b"d/" * 70 + b"f", b"d/" * 40, b"lost+found", b"lost+found/x", b"GNUSparseFile.0/x", b"e\xcc\x81", b"\xc3\xa9",
+    b"", b".", b"./", b"/", b"..", b"../x", b"a/../../x", b"/../x", b"//abs", b"a/..", b"a", b"a/", b"a/b", b"a/b/c", b"b",
+    b"b/c", b"l", b"l/x", b"l/..", b"etc/passwd", b"/etc/passwd", b"usr/bin/sh", b"bin", b"bin/x", b"d", b"d/", b"d/.",
+    b".//a", b"a//b", b".wh.a", b"a/.wh.b", b".wh..wh..opq", b"a/.wh..wh..opq", b".wh.", b".wh..", b".wh...", b".wh..wh.x",
+    b".wh.a/b", b"a/.wh..wh.plnk", b"\xff\xfe", b"new\nline", b"\x1b[31m", b"a\0b", b"n" * 100, b"n" * 255, b"n" * 256,
+    b".wh." + b"n" * 251, b".wh." + b"n" * 255, b"d/" * 70 + b"f", b"d/" * 40, b"lost+found", b"lost+found/x",
+    b"GNUSparseFile.0/x", b"e\xcc\x81", b"\xc3\xa9",
 )  # fmt: skip
 TARGETS = (
-    *NAMES, b"../..", b"../../..", b"../b", b"./b", b"a/up/../..", b"/proc/self/root", b"x" * 59, b"x" * 60, b"x" * 4095, b"x" * 4096,
-    b"l/l/l", b"/l", b"l", b"..//..", b"b/" * 30,
+    *NAMES, b"../..", b"../../..", b"../b", b"./b", b"a/up/../..", b"/proc/self/root", b"x" * 59, b"x" * 60, b"x" * 4095,
+    b"x" * 4096, b"l/l/l", b"/l", b"l", b"..//..", b"b/" * 30,
 )  # fmt: skip
 NUMBERS = (
-    0, 1, 2, 7, 8, 511, 512, 513, 1024, 4095, 4096, 4097, 0o7777, 0o4755, 0o177777, 0o200000, 65535, 65536, 2**21 - 1, 2**21, 2**31 - 1,
-    2**31, 2**32 - 2, 2**32 - 1, 2**32, 2**33 - 1, 2**33 + 2**31, 2**34, 2**62, 2**63 - 1, 2**63, -1, -512, -(2**31), -(2**31) - 1, 2**22,
+    0, 1, 2, 7, 8, 511, 512, 513, 1024, 4095, 4096, 4097, 0o7777, 0o4755, 0o177777, 0o200000, 65535, 65536, 2**21 - 1, 2**21,
+    2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**32, 2**33 - 1, 2**33 + 2**31, 2**34, 2**62, 2**63 - 1, 2**63, -1, -512,
+    -(2**31), -(2**31) - 1, 2**22,
 )  # fmt: skip
-TEXTS = (b"+5", b"-1", b"0x5", b"5_0", b" 5", b"5 ", b"", b"\xd9\xa1", b"1e3", b"0" * 25 + b"7", b"9" * 30, b"1.5", b"-0.5", b"nan")
+TEXTS = (
+    b"+5",
+    b"-1",
+    b"0x5",
+    b"5_0",
+    b" 5",
+    b"5 ",
+    b"",
+    b"\xd9\xa1",
+    b"1e3",
+    b"0" * 25 + b"7",
+    b"9" * 30,
+    b"1.5",
+    b"-0.5",
+    b"nan",
+)
 FLAGS = b"0000\x001122233445566777SSxxgLKVDMNAEIX9z\x80\xff"
 KEYS = (
     b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", b"atime", b"uname", b"comment", b"hdrcharset", b"charset",
-    b"SCHILY.devmajor", b"SCHILY.devminor", b"SCHILY.xattr.user.x", b"SCHILY.xattr.security.capability", b"SCHILY.xattr.trusted.overlay.x",
-    b"SCHILY.xattr.security.selinux", b"SCHILY.xattr.system.posix_acl_access", b"SCHILY.xattr.system.posix_acl_default",
-    b"SCHILY.xattr.user.", b"SCHILY.xattr.user.a%3Db%25", b"LIBARCHIVE.xattr.user.y", b"LIBARCHIVE.xattr.user.%41", b"RHT.security.selinux",
-    b"SCHILY.acl.access", b"SCHILY.acl.default", b"SCHILY.acl.ace", b"SCHILY.realsize", b"SCHILY.fflags", b"GNU.sparse.major",
-    b"GNU.sparse.minor", b"GNU.sparse.name", b"GNU.sparse.size", b"GNU.sparse.realsize", b"GNU.sparse.numblocks", b"GNU.sparse.map",
+    b"SCHILY.devmajor", b"SCHILY.devminor", b"SCHILY.xattr.user.x", b"SCHILY.xattr.security.capability",
+    b"SCHILY.xattr.trusted.overlay.x", b"SCHILY.xattr.security.selinux", b"SCHILY.xattr.system.posix_acl_access",
+    b"SCHILY.xattr.system.posix_acl_default", b"SCHILY.xattr.user.", b"SCHILY.xattr.user.a%3Db%25",
+    b"LIBARCHIVE.xattr.user.y", b"LIBARCHIVE.xattr.user.%41", b"RHT.security.selinux", b"SCHILY.acl.access",
+    b"SCHILY.acl.default", b"SCHILY.acl.ace", b"SCHILY.realsize", b"SCHILY.fflags", b"GNU.sparse.major", b"GNU.sparse.minor",
+    b"GNU.sparse.name", b"GNU.sparse.size", b"GNU.sparse.realsize", b"GNU.sparse.numblocks", b"GNU.sparse.map",
     b"GNU.sparse.offset", b"GNU.sparse.numbytes", b"GNU.dumpdir", b"GNU.volume.label", b"LIBARCHIVE.creationtime", b"",
 )  # fmt: skip
-_ACL = b"\2\0\0\0" + b"".join(bytes((tag, 0, 7, 0)) + b"\xff" * 4 for tag in (1, 4, 32))
-_NAMED_ACL = _ACL[:12] + b"\2\0\5\0\xe8\3\0\0" + _ACL[12:20] + b"\x10\0\7\0" + b"\xff" * 4 + _ACL[20:]
+ACL = b"\2\0\0\0" + b"".join(bytes((tag, 0, 7, 0)) + b"\xff" * 4 for tag in (1, 4, 32))
+NAMED_ACL = ACL[:12] + b"\2\0\5\0\xe8\3\0\0" + ACL[12:20] + b"\x10\0\7\0" + b"\xff" * 4 + ACL[20:]
 VALUES = (
-    *TEXTS, b"1", b"0", b"512", b"1,0", b"0,512", b"0,1,512,1", b"512,512,0,512", b"\1\0\0\2" + bytes(16), b"\1\0\0\3" + bytes(20), _ACL,
-    _NAMED_ACL, b"u::rwx,g::r-x,o::r--", b"user::rwx,user:bin:r-x:2,group::r-x,mask::rwx,other::---", b"user::rwx,user:name:r-x,group::r-x,mask::rwx,other::---",
+    *TEXTS, b"1", b"0", b"512", b"1,0", b"0,512", b"0,1,512,1", b"512,512,0,512", b"\1\0\0\2" + bytes(16),
+    b"\1\0\0\3" + bytes(20), ACL, NAMED_ACL, b"u::rwx,g::r-x,o::r--",
+    b"user::rwx,user:bin:r-x:2,group::r-x,mask::rwx,other::---", b"user::rwx,user:name:r-x,group::r-x,mask::rwx,other::---",
     b"x" * 300, b"x" * 4000, b"YWJj", b"YWJ", b"BINARY", b"a=b\nc", b"1234567890.123456789", b"-1.5", b"8589934592",
 )  # fmt: skip
 
@@ -59,23 +78,25 @@ Change = Callable[[Archive, Random], None]
 def mutate(data: bytes, seed: int, most: int = 1 << 16) -> bytes:
     """Another case, of at most ``most`` bytes."""
     random = Random(seed)
-    layers = tarball.layers_of(data) or [b""]
+    layers, policy = tarball.layers_of(data) or [b""], tarball.policy_of(data)
+    if random.random() < 0.05:
+        policy ^= 1 << random.randrange(5)
     for _ in range(random.choice((1, 1, 1, 2, 2, 3, 5))):
         if random.random() < 0.06:
             layers = _change_chain(layers, random)
         else:
             at = random.randrange(len(layers))
             layers[at] = _change_layer(layers[at], random)
-    found = tarball.case(layers)
+    found = tarball.case(layers, policy)
     return found if len(found) <= most else found[:most]
 
 
 def cross(one: bytes, other: bytes, seed: int, most: int = 1 << 16) -> bytes:
     """Members of two cases in one."""
-    random = Random(seed)
+    random, policy = Random(seed), tarball.policy_of(one)
     mine, theirs = tarball.layers_of(one) or [b""], tarball.layers_of(other) or [b""]
     if random.random() < 0.3:
-        return tarball.case([*mine, random.choice(theirs)][:4])[:most]
+        return tarball.case([*mine, random.choice(theirs)][:4], policy)[:most]
     at = random.randrange(len(mine))
     taken = tarball.parse(unpacked(random.choice(theirs))).items
     archive = tarball.parse(unpacked(mine[at]))
@@ -83,7 +104,7 @@ def cross(one: bytes, other: bytes, seed: int, most: int = 1 << 16) -> bytes:
     first = random.randint(0, len(taken))
     archive.items[start:start] = taken[first : first + random.choice((1, 1, 2, 4))]
     mine[at] = archive.join()
-    return tarball.case(mine)[:most]
+    return tarball.case(mine, policy)[:most]
 
 
 # ----------------------------------------------------------------------------------------------------- layers
@@ -341,7 +362,11 @@ def _target(archive: Archive, random: Random) -> None:
 
 
 def _link(archive: Archive, random: Random) -> None:
-    _place(archive, random, [tarball.item(some_name(archive, random), random.choice((b"1", b"2")), link=_some_target(archive, random))])
+    _place(
+        archive,
+        random,
+        [tarball.item(some_name(archive, random), random.choice((b"1", b"2")), link=_some_target(archive, random))],
+    )
 
 
 def _chain_of_links(archive: Archive, random: Random) -> None:
@@ -440,7 +465,17 @@ def _some_record(archive: Archive, random: Random) -> Record:
 def _tail(archive: Archive, random: Random) -> None:
     again = b"".join(bytes(item.header) + item.payload for item in archive.items[:2])
     archive.tail = random.choice(
-        (b"", END, END, bytes(BLOCK), bytes(BLOCK + 7), END + b"x", END + bytes(8000), bytes(BLOCK) + again + END, END + again + END)
+        (
+            b"",
+            END,
+            END,
+            bytes(BLOCK),
+            bytes(BLOCK + 7),
+            END + b"x",
+            END + bytes(8000),
+            bytes(BLOCK) + again + END,
+            END + again + END,
+        )
     )
 
 
@@ -463,19 +498,26 @@ def minimise(data: bytes, still: Callable[[bytes], bool], tries: int = 2000) -> 
             left -= 1
             if left < 0:
                 break
-            if (len(smaller), sum(map(bool, smaller))) < (len(best), sum(map(bool, best))) and still(smaller):
+            if _weight(smaller) < _weight(best) and still(smaller):
                 best, improved = smaller, True
                 break
     return best
 
 
+def _weight(data: bytes) -> tuple[int, int]:
+    return len(data), len(data) - data.count(0)
+
+
 def _smaller(data: bytes) -> Iterator[bytes]:
-    layers = tarball.layers_of(data)
+    layers, policy = tarball.layers_of(data), tarball.policy_of(data)
+    for bit in range(5):
+        if policy & 1 << bit:
+            yield tarball.case(layers, policy & ~(1 << bit))
     for at, layer in enumerate(layers):
         if len(layers) > 1:
-            yield tarball.case(layers[:at] + layers[at + 1 :])
+            yield tarball.case(layers[:at] + layers[at + 1 :], policy)
         for changed in _smaller_layers(layer):
-            yield tarball.case([*layers[:at], changed, *layers[at + 1 :]])
+            yield tarball.case([*layers[:at], changed, *layers[at + 1 :]], policy)
 
 
 def _smaller_layers(layer: bytes) -> Iterator[bytes]:

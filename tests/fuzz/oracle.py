@@ -15,9 +15,9 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from reconciler.errors import ImageTooSmall, LayerCorrupt, LayerRefused, NoSpace, ReconcilerError
@@ -27,7 +27,7 @@ from reconciler.image.ext4 import Summary, Writer
 from reconciler.image.inode import Inode
 from reconciler.image.judge import MAX_COMPONENT, MAX_ID, MAX_MAJOR, MAX_MINOR, MAX_MTIME, MAX_TARGET, MIN_MTIME, Judge
 from reconciler.image.member import HARDLINK, Member
-from reconciler.image.spec import KIB, MIB, Limits
+from reconciler.image.spec import KIB, MIB, POLICIES, Limits
 from reconciler.image.tar import Reader
 from reconciler.image.tree import MAX_LINKS, Tree
 from tests.ext4_images import check, same_bytes
@@ -47,6 +47,13 @@ CPU_SECONDS = 20.0
 
 MEMORY = 224 * MIB
 """Bytes by which the process may grow while it reads one input: a zstd window of 128 MiB, and a layer's worth of everything."""
+
+
+def limits_of(case: bytes, limits: Limits = LIMITS) -> Limits:
+    """Those, with the policies that the case asks for."""
+    bits = tarball.policy_of(case)
+    chosen = {name: values[1] for bit, (name, values) in enumerate(POLICIES.items()) if bits & 1 << bit}
+    return replace(limits, **cast("dict[str, Any]", chosen))
 
 
 class Broken(AssertionError):
@@ -100,21 +107,23 @@ class _Layers:
 
     def apply(self, layer: bytes, *, note: bool = False) -> None:
         """The steps of ``builder.apply_layer``, without its process, channel and room."""
-        judge, reader = Judge(self.limits), Reader(open_stream(io.BytesIO(layer), self.limits))
+        judge, reader = Judge(self.limits), Reader(open_stream(io.BytesIO(layer), self.limits), self.limits)
         self.tree.begin_layer()
         noted: list[readers.Listed] = []
         for member in reader:
+            mode = member.mode
             judge.check(member)
             inode = self.tree.add(member)
             chunks: Iterable[bytes | memoryview] = ()
             if inode is not None:
                 chunks = reader.data(member)
                 if note:
-                    chunks = [b"".join(chunks)]
-                    self.digests[inode] = _digest(member, chunks[0])
+                    data = b"".join(chunks)
+                    self.digests[inode] = _digest(member, data)
+                    chunks = [data]
                 self.writer.append(inode, member.size, member.segments, chunks)
             if note:
-                noted.append(_listed(member, b"".join(chunks)))
+                noted.append(_listed(member, mode, b"".join(chunks)))
         totals = judge.totals()
         if totals["entries"] != sum(1 for _ in noted) and note:
             raise Broken("totals", f"{totals['entries']} entries are counted, and {len(noted)} were read")
@@ -136,7 +145,8 @@ class Bench:
         seconds: float = CPU_SECONDS,
         memory: int = MEMORY,
     ) -> None:
-        self.limits, self.size, self.seconds, self.memory = limits, size, seconds, memory
+        self._usual = self.limits = limits
+        self.size, self.seconds, self.memory = size, seconds, memory
         self._files = contextlib.ExitStack()
         self._paths = [self._scratch(directory, name) for name in ("volume", "parent", "tar")]
 
@@ -152,7 +162,7 @@ class Bench:
 
     def run(self, case: bytes, depth: Depth = FULL) -> Verdict:
         """Judge the case; Broken, or any other error, where a promise is not kept."""
-        layers = tarball.layers_of(case)
+        layers, self.limits = tarball.layers_of(case), limits_of(case, self._usual)
         watch = _Watch()
         try:
             rehearsed = self._rehearse(layers)
@@ -189,7 +199,9 @@ class Bench:
             return _refused(verdict)
         except LayerRefused as verdict:
             # ``inspect`` has no volume: what ext4 can't hold must be refused where the members are judged.
-            raise Broken("late", f"{verdict.rule}: accepted by the judge and the tree, refused by the writer: {verdict}") from verdict
+            raise Broken(
+                "late", f"{verdict.rule}: accepted by the judge and the tree, refused by the writer: {verdict}"
+            ) from verdict
         if next_block != rehearsed.writer.next_block:
             raise Broken("rehearsal", f"the data ends at block {next_block}, rehearsed at {rehearsed.writer.next_block}")
         if depth.referee:
@@ -213,7 +225,7 @@ class Bench:
         return built, summary.next_block
 
     def _check_contents(self, path: Path, built: _Layers) -> None:
-        """A reader of ext4 that shares no code with the writer finds each inode as the tree has it, and the data that was read."""
+        """A reader of ext4 that shares no code with the writer finds the inodes that the tree has, and the data that was read."""
         found = _without_lost_found(ext4.of_image(path))
         meant = _without_lost_found(dict(_walk(built.tree.root)))
         if found.keys() != meant.keys():
@@ -305,7 +317,8 @@ def _digest(member: Member, data: bytes) -> str:
     return hashlib.sha256(whole).hexdigest()
 
 
-def _listed(member: Member, data: bytes) -> readers.Listed:
+def _listed(member: Member, mode: int, data: bytes) -> readers.Listed:
+    """``mode`` is what the reader told: policies and access control lists may change it, for other readers don't."""
     content = data
     if member.segments is not None:
         whole, taken = bytearray(member.size), 0
@@ -315,7 +328,7 @@ def _listed(member: Member, data: bytes) -> readers.Listed:
         content = bytes(whole)
     device = (member.devmajor, member.devminor) if member.type in (stat.S_IFCHR, stat.S_IFBLK) else (0, 0)
     link = member.linkname if member.type in (HARDLINK, stat.S_IFLNK) else b""
-    return readers.Listed(member.name, member.type, member.mode, member.uid, member.gid, member.size, link, device, content)
+    return readers.Listed(member.name, member.type, mode, member.uid, member.gid, member.size, link, device, content)
 
 
 # --------------------------------------------------------------------------------------------- time and memory
@@ -397,6 +410,10 @@ def _check_inode(path: bytes, inode: Inode, limits: Limits) -> None:
         raise Broken("target", f"{path!r} leads to {inode.target[:100]!r}")
     if not (0 <= inode.device[0] <= MAX_MAJOR and 0 <= inode.device[1] <= MAX_MINOR):
         raise Broken("device", f"{path!r} is {inode.device}")
+    if limits.devices == "refuse" and inode.kind in (stat.S_IFCHR, stat.S_IFBLK):
+        raise Broken("policy", f"{path!r} is a device")
+    if limits.setuid != "keep" and inode.kind == stat.S_IFREG and inode.mode & 0o6000:
+        raise Broken("policy", f"{path!r} has mode {inode.mode:o}")
     if any(not name.startswith((b"user.", b"security.capability", b"system.posix_acl_")) for name in inode.xattrs):
         raise Broken("xattr", f"{path!r} has {sorted(inode.xattrs)[:5]!r}")
 

@@ -6,7 +6,6 @@ that we could be wrong about; the comparison is by members in their order, field
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import stat
@@ -107,7 +106,13 @@ def _said(*command: str) -> bytes:
 
 _QUOTED = rb'"((?:[^"\\]|\\.)*)"'
 _gnu_line = re.compile(
-    rb"(.)([-rwxsStT]{9})[.+@]?\s+(\d+)/(\d+)\s+(\d+|\d+,\d+)\s+\S+ \S+ " + _QUOTED + rb"(?: -> " + _QUOTED + rb"| link to " + _QUOTED + rb")?"
+    rb"(.)([-rwxsStT]{9})[.+@]?\s+(\d+)/(\d+)\s+(\d+|\d+,\d+)\s+\S+ \S+ "
+    + _QUOTED
+    + rb"(?: -> "
+    + _QUOTED
+    + rb"| link to "
+    + _QUOTED
+    + rb")?"
 ).fullmatch
 _escapes = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 _CONTROLS = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import zstandard
 
-from tests.fuzz.mutate import _ACL, _NAMED_ACL
+from tests.fuzz.mutate import ACL, NAMED_ACL
 from tests.fuzz.tarball import (
     END,
     GNU,
@@ -59,15 +59,18 @@ def features() -> Iterator[tuple[str, bytes]]:
     yield "root", tar(folder(b"./", 0o700))
     for name, magic in (("ustar", POSIX), ("gnu", GNU), ("v7", V7)):
         yield f"file-{name}", tar(item(b"d/f", data=b"hello", magic=magic, uid=1000, gid=1000, mtime=1_700_000_000))
-    yield "types", tar(
-        folder(b"d/"),
-        item(b"d/f", data=b"hello"),
-        link(b"l", b"d/f"),
-        hard(b"h", b"d/f"),
-        device(b"c", b"3", 1, 3),
-        device(b"b", b"4", 4095, 1048575),
-        item(b"p", b"6"),
-        item(b"t", b"7", b"x"),
+    yield (
+        "types",
+        tar(
+            folder(b"d/"),
+            item(b"d/f", data=b"hello"),
+            link(b"l", b"d/f"),
+            hard(b"h", b"d/f"),
+            device(b"c", b"3", 1, 3),
+            device(b"b", b"4", 4095, 1048575),
+            item(b"p", b"6"),
+            item(b"t", b"7", b"x"),
+        ),
     )
     yield "old-directory", tar(item(b"d/", b"\0", magic=V7), item(b"d/f", b"\0", magic=V7))
     yield "modes", tar(item(b"su", mode=0o4755), item(b"sg", mode=0o2755), folder(b"tmp", 0o1777), item(b"st", mode=0o100644))
@@ -91,21 +94,29 @@ def features() -> Iterator[tuple[str, bytes]]:
     yield "pax-zeros", tar(extended([(b"size", b"0" * 21 + b"3")]), item(b"f", data=b"abc"))
     yield "global", tar(extended([(b"comment", b"a commit")], b"g"), item(b"f"))
     yield "label", tar(item(b"label", b"V", magic=GNU), item(b"f", magic=GNU))
-    yield "xattrs", tar(
-        extended([(b"SCHILY.xattr.user.a%3D", b"\0\n="), (b"LIBARCHIVE.xattr.user.%41", b"YWJj"), (b"SCHILY.fflags", b"x")]),
-        item(b"f"),
-        extended([(b"SCHILY.xattr.security.capability", b"\1\0\0\2" + bytes(16)), (b"SCHILY.xattr.security.selinux", b"x\0")]),
-        item(b"ping", mode=0o755),
-        extended([(b"RHT.security.selinux", b"x"), (b"SCHILY.xattr.trusted.overlay.opaque", b"y")]),
-        folder(b"d"),
+    yield (
+        "xattrs",
+        tar(
+            extended([(b"SCHILY.xattr.user.a%3D", b"\0\n="), (b"LIBARCHIVE.xattr.user.%41", b"YWJj"), (b"SCHILY.fflags", b"x")]),
+            item(b"f"),
+            extended(
+                [(b"SCHILY.xattr.security.capability", b"\1\0\0\2" + bytes(16)), (b"SCHILY.xattr.security.selinux", b"x\0")]
+            ),
+            item(b"ping", mode=0o755),
+            extended([(b"RHT.security.selinux", b"x"), (b"SCHILY.xattr.trusted.overlay.opaque", b"y")]),
+            folder(b"d"),
+        ),
     )
-    yield "acls", tar(
-        extended([(b"SCHILY.xattr.system.posix_acl_access", _NAMED_ACL), (b"SCHILY.xattr.system.posix_acl_default", _ACL)]),
-        folder(b"d"),
-        extended([(b"SCHILY.acl.access", b"user::rwx,user:bin:r-x:2,group::r-x,mask::rwx,other::---")]),
-        item(b"f"),
-        extended([(b"SCHILY.acl.default", b"user::rwx\ngroup::r-x\nother::---")]),
-        folder(b"e"),
+    yield (
+        "acls",
+        tar(
+            extended([(b"SCHILY.xattr.system.posix_acl_access", NAMED_ACL), (b"SCHILY.xattr.system.posix_acl_default", ACL)]),
+            folder(b"d"),
+            extended([(b"SCHILY.acl.access", b"user::rwx,user:bin:r-x:2,group::r-x,mask::rwx,other::---")]),
+            item(b"f"),
+            extended([(b"SCHILY.acl.default", b"user::rwx\ngroup::r-x\nother::---")]),
+            folder(b"e"),
+        ),
     )
     for form in SPARSE_FORMATS:
         segments = [(0, 512), (4096, 700), (9000, 0)]
@@ -113,10 +124,16 @@ def features() -> Iterator[tuple[str, bytes]]:
         many = [(at * 1024, 512) for at in range(30)]
         yield f"sparse-many-{form}", tar(*sparse(b"sparse", 30 * 1024, [*many, (30 * 1024, 0)], b"s" * 512 * 30, form))
         yield f"sparse-hole-{form}", tar(*sparse(b"sparse", 5000, [(5000, 0)], b"", form))
-    yield "merged-usr", tar(folder(b"usr/bin"), link(b"bin", b"usr/bin"), folder(b"bin"), item(b"bin/sh"), link(b"l", b"/bin"), item(b"l/x"))
+    yield (
+        "merged-usr",
+        tar(folder(b"usr/bin"), link(b"bin", b"usr/bin"), folder(b"bin"), item(b"bin/sh"), link(b"l", b"/bin"), item(b"l/x")),
+    )
     yield "implied", tar(item(b"a/b/c/d"), folder(b"a/b", 0o700))
     yield "replaced", tar(item(b"f", data=b"one"), hard(b"h", b"f"), item(b"f", data=b"two"), link(b"f", b"h"), item(b"f"))
-    yield "odd-names", tar(*(item(name) for name in (b"\xff\xfe", b"new\nline", b"\x1b[31m", b"e\xcc\x81", b"\xc3\xa9", b" ", b"-x", b"...")))
+    yield (
+        "odd-names",
+        tar(*(item(name) for name in (b"\xff\xfe", b"new\nline", b"\x1b[31m", b"e\xcc\x81", b"\xc3\xa9", b" ", b"-x", b"..."))),
+    )
     yield "symlinks", tar(*(link(b"l%d" % length, b"x" * length) for length in (1, 59, 60, 100)))
     yield "links-climb-inside", tar(link(b"a/b/c", b"../../d"), item(b"d"), item(b"a/b/e"))
     yield "blocks", tar(*(item(b"f%d" % size, data=b"x" * size) for size in (1, 511, 512, 513, 4096, 4097)))
@@ -125,7 +142,9 @@ def features() -> Iterator[tuple[str, bytes]]:
 
 def chains() -> Iterator[tuple[str, bytes]]:
     """What layers do to each other."""
-    base = tar(folder(b"d/", 0o700), item(b"d/one", data=b"1"), item(b"d/two", data=b"2"), item(b"f", data=b"f"), link(b"l", b"d"))
+    base = tar(
+        folder(b"d/", 0o700), item(b"d/one", data=b"1"), item(b"d/two", data=b"2"), item(b"f", data=b"f"), link(b"l", b"d")
+    )
     for name, items in {
         "whiteout": [item(b".wh.f"), item(b"d/.wh.one")],
         "whiteout-of-directory": [item(b"d/new"), item(b".wh.d")],
@@ -161,7 +180,14 @@ def framings() -> Iterator[tuple[str, bytes]]:
     yield "zstd-cut", frame[:-3]
     yield "zstd-damaged", frame[:-1] + b"\0"
     yield "zstd-window", b"\x28\xb5\x2f\xfd\x00\xf0" + bytes(20)
-    yield "zstd-rle", b"\x28\xb5\x2f\xfd\xa0" + (9 << 20).to_bytes(4, "little") + (((128 << 10) << 3) | 2).to_bytes(3, "little") + b"\0" + b"\0"
+    yield (
+        "zstd-rle",
+        b"\x28\xb5\x2f\xfd\xa0"
+        + (9 << 20).to_bytes(4, "little")
+        + (((128 << 10) << 3) | 2).to_bytes(3, "little")
+        + b"\0"
+        + b"\0",
+    )
     for name, magic in (("xz", b"\xfd7zXZ\0"), ("bzip2", b"BZh91AY&SY"), ("lz4", b"\x04\x22\x4d\x18"), ("zip", b"PK\x03\x04")):
         yield f"other-{name}", magic + bytes(30)
 
@@ -229,9 +255,19 @@ def attacks() -> Iterator[tuple[str, bytes]]:
         yield f"sparse-overlap-{form}", tar(*sparse(b"s", 4096, [(0, 512), (256, 512)], b"x" * 1024, form))
         yield f"sparse-huge-{form}", tar(*sparse(b"s", 2**60, [(2**60, 0)], b"", form))
         yield f"sparse-sum-{form}", tar(*sparse(b"s", 4096, [(0, 512)], b"x" * 1024, form))
-    yield "sparse-count", tar(extended([(b"GNU.sparse.numblocks", b"999999"), (b"GNU.sparse.size", b"1"), (b"GNU.sparse.map", b"0,1")]), item(b"s", data=b"x"))
-    yield "sparse-no-newline", tar(
-        extended([(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"9")]), item(b"s", data=b"1" * 2048)
+    yield (
+        "sparse-count",
+        tar(
+            extended([(b"GNU.sparse.numblocks", b"999999"), (b"GNU.sparse.size", b"1"), (b"GNU.sparse.map", b"0,1")]),
+            item(b"s", data=b"x"),
+        ),
+    )
+    yield (
+        "sparse-no-newline",
+        tar(
+            extended([(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"9")]),
+            item(b"s", data=b"1" * 2048),
+        ),
     )
     yield "sparse-endless", tar(item(b"s", b"S", magic=GNU, fields={"isextended": b"\1", "realsize": octal(0, 12)}))
     yield "cut-header", tar(item(b"f"))[:700]
@@ -246,16 +282,46 @@ def attacks() -> Iterator[tuple[str, bytes]]:
     yield "xattr-large", tar(extended([(b"SCHILY.xattr.user.x", b"y" * 5000)]), item(b"f"))
     yield "xattr-capability", tar(extended([(b"SCHILY.xattr.security.capability", b"\1\0\0\2")]), item(b"f"))
     yield "xattr-on-link", tar(extended([(b"SCHILY.xattr.user.x", b"y")]), link(b"l", b"x"))
-    for name in (b".wh.", b".wh..", b".wh...", b".wh..wh.x", b".wh.a/b", b".wh." + b"n" * 96):
-        yield f"whiteout-{name[4:10].decode().replace('/', '-').replace('.', '_')}", tar(item(name))
+    for what, stored in {
+        "empty": b"",
+        "dot": b".",
+        "dots": b"..",
+        "whiteout": b".wh.x",
+        "parent": b"a/b",
+        "long": b"n" * 96,
+    }.items():
+        yield f"whiteout-{what}", tar(item(b".wh." + stored))
     yield "deep", tar(item(b"d/" * 49 + b"f"), extended([(b"path", b"d/" * 300 + b"f")]), item(b"f"))
     yield "component-long", tar(long_name(b"n" * 256), item(b"n", magic=GNU))
     yield "lost-found", tar(folder(b"lost+found", 0o700), item(b"lost+found/x"))
 
 
+def policies() -> Iterator[tuple[str, bytes]]:
+    """What only a policy other than the usual one accepts, or refuses."""
+    climbing = [link(b"l", b"../x"), item(b"l/f"), hard(b"h", b"../l/f"), link(b"m", b"a/../../l"), item(b"m/g")]
+    special = [item(b"su", mode=0o4755), item(b"sg", mode=0o2711), folder(b"d", 0o2755), device(b"c", b"3", 1, 3)]
+    yield "resolve", case([tar(*climbing)], 1)
+    yield "no-devices", case([tar(*special)], 2)
+    yield "no-setuid", case([tar(*special)], 4)
+    yield "trailing-data", case([tar(*special) + b"junk"], 8)
+    yield "trailing-archive", case([tar(*special) + tar(item(b"hidden"))], 8)
+    yield "lone-zero-block", case([tar(*special, tail=bytes(512) + tar(item(b"hidden")))], 24)
+    yield "no-end", case([tar(*special, tail=b"")], 16)
+    yield "single-end", case([tar(*special, tail=bytes(512))], 16)
+    yield "cut-end", case([tar(*special, tail=bytes(700))], 16)
+    yield "gzip-no-end", case([gzip.compress(tar(*special, tail=b""), 9, mtime=0)], 16)
+    yield "all", case([tar(*climbing, *special[:3], tail=b""), tar(item(b".wh.l"), item(b"l/x")) + b"junk"], 31)
+
+
 def everything() -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    for prefix, parts in (("", features()), ("", chains()), ("frame-", framings()), ("attack-", attacks())):
+    for prefix, parts in (
+        ("", features()),
+        ("", chains()),
+        ("frame-", framings()),
+        ("attack-", attacks()),
+        ("policy-", policies()),
+    ):
         for name, data in parts:
             assert prefix + name not in found, name
             found[prefix + name] = data

@@ -17,7 +17,9 @@ MAGICS = (POSIX, GNU, V7)
 WITH_PAYLOAD = b"\x000347SLKxgVDMNAEIX"
 """Typeflags behind whose headers the mutator looks for as much payload as they say (devices too: readers must not)."""
 
-LAYERS = b"layers:\n"
+LAYERS = b"layers:"
+POLICY = 0x40
+"""What the byte behind the mark is made of: this, and five bits for the policies that are not the default."""
 FIELDS = {
     "name": (0, 100),
     "mode": (100, 8),
@@ -44,18 +46,25 @@ _octal = re.compile(rb"[ \0]*([0-7]+)[ \0]*").fullmatch
 Record = tuple[bytes, bytes]
 
 
-def case(layers: Sequence[bytes]) -> bytes:
-    """One layer as it is; several behind a mark, each with its length (4 bytes, little-endian) in front."""
-    if len(layers) == 1 and not layers[0].startswith(LAYERS):
+def case(layers: Sequence[bytes], policy: int = 0) -> bytes:
+    """One layer under the usual policies as it is; else the layers behind a mark, each with its length (4 bytes) in front."""
+    if len(layers) == 1 and not policy and not layers[0].startswith(LAYERS):
         return layers[0]
-    return LAYERS + b"".join(len(layer).to_bytes(4, "little") + layer for layer in layers)
+    mark = LAYERS + bytes([POLICY | policy & 0x1F])
+    return mark + b"".join(len(layer).to_bytes(4, "little") + layer for layer in layers)
+
+
+def policy_of(data: bytes) -> int:
+    """Five bits."""
+    return data[len(LAYERS)] & 0x1F if data.startswith(LAYERS) and len(data) > len(LAYERS) else 0
 
 
 def layers_of(data: bytes, most: int = 4) -> list[bytes]:
     """The layers of a case; lengths that lie are cut at the end of the case."""
     if not data.startswith(LAYERS):
         return [data]
-    found, at = [], len(LAYERS)
+    found: list[bytes] = []
+    at = len(LAYERS) + 1
     while at + 4 <= len(data) and len(found) < most:
         start = at + 4
         at = start + int.from_bytes(data[at:start], "little")
