@@ -8,18 +8,20 @@ finding, too, and is started again. Everything lies below ``--corpus``: ``inputs
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
+
+from tests.fuzz.reporting import Findings
 
 HERE = Path(__file__).resolve().parent
 SEEDS = HERE / "corpus"
@@ -53,36 +55,6 @@ def _options() -> argparse.Namespace:
 
 
 # --------------------------------------------------------------------------------------------------- one job
-
-
-@dataclass
-class Findings:
-    """Kept by what broke and where, the smallest input of each."""
-
-    place: Path
-    smallest: dict[str, int] = field(default_factory=dict)
-
-    def keep(self, data: bytes, error: BaseException) -> str:
-        """Remember the input unless a smaller one of the same kind is known; returns the kind."""
-        kind = self.kind(error)
-        if len(data) < self.smallest.get(kind, 1 << 62):
-            self.smallest[kind] = len(data)
-            (self.place / kind).write_bytes(data)
-            told = "".join(traceback.format_exception(error))
-            (self.place / f"{kind}.txt").write_text(f"{len(data)} bytes\n{told}", errors="backslashreplace")
-        return kind
-
-    @staticmethod
-    def kind(error: BaseException) -> str:
-        """The promise or the exception's name, and the deepest place in our code that it came through."""
-        ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/reconciler/" in frame.filename]
-        where = f"{Path(ours[-1].filename).stem}-{ours[-1].name}" if ours else "oracle"
-        told = getattr(error, "promise", "") or type(error).__name__
-        # What a promise says varies with the input; what does not is enough to tell findings apart.
-        sign = hashlib.sha256(
-            re.sub(r"[0-9]+|b?'[^']*'|b?\"[^\"]*\"", "", str(error))[:200].encode("utf-8", "replace")
-        ).hexdigest()
-        return f"{told}-{where}-{sign[:6]}"
 
 
 def work(options: argparse.Namespace) -> int:
@@ -210,6 +182,7 @@ def lead(options: argparse.Namespace) -> int:
     """Start the jobs, tell how far they are, start again what dies; 1 where anything was found."""
     for name in ("inputs", "findings"):
         (options.corpus / name).mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, _stop)  # or the jobs would go on without anybody
     began = time.monotonic()
     jobs = [Job(number, options) for number in range(options.jobs)]
     for job in jobs:
@@ -235,6 +208,10 @@ def lead(options: argparse.Namespace) -> int:
                 job.process.wait()
     tell(jobs, options, time.monotonic() - began, whole=True)
     return 1 if found(options) else 0
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(143)
 
 
 def found(options: argparse.Namespace) -> list[str]:

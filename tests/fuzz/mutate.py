@@ -505,7 +505,7 @@ def minimise(data: bytes, still: Callable[[bytes], bool], tries: int = 2000) -> 
 
 
 def _weight(data: bytes) -> tuple[int, int]:
-    return len(data), len(data) - data.count(0)
+    return len(data), len(data) - data.count(0) - data.count(b"0")
 
 
 def _smaller(data: bytes) -> Iterator[bytes]:
