@@ -7,7 +7,6 @@ volumes, one input after the other. A broken promise is a ``Broken``; whatever e
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import io
 import os
@@ -147,7 +146,9 @@ class Bench:
     ) -> None:
         self._usual = self.limits = limits
         self.size, self.seconds, self.memory = size, seconds, memory
+        self._gauge = Gauge()
         self._files = contextlib.ExitStack()
+        self._files.callback(self._gauge.close)
         self._paths = [self._scratch(directory, name) for name in ("volume", "parent", "tar")]
 
     def _scratch(self, directory: Path | None, name: str) -> Path:
@@ -163,15 +164,15 @@ class Bench:
     def run(self, case: bytes, depth: Depth = FULL) -> Verdict:
         """Judge the case; Broken, or any other error, where a promise is not kept."""
         layers, self.limits = tarball.layers_of(case), limits_of(case, self._usual)
-        watch = _Watch()
+        self._gauge.reset()
         try:
             rehearsed = self._rehearse(layers)
         except VERDICTS as verdict:
-            watch.check(self.seconds, self.memory)
+            self._gauge.check(self.seconds, self.memory)
             return _refused(verdict)
         except ReconcilerError as error:
             raise Broken("verdict", f"{type(error).__name__} is no verdict on a layer: {error}") from error
-        watch.check(self.seconds, self.memory)
+        self._gauge.check(self.seconds, self.memory)
         check_tree(rehearsed.tree, self.limits)
         if not depth.volume:
             return Verdict(entries=rehearsed.entries)
@@ -334,33 +335,34 @@ def _listed(member: Member, mode: int, data: bytes) -> readers.Listed:
 # --------------------------------------------------------------------------------------------- time and memory
 
 
-class _Watch:
-    """CPU time and the most memory since it was made; garbage of the input before is not counted."""
+class Gauge:
+    """CPU time and the most memory since ``reset``, from files that stay open: they are read for each input."""
 
     def __init__(self) -> None:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-        self._resident = _resident()[0]
+        self._status = os.open("/proc/self/status", os.O_RDONLY)
+        self._clear = os.open("/proc/self/clear_refs", os.O_WRONLY)
+        self.reset()
+
+    def close(self) -> None:
+        os.close(self._status)
+        os.close(self._clear)
+
+    def reset(self) -> None:
+        os.pwrite(self._clear, b"5", 0)  # the peak becomes what is resident now
+        self._resident = self._kib(b"VmRSS:")
         self._began = time.thread_time()
 
     def check(self, seconds: float, memory: int) -> None:
         spent = time.thread_time() - self._began
         if spent > seconds:
             raise Broken("time", f"{spent:.1f} s of CPU, more than {seconds:.0f}")
-        grown = _resident()[1] - self._resident
-        if grown > memory:
-            gc.collect()
-            raise Broken("memory", f"{grown // KIB} KiB more than before, more than {memory // KIB}")
+        grown = self._kib(b"VmHWM:") - self._resident
+        if grown > memory // KIB:
+            raise Broken("memory", f"{grown} KiB more than before, more than {memory // KIB}")
 
-
-def _resident() -> tuple[int, int]:
-    """Bytes of memory now, and at most since the mark was reset."""
-    status = Path("/proc/self/status").read_bytes()
-    found = []
-    for name in (b"VmRSS:", b"VmHWM:"):
-        at = status.find(name)
-        found.append(int(status[at:].split(None, 2)[1]) * KIB if at >= 0 else 0)
-    return found[0], found[1]
+    def _kib(self, name: bytes) -> int:
+        text = os.pread(self._status, 4096, 0)
+        return int(text[text.index(name) + len(name) :].split(None, 1)[0])
 
 
 # -------------------------------------------------------------------------------------------------- the tree
