@@ -44,8 +44,8 @@ SIZE = 64 * MIB
 CPU_SECONDS = 20.0
 """What one input may take. Hundreds run in a second: this is no measure of speed, but what is worse than linear passes it."""
 
-MEMORY = 224 * MIB
-"""Bytes by which the process may grow while it reads one input: a zstd window of 128 MiB, and a layer's worth of everything."""
+MEMORY = 64 * MIB
+"""Bytes by which the process may grow while it reads one input; most need less than one MiB, none as much as ten."""
 
 
 def limits_of(case: bytes, limits: Limits = LIMITS) -> Limits:

@@ -10,10 +10,12 @@ import re
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Timer
 
 from reconciler.image.member import HARDLINK
 
@@ -21,7 +23,8 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TZ
 QUIET = "--warning=no-unknown-keyword"
 """Records that GNU tar does not know are for others, and no complaint about the archive."""
 
-SECONDS = 20
+SECONDS = 5
+MOST_PRINTED = 32 << 20
 COMPARED = ("path", "type", "mode", "uid", "gid", "size", "link", "device")
 
 
@@ -93,13 +96,23 @@ def _compare_contents(ours: Sequence[Listed], contents: set[bytes]) -> str:
 
 
 def _said(*command: str) -> bytes:
-    try:
-        done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, stdin=subprocess.DEVNULL, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        raise Unreadable(f"{command[0]} takes too long") from None
-    if done.returncode or done.stderr:
-        raise Unreadable(f"{command[0]}: {done.stderr.decode(errors='replace').strip()[:200]}")
-    return done.stdout
+    """What a reader prints; no more than a few MiB of it: theirs are not our limits, and a kilobyte can be an exabyte to them."""
+    with tempfile.TemporaryFile() as complaints:
+        reader = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints, env=ENVIRONMENT)
+        timer = Timer(SECONDS, reader.kill)
+        timer.start()
+        with reader:
+            assert reader.stdout is not None
+            printed = reader.stdout.read(MOST_PRINTED + 1)
+            if len(printed) > MOST_PRINTED:
+                reader.kill()
+            code = reader.wait()
+        timer.cancel()
+        complaints.seek(0)
+        complaint = complaints.read(500).decode(errors="replace").strip()
+    if code or complaint:
+        raise Unreadable(f"{command[0]}: {complaint or f'ends with {code}'}")
+    return printed
 
 
 # ------------------------------------------------------------------------------------------------------- GNU tar

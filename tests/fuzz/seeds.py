@@ -179,6 +179,8 @@ def framings() -> Iterator[tuple[str, bytes]]:
     yield "zstd-frames", zstandard.compress(plain[:700]) + b"\x50\x2a\x4d\x18\4\0\0\0skip" + zstandard.compress(plain[700:])
     yield "zstd-cut", frame[:-3]
     yield "zstd-damaged", frame[:-1] + b"\0"
+    yield "zstd-largest-window", _zstd_window(tar(item(b"f", data=bytes(300_000))), 27)
+    yield "zstd-too-large-window", _zstd_window(tar(item(b"f", data=bytes(300_000))), 28)
     yield "zstd-window", b"\x28\xb5\x2f\xfd\x00\xf0" + bytes(20)
     yield (
         "zstd-rle",
@@ -190,6 +192,15 @@ def framings() -> Iterator[tuple[str, bytes]]:
     )
     for name, magic in (("xz", b"\xfd7zXZ\0"), ("bzip2", b"BZh91AY&SY"), ("lz4", b"\x04\x22\x4d\x18"), ("zip", b"PK\x03\x04")):
         yield f"other-{name}", magic + bytes(30)
+
+
+def _zstd_window(data: bytes, log: int) -> bytes:
+    """A frame that asks for a window of 2^log bytes: the byte behind the frame's descriptor says it."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=20, write_content_size=False)
+    frame = bytearray(zstandard.ZstdCompressor(compression_params=parameters).compress(data))
+    assert not frame[4] & 0x20, "a single segment has no window"
+    frame[5] = (log - 10) << 3
+    return bytes(frame)
 
 
 def attacks() -> Iterator[tuple[str, bytes]]:
