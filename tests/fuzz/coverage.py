@@ -47,6 +47,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=60, help="how long (default: 60)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--corpus", type=Path, default=Path("build/fuzz"), help="what the run keeps (default: build/fuzz)")
+    parser.add_argument("--pieces-every", type=int, default=8, help="read every Nth input again in small pieces (default: 8)")
     parser.add_argument("--volume-every", type=int, default=4, help="write every Nth accepted input onto a volume (default: 4)")
     parser.add_argument("--referee-every", type=int, default=16, help="give every Nth to e2fsck (default: 16)")
     parser.add_argument("--peers-every", type=int, default=32, help="ask GNU tar and bsdtar about every Nth (default: 32)")
@@ -68,13 +69,15 @@ def work(options: argparse.Namespace) -> int:
     findings = Findings(options.corpus / "findings")
     statistics = options.corpus / f"job-{options.worker}.json"
     counts: Counter[str] = Counter(_read(statistics))
-    accepted = 0
+    accepted = executed = 0
     told = time.monotonic()
     bench = oracle.Bench(scratch_place())
 
     def one(data: bytes) -> None:
-        nonlocal accepted, told
+        nonlocal accepted, executed, told
+        executed += 1
         depth = oracle.Depth(
+            pieces=executed % options.pieces_every == 0,
             volume=accepted % options.volume_every == 0,
             referee=accepted % options.referee_every == 0,
             peers=accepted % options.peers_every == 0,
@@ -159,7 +162,7 @@ class Job:
             self.path.with_suffix(".json").unlink(missing_ok=True)
             self.log = self.path.open("w")
         command = [sys.executable, "-m", "tests.fuzz.coverage", "--worker", str(self.number), "--seconds", str(seconds)]
-        for name in ("corpus", "volume_every", "referee_every", "peers_every"):
+        for name in ("corpus", "pieces_every", "volume_every", "referee_every", "peers_every"):
             command += ["--" + name.replace("_", "-"), str(getattr(self.options, name))]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
 
@@ -206,7 +209,7 @@ def lead(options: argparse.Namespace) -> int:
             if job.process is not None and job.process.poll() is None:
                 job.process.kill()
                 job.process.wait()
-    tell(jobs, options, time.monotonic() - began, whole=True)
+        tell(jobs, options, time.monotonic() - began, whole=True)
     return 1 if found(options) else 0
 
 

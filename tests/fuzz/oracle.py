@@ -41,6 +41,7 @@ VERDICTS = (LayerRefused, LayerCorrupt, ImageTooSmall, NoSpace)
 LIMITS = Limits(max_unpacked_bytes=8 * MIB, max_file_bytes=4 * MIB, max_entries=2000, max_ratio=200, max_depth=64)
 UUID_OF_ALL = UUID("6d0c7f0e-5a3b-5c1e-9d57-0b7a3a1f4e52")
 SIZE = 64 * MIB
+STEPS = (7, 100, 509, 512, 1000, 4097)
 CPU_SECONDS = 20.0
 """What one input may take. Hundreds run in a second: this is no measure of speed, but what is worse than linear passes it."""
 
@@ -67,6 +68,8 @@ class Broken(AssertionError):
 class Depth:
     """How much is checked of what was accepted, from the cheap to the dear."""
 
+    pieces: bool = True
+    """Read it again as it arrives over a bad line, whether it was accepted or not."""
     volume: bool = True
     """Write it, read it back with the tests' own reader, and put the index on top of it."""
     referee: bool = True
@@ -76,7 +79,7 @@ class Depth:
 
 
 FULL = Depth()
-NONE = Depth(volume=False, referee=False, peers=False)
+NONE = Depth(pieces=False, volume=False, referee=False, peers=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +107,9 @@ class _Layers:
     digests: dict[Inode, str] = field(default_factory=dict)
     entries: int = 0
 
-    def apply(self, layer: bytes, *, note: bool = False) -> None:
-        """The steps of ``builder.apply_layer``, without its process, channel and room."""
-        judge, reader = Judge(self.limits), Reader(open_stream(io.BytesIO(layer), self.limits), self.limits)
+    def apply(self, layer: bytes, *, note: bool = False, step: int = 1 << 62) -> None:
+        """The steps of ``builder.apply_layer``, without its process, channel and room; ``step`` bytes arrive at a time."""
+        judge, reader = Judge(self.limits), Reader(open_stream(Line(layer, step), self.limits), self.limits)
         self.tree.begin_layer()
         noted: list[readers.Listed] = []
         for member in reader:
@@ -130,6 +133,17 @@ class _Layers:
         self.entries += self.tree.entries
         if self.tree.entries > self.limits.max_entries:
             raise Broken("limit-entries", f"a layer of {self.tree.entries} entries was accepted")
+
+
+class Line:
+    """A layer that arrives ``step`` bytes at a time."""
+
+    def __init__(self, data: bytes, step: int) -> None:
+        self._file = io.BytesIO(data)
+        self._step = step
+
+    def read(self, n: int, /) -> bytes:
+        return self._file.read(min(n, self._step))
 
 
 class Bench:
@@ -165,25 +179,37 @@ class Bench:
         """Judge the case; Broken, or any other error, where a promise is not kept."""
         layers, self.limits = tarball.layers_of(case), limits_of(case, self._usual)
         self._gauge.reset()
-        try:
-            rehearsed = self._rehearse(layers)
-        except VERDICTS as verdict:
-            self._gauge.check(self.seconds, self.memory)
-            return _refused(verdict)
-        except ReconcilerError as error:
-            raise Broken("verdict", f"{type(error).__name__} is no verdict on a layer: {error}") from error
+        told, rehearsed = self._rehearse(layers)
         self._gauge.check(self.seconds, self.memory)
+        if depth.pieces:
+            self._check_pieces(layers, told)
+        if rehearsed is None:
+            return _refused(told)
         check_tree(rehearsed.tree, self.limits)
         if not depth.volume:
             return Verdict(entries=rehearsed.entries)
         return self._accepted(layers, rehearsed, depth)
 
-    def _rehearse(self, layers: Sequence[bytes]) -> _Layers:
+    def _rehearse(self, layers: Sequence[bytes], step: int = 1 << 62) -> tuple[ReconcilerError, _Layers | None]:
         """To the verdict, as ``reconcile inspect`` comes to it: into a tree, and onto no volume."""
         built = self._begin(Writer(-1, self.size, sink=True))
-        for layer in layers:
-            built.apply(layer)
-        return built
+        try:
+            for layer in layers:
+                built.apply(layer, step=step)
+        except VERDICTS as verdict:
+            return verdict, None
+        except ReconcilerError as error:
+            raise Broken("verdict", f"{type(error).__name__} is no verdict on a layer: {error}") from error
+        return ReconcilerError("accepted"), built
+
+    def _check_pieces(self, layers: Sequence[bytes], told: ReconcilerError) -> None:
+        """How many bytes arrive at a time makes no difference; only what is damaged may be found to be something else first."""
+        step = STEPS[sum(map(len, layers)) % len(STEPS)]
+        again, _ = self._rehearse(layers, step)
+        plain = not any(layer.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")) or layer[1:4] == b"\x2a\x4d\x18" for layer in layers)
+        same = _told(again) == _told(told) if plain else (type(again) in VERDICTS) == (type(told) in VERDICTS)
+        if not same:
+            raise Broken("pieces", f"{step} bytes at a time: {_told(again)}, and all at once: {_told(told)}")
 
     def _begin(self, writer: Writer) -> _Layers:
         built = _Layers(self.limits)
@@ -295,12 +321,19 @@ def _emptied(path: Path, size: int) -> Iterator[int]:
         os.close(fd)
 
 
+def _told(verdict: ReconcilerError) -> tuple[object, ...]:
+    fields = (getattr(verdict, name, None) for name in ("rule", "member", "offset"))
+    return (type(verdict).__name__, verdict.message, *fields)
+
+
 def _refused(verdict: ReconcilerError) -> Verdict:
     """A verdict that can be told: its fields have their types, and its message is a short text without control characters."""
     rule, member = getattr(verdict, "rule", ""), getattr(verdict, "member", b"")
     if type(verdict) not in VERDICTS:
         raise Broken("verdict", f"{type(verdict).__name__} is not one of the verdicts")
-    if isinstance(verdict, LayerRefused) and not (rule and isinstance(member, bytes) and verdict.offset >= 0):
+    if isinstance(verdict, LayerRefused) and not (
+        rule and isinstance(member, bytes) and verdict.offset % 512 == 0 <= verdict.offset
+    ):
         raise Broken("verdict", f"a refusal without a rule, member or place: {verdict!r}")
     if not verdict.message.isprintable() or len(verdict.message) > 2000:
         raise Broken("message", f"not fit for a log: {verdict.message[:300]!r}")
