@@ -62,7 +62,9 @@ def installed() -> bool:
 
 
 def compare(tar: Path, ours: Sequence[Listed]) -> str:
-    """``agree``, ``theirs differ: …``, ``one refuses: …``, ``ours differs: …``, or why there is nothing to compare."""
+    """``agree``; ``theirs differ: …``, or ``ambiguous: …`` where they don't even see the same names; ``one refuses: …``;
+    ``ours differs: …``; or why there is nothing to compare.
+    """
     if not installed():
         return "not installed"
     try:
@@ -71,7 +73,7 @@ def compare(tar: Path, ours: Sequence[Listed]) -> str:
     except Unreadable as why:
         return f"one refuses: {why}"
     if len(gnu) != len(bsd):
-        return f"theirs differ: {len(gnu)} members and {len(bsd)}"
+        return f"ambiguous: one sees {len(gnu)} members, the other {len(bsd)}"
     if len(ours) != len(gnu):
         return f"ours differs: {len(ours)} members, and they see {len(gnu)}"
     return _compare_members(ours, gnu, bsd) or _compare_contents(ours, contents) or "agree"
@@ -82,7 +84,10 @@ def _compare_members(ours: Sequence[Listed], gnu: Sequence[Listed], bsd: Sequenc
     for own, one, other in zip(ours, gnu, bsd, strict=True):
         for name in COMPARED:
             if one.field(name) != other.field(name):
-                differ = differ or f"theirs differ: {own.name!r}: {name} {one.field(name)!r} and {other.field(name)!r}"
+                told = f"{own.name!r}: {name} {one.field(name)!r} and {other.field(name)!r}"
+                if name == "path":
+                    return f"ambiguous: {told}"
+                differ = differ or f"theirs differ: {told}"
             elif own.field(name) != one.field(name):
                 return f"ours differs: {own.name!r}: {name} is {own.field(name)!r}, and they see {one.field(name)!r}"
     return differ

@@ -16,9 +16,16 @@ CORPUS = sorted((HERE / "corpus").iterdir())
 FINDINGS = sorted((HERE / "findings").iterdir())
 
 OPEN = {
-    "whiteout-name-made-through-a-symlink": "directories that a symlink's target implies are made without a look at their names",
+    "member-hidden-behind-a-symlink-with-a-size": "GNU tar passes over the data that a symlink, a device or a FIFO says it has",
+    "member-hidden-behind-a-sparse-map": "bsdtar takes GNU's layout with a sparse map for a sparse file, whatever its type",
+    "name-with-a-prefix-behind-an-odd-magic": "bsdtar takes any magic that begins with ustar for POSIX's, with a prefix",
 }
 """Findings that are not put right yet; the test of one that is put right fails until it is taken from here."""
+
+AMBIGUOUS = ("member-hidden", "name-with")
+"""What only a comparison of other readers shows."""
+
+needs_readers = pytest.mark.skipif(not readers.installed(), reason="needs GNU tar and bsdtar")
 
 pytestmark = pytest.mark.skipif(shutil.which("e2fsck", path="/usr/sbin:/usr/bin:/sbin:/bin") is None, reason="needs e2fsprogs")
 
@@ -39,7 +46,8 @@ def test_the_corpus_is_what_its_source_says() -> None:
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)
 def test_a_seed_breaks_no_promise(bench: oracle.Bench, path: Path) -> None:
-    verdict = bench.run(path.read_bytes())
+    depth = oracle.Depth(peers=path.name != "attack-size-of-link")  # an open finding
+    verdict = bench.run(path.read_bytes(), depth)
 
     if not path.name.startswith(("attack-", "frame-", "policy-")):
         assert not verdict.error, f"a feature that images have is refused: {verdict}"
@@ -49,6 +57,8 @@ def _findings() -> Iterator[object]:
     for path in FINDINGS:
         reason = OPEN.get(path.name)
         marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+        if path.name.startswith(AMBIGUOUS):
+            marks.append(needs_readers)
         yield pytest.param(path, id=path.name, marks=marks)
 
 
@@ -73,8 +83,6 @@ ARCHIVE = tarball.Archive(
         item(b"su", mode=0o6711),
     ]
 ).join()
-
-needs_readers = pytest.mark.skipif(not readers.installed(), reason="needs GNU tar and bsdtar")
 
 
 @needs_readers
