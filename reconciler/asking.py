@@ -6,18 +6,20 @@ Called by ``cli`` only, and imported by the verb that needs it. No state.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from reconciler import host as hosts
-from reconciler import manifests, report
+from reconciler import loop, manifests, report
 from reconciler import mend as mending
 from reconciler.checks import Check
-from reconciler.errors import Exit, ManifestsInvalid, UsageError
+from reconciler.errors import Exit, ManifestsInvalid, NotConverged, UsageError
 from reconciler.host import Host
 from reconciler.mend import Change
-from reconciler.model import Kind
+from reconciler.model import Kind, Phase
+from reconciler.observe import phase
 from reconciler.settings import Settings
 
 
@@ -42,6 +44,29 @@ def parse_object(word: str) -> tuple[Kind, str]:
     if not slash or not name:
         raise UsageError(f"{word!r} names no object", hint="write KIND/NAME, for example image/golang")
     return parse_kind(kind), name
+
+
+def parse_image(word: str) -> str:
+    kind, name = parse_object(word)
+    if kind is not Kind.IMAGE:
+        raise UsageError(f"{word!r} is not an image", hint="write image/NAME")
+    return name
+
+
+def wait(settings: Settings, name: str, condition: str, timeout: float) -> Exit:
+    """Look once a second until the image is in that condition. Raises NotConverged when the time is up."""
+    give_up = time.monotonic() + timeout
+    while True:
+        with hosts.reading(settings, lenient=True) as ours:
+            found = loop.look_offline(ours)
+            state = phase(name, ours.desired, found.observed, found.plan)
+            known = name in ours.desired.images or name in found.observed.images
+        if (condition == "gone" and not known) or (condition == "ready" and known and state is Phase.READY):
+            return Exit.OK
+        if time.monotonic() >= give_up:
+            told = state.value if known else "not known"
+            raise NotConverged(f"image/{name} is {told} after {timeout:g} s", hint=f"reconcile describe image/{name}")
+        time.sleep(min(1.0, max(0.0, give_up - time.monotonic())))
 
 
 def parse_named(words: Sequence[str]) -> dict[str, int]:

@@ -16,7 +16,7 @@ import click
 
 from reconciler import __version__
 from reconciler.errors import CommandError, Exit, ReconcilerError, Stopped
-from reconciler.verbs import converging, layers, looking, pools
+from reconciler.verbs import converging, layers, looking, pools, steering
 from reconciler.verbs.options import changing, shared
 
 
@@ -32,6 +32,12 @@ from reconciler.verbs.options import changing, shared
     type=click.FloatRange(min=1),
     metavar="SECONDS",
     help="Look at everything again after this time.  [default: 300]",
+)
+@click.option("--prune-grace", metavar="DURATION", help="Prune only what has been undeclared for so long: 15m, 2h, 3d.")
+@click.option(
+    "--on-invalid",
+    type=click.Choice(("freeze", "hold", "fail")),
+    help="With faults in a manifest its file stays as it was, all do, or nothing is done.  [default: freeze; with --once fail]",
 )
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after this time.")
 @click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How long work is shown.")
@@ -74,6 +80,7 @@ VERBS = (
         looking.health,
         looking.verify,
     ),
+    *(steering.suspend, steering.resume, steering.protect, steering.unprotect, steering.retry, steering.wait),
     *(layers.inspect, layers.build),
     *(pools.adopt, pools.gc, pools.detach),
 )

@@ -48,7 +48,14 @@ _THIN_POOLS = (
     "CREATE INDEX run_subject ON run (kind, pool, name)",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS,)
+_STANDING = (
+    "CREATE TABLE manifest (path TEXT NOT NULL PRIMARY KEY, text TEXT NOT NULL) STRICT",
+    """CREATE TABLE mark (
+        image TEXT NOT NULL, what TEXT NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
+        PRIMARY KEY (image, what), CHECK (what IN ('protected', 'suspended', 'undeclared', 'retry'))) STRICT""",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS, _STANDING)
 """``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; the tables of ``registry`` are always the newest schema."""
 
 # The log of events only grows, whoever opens the file, and whatever they try: what may go lies below the horizon in ``meta``,

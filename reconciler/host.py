@@ -9,12 +9,12 @@ import socket
 import threading
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler import manifests
+from reconciler import standing
 from reconciler.errors import HostCannot, ManifestsInvalid
 from reconciler.fsm import Engine
 from reconciler.image.spool import Spool
@@ -44,6 +44,27 @@ class Host:
     spool: Spool
     stop: threading.Event
     faults: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    """Manifest files that have faults, and whose last good text stands in."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Of the manifests without fault, by path."""
+
+    def informed(self, on_invalid: str, *, lenient: bool = False) -> Host:
+        """The same with what the manifests say now. Raises ManifestsInvalid as ``standing.read`` does, unless it is lenient."""
+        settings = self.settings
+        last = self.records.manifests() if on_invalid != "fail" else {}
+        try:
+            now = standing.read(settings.manifests, last, host_labels=settings.host_labels, policy=on_invalid)
+        except ManifestsInvalid as error:
+            if not lenient:
+                raise
+            return replace(self, desired=Desired({}, {}), faults=error.faults)
+        return replace(self, desired=now.desired, faults=now.faults, frozen=now.frozen, texts=now.good)
+
+    def remember(self) -> None:
+        """Keep the texts of the manifests without fault for the day when they have one."""
+        if self.texts != self.records.manifests():
+            self.registry.remember_manifests(self.texts, whole=not self.faults)
 
     @property
     def name(self) -> str:
@@ -80,7 +101,7 @@ class Host:
 
 def new_schema() -> Iterable[str]:
     """The tables of a registry that is not there yet; only then are they imported."""
-    from reconciler.registry import schema
+    from reconciler.tables import schema
 
     return schema()
 
@@ -132,33 +153,46 @@ class HostJournal:
 
 @contextmanager
 def reading(settings: Settings, *, lenient: bool = False) -> Iterator[Host]:
-    """For the verbs that only read. ``lenient`` goes on without manifests where they can't be read, and says so in ``faults``."""
-    faults: tuple[str, ...] = ()
-    try:
-        desired = manifests.load(settings.manifests, host_labels=settings.host_labels)
-    except ManifestsInvalid as error:
-        if not lenient:
-            raise
-        desired, faults = Desired({}, {}), error.faults
+    """For the verbs that only read. ``lenient`` goes on where manifests can't be read, with the last good ones in their place.
+
+    ``faults`` then says what is wrong. Raises ManifestsInvalid otherwise, and HostCannot.
+    """
     stop = threading.Event()
     with Records.of(settings.registry, new_schema, read_only=True) as records, Spool(settings.spool, stop=stop) as spool:
-        yield Host(settings, desired, records, spool, stop, faults)
+        yield Host(settings, Desired({}, {}), records, spool, stop).informed("freeze" if lenient else "fail", lenient=lenient)
 
 
 @contextmanager
-def writing(settings: Settings, *, stop: threading.Event) -> Iterator[Host]:
+def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fail") -> Iterator[Host]:
     """For the verbs that change something. Manifests are read first: where they are invalid nothing is touched.
 
     Raises ManifestsInvalid, HostCannot, LockHeld.
     """
-    desired = manifests.load(settings.manifests, host_labels=settings.host_labels)
+    early = (
+        standing.read(settings.manifests, {}, host_labels=settings.host_labels, policy="fail") if on_invalid == "fail" else None
+    )
     make_state(settings.state)
     with (
         lock(settings.lock),
         Records.of(settings.registry, new_schema) as records,
         Spool(settings.spool, stop=stop) as spool,
     ):
-        yield Host(settings, desired, records, spool, stop)
+        if early is not None:
+            host = Host(settings, early.desired, records, spool, stop, texts=early.good)
+        else:
+            host = Host(settings, Desired({}, {}), records, spool, stop).informed(on_invalid)
+        host.remember()
+        yield host
+
+
+@contextmanager
+def noting(settings: Settings) -> Iterator[Registry]:
+    """For the verbs that only note something of an image. No lock: they may be given beside a service, which is woken by it."""
+    from reconciler.registry import Registry
+
+    make_state(settings.state)
+    with Records.of(settings.registry, new_schema) as records:
+        yield Registry.over(records)
 
 
 def make_state(state: Path) -> None:

@@ -11,21 +11,26 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reconciler import lifecycle, manifests, report
+from reconciler import lifecycle, report
 from reconciler.errors import CommandError, Guarded, NotConverged, ReconcilerError
 from reconciler.execute import Ledger, carry_out
 from reconciler.host import Host
 from reconciler.image import source
 from reconciler.image.spec import Source
 from reconciler.labels import Selector
+from reconciler.marks import Mark, Marks, What, spared, suspending
 from reconciler.model import Desired, ImageSpec, Kind, Observed, Plan, Resolution, Result, Verb
 from reconciler.observe import identities, observe
 from reconciler.outcome import outcome
+from reconciler.patience import Patience
 from reconciler.plan import plan
 from reconciler.watching import Watch
 
 HISTORY = 10_000
 """How many of the newest events, and of the newest runs, are kept."""
+
+
+MOST_PRUNED = "50%"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,11 @@ class Wish:
     prune: bool = False
     selector: str | None = None
     diff: bool = False
+    grace: float = 0.0
+    """Seconds for which an image that is no longer declared is kept, in case it comes back."""
+    most: str = MOST_PRUNED
+    """How many of the images one run may prune, or what share of them; a handful always."""
+    on_invalid: str = "fail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +60,11 @@ class Look:
 
 def look_offline(host: Host) -> Look:
     """Observe and plan without asking any source: unpinned layers are taken to be what they were when last applied."""
-    observed = observe(host.desired, host.records, host.drivers, lambda sources: {})
-    images = {name: as_applied(image, observed) for name, image in host.desired.images.items()}
-    return Look(observed, plan(replace(host.desired, images=images), observed))
+    marks, now = host.records.marks(), time.time()
+    desired = suspending(host.desired, marks, now)
+    observed = replace(observe(desired, host.records, host.drivers, lambda sources: {}), spared=spared(marks, now, 0.0))
+    images = {name: as_applied(image, observed) for name, image in desired.images.items()}
+    return Look(observed, plan(replace(desired, images=images), observed))
 
 
 def as_applied(image: ImageSpec, observed: Observed) -> ImageSpec:
@@ -67,10 +79,22 @@ def as_applied(image: ImageSpec, observed: Observed) -> ImageSpec:
 
 def look(host: Host, wish: Wish) -> Look:
     """Observe and plan; changes nothing. Raises Guarded where the wish is too dangerous to carry out."""
-    selection = selected(host.desired, wish.selector)
-    observed = observe(host.desired, host.records, host.drivers, lambda sources: resolve(host, sources), selection=selection)
-    guard(host.desired, observed, wish)
-    return Look(observed, plan(host.desired, observed, prune=wish.prune, selection=selection))
+    marks, now = host.records.marks(), time.time()
+    desired = suspending(host.desired, marks, now)
+    selection = selected(desired, wish.selector)
+    observed = observe(desired, host.records, host.drivers, lambda sources: resolve(host, sources), selection=selection)
+    observed = replace(observed, spared=spared(undeclared(desired, observed, marks, now), now, wish.grace))
+    prune = wish.prune and not host.faults
+    if prune:
+        guard(desired, observed, wish)
+    return Look(observed, plan(desired, observed, prune=prune, selection=selection))
+
+
+def undeclared(desired: Desired, observed: Observed, marks: Marks, now: float) -> Marks:
+    """The marks with one for each image that has just been found to be declared no more."""
+    orphans = observed.images.keys() - desired.images.keys()
+    new = {(name, What.UNDECLARED): Mark(name, What.UNDECLARED, since=now) for name in orphans}
+    return new | {key: mark for key, mark in marks.items() if key[1] is not What.UNDECLARED or key[0] in orphans}
 
 
 def selected(desired: Desired, selector: str | None) -> frozenset[str] | None:
@@ -80,13 +104,32 @@ def selected(desired: Desired, selector: str | None) -> frozenset[str] | None:
     return frozenset(name for name, image in desired.images.items() if matches(image.labels))
 
 
+HANDFUL = 5
+"""As many images may always be pruned at once: a share of few is too few."""
+
+
 def guard(desired: Desired, observed: Observed, wish: Wish) -> None:
-    """An empty set of manifests is far more often a mistake than a wish."""
-    if wish.prune and not desired.images and observed.images:
+    """An empty set of manifests is far more often a mistake than a wish, and so is one that has lost most of what it had."""
+    if not desired.images and observed.images:
         raise Guarded(
             f"{desired.source} declares no image, and --prune would remove all {len(observed.images)} that this host holds",
             hint="check -f/--manifests; to remove an image, leave at least one other declared",
         )
+    kept = {*desired.images, *observed.spared}
+    going = [name for name, row in observed.images.items() if name not in kept and not row.retain]
+    most = prunable(wish.most, len(observed.images))
+    if len(going) > most:
+        raise Guarded(
+            f"--prune would remove {len(going)} of {len(observed.images)} images, and {most} are the most that one run may",
+            hint=f"look at them with `reconcile plan --prune-max {len(going)} --prune`; --prune-max {len(going)} lets them go",
+        )
+
+
+def prunable(most: str, images: int) -> int:
+    """What ``--prune-max`` (a number, or a share as 20%) comes to. Raises ValueError."""
+    if most.endswith("%"):
+        return max(HANDFUL, images * int(most[:-1]) // 100)
+    return int(most)
 
 
 def resolve(host: Host, sources: Sequence[Source]) -> Mapping[Source, Resolution]:
@@ -103,8 +146,13 @@ def resolve(host: Host, sources: Sequence[Source]) -> Mapping[Source, Resolution
 # --------------------------------------------------------------------------------------------------- converge
 
 
-def converge(host: Host, wish: Wish, progress: report.Progress, *, stop: threading.Event) -> Result:
-    """Carry out plans until one is empty, or all that is left has failed. Raises NotConverged when time is up."""
+def converge(
+    host: Host, wish: Wish, progress: report.Progress, *, stop: threading.Event, patience: Patience | None = None
+) -> Result:
+    """Carry out plans until one is empty, or all that is left has failed. Raises NotConverged when time is up.
+
+    A service has ``patience`` with what has failed before.
+    """
     started = time.monotonic()
     ledger = Ledger()
     with deadline(host.settings.timeout, stop) as expired, progress:
@@ -112,6 +160,9 @@ def converge(host: Host, wish: Wish, progress: report.Progress, *, stop: threadi
         now = look(host, wish)
         if wish.diff:
             report.note_plan(now.plan)
+        if patience is not None:
+            retried = {image for image, what in host.records.marks() if what is What.RETRY}
+            ledger.done |= patience.withheld(now.plan.actions, retried, started)
         while not stop.is_set() and (todo := ledger.fresh(now.plan.actions)):
             for done in carry_out(host, todo, progress, stop=stop):
                 ledger.done[done.action.key] = done
@@ -122,7 +173,10 @@ def converge(host: Host, wish: Wish, progress: report.Progress, *, stop: threadi
             raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")
     if any(pool.state and pool.state.leftovers for pool in now.observed.pools.values()):
         discard_leftovers(host)  # what was busy at the beginning (a builder that outlived its parent) has let go by now
+    if patience is not None:
+        patience.learn(ledger.done.values(), time.monotonic())
     tidy(host, now.plan)
+    note_undeclared(host)
     if ledger.done:
         host.registry.prune_history(HISTORY)
     return outcome(host.name, host.desired, now.observed, now.plan, ledger, time.monotonic() - started)
@@ -163,6 +217,20 @@ def discard_leftovers(host: Host) -> None:
     lifecycle.discard_unfinished_indexes(host.settings.indexes)
 
 
+def note_undeclared(host: Host) -> None:
+    """Remember since when an image is declared no more, and forget it once it is again, or has gone."""
+    if host.faults:
+        return
+    marks = host.records.marks()
+    orphans = host.records.images().keys() - host.desired.images.keys()
+    for name, what in marks:
+        if (what is What.UNDECLARED and name not in orphans) or what is What.RETRY:
+            host.registry.unmark(name, what)
+    for name in orphans:
+        if (name, What.UNDECLARED) not in marks:
+            host.registry.mark(Mark(name, What.UNDECLARED, since=time.time()))
+
+
 def tidy(host: Host, left: Plan) -> None:
     """End runs that nothing wants any more; keep layers in the spool only where something is to be built from them."""
     wanted = {action.key for action in left.actions}
@@ -180,14 +248,33 @@ def tidy(host: Host, left: Plan) -> None:
 def watch(host: Host, wish: Wish, progress: report.Progress, *, stop: threading.Event) -> None:
     """Converge now, and again whenever something may have changed, until asked to stop (see ``watching``).
 
-    Manifests that can't be read are complained about and change nothing: what was declared last stays as it is.
+    Manifests with faults are complained about; what they declared last stays as it is, and nothing is pruned.
     """
     now = host
+    complaints: tuple[str, ...] = ()
+    patience = Patience()
     watch = Watch(host.settings.manifests, lambda: now.pulse(), stop=stop, resync=host.settings.resync)
     for _ in watch.wakes():
         try:
-            now = replace(host, desired=manifests.load(host.settings.manifests, host_labels=host.settings.host_labels))
-            report.show_result(converge(now, wish, progress, stop=stop))
+            now = host.informed(wish.on_invalid)
+            now.remember()
+            complain(now, complaints)
+            complaints = now.faults
+            report.show_result(converge(now, wish, progress, stop=stop, patience=patience))
         except CommandError as error:
             report.note(f"error: {error}")
         watch.felt()
+        watch.wake_by(patience.next())
+
+
+def complain(now: Host, before: tuple[str, ...]) -> None:
+    """Once for each new set of faults: a service's log is read by people."""
+    if now.faults == before:
+        return
+    for fault in now.faults:
+        report.note(f"error: {fault}")
+    if now.faults:
+        kept = f"{len(now.frozen)} files stay as they were declared last" if now.frozen else "what they declare is not known"
+        report.note(f"note: {len(now.faults)} faults in the manifests: {kept}, and nothing is pruned")
+    else:
+        report.note("note: the manifests have no fault any more")

@@ -60,14 +60,26 @@ def load_paths(paths: Iterable[Path]) -> Desired:
 
 
 def _read(files: Iterable[ManifestFile | Fault], source: str, host_labels: Mapping[str, str] | None) -> Desired:
-    gathered = _gather(files)
-    faults = [*gathered.faults, *islice(check(gathered.documents, pools_known=gathered.pools_known), MAX_FAULTS)]
+    desired, faults = judge(files, source, host_labels)
     if faults:
-        raise ManifestsInvalid(_in_order(faults, source))
-    return assemble(gathered.documents, source=source, host_labels=host_labels)
+        raise ManifestsInvalid(in_words(faults, source))
+    return desired
 
 
-def _in_order(faults: list[Fault], source: str) -> tuple[str, ...]:
+def judge(
+    files: Iterable[ManifestFile | Fault], source: str, host_labels: Mapping[str, str] | None
+) -> tuple[Desired, list[Fault]]:
+    """What files say together, and what is wrong with them; where anything is, what they say counts for nothing."""
+    with _collection_paused():
+        gathered = _gather(files)
+        faults = [*gathered.faults, *islice(check(gathered.documents, pools_known=gathered.pools_known), MAX_FAULTS)]
+        if faults:
+            return Desired({}, {}, source), faults
+        return assemble(gathered.documents, source=source, host_labels=host_labels), []
+
+
+def in_words(faults: Iterable[Fault], source: str) -> tuple[str, ...]:
+    """One line a fault, in order of file and position."""
     lines = [str(fault) for fault in sorted(faults, key=lambda fault: fault.order)]
     if len(lines) >= MAX_FAULTS:
         return (*lines[:MAX_FAULTS], f"{shown(source)}:1:1: directory: there are more faults than these {MAX_FAULTS}")

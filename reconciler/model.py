@@ -185,6 +185,8 @@ class Observed:
     snapshots: Mapping[tuple[str, str], SnapshotRow] = field(default_factory=dict)
     resolutions: Mapping[Source, Resolution] = field(default_factory=dict)
     failures: Mapping[tuple[Kind, str], Failure] = field(default_factory=dict)
+    spared: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Images that are not to be pruned now: the reason, for tools and for people."""
 
     def volume_state(self, pool: str, chain: str) -> VolumeState | None:
         """What the pool holds of a volume; None where it holds none, or can't be read."""

@@ -17,6 +17,7 @@ from typing import Any, Self
 from reconciler import database, rows
 from reconciler.image.spec import Source
 from reconciler.machine import Event, Run, Transition
+from reconciler.marks import Mark, What
 from reconciler.model import Failure, ImageRow, Kind, SnapshotRow, VolumeRow
 from reconciler.pool.journal import DeviceRow, PoolRow
 
@@ -112,6 +113,14 @@ class Records:
         return next((row["digest"] for row in self._rows(query, (rows.origin(source), etag, size))), None)
 
     # ---------------------------------------------------------------------------------------------- what happened
+
+    def manifests(self) -> dict[str, str]:
+        """The last good text of each manifest file, by its path."""
+        return {row["path"]: row["text"] for row in self._rows("SELECT * FROM manifest")}
+
+    def marks(self) -> dict[tuple[str, What], Mark]:
+        found = (rows.mark_of(row) for row in self._rows("SELECT * FROM mark ORDER BY image, what"))
+        return {(mark.image, mark.what): mark for mark in found}
 
     def failures(self) -> dict[tuple[Kind, str], Failure]:
         """Objects whose last run failed, needs a person, or waits to be tried again; by kind and name."""

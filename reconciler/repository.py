@@ -17,11 +17,14 @@ from reconciler.model import Where
 
 SUFFIXES = (".yaml", ".yml")
 MAX_FILE_BYTES = 1 << 20
-MAX_TREE_BYTES = 10 << 20
-MAX_FILES = 5000
+MAX_TREE_BYTES = 64 << 20
+MAX_FILES = 20_000
 MAX_ENTRIES = 100_000
 """Directory entries looked at, manifests or not: a link to ``/`` ends as a fault, not as a walk over the host."""
 MAX_DEPTH = 32
+
+DIRECTORY = "directory"
+"""The path of a fault for which more than one file was not seen."""
 
 _Identity = tuple[int, int]
 """Device and inode: two paths with the same one lead to the same file."""
@@ -72,7 +75,9 @@ def _within_bounds(found: Iterable[str | Fault]) -> Iterator[ManifestFile | Faul
             size += manifest.size
             if len(seen) > MAX_FILES or size > MAX_TREE_BYTES:
                 yield _fault(
-                    manifest.path, f"is beyond the bounds of {MAX_FILES} files and {MAX_TREE_BYTES >> 20} MiB; reading ended here"
+                    manifest.path,
+                    f"is beyond the bounds of {MAX_FILES} files and {MAX_TREE_BYTES >> 20} MiB; reading ended here",
+                    DIRECTORY,
                 )
                 return
             yield manifest
@@ -115,7 +120,8 @@ class _Walk:
             if entry.is_symlink():
                 os.stat(entry.path)  # noqa: PTH116
         except OSError as error:
-            yield _fault(entry.path, f"is a link that cannot be followed: {error.strerror} (repair or remove it)")
+            what = "file" if entry.name.endswith(SUFFIXES) else DIRECTORY
+            yield _fault(entry.path, f"is a link that cannot be followed: {error.strerror} (repair or remove it)", what)
             return
         if entry.is_dir():
             yield from self.under(entry.path, above)

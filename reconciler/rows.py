@@ -12,6 +12,7 @@ from typing import Any
 
 from reconciler.image.spec import Source
 from reconciler.machine import Entry, Json, Result, Run, Status, Subject, Transition
+from reconciler.marks import Mark, What
 from reconciler.model import (
     Fact,
     Failure,
@@ -125,3 +126,7 @@ def effect(fact: Fact) -> tuple[str, dict[str, Any], bool]:
         case LayerSeen():
             seen: Json = {"etag": fact.etag, "size": fact.size, "digest": fact.digest}
             return "seen", {"origin": origin(fact.source), **seen}, True
+
+
+def mark_of(row: Mapping[str, Any]) -> Mark:
+    return Mark(row["image"], What(row["what"]), row["reason"], row["since"], row["until"])

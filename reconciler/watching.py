@@ -171,6 +171,10 @@ class Watch:
         self._due = time.monotonic() + self._resync * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - not for secrets
         self._plan_look(self._seen)
 
+    def wake_by(self, when: float) -> None:
+        """Wake at that time (monotonic seconds) if nothing else has done so before."""
+        self._due = min(self._due, max(when, time.monotonic()))
+
     def felt(self) -> None:
         """Take what the pools and the registry are now for known; the manifests may have changed meanwhile."""
         self._felt = self._pulse()

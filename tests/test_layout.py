@@ -16,8 +16,8 @@ MODULES = sorted(ROOT.rglob("*.py"))
 HOME = {
     "boto3": {"image/source.py"},
     "botocore": {"image/source.py"},
-    "sqlmodel": {"registry.py"},
-    "sqlalchemy": {"registry.py"},
+    "sqlmodel": {"registry.py", "tables.py"},
+    "sqlalchemy": {"registry.py", "tables.py"},
     "watchfiles": {"watching.py"},
     "yaml": {"manifests.py"},
     "pydantic": {"documents.py"},

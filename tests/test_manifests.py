@@ -433,9 +433,11 @@ def test_a_file_has_a_bound(tmp_path: Path) -> None:
 
 
 def test_a_tree_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repository, "MAX_TREE_BYTES", 2 << 20)
     for i in range(12):
-        write(tmp_path / "big", "#" * (1 << 20), name=f"{i:02}.yaml")
-    assert faults(tmp_path / "big") == ("10.yaml:1:1: file: is beyond the bounds of 5000 files and 10 MiB; reading ended here",)
+        write(tmp_path / "big", "#" * (1 << 18), name=f"{i:02}.yaml")
+    [told] = faults(tmp_path / "big")
+    assert told == "08.yaml:1:1: directory: is beyond the bounds of 20000 files and 2 MiB; reading ended here"
 
     monkeypatch.setattr(repository, "MAX_FILES", 3)
     for i in range(5):

@@ -11,7 +11,8 @@ import pytest
 
 from reconciler import database
 from reconciler.machine import Run, Subject
-from reconciler.registry import Registry, schema
+from reconciler.registry import Registry
+from reconciler.tables import schema
 
 EARLIER = sorted((Path(__file__).parent / "cases" / "registry").glob("schema-*.sql"))
 

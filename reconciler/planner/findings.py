@@ -4,7 +4,7 @@
     PoolLost  PoolSwapped  PoolOlder  PoolNotOurs  RegistryOlder  NameTaken      of thin pools that contradict the registry
     PoolFull  PoolReadOnly  PoolNeedsCheck  PoolFailed  BlockSizeFixed  CannotShrink
     Suspended  LastKnownChain  SnapshotOutdated  DeclaredTwice  Unpinned         of what is declared
-    Retained  NotOurs  PoolUnknown                                               of what no longer is (``removals``)
+    Retained  Protected  GracePeriod  NotOurs  PoolUnknown                       of what no longer is (``removals``)
 
 Called by ``plan``. Pure.
 """

@@ -42,6 +42,8 @@ def _retained(facts: Facts, image: str) -> bool:
 def _snapshot(facts: Facts, row: SnapshotRow) -> Action | Finding:
     if _retained(facts, row.image):
         return Finding(Kind.SNAPSHOT, row.name, "Retained", KEPT.format(row.image))
+    if row.image in facts.observed.spared:
+        return Finding(Kind.SNAPSHOT, row.name, *facts.observed.spared[row.image])
     if obstacle := _obstacle(facts, row):
         return Finding(Kind.SNAPSHOT, row.name, *obstacle)
     return Action(
@@ -108,7 +110,8 @@ def _volume(row: VolumeRow, earlier: Iterable[Action]) -> Action:
 def _needed(facts: Facts, going: Collection[Key]) -> set[Key]:
     """Volumes of what is declared and of what is kept, and those below them."""
     goals: Sequence[Goal] = [goal_of(image, facts) for image in facts.desired.images.values()]
-    staying = [row for name, row in facts.observed.images.items() if name in facts.desired.images or row.retain]
+    kept = facts.desired.images.keys() | facts.observed.spared.keys()
+    staying = [row for name, row in facts.observed.images.items() if name in kept or row.retain]
     roots = {wanted.key for goal in goals for wanted in goal.volumes()}
     roots |= {(row.pool, row.chain) for row in staying if row.chain}
     roots |= {(row.pool, row.chain) for key, row in facts.observed.snapshots.items() if key not in going}
@@ -130,6 +133,8 @@ def _images(facts: Facts, snapshots: Mapping[Key, Action], volumes: Mapping[Key,
         data = [snapshots.get(key) for key in sorted(mine)]
         if row.retain:
             yield Finding(Kind.IMAGE, name, "Retained", KEPT.format(name))
+        elif name in facts.observed.spared:
+            yield Finding(Kind.IMAGE, name, *facts.observed.spared[name])
         elif None not in data:
             after = tuple(a.key for a in (*data, volumes.get((row.pool, row.chain or ""))) if a)
             yield Action(Verb.FORGET, Kind.IMAGE, name, "no longer declared", image=name, after=after, images=(name,))

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from reconciler.errors import Exit
+from reconciler.errors import Exit, UsageError
 from reconciler.interrupt import Interrupted
 from reconciler.verbs.options import changing, options, shared
+
+if TYPE_CHECKING:
+    from reconciler.loop import Wish
+
+
+def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
+    """What the options ask for. Raises UsageError."""
+    from reconciler import loop, marks
+
+    params = context.params
+    most, grace = params["prune_max"] or loop.MOST_PRUNED, params.get("prune_grace")
+    try:
+        loop.prunable(most, 0)
+        seconds = marks.duration(grace) if grace else 0.0
+    except ValueError as error:
+        raise UsageError(f"--prune-max {most} or --prune-grace {grace}: {error}", hint="for example 10, 20%; 15m, 2h") from None
+    return loop.Wish(params["prune"], params["selector"], params["diff"], seconds, most, on_invalid)
 
 
 def run(context: click.Context, *, once: bool) -> int:
     from reconciler import host, loop, outcome, report
 
     chosen, params = options(context), context.params
-    wish = loop.Wish(prune=params["prune"], selector=params["selector"], diff=params["diff"])
+    wish = wished(context, on_invalid=params["on_invalid"] or ("fail" if once else "freeze"))
     mode = "none" if chosen.json else params["progress"]
-    with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
+    with (
+        Interrupted().installed() as interrupted,
+        host.writing(chosen.settings, stop=interrupted.stop, on_invalid=wish.on_invalid) as ours,
+    ):
         if not once:
             loop.watch(ours, wish, report.progress(mode), stop=interrupted.stop)
             return interrupted.exit
@@ -36,7 +56,7 @@ def show_plan(context: click.Context) -> int:
 
     chosen, params = options(context), context.params
     with host.reading(chosen.settings) as ours:
-        found = loop.look(ours, loop.Wish(prune=params["prune"], selector=params["selector"]))
+        found = loop.look(ours, wished(context))
         selected = loop.selected(ours.desired, params["selector"])
         images = set(ours.desired.images) if selected is None else selected
     if chosen.json:

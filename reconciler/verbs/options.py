@@ -64,6 +64,7 @@ def changing(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 where something changed or is pending."),
         click.option("-l", "--selector", metavar="SELECTOR", help="Only images with these labels: key=value,key!=value,key."),
+        click.option("--prune-max", metavar="N|N%", help="Refuse to prune more images at once.  [default: 50%, or 5]"),
         click.option("--prune", is_flag=True, help="Also remove what no manifest declares any more."),
         click.option("--diff", is_flag=True, help="Show the fields of each change."),
     ):

@@ -1,0 +1,64 @@
+"""How long a service waits before it tries again what has failed: longer each time, until what is wanted changes.
+
+Used by ``loop`` in a service; one invocation of ``--once`` tries everything, because somebody asked. State: what failed, in
+memory; a service that is started anew tries everything once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+
+from reconciler.execute import Done
+from reconciler.model import Action
+
+FIRST_SECONDS = 30.0
+LONGEST_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """``wanted`` is what was tried: the same action with another chain, source or limit is another attempt."""
+
+    done: Done
+    wanted: Action
+    times: int
+    again: float
+
+
+class Patience:
+    """Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._failed: dict[str, Failed] = {}
+
+    def withheld(self, actions: Iterable[Action], retried: Collection[str], now: float) -> dict[str, Done]:
+        """What is not to be tried yet, as if it had just failed again. ``retried`` are images that somebody has asked for."""
+        found: dict[str, Done] = {}
+        for action in actions:
+            failed = self._failed.get(action.key)
+            asked = {*action.images, action.image} & {*retried}
+            if failed and failed.wanted == _wanted(action) and now < failed.again and not asked:
+                found[action.key] = failed.done
+        return found
+
+    def next(self) -> float:
+        """When the first of them is due again."""
+        return min((failed.again for failed in self._failed.values()), default=float("inf"))
+
+    def learn(self, results: Iterable[Done], now: float) -> None:
+        for done in results:
+            key, before = done.action.key, self._failed.get(done.action.key)
+            if done.ok:
+                self._failed.pop(key, None)
+            elif before is None or before.done is not done:
+                same = before is not None and before.wanted == _wanted(done.action)
+                times = before.times + 1 if before and same else 1
+                wait = min(FIRST_SECONDS * 2 ** (times - 1), LONGEST_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                self._failed[key] = Failed(done, _wanted(done.action), times, now + wait)
+
+
+def _wanted(action: Action) -> Action:
+    """Without what differs between two plans of the same thing."""
+    return replace(action, because="", after=())

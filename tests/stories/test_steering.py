@@ -1,0 +1,131 @@
+"""People steer: suspend, protect, retry, wait; and pruning has guards that stand when a mistake is committed."""
+
+from __future__ import annotations
+
+import signal
+
+from .layers import change, root
+from .workshop import Workshop
+
+BASE = root("base")
+
+
+def test_a_broken_manifest_freezes_its_own_images_and_stops_all_pruning(workshop: Workshop) -> None:
+    """The rest goes on; what the broken file declared is still repaired."""
+    for name in ("kept", "gone", "broken"):
+        workshop.image(name, [BASE])
+    workshop.converge()
+
+    workshop.declare("broken", {"kind": "Imagine"})
+    workshop.withdraw("gone")
+    workshop.image("new", [BASE, change("more", {"srv/more": b"more"})])
+    workshop.snapshot("broken-a").unlink()
+    workshop.once("--on-invalid", "freeze", "--prune").expect(0)
+
+    assert workshop.snapshot("new-a").exists()
+    assert workshop.snapshot("broken-a").exists(), "repaired from what it declared last"
+    assert workshop.snapshot("gone-a").exists(), "nothing is pruned while anything is invalid"
+    workshop.once("--prune").expect(4)
+    workshop.withdraw("broken")
+    workshop.once("--prune").expect(0)
+    assert not workshop.snapshot("gone-a").exists()
+
+
+def test_a_suspended_image_is_left_alone_until_it_is_resumed(workshop: Workshop) -> None:
+    workshop.image("web", [BASE])
+    workshop.converge()
+
+    workshop.run("suspend", "image/web", "--reason", "Ann looks at it").expect(0)
+    workshop.snapshot("web-a").unlink()
+    workshop.once().expect(0)
+    assert not workshop.snapshot("web-a").exists()
+    workshop.run("retry", "image/web").expect(5).words("suspended")
+    workshop.withdraw("web")
+    workshop.image("other", [BASE])
+    workshop.once("--prune").expect(0).words("Ann looks at it")
+
+    workshop.image("web", [BASE])
+    workshop.run("resume", "image/web").expect(0)
+    workshop.run("resume", "image/web").expect(1)
+    workshop.once().expect(0)
+    assert workshop.snapshot("web-a").exists()
+    workshop.settled()
+
+
+def test_a_protected_image_outlives_its_manifest(workshop: Workshop) -> None:
+    workshop.image("dear", [BASE])
+    workshop.image("other", [BASE])
+    workshop.converge()
+    workshop.run("protect", "image/dear", "--reason", "the golden one").expect(0)
+    workshop.withdraw("dear")
+
+    workshop.once("--prune").expect(0).words("the golden one")
+    assert workshop.snapshot("dear-a").exists()
+
+    workshop.run("unprotect", "image/dear").expect(0)
+    workshop.once("--prune").expect(0)
+    assert not workshop.snapshot("dear-a").exists()
+
+
+def test_more_than_half_is_not_pruned_by_one_commit(workshop: Workshop) -> None:
+    names = [f"i{number}" for number in range(8)]
+    for name in names:
+        workshop.image(name, [BASE], snapshots=[])
+    workshop.converge()
+    for name in names[:6]:
+        workshop.withdraw(name)
+
+    workshop.once("--prune").expect(5).words("--prune-max 6")
+    assert len(workshop.run("list", "-o", "json").json["images"]) == 8
+    workshop.run("plan", "--prune", "--prune-max", "6").expect(0)
+    workshop.once("--prune", "--prune-max", "75%").expect(0)
+    assert len(workshop.run("list", "-o", "json").json["images"]) == 2
+
+
+def test_what_comes_back_within_its_grace_is_not_pruned(workshop: Workshop) -> None:
+    workshop.image("web", [BASE])
+    workshop.image("other", [BASE])
+    workshop.converge()
+    before = workshop.snapshot("web-a").stat().st_ino
+    workshop.withdraw("web")
+    workshop.once("--prune", "--prune-grace", "1h").expect(0).words("in case it comes back")
+    workshop.image("web", [BASE])
+    workshop.once("--prune", "--prune-grace", "1h").expect(0)
+    assert workshop.snapshot("web-a").stat().st_ino == before
+
+    workshop.withdraw("web")
+    workshop.once("--prune").expect(0)
+    assert not workshop.snapshot("web-a").exists()
+
+
+def test_a_service_is_steered_while_it_runs(workshop: Workshop) -> None:
+    """What others note in the registry wakes it; nobody has to stop it or to wait for its lock."""
+    workshop.image("web", [BASE])
+    service = workshop.start("--interval", "3600").until(workshop.snapshot("web-a").exists, "the snapshot")
+    workshop.run("wait", "image/web", "--timeout", "30").expect(0)
+
+    workshop.run("suspend", "image/web").expect(0)
+    workshop.snapshot("web-a").unlink()
+    workshop.image("second", [BASE])
+    service.until(workshop.snapshot("second-a").exists, "the second image")
+    assert not workshop.snapshot("web-a").exists()
+    workshop.run("resume", "image/web").expect(0)
+    service.until(workshop.snapshot("web-a").exists, "the snapshot again")
+
+    assert service.signal(signal.SIGTERM).wait().code == 143
+    workshop.run("wait", "image/nothing", "--timeout", "0.1").expect(6).words("not known")
+
+
+def test_a_service_tries_what_has_failed_again_when_it_is_asked_to(workshop: Workshop) -> None:
+    workshop.image("web", [BASE])
+    layer = workshop.layers / "base.tar"
+    whole = layer.read_bytes()
+    layer.write_bytes(whole[:-2000])
+    service = workshop.start("--interval", "3600")
+    service.until(lambda: workshop.run("runs", "-o", "json").json["runs"][-1:] and not workshop.snapshot("web-a").exists(), "it")
+    service.until(lambda: any(run["status"] == "failed" for run in workshop.run("runs", "-o", "json").json["runs"]), "a failure")
+    layer.write_bytes(whole)
+
+    workshop.run("retry", "image/web").expect(0)
+    service.until(workshop.snapshot("web-a").exists, "the snapshot")
+    assert service.signal(signal.SIGTERM).wait().code == 143
