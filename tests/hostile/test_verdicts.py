@@ -1,0 +1,57 @@
+"""Each archive of the catalogue gets its verdict, for the reason that it is there for, and what is accepted stays in its root."""
+
+from __future__ import annotations
+
+import pytest
+
+from reconciler.errors import LayerCorrupt, LayerRefused
+from tests.hostile.case import CLASSES, Accepted, Case, Corrupt, Refused
+from tests.hostile.catalogue import CASES
+from tests.hostile.here import Bench
+
+STREAM_RULES = ("limit-unpacked", "limit-ratio", "limit-members", "limit-seconds", "zstd-window", "compression")
+"""These are broken by a stream as a whole: no member is to blame."""
+
+NAMELESS = ("name", "long-name")
+"""These may be broken by a member without a name."""
+
+
+def marked(case: Case) -> object:
+    marks = [pytest.mark.slow, pytest.mark.timeout(60)] if case.slow else [pytest.mark.timeout(10)]
+    if case.flaw:
+        marks.append(pytest.mark.xfail(strict=True, reason=case.flaw))
+    return pytest.param(case, id=case.name, marks=marks)
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in CASES])
+def test_an_archive_gets_its_verdict(case: Case) -> None:
+    *lower, last = case.bytes_of_layers()
+    bench = Bench(case.limits)
+    for layer in lower:
+        bench.apply(layer)
+    match case.verdict:
+        case Accepted() as accepted:
+            bench.apply(last)
+            faults = list(accepted.faults(bench.finish()))
+            assert not faults, "\n".join(faults)
+        case Corrupt(said):
+            with pytest.raises(LayerCorrupt, match=said or None) as corrupt:
+                bench.apply(last)
+            assert str(corrupt.value).isprintable()
+        case Refused() as wanted:
+            with pytest.raises(LayerRefused) as caught:
+                bench.apply(last)
+            check_refusal(wanted, caught.value)
+
+
+def check_refusal(wanted: Refused, refusal: LayerRefused) -> None:
+    """It names the rule, the member and its place, in words that a terminal can show."""
+    assert refusal.rule == wanted.rule, refusal
+    assert str(refusal).isprintable() and len(str(refusal)) < 1000, refusal
+    assert refusal.offset is None or refusal.offset % 512 == 0
+    if wanted.member is not None:
+        assert refusal.member == wanted.member
+
+
+def test_every_class_of_attack_has_its_cases() -> None:
+    assert {case.attack for case in CASES} == set(CLASSES)
