@@ -392,7 +392,14 @@ CASES = [
         {b"long.txt": f(b"A" * 16 + bytes(496) + file(b"../b", b"B" * 16) + file(b"../c"))},
         reproduces="CVE-2026-53655",
     ),
-    refused("cve-2026-59873", "compression bombs", "300 MiB of zeros", gzipped, "limit-ratio", reproduces="CVE-2026-59873"),
+    refused(
+        "cve-2026-59873",
+        "compression bombs",
+        "80 MiB of zeros, a thousand to one",
+        gzipped,
+        "limit-ratio",
+        reproduces="CVE-2026-59873",
+    ),
     refused(
         "cve-2026-59874",
         "numeric",

@@ -7,7 +7,7 @@ import gzip
 import lzma
 import struct
 import zlib
-from functools import partial
+from functools import cache, partial
 
 import zstandard
 
@@ -23,7 +23,8 @@ TRUNCATION = "truncation"
 TRAILING = "trailing data"
 
 SMALL = tar(file(b"x", b"data" * 300))
-ZEROS = 300 * MIB
+ZEROS = 80 * MIB
+"""Over the floor below which no ratio counts; whoever inflates this much would have inflated any amount."""
 ZSTD = b"\x28\xb5\x2f\xfd"
 
 
@@ -32,9 +33,10 @@ def zeros(size: int) -> bytes:
     return entry(b"zeros", b"0", size=size)
 
 
+@cache
 def gzipped(tail: bytes = b"") -> bytes:
     """A file of zeros, a thousand to one."""
-    packer = zlib.compressobj(9, wbits=31)
+    packer = zlib.compressobj(6, wbits=31)
     parts = [packer.compress(zeros(ZEROS))]
     parts += [packer.compress(bytes(MIB)) for _ in range(ZEROS // MIB)]
     return b"".join(parts) + packer.compress(tail or END) + packer.flush()
@@ -106,8 +108,8 @@ LOW = Limits(max_ratio=10_000_000, max_unpacked_bytes=64 * MIB)
 
 CASES = [
     # ------------------------------------------------------------------------------------------- compression bombs
-    refused("bomb-gzip", BOMBS, "300 MiB of zeros, a thousand to one", gzipped, "limit-ratio"),
-    refused("bomb-gzip-members", BOMBS, "the same in 300 small members", gzip_members, "limit-ratio"),
+    refused("bomb-gzip", BOMBS, "80 MiB of zeros, a thousand to one", gzipped, "limit-ratio"),
+    refused("bomb-gzip-members", BOMBS, "the same in small members", gzip_members, "limit-ratio"),
     refused(
         "bomb-gzip-behind-end",
         BOMBS,
@@ -143,8 +145,8 @@ CASES = [
         "limit-ratio",
         limits=Limits(ratio_floor_bytes=0, max_ratio=100),
     ),
-    refused("bomb-zstd-runs", BOMBS, "zstd's runs of one byte, 32 000 to one", partial(zstd_runs, 8000), "limit-ratio"),
-    refused("bomb-zstd-frames", BOMBS, "many small frames", partial(frames, MIB, 300), "limit-ratio"),
+    refused("bomb-zstd-runs", BOMBS, "zstd's runs of one byte, 32 000 to one", partial(zstd_runs, 800), "limit-ratio"),
+    refused("bomb-zstd-frames", BOMBS, "many small frames", partial(frames, MIB, 80), "limit-ratio"),
     refused(
         "bomb-zstd-skippable",
         BOMBS,
@@ -164,7 +166,7 @@ CASES = [
     refused(
         "bomb-bzip2",
         BOMBS,
-        "300 MiB of zeros as bzip2: not supported, and so not inflated",
+        "zeros as bzip2: not supported, and so not inflated",
         lambda: bz2.compress(bytes(2 * MIB)),
         "compression",
     ),

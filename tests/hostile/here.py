@@ -17,7 +17,7 @@ from reconciler.image.tar import Reader
 from reconciler.image.tree import Tree
 from tests.support.compare import ROOT, Facts, grouped
 
-SIZE = 64 * GIB
+SIZE = GIB
 DIGESTED = 1 << 24
 """Files up to this size have their content compared."""
 

@@ -8,19 +8,7 @@ from reconciler.errors import LayerCorrupt, LayerRefused
 from tests.hostile.case import CLASSES, Accepted, Case, Corrupt, Refused
 from tests.hostile.catalogue import CASES
 from tests.hostile.here import Bench
-
-STREAM_RULES = ("limit-unpacked", "limit-ratio", "limit-members", "limit-seconds", "zstd-window", "compression")
-"""These are broken by a stream as a whole: no member is to blame."""
-
-NAMELESS = ("name", "long-name")
-"""These may be broken by a member without a name."""
-
-
-def marked(case: Case) -> object:
-    marks = [pytest.mark.slow, pytest.mark.timeout(60)] if case.slow else [pytest.mark.timeout(10)]
-    if case.flaw:
-        marks.append(pytest.mark.xfail(strict=True, reason=case.flaw))
-    return pytest.param(case, id=case.name, marks=marks)
+from tests.hostile.marks import marked
 
 
 @pytest.mark.parametrize("case", [marked(case) for case in CASES])

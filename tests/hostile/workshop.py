@@ -1,0 +1,123 @@
+"""Where cases go through the real thing: ``reconcile build``'s own function, with a builder process and a volume each.
+
+A process of its own that has loaded everything, and forks once for each build, so that what a build costs and leaves behind is
+told by the kernel and is nobody else's. Run as ``python -m tests.hostile.workshop``; takes requests on standard input, one line
+of JSON each, answers on standard output, and ends when its input does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from reconciler import errors, oneshot
+from reconciler.image.spec import Limits, Source
+from reconciler.report import Silent
+from reconciler.settings import Settings
+
+OUTPUT = "volume.ext4"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a build has ended. ``peak`` is the builder's memory at its worst moment, in bytes; ``left`` its processes still there."""
+
+    error: str
+    message: str
+    rule: str
+    member: bytes
+    offset: int | None
+    peak: int
+    seconds: float
+    left: list[str]
+
+
+class Workshop:
+    """The tests' side; a context manager. After a build that does not end, the next one gets a new process."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+    def build(self, directory: Path, layers: int, size: int, limits: Limits) -> Outcome:
+        """Build what lies in a directory as 0.tar, 1.tar …"""
+        process = self._running()
+        assert process.stdin is not None and process.stdout is not None
+        asked = {"directory": str(directory), "layers": layers, "size": size, "limits": asdict(limits)}
+        try:
+            print(json.dumps(asked), file=process.stdin, flush=True)
+            answer = json.loads(process.stdout.readline())
+        except BaseException:
+            process.kill()
+            process.communicate()
+            self._process = None
+            raise
+        return Outcome(**answer | {"member": bytes.fromhex(answer["member"])})
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            command = [sys.executable, "-m", "tests.hostile.workshop"]
+            root = Path(__file__).resolve().parents[2]
+            self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self._process
+
+
+# ---------------------------------------------------------------------------------------------- in the workshop
+
+
+def main() -> int:
+    for line in sys.stdin:
+        if (pid := os.fork()) == 0:
+            become_a_build(json.loads(line))
+        os.waitpid(pid, 0)
+    return 0
+
+
+def become_a_build(asked: Mapping[str, Any]) -> NoReturn:
+    found = ("BuilderDied", "the build has ended without a word", "", b"", None)
+    started = time.monotonic()
+    try:
+        build(asked)
+        found = ("", "", "", b"", None)
+    except errors.LayerRefused as refused:
+        found = ("LayerRefused", str(refused), refused.rule, refused.member, refused.offset)
+    except errors.ReconcilerError as error:
+        found = (type(error).__name__, str(error), "", b"", None)
+    finally:
+        seconds, peak = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        told = asdict(Outcome(*found, peak, round(seconds, 3), children()))
+        print(json.dumps(told | {"member": found[3].hex()}), flush=True)
+        os._exit(0)
+
+
+def build(asked: Mapping[str, Any]) -> None:
+    directory = Path(asked["directory"])
+    sources = [Source(str(directory / f"{number}.tar")) for number in range(asked["layers"])]
+    settings = Settings(manifests=directory, state=directory)
+    limits, stop = Limits(**asked["limits"]), threading.Event()
+    oneshot.build(sources, directory / OUTPUT, asked["size"], limits, settings, Silent(), stop=stop)
+
+
+def children() -> list[str]:
+    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in found]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
