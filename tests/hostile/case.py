@@ -161,7 +161,8 @@ class Case:
     """One hostile archive, or one that looks hostile and is not.
 
     ``layers`` come from the bottom; all but the last are accepted. ``reproduces`` is the advisory whose sequence of entries it
-    is. ``volume`` is the size of the volume that it needs, where that is not a small one. ``flaw`` says what our reader still does wrong with it.
+    is. ``volume`` is the size of the volume that it needs, where that is not a small one. ``flaw`` says what our reader still
+    does wrong with it.
     """
 
     name: str

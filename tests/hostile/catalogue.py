@@ -42,3 +42,14 @@ CASES: tuple[Case, ...] = tuple(
 )
 BY_NAME = {case.name: case for case in CASES}
 assert len(BY_NAME) == len(CASES), sorted(case.name for case in CASES)
+
+
+def _representatives() -> frozenset[str]:
+    """Of each class one case for each verdict, and all that reproduce a flaw of others: what the quick tests run in full."""
+    firsts: dict[tuple[str, str, int], str] = {}
+    for case in CASES:
+        firsts.setdefault((case.attack, str(case.verdict), len(case.layers)), case.name)
+    return frozenset(firsts.values()) | {case.name for case in CASES if case.reproduces}
+
+
+REPRESENTATIVES = _representatives()

@@ -9,6 +9,7 @@ from tests.hostile.archive import (
     GNU,
     MAGIC,
     POSIX,
+    PREFIX,
     V7,
     entry,
     file,
@@ -370,6 +371,13 @@ CASES = [
         "headers of three formats in one tar",
         tar(file(b"a", magic=V7), file(b"b", magic=GNU), file(b"c", magic=POSIX), named(b"n" * 150)),
         {b"a": f(), b"b": f(), b"c": f(), b"n" * 150: f()},
+    ),
+    refused(
+        "format-magic-odd",
+        FORMAT,
+        "a magic that only begins as ustar's: readers disagree on the prefix",
+        tar(file(b"x", at={MAGIC: b"ustar   ", PREFIX: b".."})),
+        "magic",
     ),
     accepted(
         "format-magic-unknown",

@@ -12,9 +12,10 @@ SECONDS, SLOW_SECONDS = 10, 60
 """After which a test has hung: the guard, not a measure."""
 
 
-def marked(case: Case) -> Any:
+def marked(case: Case, *, slow: bool = False) -> Any:
+    """``slow`` adds to what is slow by itself."""
     marks = [pytest.mark.timeout(SLOW_SECONDS if case.slow else SECONDS)]
-    if case.slow:
+    if case.slow or slow:
         marks.append(pytest.mark.slow)
     if case.flaw:
         marks.append(pytest.mark.xfail(strict=True, reason=case.flaw))

@@ -204,7 +204,7 @@ CASES = [
         "holes that add up to more than maxUnpackedBytes",
         tar(
             *(
-                pax((b"GNU.sparse.size", b"16000000000"), (b"GNU.sparse.numblocks", b"0"), (b"GNU.sparse.map", b""))
+                pax((b"GNU.sparse.size", b"16000000000"), (b"GNU.sparse.numblocks", b"1"), (b"GNU.sparse.map", b"16000000000,0"))
                 + file(b"%d" % i)
                 for i in range(3)
             )

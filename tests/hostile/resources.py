@@ -184,6 +184,28 @@ CASES: list[Case] = [
         "limit-text",
         limits=Limits(max_metadata_bytes=512),
     ),
+    refused(
+        "seconds",
+        RESOURCE,
+        "more CPU than the manifest's maxSeconds",
+        lambda: header(b"x", b"0") * 200_000 + END,
+        "limit-seconds",
+        limits=Limits(max_seconds=1),
+    ),
+    refused(
+        "number-1m-zeros",
+        RESOURCE,
+        "a time of a million zeros and a letter, for those who match it with patience",
+        lambda: tar(pax((b"mtime", b"0" * 1_000_000 + b"x")), file(b"x")),
+        "number",
+    ),
+    refused(
+        "number-1m-zeros-size",
+        RESOURCE,
+        "a size of a million zeros and a letter",
+        lambda: tar(pax((b"size", b"0" * 1_000_000 + b"x")), file(b"x")),
+        "number",
+    ),
     # ------------------------------------------------------------------------------------------------- inode bomb
     accepted(
         "inode-150k",

@@ -87,10 +87,18 @@ CASES = [
         b"s",
     ),
     refused(
-        "sparse-exabyte-0.1", BOMB, "an exabyte of hole, format 0.1", zero_one(b"", b"0", b"", size=b"%d" % EXABYTE), "limit-file"
+        "sparse-exabyte-0.1",
+        BOMB,
+        "an exabyte of hole, format 0.1",
+        zero_one(b"%d,0" % EXABYTE, b"1", b"", size=b"%d" % EXABYTE),
+        "limit-file",
     ),
     refused(
-        "sparse-exabyte-0.0", BOMB, "an exabyte of hole, format 0.0", zero_zero([], b"0", b"", size=b"%d" % EXABYTE), "limit-file"
+        "sparse-exabyte-0.0",
+        BOMB,
+        "an exabyte of hole, format 0.0",
+        zero_zero([(b"offset", b"%d" % EXABYTE), (b"numbytes", b"0")], b"1", b"", size=b"%d" % EXABYTE),
+        "limit-file",
     ),
     refused(
         "sparse-exabyte-old",
@@ -110,7 +118,7 @@ CASES = [
         "sparse-many",
         BOMB,
         "forty files of a gigabyte of hole",
-        tar(*(records(size=b"1000000000", numblocks=b"0", map=b"") + file(b"%d" % i) for i in range(40))),
+        tar(*(records(size=b"1000000000", numblocks=b"1", map=b"1000000000,0") + file(b"%d" % i) for i in range(40))),
         "limit-unpacked",
     ),
     refused(
@@ -183,6 +191,18 @@ CASES = [
         "both",
         "records of pax in front of an old sparse header",
         tar(records(size=b"9000", numblocks=b"1", map=b"0,10"), old_gnu([(0, 10)], octal(9000, 12))[:-1024]),
+    ),
+    broken("one-hole", "a file of one hole without a map, which GNU tar passes over", zero_one(b"", b"0", b"")),
+    broken("one-hole-0.0", "the same, format 0.0", zero_zero([], b"0", b"")),
+    broken(
+        "of-ordinary-file",
+        "an old map in the header of an ordinary file, which libarchive believes",
+        tar(file(b"x", TEN, magic=GNU, at={SPARSE_MAP: octal(0, 12) + octal(10, 12), SPARSE_SIZE: octal(9000, 12)})),
+    ),
+    broken(
+        "continued-of-ordinary-file",
+        "an ordinary file whose old map goes on in the next header",
+        tar(file(b"x", magic=GNU, at={SPARSE_MORE: b"\1"}), file(b"hidden"), file(b"y")),
     ),
     broken("old-posix", "an old map in a header of POSIX", old_gnu([(0, 10)], octal(9000, 12), magic=POSIX)),
     broken(

@@ -205,6 +205,21 @@ CASES = [
         "link-climbs",
     ),
     refused(
+        "sym-name-length",
+        PATH_MAX,
+        "a target with a component of 256 bytes, which a member below it would make",
+        tar(named(b"l", b"2", link=b"n" * 256), file(b"l/x")),
+        "name-length",
+    ),
+    refused(
+        "sym-name-limit-of-manifest",
+        PATH_MAX,
+        "a target with a component longer than the manifest's maxNameBytes",
+        tar(symlink(b"l", b"n" * 60), file(b"l/x")),
+        "name-length",
+        limits=Limits(max_name_bytes=59),
+    ),
+    refused(
         "sym-pathmax-target",
         PATH_MAX,
         "a target of 4096 bytes, more than the kernel follows",

@@ -1,4 +1,8 @@
-"""Each archive of the catalogue through the real thing: a builder process, its memory, its end, and what it leaves behind."""
+"""Each archive of the catalogue through the real thing: a builder process, its memory, its end, and what it leaves behind.
+
+A builder of its own for each takes minutes in all: the quick tests run one case of each class and verdict and all that reproduce
+flaws of other readers, the others are ``slow``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import pytest
 
 from reconciler.image.spec import MIB
 from tests.hostile.case import Accepted, Case, Corrupt, Refused
-from tests.hostile.catalogue import CASES
+from tests.hostile.catalogue import CASES, REPRESENTATIVES
 from tests.hostile.marks import marked
 from tests.hostile.workshop import OUTPUT, Outcome, Workshop
 from tests.support import ext4
@@ -24,7 +28,7 @@ def workshop() -> Iterator[Workshop]:
         yield workshop
 
 
-@pytest.mark.parametrize("case", [marked(case) for case in CASES])
+@pytest.mark.parametrize("case", [marked(case, slow=case.name not in REPRESENTATIVES) for case in CASES])
 def test_a_builder_gives_the_verdict_and_leaves_nothing_else(tmp_path: Path, workshop: Workshop, case: Case) -> None:
     layers = case.bytes_of_layers()
     for number, layer in enumerate(layers):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reconciler.errors import LayerCorrupt, LayerRefused
-from tests.hostile.case import CLASSES, Accepted, Case, Corrupt, Refused
+from tests.hostile.case import Accepted, Case, Corrupt, Refused
 from tests.hostile.catalogue import CASES
 from tests.hostile.here import Bench
 from tests.hostile.marks import marked
@@ -39,7 +39,3 @@ def check_refusal(wanted: Refused, refusal: LayerRefused) -> None:
     assert refusal.offset is None or refusal.offset % 512 == 0
     if wanted.member is not None:
         assert refusal.member == wanted.member
-
-
-def test_every_class_of_attack_has_its_cases() -> None:
-    assert {case.attack for case in CASES} == set(CLASSES)

@@ -95,7 +95,13 @@ CASES = [
         "a symlink's target that would make a directory called `.wh.b`",
         tar(symlink(b"l", b"/a/.wh.b"), file(b"l/x")),
         "whiteout",
-        flaw="the directories of a symlink's target are made without a look at their names",
+    ),
+    refused(
+        "whiteout-by-symlink-target-deep",
+        CLASS,
+        "the same, in the middle of the target",
+        tar(symlink(b"l", b"/a/.wh.b/c"), file(b"l/x")),
+        "whiteout",
     ),
     accepted(
         "whiteout-255", CLASS, "of the longest name that there is", (tar(named(b"n" * 255)), tar(named(b".wh." + b"n" * 255))), {}

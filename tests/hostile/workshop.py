@@ -29,7 +29,7 @@ OUTPUT = "volume.ext4"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a build has ended. ``peak`` is the builder's memory at its worst moment, in bytes; ``left`` its processes still there."""
+    """How a build has ended. ``peak`` is the builder's memory at its worst moment, in bytes; ``left`` are processes still there."""
 
     error: str
     message: str

@@ -189,4 +189,12 @@ CASES = [
         on_file((b"system.posix_acl_access", ACL)),
         {b"x": f(mode=ACL_MODE, xattrs={b"system.posix_acl_access": ACL})},
     ),
+    refused(
+        "xattr-many-members",
+        CLASS,
+        "small attributes on many members: together more than maxEntries",
+        tar(*(pax(*((SCHILY + b"user.%03d" % i, b"") for i in range(100))) + file(b"%d" % j) for j in range(12))),
+        "limit-xattrs",
+        limits=Limits(max_entries=1000),
+    ),
 ]
