@@ -190,6 +190,7 @@ CASES: list[Case] = [
         "more CPU than the manifest's maxSeconds",
         lambda: header(b"x", b"0") * 200_000 + END,
         "limit-seconds",
+        slow=True,
         limits=Limits(max_seconds=1),
     ),
     refused(

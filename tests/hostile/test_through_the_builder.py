@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.image.spec import MIB
+from reconciler.image.spec import MIB, Limits
 from tests.hostile.case import Accepted, Case, Corrupt, Refused
-from tests.hostile.catalogue import CASES, REPRESENTATIVES
+from tests.hostile.catalogue import BY_NAME, CASES, REPRESENTATIVES
 from tests.hostile.marks import marked
 from tests.hostile.workshop import OUTPUT, Outcome, Workshop
 from tests.support import ext4
@@ -50,6 +50,19 @@ def test_a_builder_gives_the_verdict_and_leaves_nothing_else(tmp_path: Path, wor
             assert (outcome.error, left) == ("LayerRefused", set()), outcome
             check_refusal(refused, outcome)
     assert outcome.message.isprintable()
+
+
+@pytest.mark.xfail(strict=True, reason="the message leaves out the rule, and where judge or tree refuse, the place")
+def test_the_words_of_a_refusal_give_the_rule_the_member_and_its_place(tmp_path: Path, workshop: Workshop) -> None:
+    """What a person sees who builds: the message is all that there is."""
+    [layer] = BY_NAME["cve-2025-4435"].bytes_of_layers()
+    (tmp_path / "0.tar").write_bytes(layer)
+
+    message = workshop.build(tmp_path, 1, SIZE, Limits()).message
+
+    assert "../evil" in message
+    assert "name-climbs" in message
+    assert "byte 1024" in message
 
 
 def check_refusal(wanted: Refused, outcome: Outcome) -> None:

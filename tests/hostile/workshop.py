@@ -29,7 +29,9 @@ OUTPUT = "volume.ext4"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a build has ended. ``peak`` is the builder's memory at its worst moment, in bytes; ``left`` are processes still there."""
+    """How a build has ended. ``peak`` is the builder's memory at its worst moment, in bytes; ``left`` are its processes that are
+    still there.
+    """
 
     error: str
     message: str
@@ -90,19 +92,22 @@ def main() -> int:
 
 
 def become_a_build(asked: Mapping[str, Any]) -> NoReturn:
-    found = ("BuilderDied", "the build has ended without a word", "", b"", None)
+    told: dict[str, Any] = {"error": "Crash", "message": "it has raised what it should not", "rule": "", "member": ""}
+    told["offset"] = None
     started = time.monotonic()
     try:
         build(asked)
-        found = ("", "", "", b"", None)
+        told |= {"error": "", "message": ""}
     except errors.LayerRefused as refused:
-        found = ("LayerRefused", str(refused), refused.rule, refused.member, refused.offset)
+        told |= {"error": "LayerRefused", "message": str(refused)}
+        told |= {"rule": refused.rule, "member": refused.member.hex(), "offset": refused.offset}
     except errors.ReconcilerError as error:
-        found = (type(error).__name__, str(error), "", b"", None)
+        told |= {"error": type(error).__name__, "message": str(error)}
     finally:
-        seconds, peak = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        told = asdict(Outcome(*found, peak, round(seconds, 3), children()))
-        print(json.dumps(told | {"member": found[3].hex()}), flush=True)
+        told["seconds"] = round(time.monotonic() - started, 3)
+        told["peak"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        told["left"] = children()
+        print(json.dumps(told), flush=True)
         os._exit(0)
 
 
