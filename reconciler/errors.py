@@ -126,12 +126,13 @@ class LayerRefused(Terminal):
     """The judge does not accept a member, or the layer as a whole.
 
     ``rule`` is the short name of the rule (``name-climbs``, ``limit-entries`` …), ``member`` the name as it is stored
-    (bytes; empty where no member is to blame), ``offset`` the byte of the decompressed tar where its header begins.
+    (bytes; empty where no member is to blame), ``offset`` the byte of the decompressed tar where its header begins
+    (None where the stream as a whole is to blame).
     """
 
     reason = "UnsafeArchive"
 
-    def __init__(self, message: str, *, rule: str, member: bytes = b"", offset: int = 0, hint: str = "") -> None:
+    def __init__(self, message: str, *, rule: str, member: bytes = b"", offset: int | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.rule = rule
         self.member = member

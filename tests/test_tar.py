@@ -326,6 +326,16 @@ def test_a_size_of_what_never_has_data_is_refused_where_readers_disagree_on_what
     refused(block(b"a", flag, size=512, at={157: b"t"}) + file(b"hidden") + END, "size-of-type")
 
 
+def test_a_long_name_that_goes_on_behind_its_size_is_refused() -> None:
+    """GNU tar reads on to the first NUL, and sees another name than everybody else."""
+    name = block(b"././@LongLink", b"L", size=1, magic=GNU) + b"hello".ljust(512, b"\0")
+    refused(name + block(b"n", magic=GNU) + END, "long-name")
+    assert (
+        only(block(b"././@LongLink", b"L", size=5, magic=GNU) + b"hello".ljust(512, b"\0") + block(b"n", magic=GNU)).name
+        == b"hello"
+    )
+
+
 def test_a_sparse_map_in_an_ordinary_members_header_is_refused() -> None:
     """bsdtar believes the map, GNU tar the type: another one of them would see other members."""
     for at in ({482: b"\1"}, {386: b"00000000000\0" + b"00000001000\0"}, {483: b"00000001000\0"}):

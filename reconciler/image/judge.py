@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import stat
 
-from reconciler.errors import LayerRefused
 from reconciler.image.attributes import CAPABILITY, access_mode, check_xattrs
-from reconciler.image.member import HARDLINK, Malformed, Member
+from reconciler.image.member import HARDLINK, Malformed, Member, shown
 from reconciler.image.spec import Limits
-from reconciler.image.totals import Totals, shown
+from reconciler.image.totals import Totals
 
 MAX_COMPONENT = 255
 MAX_TARGET = 4095
@@ -60,9 +59,7 @@ class Judge:
         try:
             self._check(member)
         except Malformed as broken:
-            raise LayerRefused(
-                f"{shown(member.name)}: {broken}", rule=broken.rule, member=member.name, offset=member.offset
-            ) from None
+            raise broken.refusal(member.name, member.offset) from None
 
     def _check(self, member: Member) -> None:
         kind, name = member.type, member.name

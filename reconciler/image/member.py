@@ -8,6 +8,11 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass, field
 
+from reconciler.errors import LayerRefused
+
+SHOWN = 120
+"""Bytes of a name that messages and lists show."""
+
 HARDLINK = 0
 """A member's type where it is one more name of an inode: it has no file type of its own. The others are ``stat.S_IF*``."""
 
@@ -58,3 +63,15 @@ class Malformed(Exception):
     def __init__(self, rule: str, message: str) -> None:
         super().__init__(message)
         self.rule = rule
+
+    def refusal(self, name: bytes, offset: int) -> LayerRefused:
+        """The same of the member with this name, whose header begins at this byte."""
+        message = f"{shown(name)}: {self} (rule {self.rule}, header at byte {offset})"
+        return LayerRefused(message, rule=self.rule, member=name, offset=offset)
+
+
+def shown(name: bytes) -> str:
+    """A name fit for messages and JSON: what is not printable is escaped, what is long is cut."""
+    text = name[:SHOWN].decode("utf-8", "backslashreplace")
+    printable = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return f"{printable}…" if len(name) > SHOWN else printable

@@ -31,6 +31,9 @@ _time = re.compile(rb"(-?)0*([0-9]{1,20})(?:\.([0-9]*))?").fullmatch
 _escape = re.compile(rb"%([0-9A-Fa-f]{2})")
 _base64 = re.compile(rb"[A-Za-z0-9+/]*").fullmatch
 
+LONG = 64
+"""Bytes of a number from which on its leading zeros are taken away first."""
+
 Record = tuple[bytes, bytes]
 
 
@@ -131,9 +134,18 @@ def _unquote(name: bytes) -> bytes:
     return _escape.sub(lambda found: bytes([int(found[1], 16)]), name)
 
 
+def _shortened(number: bytes) -> bytes:
+    """Without the leading zeros of a long row, which a pattern would try one by one."""
+    if len(number) <= LONG:
+        return number
+    sign = number[:1] if number.startswith(b"-") else b""
+    rest = number[len(sign) :].lstrip(b"0")
+    return sign + (rest if rest[:1].isdigit() else b"0" + rest)
+
+
 def decimal(value: bytes) -> int:
     """A decimal without sign, of any number of leading zeros. Raises Malformed."""
-    digits = _digits(value)
+    digits = _digits(_shortened(value))
     if not digits:
         raise Malformed("number", f"{value[:40]!r} is not a decimal number")
     return int(digits[1])
@@ -141,7 +153,7 @@ def decimal(value: bytes) -> int:
 
 def nanoseconds(value: bytes) -> int:
     """A pax time (seconds with a fraction, maybe negative) in nanoseconds, rounded down. Raises Malformed."""
-    parts = _time(value)
+    parts = _time(_shortened(value))
     if not parts:
         raise Malformed("number", f"{value[:40]!r} is not a time")
     sign, seconds, fraction = parts.groups(b"")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from reconciler.errors import LayerCorrupt, LayerRefused
+from reconciler.errors import LayerCorrupt
 from reconciler.image import header, pax, sparse
 from reconciler.image.blocks import Blocks, Chunks
 from reconciler.image.header import BLOCK
@@ -71,10 +71,7 @@ class Reader:
             while (member := self._next()) is not None:
                 yield member
         except Malformed as broken:
-            name = header.text(self._block[:100])
-            raise LayerRefused(
-                f"{broken} (header at byte {self._offset})", rule=broken.rule, member=name, offset=self._offset
-            ) from None
+            raise broken.refusal(header.text(self._block[:100]), self._offset) from None
 
     def data(self, member: Member) -> Iterable[memoryview]:
         """The data of the member given last, exactly its ``stored`` bytes, in order, as few pieces as there are; once.
@@ -158,8 +155,12 @@ class Reader:
         if pending.size > self._limits.max_metadata_bytes:
             most = self._limits.max_metadata_bytes
             raise Malformed("limit-metadata", f"more than {most} bytes of headers for one member (limits.maxMetadataBytes)")
-        payload = self._blocks.take(size)
-        self._resume = _padded(self._blocks.offset)
+        stored = self._blocks.take(_padded(size))
+        self._resume = self._blocks.offset
+        payload = stored[:size]
+        if flag in b"LK" and not payload.endswith(b"\0") and stored[size : size + 1].strip(b"\0"):
+            # GNU tar reads on to the first NUL, wherever it is; the others stop at the size.
+            raise Malformed("long-name", "a long name does not end where its header says")
         return payload
 
     # ------------------------------------------------------------------------------------------------ members

@@ -9,20 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 
-from reconciler.image.member import TYPE_NAMES, Member
+from reconciler.image.member import TYPE_NAMES, Member, shown
 
 LISTED = 10
 """How many names a list keeps; the counts go on."""
-
-SHOWN = 120
-"""Bytes of a name that messages and lists show."""
-
-
-def shown(name: bytes) -> str:
-    """A name fit for messages and JSON: what is not printable is escaped, what is long is cut."""
-    text = name[:SHOWN].decode("utf-8", "backslashreplace")
-    printable = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-    return f"{printable}…" if len(name) > SHOWN else printable
 
 
 @dataclass(slots=True)

@@ -19,13 +19,11 @@ from __future__ import annotations
 import stat
 from itertools import pairwise
 
-from reconciler.errors import LayerRefused
 from reconciler.image.inode import Inode, directory
 from reconciler.image.judge import OPAQUE, WHITEOUT, components
 from reconciler.image.layer import LayerMarks, children_of
-from reconciler.image.member import HARDLINK, Malformed, Member
+from reconciler.image.member import HARDLINK, Malformed, Member, shown
 from reconciler.image.spec import Limits
-from reconciler.image.totals import shown
 
 __all__ = ["Inode", "Tree"]
 
@@ -71,9 +69,7 @@ class Tree:
         try:
             return self._add(member)
         except Malformed as broken:
-            raise LayerRefused(
-                f"{shown(member.name)}: {broken}", rule=broken.rule, member=member.name, offset=member.offset
-            ) from None
+            raise broken.refusal(member.name, member.offset) from None
 
     def _add(self, member: Member) -> Inode | None:
         self._count()

@@ -331,14 +331,16 @@ def _told(verdict: ReconcilerError) -> tuple[object, ...]:
     return (type(verdict).__name__, verdict.message, *fields)
 
 
+def _is_place(offset: int | None) -> bool:
+    return offset is None or offset % 512 == 0 <= offset
+
+
 def _refused(verdict: ReconcilerError) -> Verdict:
     """A verdict that can be told: its fields have their types, and its message is a short text without control characters."""
     rule, member = getattr(verdict, "rule", ""), getattr(verdict, "member", b"")
     if type(verdict) not in VERDICTS:
         raise Broken("verdict", f"{type(verdict).__name__} is not one of the verdicts")
-    if isinstance(verdict, LayerRefused) and not (
-        rule and isinstance(member, bytes) and verdict.offset % 512 == 0 <= verdict.offset
-    ):
+    if isinstance(verdict, LayerRefused) and not (rule and isinstance(member, bytes) and _is_place(verdict.offset)):
         raise Broken("verdict", f"a refusal without a rule, member or place: {verdict!r}")
     if not verdict.message.isprintable() or len(verdict.message) > 2000:
         raise Broken("message", f"not fit for a log: {verdict.message[:300]!r}")

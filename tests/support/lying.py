@@ -11,6 +11,8 @@ from reconciler.image import builder, index
 from reconciler.image.control import Channel
 from reconciler.image.room import Room
 
+_apply = builder.apply_layer
+
 
 def main(flaw: str) -> int:
     match flaw:
@@ -25,9 +27,9 @@ def main(flaw: str) -> int:
         case "claims to be done":
             builder.apply_layer = _claim
         case "counts wildly":
-            builder.apply_layer = lambda *_: {"entries": 10**40}  # type: ignore[assignment]
+            builder.apply_layer = lambda *given: _apply(*given) | {"entries": 10**40}  # type: ignore[assignment]
         case "moves the cursor":
-            builder.apply_layer = lambda *_: {"entries": "\x1b[2J\x1b[H0"}  # type: ignore[assignment]
+            builder.apply_layer = lambda *given: _apply(*given) | {"entries": "\x1b[2J\x1b[H0"}  # type: ignore[assignment]
         case "writes on":
             builder.Room = _Noted  # type: ignore[misc]
             Channel.send = _send_and_write_on  # type: ignore[method-assign]
