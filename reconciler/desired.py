@@ -6,7 +6,8 @@ Every host checks every image, its own or not, so that a fault shows wherever th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -15,7 +16,7 @@ from reconciler.documents import Backing, Expression, Hosts, ImageDocument, Pool
 from reconciler.faults import Fault, Loc, did_you_mean, path_of, quoted
 from reconciler.image.spec import Layer, Limits, S3Options, Source
 from reconciler.location import resolve
-from reconciler.model import BackingSpec, Desired, ImageSpec, PoolSpec, ThinSpec, Where
+from reconciler.model import BackingSpec, Desired, HostFacts, ImageSpec, PoolSpec, ThinSpec, Where
 
 DEFAULT_POOL = "default"
 """The file pool that exists where no Pool is declared at all: the smallest repository is one Image."""
@@ -77,24 +78,32 @@ def check(documents: Documents, *, pools_known: bool = True) -> Iterator[Fault]:
     yield from _contradicting_digests(documents.images)
 
 
-def assemble(documents: Documents, *, source: str, host_labels: Mapping[str, str] | None) -> Desired:
-    """Desired of a host with these labels; of all hosts together where None. Nothing declared gives an empty one."""
+def assemble(documents: Documents, *, source: str, host: HostFacts | None) -> Desired:
+    """Desired of this host; of all hosts together where None. Nothing declared gives an empty one."""
     pools = {pool.name: _pool(pool) for pool in documents.pools}
     if documents.images and not pools:
         pools = {DEFAULT_POOL: PoolSpec(DEFAULT_POOL)}
     images = {
         image.name: _image(image, documents.pool_of(image.document) or DEFAULT_POOL)
         for image in documents.images
-        if host_labels is None or selects(image.document.spec.hosts, host_labels)
+        if host is None or selects(image.document.spec.hosts, host, image.name)
     }
     return Desired(pools, images, source)
 
 
-def selects(hosts: Hosts | None, labels: Mapping[str, str]) -> bool:
-    """Whether a host with these labels is meant, by the rules of Kubernetes' label selectors: all conditions hold."""
+def selects(hosts: Hosts | None, host: HostFacts, image: str) -> bool:
+    """Whether this host is meant, by the rules of Kubernetes' label selectors: all conditions hold."""
     if hosts is None:
         return True
-    return hosts.match_labels.items() <= labels.items() and all(_holds(e, labels.get(e.key)) for e in hosts.match_expressions)
+    labels = host.labels
+    if not (hosts.match_labels.items() <= labels.items() and all(_holds(e, labels.get(e.key)) for e in hosts.match_expressions)):
+        return False
+    return hosts.percent is None or lot(host.id, image) < hosts.percent
+
+
+def lot(host: str, image: str) -> int:
+    """0 to 99, always the same for a host and an image: raising a percentage adds hosts and takes none away."""
+    return int.from_bytes(hashlib.sha256(f"{host}/{image}".encode()).digest()[:8], "big") % 100
 
 
 def _holds(expression: Expression, value: str | None) -> bool:

@@ -46,6 +46,7 @@ LabelKey = Annotated[str, _Text(scalars.LABEL_KEY)]
 LabelValue = Annotated[str, _Text(scalars.LABEL_VALUE)]
 Region = Annotated[str, _Text(scalars.REGION)]
 Percent = Annotated[int, _Text(scalars.PERCENT)]
+Share = Annotated[int, _Text(scalars.SHARE)]
 Count = Annotated[int, _Text(scalars.COUNT)]
 Number = Annotated[int, _Text(scalars.NUMBER)]
 Bytes = Annotated[int, _Text(scalars.BYTES)]
@@ -243,6 +244,9 @@ class Expression(_Mapping):
 class Hosts(_Mapping):
     match_labels: dict[LabelKey, LabelValue] = {}
     match_expressions: tuple[Expression, ...] = ()
+    percent: Share | None = Field(
+        default=None, description="Of the hosts that the rest selects: each host and image by the same lot."
+    )
 
     @staticmethod
     def broken_rule(raw: Mapping[str, object]) -> str:
@@ -283,6 +287,13 @@ class ImageDocument(_Mapping):
     status: Any = Field(default=None, description="Ignored.")
 
 
+class HostBody(_Mapping):
+    """``/etc/reconciler/host.yaml``: what this host is, said on the host and nowhere else."""
+
+    name: LabelValue | None = Field(default=None, description="Shown in results; the system's host name where it is left out.")
+    labels: dict[LabelKey, LabelValue] = Field(default={}, description="What the hosts of an image select by.")
+
+
 Document = PoolDocument | ImageDocument
 KINDS: dict[str, type[PoolDocument] | type[ImageDocument]] = {"Pool": PoolDocument, "Image": ImageDocument}
 
@@ -303,6 +314,14 @@ def parse(root: Mapping[str, object]) -> Document:
     if broken:
         raise DocumentInvalid(iter(broken))
     return document
+
+
+def parse_host(root: Mapping[str, object]) -> HostBody:
+    """The host's own file. DocumentInvalid with all its problems."""
+    try:
+        return HostBody.model_validate(root)
+    except ValidationError as error:
+        raise DocumentInvalid(from_details(error.errors(include_url=False), partial(_fields, HostBody))) from None
 
 
 def _broken_rules(model: type[_Mapping], raw: object, loc: Loc) -> Iterator[Problem]:

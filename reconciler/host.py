@@ -14,13 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler import standing
+from reconciler import manifests, standing
 from reconciler.errors import HostCannot, ManifestsInvalid
 from reconciler.fsm import Engine
 from reconciler.image.spool import Spool
 from reconciler.lifecycle import Hands, Pipelines, machines
 from reconciler.lock import lock
-from reconciler.model import Desired, PoolSpec
+from reconciler.model import Desired, HostFacts, PoolSpec
 from reconciler.pool.assembly import Geometry
 from reconciler.pool.backing import Backing
 from reconciler.pool.driver import Driver
@@ -54,7 +54,7 @@ class Host:
         settings = self.settings
         last = self.records.manifests() if on_invalid != "fail" else {}
         try:
-            now = standing.read(settings.manifests, last, host_labels=settings.host_labels, policy=on_invalid)
+            now = standing.read(settings.manifests, last, host=self.facts, policy=on_invalid)
         except ManifestsInvalid as error:
             if not lenient:
                 raise
@@ -66,9 +66,19 @@ class Host:
         if self.texts != self.records.manifests():
             self.registry.remember_manifests(self.texts, whole=not self.faults)
 
+    @cached_property
+    def facts(self) -> HostFacts:
+        return facts(self.settings)
+
+    @property
+    def relabelled(self) -> bool:
+        """Whether the manifests knew this host by other labels when it last converged: a typo in one deselects everything."""
+        before = self.records.labels()
+        return before is not None and before != dict(self.facts.labels)
+
     @property
     def name(self) -> str:
-        return socket.gethostname()
+        return self.facts.name
 
     @cached_property
     def drivers(self) -> Mapping[str, Driver]:
@@ -97,6 +107,20 @@ class Host:
     @cached_property
     def engine(self) -> Engine:
         return Engine(self.registry, machines(self.hands, self.pipelines), stop=self.stop)
+
+
+MACHINE_ID = Path("/etc/machine-id")
+
+
+def facts(settings: Settings) -> HostFacts:
+    """Name, labels and id of this host. Raises ManifestsInvalid where its own file has faults."""
+    own = manifests.load_host(settings.host_file)
+    name = own.name or socket.gethostname()
+    try:
+        machine = MACHINE_ID.read_text().strip()
+    except OSError:
+        machine = ""
+    return HostFacts(name, own.labels | dict(settings.host_labels), own.name or machine or name)
 
 
 def new_schema() -> Iterable[str]:
@@ -168,9 +192,7 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
 
     Raises ManifestsInvalid, HostCannot, LockHeld.
     """
-    early = (
-        standing.read(settings.manifests, {}, host_labels=settings.host_labels, policy="fail") if on_invalid == "fail" else None
-    )
+    early = standing.read(settings.manifests, {}, host=facts(settings), policy="fail") if on_invalid == "fail" else None
     make_state(settings.state)
     with (
         lock(settings.lock),

@@ -84,7 +84,7 @@ def look(host: Host, wish: Wish) -> Look:
     selection = selected(desired, wish.selector)
     observed = observe(desired, host.records, host.drivers, lambda sources: resolve(host, sources), selection=selection)
     observed = replace(observed, spared=spared(undeclared(desired, observed, marks, now), now, wish.grace))
-    prune = wish.prune and not host.faults
+    prune = wish.prune and not host.faults and not host.relabelled
     if prune:
         guard(desired, observed, wish)
     return Look(observed, plan(desired, observed, prune=prune, selection=selection))
@@ -177,6 +177,10 @@ def converge(
         patience.learn(ledger.done.values(), time.monotonic())
     tidy(host, now.plan)
     note_undeclared(host)
+    if host.relabelled:
+        report.note("note: the labels of this host have changed since the last run, so nothing is pruned in this one")
+    if host.records.labels() != host.facts.labels:
+        host.registry.remember_labels(host.facts.labels)
     if ledger.done:
         host.registry.prune_history(HISTORY)
     return outcome(host.name, host.desired, now.observed, now.plan, ledger, time.monotonic() - started)

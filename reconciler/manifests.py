@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -23,7 +23,7 @@ from reconciler.desired import Declared, Documents, assemble, check
 from reconciler.documents import ImageDocument, PoolDocument
 from reconciler.errors import ManifestsInvalid
 from reconciler.faults import Fault, Loc, path_of, quoted
-from reconciler.model import Desired, Where
+from reconciler.model import Desired, HostFacts, Where
 from reconciler.problems import Absent, DocumentInvalid
 from reconciler.repository import ManifestFile, shown
 
@@ -42,14 +42,18 @@ _DIRECTIVE = re.compile(r"%(?:(?<=\A%)|(?<=[\r\n\x85\u2028\u2029]%))")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
-def load(directory: Path, *, host_labels: Mapping[str, str] = {}) -> Desired:
-    """What the manifests under ``directory`` say of a host with these labels.
+EVERY_OTHER = HostFacts()
+"""A host of which nothing is known."""
+
+
+def load(directory: Path, *, host: HostFacts = EVERY_OTHER) -> Desired:
+    """What the manifests under ``directory`` say of this host.
 
     A directory without any manifest gives an empty Desired; one that is missing, or not wholly readable, never does.
     Raises ManifestsInvalid with every fault, in order of file and position.
     """
     with _collection_paused():
-        return _read(repository.read_tree(directory), str(directory), host_labels)
+        return _read(repository.read_tree(directory), str(directory), host)
 
 
 def load_paths(paths: Iterable[Path]) -> Desired:
@@ -59,23 +63,21 @@ def load_paths(paths: Iterable[Path]) -> Desired:
         return _read(repository.read_paths(named), " ".join(map(str, named)), None)
 
 
-def _read(files: Iterable[ManifestFile | Fault], source: str, host_labels: Mapping[str, str] | None) -> Desired:
-    desired, faults = judge(files, source, host_labels)
+def _read(files: Iterable[ManifestFile | Fault], source: str, host: HostFacts | None) -> Desired:
+    desired, faults = judge(files, source, host)
     if faults:
         raise ManifestsInvalid(in_words(faults, source))
     return desired
 
 
-def judge(
-    files: Iterable[ManifestFile | Fault], source: str, host_labels: Mapping[str, str] | None
-) -> tuple[Desired, list[Fault]]:
+def judge(files: Iterable[ManifestFile | Fault], source: str, host: HostFacts | None) -> tuple[Desired, list[Fault]]:
     """What files say together, and what is wrong with them; where anything is, what they say counts for nothing."""
     with _collection_paused():
         gathered = _gather(files)
         faults = [*gathered.faults, *islice(check(gathered.documents, pools_known=gathered.pools_known), MAX_FAULTS)]
         if faults:
             return Desired({}, {}, source), faults
-        return assemble(gathered.documents, source=source, host_labels=host_labels), []
+        return assemble(gathered.documents, source=source, host=host), []
 
 
 def in_words(faults: Iterable[Fault], source: str) -> tuple[str, ...]:
@@ -84,6 +86,32 @@ def in_words(faults: Iterable[Fault], source: str) -> tuple[str, ...]:
     if len(lines) >= MAX_FAULTS:
         return (*lines[:MAX_FAULTS], f"{shown(source)}:1:1: directory: there are more faults than these {MAX_FAULTS}")
     return tuple(lines)
+
+
+def load_host(path: Path) -> documents.HostBody:
+    """What a host says of itself (``/etc/reconciler/host.yaml``), which is nothing without a file. Raises ManifestsInvalid."""
+    if not path.exists():
+        return documents.HostBody()
+    for item in repository.read_paths([path]):
+        if isinstance(item, Fault):
+            raise ManifestsInvalid((str(item),))
+        reader, name = _Reader(item.text), shown(item.path)
+        roots = [root for root, _ in reader.documents()]
+        faults = [Fault(Where(name, *place), path_of(loc), message) for place, loc, message in reader.faults]
+        if not faults and (len(roots) != 1 or not isinstance(roots[0], Entries)):
+            faults = [Fault(Where(name, 1, 1), "document", "is not one mapping with name and labels")]
+        if faults:
+            raise ManifestsInvalid(in_words(faults, str(path)))
+        assert isinstance(roots[0], Entries)
+        try:
+            return documents.parse_host(roots[0])
+        except DocumentInvalid as error:
+            told = (
+                Fault(Where(name, *_place(roots[0], one.loc, key=one.about_key)), path_of(one.loc), one.message)
+                for one in error.problems
+            )
+            raise ManifestsInvalid(in_words(told, str(path))) from None
+    return documents.HostBody()
 
 
 @contextmanager

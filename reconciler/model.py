@@ -95,6 +95,15 @@ class ImageSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What manifests select a host by. ``id`` decides which share of all hosts it belongs to (``hosts.percent``)."""
+
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Desired:
     """What the manifests say of this host."""
 

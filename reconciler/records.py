@@ -7,6 +7,7 @@ finds nothing to do, ``plan`` and ``list`` never load it. State: one SQLite conn
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
@@ -113,6 +114,11 @@ class Records:
         return next((row["digest"] for row in self._rows(query, (rows.origin(source), etag, size))), None)
 
     # ---------------------------------------------------------------------------------------------- what happened
+
+    def labels(self) -> dict[str, str] | None:
+        """This host's labels when it last converged; None where it never has."""
+        found = self._rows("SELECT value FROM meta WHERE key = 'labels'")
+        return dict(json.loads(found[0]["value"])) if found else None
 
     def manifests(self) -> dict[str, str]:
         """The last good text of each manifest file, by its path."""

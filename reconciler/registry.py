@@ -9,6 +9,7 @@ through one connection behind a lock: a second one would wait for the first as w
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -135,6 +136,13 @@ class Registry(Records):
             with self._writing():
                 self._raw.executemany("INSERT OR REPLACE INTO manifest VALUES (?, ?)", changed)
                 self._raw.executemany("DELETE FROM manifest WHERE path = ?", gone)
+
+    def remember_labels(self, labels: Mapping[str, str]) -> None:
+        """What this host was to the manifests when it last converged."""
+        if self.labels() != dict(labels):
+            with self._writing():
+                text = json.dumps(dict(sorted(labels.items())))
+                self._raw.execute("INSERT OR REPLACE INTO meta VALUES ('labels', ?)", (text,))
 
     def mark(self, mark: Mark) -> None:
         """Note it, in the place of an earlier one of the same sort."""

@@ -110,6 +110,7 @@ LABEL_VALUE = _word(
 )
 REGION = _word(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?", "a region's name, as us-east-1", 63)
 PERCENT = _whole(0, 90)
+SHARE = _whole(0, 100)
 COUNT = _whole(1, 1000)
 NUMBER = _whole(1, 10**9)
 BYTES = _size(1, (1 << 63) - 1)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+HOST_FILE = Path("/etc/reconciler/host.yaml")
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -18,8 +20,10 @@ class Settings:
     timeout: float | None = None
     resync: float = 300.0
     """Seconds after which a service looks at everything again although nothing seems to have changed."""
+    host_file: Path = HOST_FILE
+    """What this host says of itself: name and labels."""
     host_labels: Mapping[str, str] = field(default_factory=dict)
-    """What ``spec.hosts`` of a manifest chooses this host by."""
+    """Labels that are given on the way; they win over those of the file."""
 
     @property
     def registry(self) -> Path:

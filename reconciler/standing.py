@@ -14,7 +14,7 @@ from pathlib import Path
 from reconciler import manifests, repository
 from reconciler.errors import ManifestsInvalid
 from reconciler.faults import Fault
-from reconciler.model import Desired
+from reconciler.model import Desired, HostFacts
 from reconciler.repository import ManifestFile, shown
 
 POLICIES = ("freeze", "hold", "fail")
@@ -31,7 +31,7 @@ class Standing:
     good: Mapping[str, str] = field(default_factory=dict)
 
 
-def read(directory: Path, last: Mapping[str, str], *, host_labels: Mapping[str, str], policy: str = "freeze") -> Standing:
+def read(directory: Path, last: Mapping[str, str], *, host: HostFacts, policy: str = "freeze") -> Standing:
     """Read all manifests; ``last`` holds the last good texts by path.
 
     Raises ManifestsInvalid where there is a fault and the policy is to fail, or where nothing good is known to stand in.
@@ -41,9 +41,9 @@ def read(directory: Path, last: Mapping[str, str], *, host_labels: Mapping[str, 
     files = {shown(item.path): item for item in found if isinstance(item, ManifestFile)}
     whole = not any(fault.path == repository.DIRECTORY for fault in broken)
     if policy == "freeze" and whole:
-        standing = _frozen(files, broken, last, str(directory), host_labels)
+        standing = _frozen(files, broken, last, str(directory), host)
     else:
-        desired, faults = manifests.judge(files.values(), str(directory), host_labels)
+        desired, faults = manifests.judge(files.values(), str(directory), host)
         faults = [*broken, *faults]
         standing = None if faults else Standing(desired, good=_texts(files, ()))
         broken = faults
@@ -52,11 +52,11 @@ def read(directory: Path, last: Mapping[str, str], *, host_labels: Mapping[str, 
     said = manifests.in_words(broken, str(directory))
     if policy == "fail" or not last:
         raise ManifestsInvalid(said)
-    return Standing(_held(last, str(directory), host_labels, said), said, tuple(sorted(last)))
+    return Standing(_held(last, str(directory), host, said), said, tuple(sorted(last)))
 
 
 def _frozen(
-    files: Mapping[str, ManifestFile], broken: list[Fault], last: Mapping[str, str], source: str, labels: Mapping[str, str]
+    files: Mapping[str, ManifestFile], broken: list[Fault], last: Mapping[str, str], source: str, host: HostFacts
 ) -> Standing | None:
     """Replace what has faults until the rest has none; None where even that leaves some. ``broken`` collects all of them."""
     remembered = {shown(path): _remembered(path, text) for path, text in last.items()}
@@ -64,7 +64,7 @@ def _frozen(
     while True:
         chosen = [file for name, file in files.items() if name not in bad]
         chosen += [file for name, file in remembered.items() if name in bad]
-        desired, faults = manifests.judge(sorted(chosen, key=lambda file: file.path), source, labels)
+        desired, faults = manifests.judge(sorted(chosen, key=lambda file: file.path), source, host)
         if not faults:
             said = manifests.in_words(broken, source) if broken else ()
             frozen = tuple(sorted(name for name in bad if name in remembered))
@@ -76,8 +76,8 @@ def _frozen(
         bad |= more
 
 
-def _held(last: Mapping[str, str], source: str, labels: Mapping[str, str], said: Sequence[str]) -> Desired:
-    desired, faults = manifests.judge([_remembered(path, text) for path, text in sorted(last.items())], source, labels)
+def _held(last: Mapping[str, str], source: str, host: HostFacts, said: Sequence[str]) -> Desired:
+    desired, faults = manifests.judge([_remembered(path, text) for path, text in sorted(last.items())], source, host)
     if faults:
         raise ManifestsInvalid(tuple(said))
     return desired

@@ -20,7 +20,7 @@ from reconciler import manifests, repository
 from reconciler.errors import ManifestsInvalid
 from reconciler.image.spec import GIB, Layer, Limits, S3Options, Source
 from reconciler.manifests import load, load_paths
-from reconciler.model import BackingSpec, Desired, PoolSpec, ThinSpec, Where
+from reconciler.model import BackingSpec, Desired, HostFacts, PoolSpec, ThinSpec, Where
 
 AT_ONCE = pytest.mark.timeout(60)
 """Ends a test that hangs, or that takes quadratic time; not a measure of speed."""
@@ -212,7 +212,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
 def test_images_are_for_the_hosts_that_they_select(tmp_path: Path, hosts: str, labels: dict[str, str], selected: bool) -> None:
     write(tmp_path, image("everywhere"), image("some", hosts=hosts))
 
-    assert load(tmp_path, host_labels=labels).images.keys() == {"everywhere"} | ({"some"} if selected else set())
+    assert load(tmp_path, host=HostFacts("h", labels, "h")).images.keys() == {"everywhere"} | ({"some"} if selected else set())
 
 
 def test_validate_looks_at_the_images_of_all_hosts(tmp_path: Path) -> None:

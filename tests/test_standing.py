@@ -8,6 +8,7 @@ import pytest
 
 from reconciler import standing
 from reconciler.errors import ManifestsInvalid
+from reconciler.model import HostFacts
 
 IMAGE = """apiVersion: reconciler/v1alpha1
 kind: Image
@@ -32,7 +33,7 @@ def layers(found: standing.Standing) -> dict[str, str]:
 
 
 def read(tree: Path, last: dict[str, str] | None = None, policy: str = "freeze") -> standing.Standing:
-    return standing.read(tree, last or {}, host_labels={}, policy=policy)
+    return standing.read(tree, last or {}, host=HostFacts(), policy=policy)
 
 
 def test_without_a_fault_all_is_as_it_is_written(tree: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from reconciler.labels import parse_labels
-from reconciler.settings import Settings, default_state
+from reconciler.settings import HOST_FILE, Settings, default_state
 
 FORMATS = ("table", "json")
 
@@ -54,6 +54,7 @@ def options(context: click.Context) -> Options:
         jobs=root.get("jobs") or 2,
         timeout=given("timeout"),
         resync=root.get("interval") or 300.0,
+        host_file=Path(os.environ.get("RECONCILER_HOST_FILE", HOST_FILE)),
         host_labels=parse_labels(os.environ.get("RECONCILER_HOST_LABELS", "")),
     )
     return Options(settings, given("format_") or "table")

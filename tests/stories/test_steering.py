@@ -129,3 +129,17 @@ def test_a_service_tries_what_has_failed_again_when_it_is_asked_to(workshop: Wor
     workshop.run("retry", "image/web").expect(0)
     service.until(workshop.snapshot("web-a").exists, "the snapshot")
     assert service.signal(signal.SIGTERM).wait().code == 143
+
+
+def test_a_host_whose_labels_have_changed_prunes_nothing_in_that_run(workshop: Workshop) -> None:
+    """A typo in a label deselects everything: that is told, and somebody has time to see it."""
+    workshop.image("web", [BASE], hosts={"matchLabels": {"role": "web"}})
+    workshop.image("other", [BASE])
+    workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "role=web"}).expect(0)
+
+    workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "rôle=web"}).expect(0).words(
+        "labels of this host have changed"
+    )
+    assert workshop.snapshot("web-a").exists()
+    workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "rôle=web"}).expect(0)
+    assert not workshop.snapshot("web-a").exists()
