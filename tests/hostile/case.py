@@ -61,7 +61,7 @@ CLASSES = (
 )
 """In the order of the page."""
 
-MEMORY = 160 * MIB
+MEMORY = 64 * MIB
 """Bytes that the builder may take of memory at its worst moment, where a case does not say otherwise."""
 
 Archive = bytes | Callable[[], bytes]

@@ -386,6 +386,20 @@ CASES = [
         ),
         {b"s": f(bytes(10) + b"x" + bytes(9))},
     ),
+    accepted(
+        "legit-lost-and-found",
+        CLASS,
+        "a file called lost+found",
+        tar(file(b"a"), file(b"lost+found", b"1")),
+        {b"a": f(), b"lost+found": f(b"1")},
+    ),
+    accepted(
+        "legit-lost-and-found-symlink",
+        CLASS,
+        "a symlink called lost+found, and a file through it",
+        tar(file(b"a"), symlink(b"lost+found", b"/b"), file(b"lost+found/x")),
+        {b"a": f(), b"lost+found": ln(b"/b"), b"b": d(), b"b/x": f()},
+    ),
     accepted("legit-empty-layer", CLASS, "an empty layer", (mini_rootfs(), tar()), ROOTFS),
     accepted(
         "legit-empty-layer-gzip",

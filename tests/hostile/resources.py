@@ -214,6 +214,7 @@ CASES: list[Case] = [
         "150 000 empty files in one directory",
         lambda: many(150_000) + END,
         names=150_000,
+        volume=512 * MIB,
         memory=260 * MIB,
         slow=True,
     ),
@@ -256,5 +257,15 @@ CASES: list[Case] = [
         lambda: b"".join(symlink(b"l", b"%d/" % i + b"d/" * 40) + file(b"l/x") for i in range(100)) + END,
         "limit-entries",
         limits=Limits(max_entries=1000),
+    ),
+    accepted(
+        "inode-66k-directories",
+        INODES,
+        "66 000 directories in one, more links than ext4 counts",
+        lambda: many(66_000, b"d%06d", b"5") + END,
+        names=66_000,
+        memory=260 * MIB,
+        volume=512 * MIB,
+        slow=True,
     ),
 ]
