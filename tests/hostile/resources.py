@@ -214,7 +214,7 @@ CASES: list[Case] = [
         "150 000 empty files in one directory",
         lambda: many(150_000) + END,
         names=150_000,
-        volume=512 * MIB,
+        volume=640 * MIB,
         memory=260 * MIB,
         slow=True,
     ),
