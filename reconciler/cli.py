@@ -10,6 +10,7 @@ import gc as garbage
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,6 +34,8 @@ from reconciler.verbs.options import changing, shared
     metavar="SECONDS",
     help="Look at everything again after this time.  [default: 300]",
 )
+@click.option("--metrics-file", type=click.Path(path_type=Path), help="Write Prometheus metrics to FILE after each pass.")
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics on 127.0.0.1:PORT.")
 @click.option("--prune-grace", metavar="DURATION", help="Prune only what has been undeclared for so long: 15m, 2h, 3d.")
 @click.option(
     "--on-invalid",

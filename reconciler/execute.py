@@ -65,6 +65,7 @@ def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, 
                 else:
                     running[pool.submit(perform, host, action, progress)] = action
             if running:
+                progress.tick()
                 for future in wait(running, LISTEN_SECONDS, FIRST_COMPLETED).done:
                     done[running.pop(future).key] = future.result()
             elif stop.is_set():

@@ -1,7 +1,7 @@
 """Wake, settle, observe, plan, run, sleep: the loop that makes a host what its manifests say.
 
 Called by ``cli`` with a Host. ``look`` observes and plans (``plan`` and ``--check`` end there); ``converge`` carries plans out
-until the next one is empty or nothing is left to try; ``watch`` does so for ever. No state: every pass reads the whole truth.
+until the next one is empty or nothing is left to try; ``service`` does so for ever. No state: every pass reads the whole truth.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler import lifecycle, report
-from reconciler.errors import CommandError, Guarded, NotConverged, ReconcilerError
+from reconciler.errors import Guarded, NotConverged, ReconcilerError
 from reconciler.execute import Ledger, carry_out
 from reconciler.host import Host
 from reconciler.image import source
@@ -24,7 +24,6 @@ from reconciler.observe import identities, observe
 from reconciler.outcome import outcome
 from reconciler.patience import Patience
 from reconciler.plan import plan
-from reconciler.watching import Watch
 
 HISTORY = 10_000
 """How many of the newest events, and of the newest runs, are kept."""
@@ -244,41 +243,3 @@ def tidy(host: Host, left: Plan) -> None:
     keep = {layer.sha256 for action in left.actions for layer in action.layers if layer.sha256}
     if host.settings.spool.exists() and not any(action.verb is Verb.RESOLVE for action in left.actions):
         host.spool.sweep(keep)
-
-
-# ------------------------------------------------------------------------------------------------------- watch
-
-
-def watch(host: Host, wish: Wish, progress: report.Progress, *, stop: threading.Event) -> None:
-    """Converge now, and again whenever something may have changed, until asked to stop (see ``watching``).
-
-    Manifests with faults are complained about; what they declared last stays as it is, and nothing is pruned.
-    """
-    now = host
-    complaints: tuple[str, ...] = ()
-    patience = Patience()
-    watch = Watch(host.settings.manifests, lambda: now.pulse(), stop=stop, resync=host.settings.resync)
-    for _ in watch.wakes():
-        try:
-            now = host.informed(wish.on_invalid)
-            now.remember()
-            complain(now, complaints)
-            complaints = now.faults
-            report.show_result(converge(now, wish, progress, stop=stop, patience=patience))
-        except CommandError as error:
-            report.note(f"error: {error}")
-        watch.felt()
-        watch.wake_by(patience.next())
-
-
-def complain(now: Host, before: tuple[str, ...]) -> None:
-    """Once for each new set of faults: a service's log is read by people."""
-    if now.faults == before:
-        return
-    for fault in now.faults:
-        report.note(f"error: {fault}")
-    if now.faults:
-        kept = f"{len(now.frozen)} files stay as they were declared last" if now.frozen else "what they declare is not known"
-        report.note(f"note: {len(now.faults)} faults in the manifests: {kept}, and nothing is pruned")
-    else:
-        report.note("note: the manifests have no fault any more")

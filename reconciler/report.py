@@ -257,6 +257,9 @@ class Progress(Protocol):
     def __exit__(self, *exc: object) -> None: ...
     def update(self, key: str, state: str, done: int, total: int | None, detail: str = "") -> None: ...
     def finish(self, key: str, text: str) -> None: ...
+    def tick(self) -> None:
+        """Some time has passed, and work is still running."""
+        ...
 
 
 class Silent:
@@ -272,6 +275,9 @@ class Silent:
         return None
 
     def finish(self, key: str, text: str) -> None:
+        return None
+
+    def tick(self) -> None:
         return None
 
 

@@ -1,6 +1,6 @@
 """When to look again: after the manifests, or what they made, may have changed, and after the resync interval.
 
-Used by ``loop``. Events of the file system are hints: they make a look come sooner, and one that is lost, or that never comes
+Used by ``service``. Events of the file system are hints: they make a look come sooner, and one that is lost, or that never comes
 from a network file system, costs a tick or two. The truth is what is read: the identity of the root, the status of every file,
 and the content of those that changed too recently for their times to tell. State: what was seen at the last look.
 """
@@ -141,12 +141,19 @@ class Watch:
     """
 
     def __init__(
-        self, directory: Path, pulse: Callable[[], Hashable], *, stop: threading.Event, resync: float = RESYNC_SECONDS
+        self,
+        directory: Path,
+        pulse: Callable[[], Hashable],
+        *,
+        stop: threading.Event,
+        resync: float = RESYNC_SECONDS,
+        tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._directory = directory
         self._pulse = pulse
         self._stop = stop
         self._resync = resync
+        self._tick = tick
         self._seen: Sight | None = None
         self._felt: Hashable = None
         self._next_look = 0.0
@@ -157,6 +164,7 @@ class Watch:
         self.rest()
         yield
         for hinted in self._hints():
+            self._tick()
             if self._stop.is_set():
                 return
             if self._time_has_come(hinted=hinted):

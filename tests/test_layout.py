@@ -25,6 +25,7 @@ HOME = {
     "rich": {"report.py"},
     "isal": {"image/codec.py"},
     "zstandard": {"image/codec.py"},
+    "prometheus_client": {"metrics.py"},
     "ctypes": {"pool/devmapper.py", "image/libc.py", "image/seccomp.py"},
     "subprocess": {"process.py"},
 }

@@ -29,7 +29,7 @@ def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
 
 
 def run(context: click.Context, *, once: bool) -> int:
-    from reconciler import host, loop, outcome, report
+    from reconciler import host, loop, outcome, report, service
 
     chosen, params = options(context), context.params
     wish = wished(context, on_invalid=params["on_invalid"] or ("fail" if once else "freeze"))
@@ -39,7 +39,8 @@ def run(context: click.Context, *, once: bool) -> int:
         host.writing(chosen.settings, stop=interrupted.stop, on_invalid=wish.on_invalid) as ours,
     ):
         if not once:
-            loop.watch(ours, wish, report.progress(mode), stop=interrupted.stop)
+            telling = service.Telling(params["metrics_file"], params["metrics_port"])
+            service.Service(ours, wish, report.progress(mode), telling, stop=interrupted.stop).run()
             return interrupted.exit
         result = loop.converge(ours, wish, report.progress(mode), stop=interrupted.stop)
     if chosen.json:

@@ -1,0 +1,110 @@
+"""The service: converge, wait, converge again, for ever; and tell the service manager, the metrics and the log about it.
+
+Called by ``cli`` where ``--once`` is not given. State: what was complained about, what failed before, and what metrics count.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler import report
+from reconciler.errors import ReconcilerError, Stopped
+from reconciler.host import Host
+from reconciler.loop import Wish, converge
+from reconciler.model import Result
+from reconciler.notify import Heart, notify
+from reconciler.observe import observe
+from reconciler.patience import Patience
+from reconciler.watching import Watch
+
+if TYPE_CHECKING:
+    from reconciler.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """Where metrics go: a file, a port on loopback, both or neither."""
+
+    file: Path | None = None
+    port: int | None = None
+
+
+class Service:
+    def __init__(self, host: Host, wish: Wish, progress: report.Progress, telling: Telling, *, stop: threading.Event) -> None:
+        self._host = host
+        self._wish = wish
+        self._stop = stop
+        self._heart = Heart(progress)
+        self._patience = Patience()
+        self._complaints: tuple[str, ...] = ()
+        self._file = telling.file
+        self._metrics = _metrics(telling)
+        self._watch = Watch(
+            host.settings.manifests, lambda: self._host.pulse(), stop=stop, resync=host.settings.resync, tick=self._heart.beat
+        )
+
+    def run(self) -> None:
+        """Converge now, and again whenever something may have changed, until asked to stop (see ``watching``).
+
+        Manifests with faults are complained about; what they declared last stays as it is, and nothing is pruned.
+        """
+        notify({"READY": "1", "STATUS": "first pass"})
+        for _ in self._watch.wakes():
+            try:
+                self._pass()
+            except Stopped:
+                break
+            except ReconcilerError as error:
+                report.note(f"error: {error}")
+                notify({"STATUS": f"error: {error.message}"})
+            self._watch.felt()
+            self._watch.wake_by(self._patience.next())
+        notify({"STOPPING": "1"})
+
+    def _pass(self) -> None:
+        self._host = self._host.informed(self._wish.on_invalid)
+        self._host.remember()
+        self._complain()
+        result = converge(self._host, self._wish, self._heart, stop=self._stop, patience=self._patience)
+        report.show_result(result)
+        ready = sum(1 for one in result.objects if one.ok)
+        notify({"STATUS": f"{ready}/{len(result.objects)} ready, {len(result.held)} held, {len(self._host.faults)} faults"})
+        self._measure(result)
+
+    def _measure(self, result: Result) -> None:
+        if self._metrics is None:
+            return
+        host = self._host
+        pools = observe(host.desired, host.records, host.drivers, lambda sources: {}).pools
+        states = {name: pool.state for name, pool in pools.items()}
+        self._metrics.learn(result, len(host.faults), states, host.records.marks())
+        if self._file is not None:
+            self._metrics.write(self._file)
+
+    def _complain(self) -> None:
+        """Once for each new set of faults: a service's log is read by people."""
+        now, before = self._host, self._complaints
+        self._complaints = now.faults
+        if now.faults == before:
+            return
+        for fault in now.faults:
+            report.note(f"error: {fault}")
+        if now.faults:
+            kept = f"{len(now.frozen)} files stay as they were declared last" if now.frozen else "what they declare is not known"
+            report.note(f"note: {len(now.faults)} faults in the manifests: {kept}, and nothing is pruned")
+        else:
+            report.note("note: the manifests have no fault any more")
+
+
+def _metrics(telling: Telling) -> Metrics | None:
+    if telling.file is None and telling.port is None:
+        return None
+    from reconciler.metrics import Metrics
+
+    metrics = Metrics()
+    if telling.port is not None:
+        metrics.serve(telling.port)
+    return metrics
