@@ -1,4 +1,4 @@
-"""``reconcile build`` and ``reconcile inspect``: one build without a registry, a pool or root.
+"""``reconcile build``: one build without a registry, a pool or root.
 
 Called by ``cli``. State: a hidden partial file beside the output while a build runs, and a temporary spool for s3:// layers.
 """
@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import referee, report
-from reconciler.errors import LayerCorrupt, LayerRefused, NoSpace, UsageError
+from reconciler.errors import NoSpace, UsageError
 from reconciler.image.build import Build, Fetch, Input, Milestone, Progress, Request
 from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
 from reconciler.image.spool import Spool
 from reconciler.location import parse_source, resolve
 from reconciler.settings import Settings
 from reconciler.sizes import parse_size
-
-UNBOUNDED = 1 << 43
-"""Size in bytes of the imaginary volume that ``inspect`` judges against: no layer is refused for want of room."""
 
 
 def size(word: str) -> int:
@@ -59,48 +56,6 @@ def inputs(sources: Sequence[Source], spool: Spool) -> tuple[Input, ...]:
         return lambda: spool.fetch(layer)
 
     return tuple(Input(one.url, begin(Layer(one))) for one in sources)
-
-
-# ---------------------------------------------------------------------------------------------------- inspect
-
-
-def inspect(source: Source, limits: Limits, settings: Settings, *, stop: threading.Event) -> dict[str, Any]:
-    """The verdict on one layer as the JSON contract shows it (DESIGN section 5). Refusal is an answer, not an error."""
-    with spooling(stop) as spool:
-        request = Request(inputs([source], spool), UNBOUNDED, lambda digests: chain_ids(UNBOUNDED, digests)[-1], limits)
-        with Build(request) as build:
-            try:
-                found = build.wait(Milestone.ACCEPTED, stop=stop)
-            except (LayerRefused, LayerCorrupt) as error:
-                return refusal(source, error, build.progress)
-    totals = dict(found.layers[0])
-    return {"verdict": "accept", "reason": "", "member": None, "source": source.url, "sha256": found.digests[0], **totals}
-
-
-def refusal(source: Source, error: LayerRefused | LayerCorrupt, progress: Progress) -> dict[str, Any]:
-    refused = error if isinstance(error, LayerRefused) else None
-    return {
-        "verdict": "reject",
-        "reason": error.reason,
-        "rule": refused.rule if refused else "corrupt",
-        "message": str(error),
-        "member": refused.member if refused and refused.member else None,
-        "offset": refused.offset if refused else None,
-        "source": source.url,
-        "entries": progress.entries,
-        "unpackedBytes": None,
-    }
-
-
-def show_verdict(verdict: Mapping[str, Any]) -> None:
-    accepted = verdict["verdict"] == "accept"
-    report.data(f"{verdict['verdict']}  {verdict['source']}")
-    if not accepted:
-        report.data(f"  {verdict['reason']} ({verdict['rule']}): {report.visible(verdict['message'])}")
-        return
-    for name, value in verdict.items():
-        if name not in ("verdict", "source", "reason", "member") and value not in (None, [], {}):
-            report.data(f"  {name}: {report.visible(str(report.plain(value)))}")
 
 
 # ------------------------------------------------------------------------------------------------------ build

@@ -87,6 +87,11 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c == " " else f"\\x{ord(c):02x}" for c in text)
 
 
+def verdict(word: str) -> str:
+    """``accept`` or ``reject``, coloured on terminals."""
+    return paint(word, "32" if word == "accept" else "31", sys.stdout)
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on standard output: drawn on a terminal, bare columns in a pipe."""
     cells = [[visible(str(cell)) for cell in row] for row in rows]

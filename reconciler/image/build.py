@@ -51,10 +51,14 @@ class Fetch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One layer of the request. ``begin`` starts or joins its download when its turn has come."""
+    """One layer of the request. ``begin`` starts or joins its download when its turn has come.
+
+    ``pinned``: its bytes may turn out not to be the declared ones, which is waited for before a refusal is believed.
+    """
 
     name: str
     begin: Callable[[], Fetch]
+    pinned: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class Request:
     index_out: int | None = None
     replay: int = 0
     room: int | None = None
+    survey: bool = False
+    """Have more counted than every build does, of layers that are refused, too: see ``Build.seen``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,7 @@ class Build:
         self._progress = Progress()
         self._fetches: list[Fetch] = []
         self._applied: list[Mapping[str, Any]] = []
+        self._seen: dict[str, Any] = {}
         self._fetching = True
         self._closing = False
         self._owes_since: float | None = None
@@ -141,6 +148,7 @@ class Build:
             "size": request.size,
             "replay": request.replay,
             "room": request.room,
+            "survey": request.survey,
             "limits": asdict(request.limits),
             "names": list(self._descriptors()),
         }
@@ -150,6 +158,11 @@ class Build:
     @property
     def progress(self) -> Progress:
         return self._progress
+
+    @property
+    def seen(self) -> Mapping[str, Any]:
+        """What the survey of the last layer has seen of it; of one that was refused, up to there."""
+        return self._seen
 
     def wait(self, milestone: Milestone, *, stop: threading.Event, tick: Callable[[Progress], None] | None = None) -> Report:
         """Block until the milestone is reached and return what is known by then.
@@ -266,6 +279,8 @@ class Build:
             self._progress = Progress(now.layer, now.name, now.arrived, int(body["read"]), now.total, int(body["entries"]))
             if self._progress.read == self._sent:
                 self._owes_since = None
+        elif kind == "seen":
+            self._seen |= dict(body["totals"])
         elif kind == "applied":
             self._owes_since = None
             self._applied.append(dict(body["totals"]))
@@ -306,7 +321,8 @@ class Build:
     def _let_the_download_speak(self) -> None:
         """Bytes that are not the declared ones are seldom a tar either; the digest is then the better thing to tell."""
         deadline = time.monotonic() + GRACE_SECONDS
-        fetch = self._fetches[-1] if self._fetches else None
+        pinned = self._fetches and self._request.layers[len(self._fetches) - 1].pinned
+        fetch = self._fetches[-1] if pinned else None
         while fetch is not None and self._error is None and self._fetching and time.monotonic() < deadline:
             try:
                 if fetch.wait(1 << 62, 0.1).complete:

@@ -11,6 +11,7 @@ import codecs
 import contextlib
 import gc
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from reconciler.image.ext4 import Writer
 from reconciler.image.judge import Judge
 from reconciler.image.room import Room
 from reconciler.image.spec import Limits
+from reconciler.image.survey import Survey
 from reconciler.image.tar import Reader
 from reconciler.image.tree import Tree
 
@@ -34,13 +36,19 @@ SECONDS_TO_FINISH = 600
 
 PROGRESS_SECONDS = 0.1
 
+HEAD = 16
+"""First stored bytes of a layer that are kept: by them a compression is told."""
+
 
 class ParentGone(Exception):
     """The other end of the channel has closed: nobody wants the volume any more."""
 
 
 class LayerSource:
-    """The bytes of one layer as they arrive: reads what the spool holds, and waits on the channel for more."""
+    """The bytes of one layer as they arrive: reads what the spool or a pipe holds, and waits on the channel for more.
+
+    The channel alone says where a layer ends: the end of a pipe says no more than that nobody writes to it.
+    """
 
     def __init__(self, channel: Channel, fd: int, number: int) -> None:
         self._channel = channel
@@ -48,7 +56,9 @@ class LayerSource:
         self._number = number
         self._length = 0
         self._complete = False
+        self._pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
         self._reported = 0.0
+        self.head = b""
         self.position = 0
         self.entries = 0
 
@@ -60,9 +70,12 @@ class LayerSource:
             self.report()
         while self.position >= self._length and not self._complete:
             self._take(receive(self._channel))
-        data = os.pread(self._fd, min(n, self._length - self.position), self.position)
+        wanted = min(n, self._length - self.position)
+        data = os.read(self._fd, wanted) if self._pipe else os.pread(self._fd, wanted, self.position)
         if not data and self.position < self._length:
             raise BuilderDied("the spool is shorter than its parent said", hint="run again")
+        if len(self.head) < HEAD:
+            self.head += data[: HEAD - len(self.head)]
         self.position += len(data)
         return data
 
@@ -100,15 +113,22 @@ def prepare() -> None:
         codecs.lookup(encoding)
 
 
-def apply_layer(channel: Channel, number: int, tree: Tree, writer: Writer, room: Room, limits: Limits) -> dict[str, object]:
-    """Read one layer to its end into the tree and the volume; return the judge's totals."""
+def apply_layer(
+    channel: Channel, number: int, tree: Tree, writer: Writer, room: Room, limits: Limits, survey: Survey | None = None
+) -> dict[str, object]:
+    """Read one layer to its end into the tree and the volume; return the judge's totals. A survey is sent before the verdict."""
     packet = receive(channel)
     source = LayerSource(channel, packet.fds[0], number)
     stream = open_stream(source, limits)
     judge, reader = Judge(limits), Reader(stream, limits)
+
+    def totals() -> dict[str, object]:
+        return judge.totals() | {"storedBytes": stream.stored, "unpackedBytes": stream.unpacked}
+
+    members = reader if survey is None else survey.follow(reader)
     tree.begin_layer()
     try:
-        for member in reader:
+        for member in members:
             judge.check(member)
             source.entries += 1
             inode = tree.add(member)
@@ -117,9 +137,14 @@ def apply_layer(channel: Channel, number: int, tree: Tree, writer: Writer, room:
                 writer.append(inode, member.size, member.segments, reader.data(member))
     except ReconcilerError:
         source.report()
+        if survey is not None:
+            channel.send("seen", totals=totals())
+            channel.send("seen", totals=survey.document(source.head, tree, whole=False))
         raise
     source.close()
-    return judge.totals() | {"storedBytes": stream.stored, "unpackedBytes": stream.unpacked}
+    if survey is not None:
+        channel.send("seen", totals=survey.document(source.head, tree, whole=True))
+    return totals()
 
 
 def build(channel: Channel, request: Packet) -> None:
@@ -139,7 +164,8 @@ def build(channel: Channel, request: Packet) -> None:
     volume = fds.get("volume", -1)
     writer, room = Writer(volume, size, next_block=next_block, sink=volume < 0), Room(volume, body["room"])
     for number in range(replay, body["layers"]):
-        channel.send("applied", totals=apply_layer(channel, number, tree, writer, room, limits))
+        survey = Survey(limits) if body["survey"] else None
+        channel.send("applied", totals=apply_layer(channel, number, tree, writer, room, limits, survey))
     channel.send("accepted")
     commit = receive(channel)
     summary = writer.finish(tree.root, UUID(commit.body["uuid"]))

@@ -3,9 +3,9 @@
 A ``SOCK_SEQPACKET`` pair keeps packets whole and carries descriptors (SCM_RIGHTS), so that the child is handed each layer when
 its download begins and needs no path. Either side's death shows as the end of the other's stream. Keeps no state but the socket.
 
-Parent to child:   request {size, layers, replay, limits, names} + descriptors; for each layer: layer {name} + descriptor,
+Parent to child:   request {size, layers, replay, limits, survey, …} + descriptors; for each layer: layer {name} + descriptor,
                    length {length} whenever more has arrived, end {}; at last commit {uuid}
-Child to parent:   progress {layer, read, entries}, applied {totals} for each layer, accepted {},
+Child to parent:   progress {layer, read, entries}, seen {totals} where asked for, applied {totals} for each layer, accepted {},
                    written {summary}, failed {error, message, hint, …}
 Other questions:   probe {} is answered by confined {measures}, check {} + an index's descriptor by checked {} or failed {…}
 """

@@ -87,6 +87,16 @@ class Reader:
         whole = self._blocks.view(left)
         return self._blocks.pieces(left) if whole is None else (whole,)
 
+    @property
+    def block(self) -> bytes:
+        """The header block of the member given last."""
+        return self._block
+
+    @property
+    def end(self) -> int:
+        """Byte of the stream behind that member, where the next header has to be."""
+        return self._resume
+
     # ------------------------------------------------------------------------------------------------ headers
 
     def _next(self) -> Member | None:

@@ -21,10 +21,11 @@ class Named:
 
     count: int = 0
     names: list[bytes] = field(default_factory=list)
+    limit: int = LISTED
 
     def add(self, name: bytes) -> None:
         self.count += 1
-        if len(self.names) < LISTED:
+        if len(self.names) < self.limit:
             self.names.append(name)
 
     def document(self) -> dict[str, object]:

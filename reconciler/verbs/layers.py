@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from reconciler.errors import Exit
+from reconciler.errors import Exit, Stopped
 from reconciler.interrupt import Interrupted
 from reconciler.limits import parse as parse_limits
 from reconciler.verbs.options import about_layers, options, shared
@@ -21,19 +21,22 @@ from reconciler.verbs.options import about_layers, options, shared
 def inspect(
     context: click.Context, /, layer: str, limits: tuple[str, ...], endpoint_url: str | None, anonymous: bool, **_: Any
 ) -> int:
-    """Judge one tar: members and totals, or the reason why it is refused."""
-    from reconciler import oneshot, report
+    """Judge one tar: what it holds, or the reason why it is refused. LAYER is s3://bucket/key, a path, or - (standard input)."""
+    from reconciler import inspecting, report
 
     chosen = options(context)
     with Interrupted().installed() as interrupted:
-        verdict = oneshot.inspect(
-            oneshot.source(layer, endpoint_url, anonymous), parse_limits(limits), chosen.settings, stop=interrupted.stop
-        )
+        wanted, limits_ = inspecting.source(layer, endpoint_url, anonymous), parse_limits(limits)
+        try:
+            told = inspecting.inspect(wanted, limits_, stop=interrupted.stop)
+        except Stopped as stopped:
+            report.note(f"error: {stopped.message}")
+            return interrupted.exit
     if chosen.json:
-        report.document(verdict)
+        report.document(told)
     else:
-        oneshot.show_verdict(verdict)
-    return Exit.OK if verdict["verdict"] == "accept" else Exit.FAILED
+        inspecting.show(told)
+    return Exit.OK if told["verdict"] == "accept" else Exit.FAILED
 
 
 @click.command()

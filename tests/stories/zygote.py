@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-LOADED = ["reconciler.cli", "reconciler.inventory", "reconciler.checks", "reconciler.oneshot"]
+LOADED = ["reconciler.cli", "reconciler.inventory", "reconciler.checks", "reconciler.oneshot", "reconciler.inspecting"]
 LOADED += ["boto3.session", "botocore.config", "botocore.httpsession", "botocore.parsers", "watchfiles"]
 
 STACKS = signal.SIGUSR1
