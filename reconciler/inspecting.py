@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import textwrap
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from reconciler import report
-from reconciler.errors import LayerCorrupt, LayerRefused, Stopped, UsageError
+from reconciler.errors import BuilderDied, LayerCorrupt, LayerRefused, Stopped, UsageError
 from reconciler.image.arrival import Arrival
 from reconciler.image.build import Build, Input, Milestone, Request
 from reconciler.image.flow import Descriptor, File, Flow, Origin, Ranges
@@ -69,12 +69,26 @@ def inspect(source: Source, limits: Limits, *, stop: threading.Event) -> Documen
     with Build(request) as build:
         try:
             found = build.wait(Milestone.ACCEPTED, stop=stop)
+            verdict, counted = _acceptance(source, found.digests[0]), {**found.layers[0], **build.seen}
         except (LayerRefused, LayerCorrupt) as error:
-            return _refusal(source, error) | _described(build.seen)
+            verdict, counted = _refusal(source, error), dict(build.seen)
         except Stopped:
-            raise Stopped(f"stopped before there was a verdict on {source.url}") from None
-    said: Document = {"verdict": "accept", "reason": "", "member": None, "source": source.url, "sha256": found.digests[0]}
-    return said | _described(dict(found.layers[0]) | dict(build.seen))
+            raise Stopped(f"stopped before there was a verdict on {_where(source.url)}") from None
+    return _sensible(verdict, counted)
+
+
+def _sensible(verdict: Document, counted: Document) -> Document:
+    """The whole document, where it can be read as one: the builder has read hostile bytes, and may say anything."""
+    try:
+        told = verdict | _described(counted)
+        lines(told)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as nonsense:
+        raise BuilderDied(f"the builder process said something that makes no sense: {nonsense!r}") from nonsense
+    return told
+
+
+def _acceptance(source: Source, digest: str) -> Document:
+    return {"verdict": "accept", "reason": "", "member": None, "source": source.url, "sha256": digest}
 
 
 def _refusal(source: Source, error: LayerRefused | LayerCorrupt) -> Document:
@@ -111,29 +125,38 @@ def moment(nanoseconds: int) -> str:
 
 
 def show(told: Mapping[str, Any]) -> None:
-    """The verdict, why, and what was seen. Names are shown escaped: they come from the layer."""
-    accepted = told["verdict"] == "accept"
-    where = "standard input" if told["source"] == STANDARD_INPUT else told["source"]
-    report.data(f"{report.verdict(told['verdict'])}  {report.visible(where)}")
-    for name, text in () if accepted else _why(told):
-        _line(name, text)
-    if "compression" not in told:
-        return
+    report.data(f"{report.verdict(told['verdict'])}  {report.visible(_where(told['source']))}")
+    for line in lines(told):
+        report.data(line)
+
+
+def lines(told: Mapping[str, Any]) -> list[str]:
+    """Why, and what was seen. Names are shown escaped: they come from the layer."""
+    accepted, counted = told["verdict"] == "accept", "compression" in told
+    why = [] if accepted else [*_lines(_why(told))]
+    if not counted:
+        return why
     if not accepted:
-        report.data("\nSeen up to there:")
-    for name, text in _measures(told):
-        _line(name, text)
-    if told["entries"]:
-        for name, text in (*_contents(told), *_alarms(told)):
-            _line(name, text)
+        why += ["", "Seen up to there:"]
+    contents = (*_contents(told), *_alarms(told)) if told["entries"] else ()
+    return [*why, *_lines((*_measures(told), *contents))]
 
 
-def _line(name: str, text: str) -> None:
-    for number, part in enumerate(text.split("\n") if text else ()):
-        report.data(f"  {'' if number else name:<11} {report.visible(part)}")
+def _where(url: str) -> str:
+    return "standard input" if url == STANDARD_INPUT else url
 
 
-def _why(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+Named = tuple[str, ...]
+"""A name, and the lines that stand beside it: none of them is shown as two, whatever names they hold."""
+
+
+def _lines(named: Iterable[Named]) -> Iterator[str]:
+    for name, *texts in named:
+        for number, text in enumerate(filter(None, texts)):
+            yield f"  {'' if number else name:<11} {report.visible(text)}"
+
+
+def _why(told: Mapping[str, Any]) -> Iterator[Named]:
     yield "rule", f"{told['rule']} ({told['reason']})"
     yield "because", told["message"]
     if told["member"] is not None:
@@ -143,7 +166,7 @@ def _why(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "hint", told["hint"]
 
 
-def _measures(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _measures(told: Mapping[str, Any]) -> Iterator[Named]:
     yield "sha256", told.get("sha256", "")
     forms, packed = ", ".join(told["formats"]), told["compression"]
     yield "format", f"{forms} tar, {'not compressed' if packed == 'none' else packed}".lstrip()
@@ -156,10 +179,10 @@ def _measures(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"and {_count(told['impliedDirectories'], 'directory')} that no entry describes"
 
 
-def _contents(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _contents(told: Mapping[str, Any]) -> Iterator[Named]:
     yield "file bytes", report.size(told["fileBytes"]) + _holes(told["sparse"])
     largest = [file for file in told["largest"][:LARGEST] if file["bytes"]]
-    yield "largest", "\n".join(f"{report.size(file['bytes']):>10}  {file['name']}" for file in largest)
+    yield "largest", *(f"{report.size(file['bytes']):>10}  {file['name']}" for file in largest)
     owners = told["owners"]
     high = f", {owners['above65535']} above 65535 (highest {owners['highest']})" if owners["above65535"] else ""
     yield "owners", f"{_count(owners['uids'], 'user id')}, {_count(owners['gids'], 'group id')}{high}"
@@ -167,7 +190,7 @@ def _contents(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "modified", f"{told['mtimes']['first']} to {told['mtimes']['last']}"
     deepest = told["deepest"]
     yield "deepest", f"{_count(deepest['components'], 'level')}: {deepest['name']}" if deepest["components"] else ""
-    yield "xattrs", _xattrs(told)
+    yield "xattrs", *_xattrs(told)
 
 
 def _holes(sparse: Mapping[str, int]) -> str:
@@ -176,22 +199,25 @@ def _holes(sparse: Mapping[str, int]) -> str:
     return f", {report.size(sparse['holeBytes'])} of them holes of {_count(sparse['count'], 'sparse file')}"
 
 
-def _xattrs(told: Mapping[str, Any]) -> str:
+def _xattrs(told: Mapping[str, Any]) -> Iterator[str]:
     kept, dropped = told["keptXattrs"], told["droppedXattrs"]
-    others = f", {kept['others']} other names" if kept["others"] else ""
-    lines = ["kept " + ", ".join(f"{name} ({count})" for name, count in kept["names"].items()) + others] if kept["names"] else []
+    if kept["names"]:
+        yield f"kept {_tally(kept['names'])}" + (f", {kept['others']} other names" if kept["others"] else "")
     if dropped:
-        lines.append("dropped " + ", ".join(f"{name} ({count})" for name, count in dropped.items()))
-    return "\n".join(lines)
+        yield f"dropped {_tally(dropped)}"
 
 
-def _alarms(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _tally(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
+def _alarms(told: Mapping[str, Any]) -> Iterator[Named]:
     """What an operator looks for: what there is of it, with the first names, and what there is not."""
     found = tuple(_looked_for(told))
     width = max(len(name) for name, _, _ in found)
     present = [f"{name:<{width}} {count:>6}  {_some(names, count)}".rstrip() for name, count, names in found if count]
-    yield "holds", "\n".join(present)
-    yield "holds no", "\n".join(textwrap.wrap(", ".join(name for name, count, _ in found if not count), COLUMNS))
+    yield "holds", *present
+    yield "holds no", *textwrap.wrap(", ".join(name for name, count, _ in found if not count), COLUMNS)
 
 
 def _looked_for(told: Mapping[str, Any]) -> Iterator[tuple[str, int, list[str]]]:

@@ -53,7 +53,7 @@ class Origin:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                send(self, origin.answer(self))
+                send(self, origin.answer(self), origin.count)
 
             do_HEAD = do_GET
 
@@ -82,6 +82,8 @@ class Origin:
         self.objects: dict[str, bytes] = {}
         self.etags: dict[str, str] = {}
         self.asked: list[Asked] = []
+        self.sent = 0
+        """Bytes of bodies that went out, whether or not somebody read them."""
         self.script: Callable[[Asked], Answer | None] = lambda asked: None
 
     def source(self, key: str = "layers/one.tar", **options: object) -> Source:
@@ -103,6 +105,10 @@ class Origin:
     def ranges(self) -> list[tuple[int | None, int | None]]:
         """What was asked for, sorted: workers ask side by side."""
         return sorted((asked.start, asked.stop) for asked in self.gets())
+
+    def count(self, sent: int) -> None:
+        with self._lock:
+            self.sent += sent
 
     def answer(self, handler: BaseHTTPRequestHandler) -> Answer:
         span = re.fullmatch(r"bytes=(\d+)-(\d+)", handler.headers.get("Range", ""))
@@ -130,7 +136,10 @@ class Origin:
         )
 
 
-def send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
+PIECE = 64 << 10
+
+
+def send(handler: BaseHTTPRequestHandler, answer: Answer, count: Callable[[int], None]) -> None:
     handler.send_response(answer.status)
     for name, value in ({"Content-Length": str(len(answer.body))} | dict(answer.headers)).items():
         handler.send_header(name, value)
@@ -138,11 +147,10 @@ def send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
     if handler.command == "HEAD":
         return
     try:
-        handler.wfile.write(answer.body[: answer.cut])
-        handler.wfile.flush()
+        write(handler, answer.body[: answer.cut], count)
         if answer.hold is not None:
             answer.hold.wait(20)
-            handler.wfile.write(answer.body[answer.cut :])
+            write(handler, answer.body[answer.cut :], count)
     except OSError:
         handler.close_connection = True
     if answer.cut is not None and answer.hold is None:
@@ -155,3 +163,9 @@ def eventually(what: Callable[[], object], seconds: float = 10) -> None:
     while not what():
         assert time.monotonic() < until, "it did not come true"
         time.sleep(0.01)
+
+
+def write(handler: BaseHTTPRequestHandler, body: bytes, count: Callable[[int], None]) -> None:
+    for at in range(0, len(body), PIECE):
+        count(handler.wfile.write(body[at : at + PIECE]))
+    handler.wfile.flush()

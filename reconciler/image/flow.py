@@ -156,7 +156,7 @@ class Ranges(Origin):
         while self._at < self._end(stop):
             before = self._at
             try:
-                with self._answer(stop) as body:
+                with self._answer(self._end(stop)) as body:
                     while (left := min(stop, body.head.size) - self._at) > 0:
                         piece = buffer[:left]
                         body.readinto(piece)

@@ -14,10 +14,10 @@ from reconciler.image.framing import GZIP_MAGIC, is_zstd
 from reconciler.image.inode import Inode
 from reconciler.image.judge import OPAQUE, components
 from reconciler.image.layer import children_of
-from reconciler.image.member import HARDLINK, TYPE_NAMES, Member
+from reconciler.image.member import HARDLINK, SHOWN, TYPE_NAMES, Member, shown
 from reconciler.image.spec import Limits
 from reconciler.image.tar import Reader
-from reconciler.image.totals import SHOWN, Named, shown
+from reconciler.image.totals import Named
 from reconciler.image.tree import MAX_SYMLINKS, STEPS_AN_ENTRY, Tree
 
 LISTED = 5

@@ -30,6 +30,10 @@ def main(flaw: str) -> int:
             builder.apply_layer = lambda *given: _apply(*given) | {"entries": 10**40}  # type: ignore[assignment]
         case "moves the cursor":
             builder.apply_layer = lambda *given: _apply(*given) | {"entries": "\x1b[2J\x1b[H0"}  # type: ignore[assignment]
+        case "sees nonsense":
+            builder.apply_layer = _see({"compression": 5, "entries": [], "times": {"firstNs": "now"}})
+        case "sees nothing":
+            builder.apply_layer = _see({"compression": "none"})
         case "writes on":
             builder.Room = _Noted  # type: ignore[misc]
             Channel.send = _send_and_write_on  # type: ignore[method-assign]
@@ -46,6 +50,18 @@ def _claim(channel: Channel, *_: Any) -> dict[str, object]:
     channel.send("written", summary={})
     time.sleep(600)
     return {}
+
+
+def _see(totals: dict[str, object]) -> Any:
+    """A builder that accepts its layer, and has seen this."""
+    honest = builder.apply_layer
+
+    def see(channel: Channel, *rest: Any) -> dict[str, object]:
+        found = honest(channel, *rest[:-1])
+        channel.send("seen", totals=totals)
+        return found
+
+    return see
 
 
 class _Noted(Room):
