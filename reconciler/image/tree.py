@@ -274,6 +274,6 @@ def _inode(member: Member) -> Inode:
     inode = Inode(member.type, member.mode, member.uid, member.gid, member.mtime_ns, member.size, xattrs=member.xattrs)
     if member.type == stat.S_IFLNK:
         inode.target = member.linkname
-    elif member.type != stat.S_IFREG:
+    elif member.type in (stat.S_IFCHR, stat.S_IFBLK):
         inode.device = member.devmajor, member.devminor
     return inode

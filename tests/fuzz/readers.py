@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -44,12 +45,17 @@ class Listed:
 
     def field(self, name: str) -> object:
         if name == "path":
-            return [part for part in self.name.split(b"/") if part not in (b"", b".")]
+            return [composed(part) for part in self.name.split(b"/") if part not in (b"", b".")]
         if name == "size" and self.type != stat.S_IFREG:
             return 0
         if name == "mode" and self.type == HARDLINK:
             return 0
         return getattr(self, name)
+
+
+def composed(name: bytes) -> bytes:
+    """As bsdtar prints a name, whatever form its accents are stored in (it composes them for the terminal, not on disk)."""
+    return unicodedata.normalize("NFC", name.decode(errors="surrogateescape")).encode(errors="surrogateescape")
 
 
 class Unreadable(Exception):
