@@ -46,6 +46,8 @@ class Listed:
     def field(self, name: str) -> object:
         if name == "path":
             return [composed(part) for part in self.name.split(b"/") if part not in (b"", b".")]
+        if name == "link":
+            return composed(self.link)
         if name == "size" and self.type != stat.S_IFREG:
             return 0
         if name == "mode" and self.type == HARDLINK:
