@@ -5,6 +5,7 @@ Called by ``cli`` with a Host opened for reading. Works without manifests and wi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from reconciler.errors import UsageError
 from reconciler.host import Host
 from reconciler.machine import Event, Run
 from reconciler.model import Failure, ImageRow, ImageSpec, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow
-from reconciler.observe import phase
+from reconciler.observe import Phases
 from reconciler.planner.goals import volume_name
 from reconciler.pool.driver import Condition, SnapshotState, Space, VolumeState
 
@@ -79,18 +80,27 @@ def listing(host: Host) -> Listing:
     """Everything that is declared or recorded, as it stands now."""
     now = loop.look_offline(host)
     names = sorted(set(host.desired.images) | set(now.observed.images))
-    images = tuple(image(name, host, now) for name in names)
+    phases, rows = Phases(host.desired, now.observed, now.plan), rows_of(now.observed)
+    images = tuple(image(name, host, now, phases, rows[name]) for name in names)
     volumes = tuple(volume(row, now.observed) for _, row in sorted(now.observed.volumes.items()))
     return Listing(images, volumes, tuple(pool(name, host, now.observed) for name in pool_names(host, now.observed)))
 
 
-def image(name: str, host: Host, now: loop.Look) -> dict[str, Any]:
+def rows_of(observed: Observed) -> defaultdict[str, list[SnapshotRow]]:
+    """The snapshots of each image, in order of name."""
+    rows: defaultdict[str, list[SnapshotRow]] = defaultdict(list)
+    for _, row in sorted(observed.snapshots.items()):
+        rows[row.image].append(row)
+    return rows
+
+
+def image(name: str, host: Host, now: loop.Look, phases: Phases, rows: Sequence[SnapshotRow]) -> dict[str, Any]:
     observed = now.observed
     spec, row = host.desired.images.get(name), observed.images.get(name)
-    snapshots = [snapshot(row, observed) for _, row in sorted(observed.snapshots.items()) if row.image == name]
+    snapshots = [snapshot(one, observed) for one in rows]
     return {
         "name": name,
-        "phase": phase(name, host.desired, observed, now.plan).value,
+        "phase": phases.of(name).value,
         "chain": row.chain if row else None,
         "size": spec.size if spec else row.size if row else 0,
         "pool": spec.pool if spec else row.pool if row else None,
@@ -233,7 +243,7 @@ def about_image(host: Host, now: loop.Look, name: str) -> dict[str, Any]:
         ]
         declared["snapshots"] = list(spec.snapshots)
     failure = failure_of(name, now)
-    return image(name, host, now) | {
+    return image(name, host, now, Phases(host.desired, now.observed, now.plan), rows_of(now.observed)[name]) | {
         "declared": declared,
         "recorded": asdict(row) if row else None,
         "failure": asdict(failure) if failure else None,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from reconciler.errors import Exit
 from reconciler.execute import Done, Ledger
 from reconciler.model import Desired, Kind, ObjectResult, Observed, Plan, Result, Verb
-from reconciler.observe import phase
+from reconciler.observe import Phases
 
 
 def outcome(host: str, desired: Desired, observed: Observed, plan: Plan, ledger: Ledger, seconds: float) -> Result:
@@ -38,12 +38,16 @@ def acted(done: Done) -> ObjectResult:
 
 def images(desired: Desired, observed: Observed, plan: Plan, ledger: Ledger) -> list[ObjectResult]:
     blocked = {failure.name: failure for failure in plan.blocked}
+    rows = {done.action.name: done for done in ledger.done.values() if done.action.kind is Kind.IMAGE}
+    bad_of: dict[str, Done] = {}
+    for done in ledger.done.values():
+        for image in () if done.ok else {*done.action.images, done.action.image}:
+            bad_of.setdefault(image, done)
+    phases = Phases(desired, observed, plan)
     found = []
-    for name in sorted(set(desired.images) | {d.action.name for d in ledger.done.values() if d.action.kind is Kind.IMAGE}):
-        mine = [done for done in ledger.done.values() if name in done.action.images or done.action.image == name]
-        row = next((d for d in ledger.done.values() if d.action.kind is Kind.IMAGE and d.action.name == name), None)
-        bad = next((done for done in mine if not done.ok), None)
-        state = phase(name, desired, observed, plan).value
+    for name in sorted(desired.images.keys() | rows.keys()):
+        row, bad = rows.get(name), bad_of.get(name)
+        state = phases.of(name).value
         one = ObjectResult(Kind.IMAGE, name, row.action.verb.value if row else "none", state, changed=row is not None and row.ok)
         if name in blocked:
             one = replace(one, ok=False, reason=blocked[name].reason, message=blocked[name].message)
