@@ -25,6 +25,7 @@ LISTED = 5
 
 LISTED_XATTRS = 12
 HALF = (SHOWN - len(" -> ")) // 2
+BYTES_A_STEP = 16
 BIGGEST_OLD_ID = 65535
 """The last id of 16 bits: what lies above comes from a user namespace, a directory service, or a mistake."""
 
@@ -190,17 +191,14 @@ class Dangling:
         return links
 
     def _look(self, above: Inode, name: bytes, link: Inode) -> None:
-        if self._leads_somewhere(above, link):
-            return
+        leads = self._leads_somewhere(above, link)
         if self._steps_left < 0:
             self._unfollowed += 1
-        else:
+        elif not leads:
             self._found.add(_arrow(self._path(above, name), link.target))
 
     def _leads_somewhere(self, at: Inode, link: Inode) -> bool:
-        if link.target.startswith(b"/"):
-            at = self._root
-        todo, links = components(link.target)[::-1], 1
+        at, todo, links = self._enter(at, link), [*self._ways(link)], 1
         while todo:
             self._steps_left -= 1
             part = todo.pop()
@@ -212,13 +210,21 @@ class Dangling:
                 return False
             if child.kind == stat.S_IFLNK:
                 links += 1
-                at = self._root if child.target.startswith(b"/") else at
-                todo += components(child.target)[::-1]
+                at = self._enter(at, child)
+                todo += self._ways(child)
             elif child.children is not None:
                 at = child
             elif todo:
                 return False
         return True
+
+    def _enter(self, at: Inode, link: Inode) -> Inode:
+        return self._root if link.target.startswith(b"/") else at
+
+    def _ways(self, link: Inode) -> list[bytes]:
+        """A link's components, the last one first. Taking a long target apart costs as much as many a step."""
+        self._steps_left -= len(link.target) // BYTES_A_STEP
+        return components(link.target)[::-1] if self._steps_left >= 0 else []
 
     def _path(self, above: Inode, name: bytes) -> bytes:
         parts = [name]
