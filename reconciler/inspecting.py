@@ -217,7 +217,13 @@ def _alarms(told: Mapping[str, Any]) -> Iterator[Named]:
     width = max(len(name) for name, _, _ in found)
     present = [f"{name:<{width}} {count:>6}  {_some(names, count)}".rstrip() for name, count, names in found if count]
     yield "holds", *present
-    yield "holds no", *textwrap.wrap(", ".join(name for name, count, _ in found if not count), COLUMNS)
+    yield "holds no", *_wrapped(name for name, count, _ in found if not count)
+
+
+def _wrapped(names: Iterable[str]) -> Iterator[str]:
+    """Names in lines, each of them whole."""
+    for line in textwrap.wrap(", ".join(name.replace(" ", "\xa0") for name in names), COLUMNS, break_on_hyphens=False):
+        yield line.replace("\xa0", " ")
 
 
 def _looked_for(told: Mapping[str, Any]) -> Iterator[tuple[str, int, list[str]]]:
