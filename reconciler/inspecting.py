@@ -10,6 +10,7 @@ import os
 import textwrap
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -66,7 +67,7 @@ def inspect(source: Source, limits: Limits, *, stop: threading.Event) -> Documen
     """The verdict on one layer as the JSON contract shows it (DESIGN section 5). Refusal is an answer, not an error."""
     flow = Input(source.url, lambda: Flow(source.url, lambda arrival: origin(source, arrival), stop), pinned=False)
     request = Request((flow,), UNBOUNDED, lambda digests: chain_ids(UNBOUNDED, digests)[-1], limits, survey=True)
-    with Build(request) as build:
+    with _telling_of_its_death(), Build(request) as build:
         try:
             found = build.wait(Milestone.ACCEPTED, stop=stop)
             verdict, counted = _acceptance(source, found.digests[0]), {**found.layers[0], **build.seen}
@@ -75,6 +76,15 @@ def inspect(source: Source, limits: Limits, *, stop: threading.Event) -> Documen
         except Stopped:
             raise Stopped(f"stopped before there was a verdict on {_where(source.url)}") from None
     return _sensible(verdict, counted)
+
+
+@contextmanager
+def _telling_of_its_death() -> Iterator[None]:
+    """A broken pipe to the builder is not the one of standard output, which would be no failure."""
+    try:
+        yield
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise BuilderDied(f"the builder process ended before its verdict: {error}", hint="run again") from error
 
 
 def _sensible(verdict: Document, counted: Document) -> Document:

@@ -307,7 +307,7 @@ def test_no_name_makes_a_line_of_its_own_or_moves_the_cursor(inspect: Inspect) -
 
 
 @AT_ONCE
-@pytest.mark.parametrize("flaw", ["sees nonsense", "sees nothing", "counts wildly", "dies", "shouts"])
+@pytest.mark.parametrize("flaw", ["sees nonsense", "sees nothing", "counts wildly", "dies", "hangs up", "shouts"])
 def test_a_builder_that_lies_costs_an_error_and_no_more(inspect: Inspect, monkeypatch: pytest.MonkeyPatch, flaw: str) -> None:
     monkeypatch.setattr(child, "COMMAND", (sys.executable, lying.__file__, flaw))
 

@@ -6,6 +6,7 @@ all gone after ``close``. What the child says is taken as a verdict on that volu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -293,7 +294,10 @@ class Build:
                 fetch.result()  # a file that is read where it lies must have stayed the same until its last byte was read
             report = Report(tuple(self._applied), {}, report.digests, report.chain)
             self._reach(Milestone.ACCEPTED, report)
-            self._say("commit", uuid=str(filesystem_uuid(report.chain)))
+            with contextlib.suppress(
+                BrokenPipeError, ConnectionResetError
+            ):  # it has died: its last words, or their lack, tell why
+                self._say("commit", uuid=str(filesystem_uuid(report.chain)))
         elif kind == "written" and self._reached == Milestone.ACCEPTED:
             self._take_over(dict(body["summary"]))
         elif kind == "failed":

@@ -11,9 +11,6 @@ from reconciler.image import builder, index
 from reconciler.image.control import Channel
 from reconciler.image.room import Room
 
-_apply = builder.apply_layer
-
-
 def main(flaw: str) -> int:
     match flaw:
         case "hangs":
@@ -27,13 +24,15 @@ def main(flaw: str) -> int:
         case "claims to be done":
             builder.apply_layer = _claim
         case "counts wildly":
-            builder.apply_layer = lambda *given: _apply(*given) | {"entries": 10**40}  # type: ignore[assignment]
+            builder.apply_layer = _forge({"entries": 10**40})
         case "moves the cursor":
-            builder.apply_layer = lambda *given: _apply(*given) | {"entries": "\x1b[2J\x1b[H0"}  # type: ignore[assignment]
+            builder.apply_layer = _forge({"entries": "\x1b[2J\x1b[H0"})
         case "sees nonsense":
             builder.apply_layer = _see({"compression": 5, "entries": [], "times": {"firstNs": "now"}})
         case "sees nothing":
             builder.apply_layer = _see({"compression": "none"})
+        case "hangs up":
+            builder.apply_layer = _hang_up
         case "writes on":
             builder.Room = _Noted  # type: ignore[misc]
             Channel.send = _send_and_write_on  # type: ignore[method-assign]
@@ -52,6 +51,17 @@ def _claim(channel: Channel, *_: Any) -> dict[str, object]:
     return {}
 
 
+def _forge(totals: dict[str, object]) -> Any:
+    """A builder that reads its layer, and tells other totals."""
+    honest = builder.apply_layer
+
+    def forge(*given: Any) -> dict[str, object]:
+        honest(*given)
+        return totals
+
+    return forge
+
+
 def _see(totals: dict[str, object]) -> Any:
     """A builder that accepts its layer, and has seen this."""
     honest = builder.apply_layer
@@ -62,6 +72,11 @@ def _see(totals: dict[str, object]) -> Any:
         return found
 
     return see
+
+
+def _hang_up(channel: Channel, *_: Any) -> dict[str, object]:
+    channel.hang_up()
+    os._exit(0)
 
 
 class _Noted(Room):
