@@ -11,6 +11,7 @@ from reconciler.image import builder, index
 from reconciler.image.control import Channel
 from reconciler.image.room import Room
 
+
 def main(flaw: str) -> int:
     match flaw:
         case "hangs":
