@@ -86,3 +86,15 @@ def test_what_linux_would_not_accept_is_refused(text: bytes) -> None:
 def test_binary_lists_are_held_to_the_same_rules(value: bytes) -> None:
     with pytest.raises(Malformed):
         acl.from_xattr(value)
+
+
+def test_names_need_no_numbers_where_the_same_list_is_given_with_them() -> None:
+    """GNU tar with --acls and --xattrs writes both, and only the binary one has numbers."""
+    numbered = acl.from_xattr(BINARY)
+    words = b"user::rw-,user:lp:r--,user:ann:rwx,group::r--,group:staff:r-x,mask::r-x,other::---"
+
+    assert acl.from_text(words, numbered) == numbered
+    for other in (words.replace(b"lp:r--", b"lp:rwx"), words.replace(b"user:lp:r--", b"user:8:r--"), words + b",user:x:r--"):
+        with pytest.raises(Malformed) as refused:
+            acl.from_text(other, numbered)
+        assert refused.value.rule == "pax-ambiguous"

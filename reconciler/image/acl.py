@@ -38,13 +38,24 @@ class Entry:
     permissions: int
 
 
-def from_text(text: bytes) -> tuple[Entry, ...]:
-    """Raises Malformed; also for a name without its number, which means somebody else on every host (``acl-name``)."""
-    lines = (line.partition(b"#")[0].strip() for line in re.split(rb"[,\n]", text))
-    return _valid(sorted(_entry(line) for line in lines if line))
+def from_text(text: bytes, numbered: Sequence[Entry] = ()) -> tuple[Entry, ...]:
+    """Raises Malformed; also for a name without its number, which means somebody else on every host (``acl-name``).
+
+    With ``numbered``, the same list with numbers, names need none: that list counts, and the words must not contradict it.
+    """
+    lines = [line for part in re.split(rb"[,\n]", text) if (line := part.partition(b"#")[0].strip())]
+    if not numbered:
+        return _valid(sorted(_entry(line) for line in lines))
+    told = [_entry(line, unnumbered=True) for line in lines]
+    if sorted((one.tag, one.permissions) for one in told) != sorted((one.tag, one.permissions) for one in numbered):
+        raise Malformed("pax-ambiguous", "its access control list in words is another one than in binary")
+    known = {(one.tag, one.id) for one in told if one.id != NO_ID}
+    if not known <= {(one.tag, one.id) for one in numbered}:
+        raise Malformed("pax-ambiguous", "its access control list in words is for others than in binary")
+    return tuple(numbered)
 
 
-def _entry(line: bytes) -> Entry:
+def _entry(line: bytes, *, unnumbered: bool = False) -> Entry:
     found = _text(line)
     if not found:
         raise Malformed("xattr-value", f"the access control list's entry {line[:80]!r} is malformed")
@@ -56,6 +67,8 @@ def _entry(line: bytes) -> Entry:
             raise Malformed("xattr-value", f"the access control list's entry {line[:80]!r} names somebody")
         return Entry(tag, NO_ID, permissions)
     digits = number or (name if _id(name) else b"0" if name == b"root" else b"")
+    if not digits and unnumbered:
+        return Entry(tag, NO_ID, permissions)
     if not digits:
         who = f"its access control list names {name[:80]!r} without a number"
         raise Malformed("acl-name", f"{who}; store the layer with numeric ids in its ACLs, as bsdtar does")

@@ -32,7 +32,9 @@ def check_xattrs(xattrs: dict[bytes, bytes], kind: int) -> tuple[dict[bytes, byt
         elif name.startswith(_OVERLAY):
             dropped.append(_OVERLAY + b"*")
         elif name in acl.TEXTS:
-            _put(kept, acl.TEXTS[name], acl.to_xattr(acl.from_text(value)), kind)
+            numbered = xattrs.get(acl.TEXTS[name])
+            entries = acl.from_text(value, acl.from_xattr(numbered) if numbered else ())
+            _put(kept, acl.TEXTS[name], acl.to_xattr(entries), kind)
         else:
             _put(kept, name, value, kind)
     if sum(_room(name, value) for name, value in kept.items()) > ROOM:

@@ -86,19 +86,35 @@ def records(payload: bytes) -> Iterator[Record]:
 def overrides(found: Iterable[Record]) -> Overrides:
     """Sort the records of an ``x`` header out. What vendors add and nobody needs is passed over. Raises Malformed."""
     result = Overrides()
+    plain: dict[bytes, bytes] = {}
+    encoded: dict[bytes, bytes] = {}
     for key, value in found:
         if key in _SETTERS or key in (b"path", b"linkpath", b"size"):
             _put(result.values, key, value)
         elif key.startswith(b"GNU.sparse."):
             result.sparse.append((key, value))
-        elif key.startswith((b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")):
-            _put(result.xattrs, *_xattr(key, value))
+        elif key.startswith(b"SCHILY.xattr."):
+            _put(plain, key.removeprefix(b"SCHILY.xattr."), value)
+        elif key.startswith(b"LIBARCHIVE.xattr."):
+            _put(encoded, key.removeprefix(b"LIBARCHIVE.xattr."), _decoded(key, value))
         elif key in _REPORTED:
             result.xattrs[_REPORTED[key]] = value
         elif key.startswith(_UNSUPPORTED):
             raise Malformed("pax-unsupported", f"the extended header's record {key!r} is not supported")
+    _merge_xattrs(result.xattrs, plain, encoded)
     _check_names(result)
     return result
+
+
+def _merge_xattrs(into: dict[bytes, bytes], plain: dict[bytes, bytes], encoded: dict[bytes, bytes]) -> None:
+    """libarchive writes each attribute twice, with the name encoded in both; GNU tar once, with ``%`` and ``=`` encoded."""
+    for name, value in encoded.items():
+        if plain.get(name, value) != value:
+            raise Malformed("pax-ambiguous", f"an extended header gives the attribute {name!r} two different values")
+        _put(into, _unquote(name), value)
+    for name, value in plain.items():
+        if name not in encoded:
+            _put(into, name.replace(b"%3D", b"=").replace(b"%25", b"%"), value)
 
 
 def check_global(found: Iterable[Record]) -> None:
@@ -119,15 +135,11 @@ def _check_names(result: Overrides) -> None:
             raise Malformed("pax-name", "a name in an extended header is empty or contains a NUL byte")
 
 
-def _xattr(key: bytes, value: bytes) -> Record:
-    """Full name and value. libarchive encodes both; GNU tar encodes ``%`` and ``=`` in the name."""
-    if key.startswith(b"SCHILY."):
-        name = key.removeprefix(b"SCHILY.xattr.")
-        return name.replace(b"%3D", b"=").replace(b"%25", b"%"), value
+def _decoded(key: bytes, value: bytes) -> bytes:
     value = value.rstrip(b"=")
     if not _base64(value) or len(value) % 4 == 1:
         raise Malformed("pax-record", f"the value of {key!r} is not base64")
-    return _unquote(key.removeprefix(b"LIBARCHIVE.xattr.")), binascii.a2b_base64(value + b"=" * (-len(value) % 4))
+    return binascii.a2b_base64(value + b"=" * (-len(value) % 4))
 
 
 def _unquote(name: bytes) -> bytes:

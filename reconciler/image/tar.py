@@ -278,7 +278,7 @@ def _become_directory(member: Member) -> None:
 
 def _name_sparse(extended: pax.Overrides, name: bytes) -> None:
     """The real name of a sparse file; the other one that GNU tar writes is a stand-in for readers that know no sparse files."""
-    if extended.path is not None and b"/GNUSparseFile." not in b"/" + extended.path:
+    if extended.path not in (None, name) and b"/GNUSparseFile." not in b"/" + (extended.path or b""):
         raise Malformed("ambiguous", "an extended header gives a sparse file two names")
     extended.values[b"path"] = name
 
