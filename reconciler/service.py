@@ -6,12 +6,12 @@ Called by ``cli`` where ``--once`` is not given. State: what was complained abou
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler import report
-from reconciler.errors import ReconcilerError, Stopped
+from reconciler.errors import Guarded, ReconcilerError, Stopped
 from reconciler.host import Host
 from reconciler.loop import Wish, converge
 from reconciler.model import Result
@@ -68,11 +68,20 @@ class Service:
         self._host = self._host.informed(self._wish.on_invalid)
         self._host.remember()
         self._complain()
-        result = converge(self._host, self._wish, self._heart, stop=self._stop, patience=self._patience)
+        result = self._converge()
         report.show_result(result)
         ready = sum(1 for one in result.objects if one.ok)
         notify({"STATUS": f"{ready}/{len(result.objects)} ready, {len(result.held)} held, {len(self._host.faults)} faults"})
         self._measure(result)
+
+    def _converge(self) -> Result:
+        """What a guard does not let go stays; that is no reason not to do the rest."""
+        try:
+            return converge(self._host, self._wish, self._heart, stop=self._stop, patience=self._patience)
+        except Guarded as refused:
+            report.note(f"error: nothing is pruned: {refused}")
+            wish = replace(self._wish, prune=False)
+            return converge(self._host, wish, self._heart, stop=self._stop, patience=self._patience)
 
     def _measure(self, result: Result) -> None:
         if self._metrics is None:

@@ -383,3 +383,11 @@ def test_any_row_of_members_gives_a_tree_or_a_refusal(layers: list[list[Member]]
                 break
     homes = [home for home, kind, *_ in shape(tree).values() if kind == DIR]
     assert len(homes) == len(set(homes))
+
+
+def test_long_targets_cost_what_they_are_long() -> None:
+    """Thousands of slashes lead nowhere else, and have to be looked at each time."""
+    limits = Limits(max_entries=100)
+    links = [ln(b"l%d" % number, b"l%d" % (number + 1) + b"/" * 4000) for number in range(30)]
+    ways = [f(b"l0" + b"/" * (number + 1) + b"f%d" % number) for number in range(60)]
+    assert rule([*links, d(b"l30"), *ways], limits=limits) == "limit-resolution"

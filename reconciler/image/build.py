@@ -130,7 +130,11 @@ class Build:
 
     def __enter__(self) -> Build:
         self._child = child.start()
-        self._say("request", fds=list(self._descriptors().values()), **self._describe())
+        try:
+            self._say("request", fds=list(self._descriptors().values()), **self._describe())
+        except (BrokenPipeError, ConnectionResetError):
+            with contextlib.closing(self._child):
+                raise self._child.post_mortem() from None
         for thread in self._threads:
             thread.start()
         return self

@@ -53,6 +53,8 @@ class Channel:
     def send(self, kind: str, fds: Sequence[int] = (), **body: Any) -> None:
         """Raises BrokenPipeError or ConnectionResetError where the other side is gone."""
         data = json.dumps([kind, body], separators=(",", ":")).encode()
+        if len(data) > PACKET:
+            raise ValueError(f"a packet of {len(data)} bytes would be cut")
         socket.send_fds(self._sock, [data], fds)
 
     def receive(self) -> Packet | None:

@@ -33,6 +33,9 @@ MAX_SYMLINKS = 40
 STEPS_AN_ENTRY = 16
 """Components that a layer may walk in all, by its limit of entries: a million long ways through links are an attack."""
 
+BYTES_A_STEP = 16
+"""Bytes of a link's target that cost as much to follow as one more directory: it may be thousands of slashes."""
+
 MAX_LINKS = 65_000
 """Names that an ext4 inode can have."""
 
@@ -198,6 +201,7 @@ class Tree:
                 return []
             if child.kind == stat.S_IFLNK:
                 links += 1
+                self._spend_step(len(child.target) // BYTES_A_STEP)
                 if child.target.startswith(b"/"):
                     del trail[1:]
                 todo += components(child.target)[::-1]
@@ -207,8 +211,8 @@ class Tree:
                 return _lost(create)
         return trail
 
-    def _spend_step(self) -> None:
-        self._steps_left -= 1
+    def _spend_step(self, steps: int = 1) -> None:
+        self._steps_left -= steps
         if self._steps_left < 0:
             raise Malformed("limit-resolution", "the layer's names lead through too many links and directories")
 

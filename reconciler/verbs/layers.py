@@ -66,9 +66,12 @@ def build(
     sources = [oneshot.source(layer, endpoint_url, anonymous) for layer in layers]
     shown = report.progress("none" if chosen.json else progress)
     with Interrupted().installed() as interrupted, shown:
-        built = oneshot.build(
-            sources, output.absolute(), oneshot.size(size), parse_limits(limits), chosen.settings, shown, stop=interrupted.stop
-        )
+        limits_, bytes_ = parse_limits(limits), oneshot.size(size)
+        try:
+            built = oneshot.build(sources, output.absolute(), bytes_, limits_, chosen.settings, shown, stop=interrupted.stop)
+        except Stopped as stopped:
+            report.note(f"error: {stopped.message}")
+            return interrupted.exit
     if chosen.json:
         report.document(built)
     else:
