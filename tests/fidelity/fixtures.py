@@ -703,6 +703,19 @@ KINDS = [
         "The name means somebody else on every host.",
         ("xattrs", "mode"),
     ),
+    Fixture(
+        "an access control list in words with a name, and in binary",
+        tar(
+            extended(
+                (b"SCHILY.acl.access", b"user::rw-\nuser:nobody-here:rwx\ngroup::r--\ngroup:70000:r-x\nmask::r-x\nother::r--\n"),
+                (b"SCHILY.xattr.system.posix_acl_access", ACL),
+            ),
+            file(b"f"),
+            ORDINARY,
+        ),
+        "The name means somebody else on every host, whatever stands beside it.",
+        ("xattrs", "mode"),
+    ),
     Fixture("a contiguous file (type 7)", tar(file(b"f", flag=b"7"))),
     Fixture("an unknown type (Z)", tar(file(b"f", flag=b"Z"), ORDINARY), "What it means is unknown."),
     Fixture(
