@@ -713,7 +713,7 @@ KINDS = [
             file(b"f"),
             ORDINARY,
         ),
-        "The name means somebody else on every host, whatever stands beside it.",
+        "The binary list has the number that the words leave out, and its mask is the mode's group; GNU tar then sets the mode anew.",
         ("xattrs", "mode"),
     ),
     Fixture("a contiguous file (type 7)", tar(file(b"f", flag=b"7"))),
