@@ -713,7 +713,7 @@ KINDS = [
             file(b"f"),
             ORDINARY,
         ),
-        "The binary list has the number that the words leave out, and its mask is the mode's group; GNU tar then sets the mode anew.",
+        "The binary list has the number that the words leave out. Its mask is the mode's group, until GNU tar sets that anew.",
         ("xattrs", "mode"),
     ),
     Fixture("a contiguous file (type 7)", tar(file(b"f", flag=b"7"))),
