@@ -82,6 +82,7 @@ VERBS = (
         looking.runs,
         looking.health,
         looking.verify,
+        looking.graph,
     ),
     *(steering.suspend, steering.resume, steering.protect, steering.unprotect, steering.retry, steering.wait),
     *(layers.inspect, layers.build),

@@ -141,3 +141,24 @@ def verify(context: click.Context, /, names: tuple[str, ...], **_: Any) -> int:
     with asking.looking(chosen.settings) as ours:
         found = checks.verify(ours, names)
     return asking.show_checks(found, json=chosen.json)
+
+
+@click.command()
+@shared
+@click.option("--svg", is_flag=True, help="As a picture: reconcile graph --svg > images.svg")
+@click.pass_context
+def graph(context: click.Context, /, svg: bool, **_: Any) -> int:
+    """Draw pools, the volumes that images share, images and snapshots."""
+    from dataclasses import asdict
+
+    from reconciler import asking, loop, report
+    from reconciler import graph as drawing
+
+    chosen = options(context)
+    with asking.looking(chosen.settings) as ours:
+        found = drawing.nodes(ours.desired, loop.look_offline(ours))
+    if chosen.json:
+        report.document({"nodes": [asdict(node) for node in found]})
+    else:
+        report.data(drawing.svg(found) if svg else drawing.text(found))
+    return Exit.OK

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -142,3 +143,21 @@ def test_verify_finds_what_was_changed_behind_the_reconcilers_back(host: Worksho
     conforms("checks", told.json)
     assert {check["name"] for check in told.json["checks"] if check["level"] == "fail"} == {"volume", "snapshot"}
     assert inventory(spoilt.state) == before
+
+
+def test_graph_draws_what_stands_on_what(host: Workshop) -> None:
+    """As text, as a picture that a browser can show, and as nodes for other tools; what has failed is marked."""
+    drawn = host.run("graph").expect(0).stdout
+    nodes = {node["key"]: node for node in host.run("graph", "-o", "json").expect(0).json["nodes"]}
+    picture = ElementTree.fromstring(host.run("graph", "--svg").expect(0).stdout)
+
+    snapshots = [node for node in nodes.values() if node["kind"] == "snapshot"]
+    assert snapshots
+    for node in snapshots:
+        image = nodes[node["below"]]
+        assert nodes[image["below"]]["kind"] == "volume"
+        assert f"snapshot {node['name']}" in drawn
+    assert picture.tag == "{http://www.w3.org/2000/svg}svg"
+    boxes = picture.findall(".//{http://www.w3.org/2000/svg}g")
+    assert len(boxes) == len(nodes)
+    assert "image bad  Failed  !" in drawn
