@@ -4,18 +4,24 @@ BIN := .venv/bin
 ARGS ?=
 KERNEL ?= auto
 
-.PHONY: run test unit stories kernel rest bench bench-thin fuzz lint clean
+ATTACKS := tests/hostile tests/fidelity tests/fuzz
+
+.PHONY: run test unit attacks stories kernel rest bench bench-thin fuzz lint clean
 
 run: $(BIN)/.ready
 	$(BIN)/python -m samples.quickstart $(ARGS)
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test: lint unit stories kernel
+test: lint unit attacks stories kernel
 
 # Each module by itself: run it all the time.
 unit: $(BIN)/.ready
-	$(PYTEST) --ignore tests/stories --ignore tests/kernel -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+	$(PYTEST) --ignore tests/stories --ignore tests/kernel $(ATTACKS:%=--ignore %) -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+
+# Hostile archives, legitimate ones from real writers, and generated ones, against the reader, the builder and other programs.
+attacks: $(BIN)/.ready
+	$(PYTEST) $(ATTACKS) -m "not slow" $(ARGS)
 
 # The installed command, end to end, as users tell it: first runs, drift, failures, SIGKILL at any moment.
 stories: $(BIN)/.ready

@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import struct
+import tarfile
 import tracemalloc
 import zlib
 
@@ -216,3 +217,13 @@ def test_a_zstd_window_of_128_mib_is_accepted() -> None:
 
 def test_what_was_compressed_twice_is_unwrapped_once() -> None:
     assert unpack(gzip.compress(FORMS["gzip"])) == FORMS["gzip"]
+
+
+@pytest.mark.parametrize(
+    "name", [b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"BZh91AY&SY", b"PK\x03\x04", b"\xfd7zXZ"]
+)
+def test_a_tar_whose_first_name_begins_like_a_compression_is_a_tar(name: bytes) -> None:
+    header = tarfile.TarInfo(os.fsdecode(name)).tobuf(tarfile.GNU_FORMAT, errors="surrogateescape")
+    layer = header + bytes(1024)
+
+    assert unpack(layer) == layer

@@ -28,6 +28,7 @@ from reconciler.image.framing import (
     next_gzip_member,
     too_many_members,
 )
+from reconciler.image.header import BLOCK, checksum_holds
 from reconciler.image.spec import MIB, Limits
 
 Decoder = Callable[[Input, int], Iterator[bytes]]
@@ -98,7 +99,7 @@ def open_stream(source: ByteSource, limits: Limits) -> Stream:
     Raises LayerRefused (``compression``) for a compression that is not supported, LayerCorrupt for an empty layer.
     """
     stored = Input(source)
-    head = stored.take(10)
+    head = stored.take(BLOCK)
     stored.unread(head)
     # A legitimate stream never has more members than that: even seekable tars (eStargz) use two or three for an entry.
     return Stream(stored, filter(None, _decoder(head)(stored, 4 * limits.max_entries)), limits)
@@ -107,6 +108,8 @@ def open_stream(source: ByteSource, limits: Limits) -> Stream:
 def _decoder(head: bytes) -> Decoder:
     if not head:
         raise LayerCorrupt("the layer is empty", hint="it was not stored whole; store it again")
+    if len(head) == BLOCK and checksum_holds(head):
+        return _plain  # a first member's name may begin like anything
     if head.startswith(GZIP_MAGIC):
         return _gunzip
     if is_zstd(head):
