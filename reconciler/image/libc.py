@@ -64,9 +64,14 @@ def _words(*values: int) -> tuple[ctypes.c_ulong, ...]:
     return tuple(ctypes.c_ulong(value) for value in values)
 
 
+def landlock_version() -> int:
+    """Of this kernel's Landlock. Raises OSError where it has none."""
+    return _checked(_libc.syscall(_LANDLOCK_CREATE, None, *_words(0, _LANDLOCK_VERSION_ONLY)))
+
+
 def landlock() -> int:
     """Forbid whatever Landlock can: every path, TCP, signals and abstract sockets beyond this process. Returns its version."""
-    version = _checked(_libc.syscall(_LANDLOCK_CREATE, None, *_words(0, _LANDLOCK_VERSION_ONLY)))
+    version = landlock_version()
     rights = max(count for since, count in _PATH_RIGHTS.items() if since <= version)
     ruleset = _Ruleset((1 << rights) - 1, _NET_RIGHTS if version >= _NET_SINCE else 0, _SCOPES if version >= _SCOPE_SINCE else 0)
     # Older kernels take a shorter structure, and a longer one where the rest is zeros.
