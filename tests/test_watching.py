@@ -20,6 +20,13 @@ from reconciler.watching import Watch, look, same_content
 pytestmark = pytest.mark.timeout(60)
 
 
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything as it is, some times as fast: these tests wait most of the time."""
+    monkeypatch.setattr(watching, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(watching, "SETTLE_SECONDS", 0.1)
+
+
 class Woken:
     """A watch that runs in a thread; ``next`` waits for a wake."""
 
@@ -34,7 +41,7 @@ class Woken:
     def next(self) -> None:
         self._wakes.get(timeout=20)
 
-    def none(self, seconds: float = 1.5) -> None:
+    def none(self, seconds: float = 0.7) -> None:
         with pytest.raises(queue.Empty):
             self._wakes.get(timeout=seconds)
 
@@ -223,7 +230,7 @@ def test_the_resync_comes_whatever_happens(tree: Path) -> None:
 
 
 def test_a_tree_that_is_being_written_is_waited_for(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(watching, "SETTLE_SECONDS", 0.5)  # longer than the pauses between the writes
     with watched(tree) as woken:
         for number in range(10):
             (tree / f"{number}.yaml").write_text("n: 1")
@@ -252,7 +259,7 @@ def test_a_checkout_is_waited_for_as_long_as_it_takes(tmp_path: Path, layout: st
     with watched(tree) as woken:
         (git / "index.lock").touch()
         (tree / "half.yaml").write_text("half: 1")
-        woken.none(2.5)
+        woken.none(1.5)
         (tree / "whole.yaml").write_text("whole: 1")
         (git / "index.lock").unlink()
         woken.next()
