@@ -150,6 +150,10 @@ def test_format_and_compression_are_told(inspect: Inspect, packed: str, dialect:
     assert dialect in told["formats"]
 
 
+def test_a_tar_whose_first_name_begins_like_a_compression_is_told_as_none(inspect: Inspect) -> None:
+    assert inspect(pack([file(b"\x1f\x8b\x08", b"x")]))["compression"] == "none"
+
+
 def test_of_a_refused_layer_is_told_what_was_seen_up_to_there(inspect: Inspect) -> None:
     """The member that is refused is not counted, and nothing behind it is."""
     told = inspect(pack([file(b"fine", b"12", mode=0o4755), file(b"../evil", b"345"), file(b"after")]))
@@ -288,7 +292,7 @@ def test_the_longest_summary_fits_a_packet() -> None:
         if b"/" not in member.name:
             names.add(member)
 
-    packets = [judge.totals(), survey.document(bytes(16), names, whole=True)]
+    packets = [judge.totals(), survey.document("none", names, whole=True)]
 
     assert packets[1]["danglingLinks"] and packets[1]["climbingLinks"]
     assert all(len(json.dumps(["seen", {"totals": packet}])) < PACKET for packet in packets)

@@ -36,9 +36,6 @@ SECONDS_TO_FINISH = 600
 
 PROGRESS_SECONDS = 0.1
 
-HEAD = 16
-"""First stored bytes of a layer that are kept: by them a compression is told."""
-
 
 class ParentGone(Exception):
     """The other end of the channel has closed: nobody wants the volume any more."""
@@ -58,7 +55,6 @@ class LayerSource:
         self._complete = False
         self._pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
         self._reported = 0.0
-        self.head = b""
         self.position = 0
         self.entries = 0
 
@@ -74,8 +70,6 @@ class LayerSource:
         data = os.read(self._fd, wanted) if self._pipe else os.pread(self._fd, wanted, self.position)
         if not data and self.position < self._length:
             raise BuilderDied("the spool is shorter than its parent said", hint="run again")
-        if len(self.head) < HEAD:
-            self.head += data[: HEAD - len(self.head)]
         self.position += len(data)
         return data
 
@@ -139,11 +133,11 @@ def apply_layer(
         source.report()
         if survey is not None:
             channel.send("seen", totals=totals())
-            channel.send("seen", totals=survey.document(source.head, tree, whole=False))
+            channel.send("seen", totals=survey.document(stream.compression, tree, whole=False))
         raise
     source.close()
     if survey is not None:
-        channel.send("seen", totals=survey.document(source.head, tree, whole=True))
+        channel.send("seen", totals=survey.document(stream.compression, tree, whole=True))
     return totals()
 
 

@@ -47,12 +47,13 @@ _UNSUPPORTED = (
 
 
 class Stream:
-    """Decompressed bytes. ``stored`` counts bytes read from the source, ``unpacked`` bytes given out.
+    """Decompressed bytes. ``stored`` counts bytes read from the source, ``unpacked`` bytes given out; ``compression`` is a word.
 
     A chunk is an immutable object of its own: views of it stay valid for as long as somebody holds them.
     """
 
-    def __init__(self, source: Input, chunks: Iterator[bytes], limits: Limits) -> None:
+    def __init__(self, source: Input, compression: str, chunks: Iterator[bytes], limits: Limits) -> None:
+        self.compression = compression
         self.unpacked = 0
         self._input = source
         self._chunks = chunks
@@ -102,20 +103,21 @@ def open_stream(source: ByteSource, limits: Limits) -> Stream:
     head = stored.take(BLOCK)
     stored.unread(head)
     # A legitimate stream never has more members than that: even seekable tars (eStargz) use two or three for an entry.
-    return Stream(stored, filter(None, _decoder(head)(stored, 4 * limits.max_entries)), limits)
+    compression = _compression(head)
+    return Stream(stored, compression, filter(None, _DECODERS[compression](stored, 4 * limits.max_entries)), limits)
 
 
-def _decoder(head: bytes) -> Decoder:
+def _compression(head: bytes) -> str:
     if not head:
         raise LayerCorrupt("the layer is empty", hint="it was not stored whole; store it again")
     if len(head) == BLOCK and checksum_holds(head):
-        return _plain  # a first member's name may begin like anything
+        return "none"  # a first member's name may begin like anything
     if head.startswith(GZIP_MAGIC):
-        return _gunzip
+        return "gzip"
     if is_zstd(head):
-        return _unzstd
+        return "zstd"
     _refuse_unsupported(head)
-    return _plain
+    return "none"
 
 
 def _refuse_unsupported(head: bytes) -> None:
@@ -182,3 +184,6 @@ def _unzstd(source: Input, max_members: int) -> Iterator[bytes]:
         raise LayerCorrupt(f"the zstd stream is damaged: {error}", hint="store the layer again") from error
     if not frames.whole:
         raise cut("zstd")
+
+
+_DECODERS: dict[str, Decoder] = {"none": _plain, "gzip": _gunzip, "zstd": _unzstd}

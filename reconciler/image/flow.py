@@ -11,6 +11,7 @@ import os
 import random
 import select
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -119,16 +120,16 @@ class Flow:
         room.poll(HEARTBEAT * 1000)
 
 
-class Origin:
+class Origin(ABC):
     """Where a flow's bytes come from. A piece is good until the next one is asked for."""
 
     etag = ""
 
+    @abstractmethod
     def pieces(self) -> Iterator[memoryview]:
         """Raises SourceChanged, SourceUnavailable, SourceNotFound, SourceForbidden, and Stopped."""
-        raise NotImplementedError
 
-    def abort(self) -> None:
+    def abort(self) -> None:  # noqa: B027 - most origins have nobody to wake
         """Wake the thread that waits for a piece, where that can be done; called by another one."""
 
 

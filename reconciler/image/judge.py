@@ -124,11 +124,8 @@ class Judge:
         _check_target(target)
         if b".." not in target or target[0] == 0x2F or self._limits.climbing_links == "resolve":
             return
-        depth = len(components(member.name)) - 1
-        for part in components(target):
-            depth += -1 if part == b".." else 1
-            if depth < 0:
-                raise Malformed("link-climbs", f"its target {shown(target)} climbs above the root (limits.climbingLinks)")
+        if climbs(components(member.name), target):
+            raise Malformed("link-climbs", f"its target {shown(target)} climbs above the root (limits.climbingLinks)")
 
     def _check_hardlink(self, member: Member) -> None:
         target = member.linkname
@@ -185,6 +182,16 @@ class Judge:
 def components(path: bytes) -> list[bytes]:
     """The components of a path that mean something: no empty ones, no single dots."""
     return [part for part in path.split(b"/") if part not in (b"", b".")]
+
+
+def climbs(name: list[bytes], target: bytes) -> bool:
+    """Whether a relative symlink with a name of these components leads above the root at any step."""
+    depth = len(name) - 1
+    for part in components(target):
+        depth += -1 if part == b".." else 1
+        if depth < 0:
+            return True
+    return False
 
 
 def _check_not_directory_name(name: bytes) -> None:

@@ -10,22 +10,20 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from reconciler.image.attributes import CAPABILITY
-from reconciler.image.framing import GZIP_MAGIC, is_zstd
 from reconciler.image.inode import Inode
-from reconciler.image.judge import OPAQUE, components
+from reconciler.image.judge import OPAQUE, climbs, components
 from reconciler.image.layer import children_of
 from reconciler.image.member import HARDLINK, SHOWN, TYPE_NAMES, Member, shown
 from reconciler.image.spec import Limits
 from reconciler.image.tar import Reader
 from reconciler.image.totals import Named
-from reconciler.image.tree import MAX_SYMLINKS, STEPS_AN_ENTRY, Tree
+from reconciler.image.tree import BYTES_A_STEP, MAX_SYMLINKS, STEPS_AN_ENTRY, Tree
 
 LISTED = 5
 """How many names each list keeps. All lists together have to fit one packet of ``control``, whatever the names look like."""
 
 LISTED_XATTRS = 12
 HALF = (SHOWN - len(" -> ")) // 2
-BYTES_A_STEP = 16
 BIGGEST_OLD_ID = 65535
 """The last id of 16 bits: what lies above comes from a user namespace, a directory service, or a mistake."""
 
@@ -123,13 +121,13 @@ class Survey:
 
     # -- the answer
 
-    def document(self, head: bytes, tree: Tree, *, whole: bool) -> dict[str, object]:
-        """Fit for JSON and one packet. ``head``: the first stored bytes. Where links lead is only told of a ``whole`` layer."""
+    def document(self, compression: str, tree: Tree, *, whole: bool) -> dict[str, object]:
+        """Fit for JSON and one packet. Where links lead is only told of a ``whole`` layer."""
         named = {kind: found.document() for kind, found in self._named.items()}
         return {
             "entries": self._entries,
             "types": {TYPE_NAMES[kind]: count for kind, count in self._types.items() if count},
-            "compression": compression(head),
+            "compression": compression,
             "formats": self._formats,
             "setuidFiles": named["setuid"],
             "setgidFiles": named["setgid"],
@@ -234,11 +232,6 @@ class Dangling:
         return b"/".join(reversed(parts))
 
 
-def compression(head: bytes) -> str:
-    """By the first bytes, as ``codec`` tells it."""
-    return "gzip" if head.startswith(GZIP_MAGIC) else "zstd" if is_zstd(head) else "none"
-
-
 def dialect(header: bytes, *, extended: bool) -> str:
     """Which kind of tar a member's header block belongs to; ``extended`` says whether other headers stand in front of it."""
     magic = header[257:265]
@@ -247,16 +240,6 @@ def dialect(header: bytes, *, extended: bool) -> str:
     if magic.startswith(b"ustar"):
         return "pax" if extended else "ustar"
     return "v7"
-
-
-def climbs(parts: list[bytes], target: bytes) -> bool:
-    """Whether a relative symlink of that name leads above the root at any step, as the judge counts it."""
-    depth = len(parts) - 1
-    for part in components(target):
-        depth += -1 if part == b".." else 1
-        if depth < 0:
-            return True
-    return False
 
 
 def _arrow(name: bytes, target: bytes) -> bytes:
