@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from tests.support.trees import (
     ACL,
@@ -30,8 +30,7 @@ Layer = Sequence[Sequence[Entry]]
 class Case:
     """``chain`` are layers; ``privileged`` says that only root can plant it on disk for a writer that reads real files.
 
-    ``means`` are the same layers in words that the model of the tests knows, where it does not know those of ``chain``;
-    ``refused`` says why ours takes what one writer wrote for something else, by the writer's name.
+    ``means`` are the same layers in words that the model of the tests knows, where it does not know those of ``chain``.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Case:
     model_only: tuple[str, ...] = ()
     """Writers whose layers are not given to GNU tar: it makes something else of them, or follows a link out of its directory."""
     means: Sequence[Sequence[Entry]] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def expected(self) -> Sequence[Sequence[Entry]]:

@@ -58,9 +58,6 @@ class Fixture:
     limits: Limits = field(default_factory=Limits)
     patience: float = 20.0
     """Seconds after which a peer counts as hanging."""
-    should: str = ""
-    """What ours ought to say where it does not yet; ``finding`` says what is wrong."""
-    finding: str = ""
 
 
 def tar(*parts: bytes) -> bytes:
@@ -814,7 +811,6 @@ SPARSE = [
             )
             + member(b"GNUSparseFile.0/s", data=padded(b"2\n0\n5\n4096\n0\n") + b"hello")
         ),
-        should="s (4096)",
     ),
 ]
 

@@ -52,13 +52,9 @@ def versions() -> Mapping[str, str]:
 
 def observed() -> str:
     """Everything run once more."""
-    seen = {fixture.title: _row(fixture) for group in GROUPS.values() for fixture in group}
+    seen = {fixture.title: observe(fixture) for group in GROUPS.values() for fixture in group}
     found = {"versions": {peer: peers.version(peer) for peer in peers.PEERS}, "rows": seen}
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-
-
-def _row(fixture: Fixture) -> dict[str, str]:
-    return observe(fixture) | ({OURS: fixture.should} if fixture.should else {})
 
 
 def differs(row: Row) -> bool:

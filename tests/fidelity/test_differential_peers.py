@@ -20,9 +20,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "differences.md"
 BY_TITLE = {fixture.title: fixture for fixture in FIXTURES}
 
 each_fixture = pytest.mark.parametrize("fixture", [pytest.param(f, id=f.title) for f in FIXTURES])
-for_ours = [
-    pytest.param(f, id=f.title, marks=[pytest.mark.xfail(strict=True, reason=f.finding)] if f.finding else []) for f in FIXTURES
-]
 for_peers = [pytest.param(f, id=f.title, marks=[pytest.mark.root] if f.root or f.patience < 20 else []) for f in FIXTURES]
 
 
@@ -42,7 +39,7 @@ def test_a_disagreement_has_its_reason(fixture: Fixture) -> None:
     assert fixture.why or not table.differs(row), row
 
 
-@pytest.mark.parametrize("fixture", for_ours)
+@each_fixture
 def test_ours_says_what_the_table_says(fixture: Fixture) -> None:
     assert ours(fixture) == table.rows()[fixture.title][OURS]
 

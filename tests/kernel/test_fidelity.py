@@ -13,17 +13,17 @@ import pytest
 
 from tests.fidelity.cases import CASES, DEEPEST, SPARSE, Case
 from tests.fidelity.large import HOLES, NAMES, many_names
-from tests.fidelity.test_fidelity import IMAGE, build, layers_of, needs_writer, refused, same
+from tests.fidelity.test_fidelity import IMAGE, build, layers_of, needs_writer, same
 from tests.fidelity.writers import WRITERS
 from tests.support import compare, images, reference
 from tests.support.trees import Entry
 
 MIB = 1 << 20
 PAIRS = [
-    pytest.param(case, name, id=f"{case.name}-{name}", marks=refused(case, name))
+    pytest.param(case, name, id=f"{case.name}-{name}")
     for case in CASES
     for name in case.writers
-    if case is not DEEPEST and (case.privileged or case.refused or name in ("gnu-pax", "bsd-pax", case.writers[-1]))
+    if case is not DEEPEST and (case.privileged or name in ("gnu-pax", "bsd-pax", case.writers[-1]))
 ]
 
 
