@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
 
-from reconciler.documents import Backing, Expression, Hosts, ImageDocument, PoolDocument, SnapshotBody
+from reconciler.documents import Backing, Expression, Hosts, ImageDocument, LimitsBody, PoolDocument, SnapshotBody
 from reconciler.faults import Fault, Loc, did_you_mean, path_of, quoted
 from reconciler.image.spec import Layer, Limits, S3Options, Source
 from reconciler.location import resolve
@@ -24,18 +24,25 @@ MAX_DEVICE_NAME = 127
 """Bytes of a device-mapper name (DM_NAME_LEN without its final NUL); a snapshot's is ``<pool>-<snapshot>``."""
 MAX_SNAPSHOTS = 100_000
 
+NO_LIMITS = Limits()
+"""None but the usual ones."""
+
 _NAME = "metadata", "name"
 
 D = TypeVar("D", PoolDocument, ImageDocument)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Declared(Generic[D]):
-    """A document and its place: ``locate`` finds that of a node in it, relative paths start from ``directory``."""
+    """A document and its place: ``locate`` finds that of a node in it, relative paths start from ``directory``.
+
+    What follows from it alone is worked out once, for whoever reads the same repository again and again.
+    """
 
     document: D
     directory: str
     locate: Callable[[Loc], Where]
+    _images: dict[str, ImageSpec] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -43,6 +50,16 @@ class Declared(Generic[D]):
 
     def fault(self, message: str, *loc: str | int) -> Fault:
         return Fault(self.locate(loc), path_of(loc), message)
+
+    @cached_property
+    def layers(self: Declared[ImageDocument]) -> tuple[Layer, ...]:
+        return tuple(_layers(self))
+
+    def image(self: Declared[ImageDocument], pool: str) -> ImageSpec:
+        """The image that is declared, in the pool that the manifests together put it in."""
+        if pool not in self._images:
+            self._images[pool] = _image(self, pool)
+        return self._images[pool]
 
 
 @dataclass(frozen=True)
@@ -84,7 +101,7 @@ def assemble(documents: Documents, *, source: str, host: HostFacts | None) -> De
     if documents.images and not pools:
         pools = {DEFAULT_POOL: PoolSpec(DEFAULT_POOL)}
     images = {
-        image.name: _image(image, documents.pool_of(image.document) or DEFAULT_POOL)
+        image.name: image.image(documents.pool_of(image.document) or DEFAULT_POOL)
         for image in documents.images
         if host is None or selects(image.document.spec.hosts, host, image.name)
     }
@@ -217,10 +234,10 @@ def _taken(what: str, device: str, other: _SnapshotEntry) -> str:
 def _contradicting_digests(images: Iterable[Declared[ImageDocument]]) -> Iterator[Fault]:
     first: dict[Source, tuple[str, Declared[ImageDocument], Loc]] = {}
     for image in images:
-        for index, layer in enumerate(_layers(image)):
-            loc: Loc = ("spec", "layers", index, "sha256")
+        for index, layer in enumerate(image.layers):
             if layer.sha256 is None:
                 continue
+            loc: Loc = ("spec", "layers", index, "sha256")
             digest, other, other_loc = first.setdefault(layer.source, (layer.sha256, image, loc))
             if digest != layer.sha256:
                 yield image.fault(f"contradicts {other.locate(other_loc)}, which pins the same source to {digest[:12]}…", *loc)
@@ -245,14 +262,19 @@ def _image(image: Declared[ImageDocument], pool: str) -> ImageSpec:
         name=image.name,
         pool=pool,
         size=spec.size,
-        layers=tuple(_layers(image)),
+        layers=image.layers,
         snapshots=tuple(name for snapshot in spec.snapshots for name in snapshot.names),
-        limits=Limits(**spec.limits.model_dump()),
+        limits=_limits(spec.limits),
         labels=image.document.metadata.labels,
         retain=spec.deletion_policy == "Retain",
         suspend=spec.suspend,
         where=image.locate(()),
     )
+
+
+def _limits(body: LimitsBody) -> Limits:
+    """Most images have none of their own."""
+    return Limits(**body.model_dump()) if body.model_fields_set else NO_LIMITS
 
 
 def _layers(image: Declared[ImageDocument]) -> Iterator[Layer]:

@@ -20,6 +20,7 @@ from reconciler.fsm import Engine
 from reconciler.image.spool import Spool
 from reconciler.lifecycle import Hands, Pipelines, machines
 from reconciler.lock import lock
+from reconciler.manifests import Known
 from reconciler.model import Desired, HostFacts, PoolSpec
 from reconciler.pool.assembly import Geometry
 from reconciler.pool.backing import Backing
@@ -48,23 +49,33 @@ class Host:
     """Manifest files that have faults, and whose last good text stands in."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Of the manifests without fault, by path."""
+    known: Known = field(default_factory=Known)
+    """What need not be read again where it has not changed; a service's passes share it."""
 
     def informed(self, on_invalid: str, *, lenient: bool = False) -> Host:
         """The same with what the manifests say now. Raises ManifestsInvalid as ``standing.read`` does, unless it is lenient."""
         settings = self.settings
-        last = self.records.manifests() if on_invalid != "fail" else {}
+        last = self.last_good if on_invalid != "fail" else {}
         try:
-            now = standing.read(settings.manifests, last, host=self.facts, policy=on_invalid)
+            now = standing.read(settings.manifests, last, host=self.facts, policy=on_invalid, known=self.known)
         except ManifestsInvalid as error:
             if not lenient:
                 raise
             return replace(self, desired=Desired({}, {}), faults=error.faults)
         return replace(self, desired=now.desired, faults=now.faults, frozen=now.frozen, texts=now.good)
 
+    @property
+    def last_good(self) -> Mapping[str, str]:
+        """The last good text of each manifest. Only who holds the lock writes them, so they are read once."""
+        if self.known.texts is None:
+            self.known.texts = self.records.manifests()
+        return self.known.texts
+
     def remember(self) -> None:
         """Keep the texts of the manifests without fault for the day when they have one."""
-        if self.texts != self.records.manifests():
-            self.registry.remember_manifests(self.texts, whole=not self.faults)
+        if self.texts != self.last_good:
+            self.registry.remember_manifests(self.texts, whole=not self.faults, known=self.last_good)
+            self.known.texts = self.texts if not self.faults else {**self.last_good, **self.texts}
 
     @cached_property
     def facts(self) -> HostFacts:
@@ -132,7 +143,7 @@ def new_schema() -> Iterable[str]:
 
 def drivers(host: Host) -> dict[str, Driver]:
     """A driver for each pool that is declared; of those that no longer are, for the file pools, which need no declaration."""
-    known = {pool for pool, _ in (*host.records.volumes(), *host.records.snapshots()) if host.records.thin_pool(pool) is None}
+    known = {pool for pool in host.records.pools() if host.records.thin_pool(pool) is None}
     specs = dict(host.desired.pools) | {name: PoolSpec(name) for name in known - set(host.desired.pools)}
     return {name: driver(host, spec) for name, spec in sorted(specs.items())}
 
@@ -192,7 +203,10 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
 
     Raises ManifestsInvalid, HostCannot, LockHeld.
     """
-    early = standing.read(settings.manifests, {}, host=facts(settings), policy="fail") if on_invalid == "fail" else None
+    known = Known()
+    early = None
+    if on_invalid == "fail":
+        early = standing.read(settings.manifests, {}, host=facts(settings), policy="fail", known=known)
     make_state(settings.state)
     with (
         lock(settings.lock),
@@ -200,7 +214,7 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
         Spool(settings.spool, stop=stop) as spool,
     ):
         if early is not None:
-            host = Host(settings, early.desired, records, spool, stop, texts=early.good)
+            host = Host(settings, early.desired, records, spool, stop, texts=early.good, known=known)
         else:
             host = Host(settings, Desired({}, {}), records, spool, stop).informed(on_invalid)
         host.remember()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://|(?P<bare>s3|file):", re.IGNORECASE)
@@ -36,7 +35,7 @@ def parse_source(text: str) -> str:
 
 def resolve(source: str, directory: str) -> str:
     """A parsed source as it stands in a ``Source``: paths become absolute, from ``directory``, ``..`` taken literally."""
-    return source if source.startswith("s3://") else os.path.abspath(Path(directory) / source)  # noqa: PTH100
+    return source if source.startswith("s3://") else os.path.abspath(os.path.join(directory, source))  # noqa: PTH100, PTH118
 
 
 def _url(scheme: str, rest: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -70,10 +71,12 @@ def _read(files: Iterable[ManifestFile | Fault], source: str, host: HostFacts | 
     return desired
 
 
-def judge(files: Iterable[ManifestFile | Fault], source: str, host: HostFacts | None) -> tuple[Desired, list[Fault]]:
+def judge(
+    files: Iterable[ManifestFile | Fault], source: str, host: HostFacts | None, known: Known | None = None
+) -> tuple[Desired, list[Fault]]:
     """What files say together, and what is wrong with them; where anything is, what they say counts for nothing."""
     with _collection_paused():
-        gathered = _gather(files)
+        gathered = _gather(files, known or Known())
         faults = [*gathered.faults, *islice(check(gathered.documents, pools_known=gathered.pools_known), MAX_FAULTS)]
         if faults:
             return Desired({}, {}, source), faults
@@ -126,14 +129,30 @@ def _collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _gather(files: Iterable[ManifestFile | Fault]) -> _Gathered:
-    gathered = _Gathered()
+def _gather(files: Iterable[ManifestFile | Fault], known: Known) -> _Gathered:
+    gathered, parsed = _Gathered(), {}
     for file in files:
-        gathered.add(file)
+        if isinstance(file, Fault):
+            gathered.blame(file)
+        else:
+            before = known.parsed.get(file.path)
+            parsed[file.path] = part = before if before and before.file is file else Parsed(file)
+            gathered.add(part)
         if len(gathered.faults) >= MAX_FAULTS:
             gathered.pools_known = False
             break
+    known.parsed = parsed
     return gathered
+
+
+@dataclass
+class Known:
+    """What a reader of the same tree need not read again: files that have not changed, and what they say by themselves."""
+
+    files: Mapping[str, ManifestFile] = field(default_factory=dict)
+    parsed: Mapping[str, Parsed] = field(default_factory=dict)
+    texts: Mapping[str, str] | None = None
+    """The last good text of each, as the registry has it; None before anybody has asked."""
 
 
 class _Gathered:
@@ -142,25 +161,37 @@ class _Gathered:
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.pools_known = True
-        self._pools: list[Declared[PoolDocument]] = []
-        self._images: list[Declared[ImageDocument]] = []
+        self.pools: list[Declared[PoolDocument]] = []
+        self.images: list[Declared[ImageDocument]] = []
 
     @property
     def documents(self) -> Documents:
-        return Documents(tuple(self._pools), tuple(self._images))
+        return Documents(tuple(self.pools), tuple(self.images))
 
-    def add(self, file: ManifestFile | Fault) -> None:
-        if isinstance(file, Fault):
-            self.faults.append(file)
-            self.pools_known = False
-            return
+    def blame(self, fault: Fault) -> None:
+        self.pools_known = False
+        self.faults.append(fault)
+
+    def add(self, parsed: Parsed) -> None:
+        self.pools += parsed.pools
+        self.images += parsed.images
+        self.faults += parsed.faults
+        self.pools_known &= parsed.pools_known
+
+
+class Parsed(_Gathered):
+    """The documents of one file, and the faults that they have by themselves."""
+
+    def __init__(self, file: ManifestFile) -> None:
+        super().__init__()
+        self.file = file
         reader = _Reader(file.text)
         name = shown(file.path)
         for root, place in reader.documents():
             if isinstance(root, Entries):
                 self._add_document(root, name, file.directory)
             elif not isinstance(root, Absent):
-                self._blame(
+                self.blame(
                     Fault(Where(name, *place), "document", "is not a mapping (a document begins with apiVersion and kind)")
                 )
         if reader.faults:
@@ -178,13 +209,9 @@ class _Gathered:
             return
         locate = partial(_where, file, root)
         if isinstance(document, PoolDocument):
-            self._pools.append(Declared(document, directory, locate))
+            self.pools.append(Declared(document, directory, locate))
         else:
-            self._images.append(Declared(document, directory, locate))
-
-    def _blame(self, fault: Fault) -> None:
-        self.pools_known = False
-        self.faults.append(fault)
+            self.images.append(Declared(document, directory, locate))
 
 
 # ---------------------------------------------------------------------------------------- values that know their places

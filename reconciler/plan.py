@@ -34,11 +34,13 @@ def plan(desired: Desired, observed: Observed, *, prune: bool = False, selection
     outlooks = [outlook(image, facts) for image in chosen if not image.suspend]
     every = [one for one in outlooks if isinstance(one, Goal)]
     assembled = tuple(pools.assembling(facts, selection))
-    stopped = pools.halted(every, making(every, facts), assembled, facts)
-    goals = [goal for goal in every if goal.image.name not in {failure.name for failure in stopped}]
+    wanted = making(every, facts)
+    stopped = pools.halted(every, wanted, assembled, facts)
+    halted = {failure.name for failure in stopped}
+    goals = [goal for goal in every if goal.image.name not in halted] if halted else every
     going, kept = removals(facts) if selection is None else ((), ())
     activated = tuple(pools.activating(facts, selection, going if prune else ()))
-    made = assembled + tuple(pools.after(assembled, activated + making(goals, facts)))
+    made = assembled + tuple(pools.after(assembled, activated + (making(goals, facts) if halted else wanted)))
     going = tuple(pools.after(assembled, going))
     return Plan(
         actions=made + going if prune else made,

@@ -81,6 +81,10 @@ class Records:
         """Differs once somebody else has written to the registry's file."""
         return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
 
+    def pools(self) -> list[str]:
+        """The pools that hold something which is recorded."""
+        return [row["pool"] for row in self._rows("SELECT pool FROM volume UNION SELECT pool FROM snapshot ORDER BY pool")]
+
     def images(self) -> dict[str, ImageRow]:
         return {row["name"]: rows.image_of(row) for row in self._rows("SELECT * FROM image ORDER BY name")}
 

@@ -127,9 +127,8 @@ class Registry(Records):
             db.execute(sql.delete(DeviceTable).where(col(DeviceTable.pool) == pool))
             db.execute(sql.delete(PoolTable).where(col(PoolTable.name) == pool))
 
-    def remember_manifests(self, texts: Mapping[str, str], *, whole: bool) -> None:
-        """Keep these texts; with ``whole`` they are all there are, and others are forgotten."""
-        known = self.manifests()
+    def remember_manifests(self, texts: Mapping[str, str], *, whole: bool, known: Mapping[str, str]) -> None:
+        """Keep these texts, where what is ``known`` are others; with ``whole`` they are all there are, and others are forgotten."""
         changed = [(path, text) for path, text in texts.items() if known.get(path) != text]
         gone = [(path,) for path in known if path not in texts] if whole else []
         if changed or gone:

@@ -1,14 +1,15 @@
 """The manifest files of a directory tree, as text: found, bounded, decoded.
 
-Read by ``manifests`` only. The rule that shapes it: what cannot be read is a fault, because a file that is passed over
-looks like a file that was removed. Keeps no state; sees the tree once, file by file (``loop`` waits until it has settled).
+Read by ``manifests`` and ``standing``. The rule that shapes it: what cannot be read is a fault, because a file that is passed
+over looks like a file that was removed. Keeps no state; sees the tree once, file by file (``watching`` waits until it settles).
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,18 +27,26 @@ MAX_DEPTH = 32
 DIRECTORY = "directory"
 """The path of a fault for which more than one file was not seen."""
 
+RACY_NANOSECONDS = 2_000_000_000
+"""Two writes within the granularity of a file system's times look like one (2 s at worst, FAT): until then content decides.
+(Git calls such entries racy, Documentation/technical/racy-git.)"""
+
 _Identity = tuple[int, int]
 """Device and inode: two paths with the same one lead to the same file."""
+
+Status = tuple[int, int, int, int, int]
+"""Device, inode, size, and the times of the last change of content and inode: another one whenever a file was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """``path`` begins as the user typed it; ``size`` counts bytes."""
+    """``path`` begins as the user typed it; ``size`` counts bytes; ``status`` is None where it could not tell a later write."""
 
     path: str
     text: str
     size: int
     identity: _Identity
+    status: Status | None = None
 
     @property
     def directory(self) -> str:
@@ -45,29 +54,30 @@ class ManifestFile:
         return os.path.dirname(self.path)  # noqa: PTH120
 
 
-def read_tree(directory: Path) -> Iterator[ManifestFile | Fault]:
+def read_tree(directory: Path, known: Mapping[str, ManifestFile] | None = None) -> Iterator[ManifestFile | Fault]:
     """Every manifest under a directory, in order of name, or the reason why it can't be had.
 
     A manifest is a regular file (or a link to one) named ``*.yaml`` or ``*.yml``. Names that begin with a dot are
-    passed over, directories too: they are Git's, editors', and Kubernetes' ``..data``.
+    passed over, directories too: they are Git's, editors', and Kubernetes' ``..data``. A file that is ``known`` and has not
+    been written since is given again as it is.
     """
-    return _within_bounds(_Walk().under(os.fspath(directory)))
+    return _within_bounds(_Walk().under(os.fspath(directory)), known or {})
 
 
 def read_paths(paths: Iterable[Path]) -> Iterator[ManifestFile | Fault]:
     """The same for directories and files that a user has named. A file is read whatever its suffix, and only once."""
-    return _within_bounds(item for path in paths for item in _named(path, _Walk()))
+    return _within_bounds((item for path in paths for item in _named(path, _Walk())), {})
 
 
 def _named(path: Path, walk: _Walk) -> Iterator[str | Fault]:
     return walk.under(os.fspath(path)) if os.path.isdir(path) else iter([os.fspath(path)])  # noqa: PTH112
 
 
-def _within_bounds(found: Iterable[str | Fault]) -> Iterator[ManifestFile | Fault]:
+def _within_bounds(found: Iterable[str | Fault], known: Mapping[str, ManifestFile]) -> Iterator[ManifestFile | Fault]:
     seen: set[_Identity] = set()
     size = 0
     for item in found:
-        manifest = _read(item) if isinstance(item, str) else item
+        manifest = (_unchanged(known.get(item)) or _read(item)) if isinstance(item, str) else item
         if isinstance(manifest, Fault):
             yield manifest
         elif manifest.identity not in seen:
@@ -134,11 +144,27 @@ def _visible(directory: str) -> list[os.DirEntry[str]]:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
+def _unchanged(file: ManifestFile | None) -> ManifestFile | None:
+    """The file where it is still as it was read."""
+    if file is None or file.status is None:
+        return None
+    try:
+        return file if _status(os.stat(file.path)) == file.status else None  # noqa: PTH116 - thousands of them
+    except OSError:
+        return None
+
+
+def _status(found: os.stat_result) -> Status:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def _read(path: str) -> ManifestFile | Fault:
     try:
         path.encode()
-        data, identity = _bytes(path)
-        return ManifestFile(path, data.decode("utf-8-sig"), len(data), identity)
+        now = time.time_ns()
+        data, status = _bytes(path)
+        at_rest = now - max(status[3:]) >= RACY_NANOSECONDS
+        return ManifestFile(path, data.decode("utf-8-sig"), len(data), status[:2], status if at_rest else None)
     except OSError as error:
         return _fault(path, f"cannot be read: {error.strerror}")
     except UnicodeEncodeError:
@@ -151,8 +177,8 @@ def _read(path: str) -> ManifestFile | Fault:
         return _fault(path, str(error))
 
 
-def _bytes(path: str) -> tuple[bytes, _Identity]:
-    """The whole of a regular file."""
+def _bytes(path: str) -> tuple[bytes, Status]:
+    """The whole of a regular file, and its status from before it was read."""
     with open(path, "rb", opener=_without_waiting, buffering=0) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -160,7 +186,7 @@ def _bytes(path: str) -> tuple[bytes, _Identity]:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"is larger than {MAX_FILE_BYTES >> 20} MiB (split it: any number of files may declare images)")
-    return data, (status.st_dev, status.st_ino)
+    return data, _status(status)
 
 
 def _without_waiting(path: str, flags: int) -> int:

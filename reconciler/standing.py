@@ -14,6 +14,7 @@ from pathlib import Path
 from reconciler import manifests, repository
 from reconciler.errors import ManifestsInvalid
 from reconciler.faults import Fault
+from reconciler.manifests import Known
 from reconciler.model import Desired, HostFacts
 from reconciler.repository import ManifestFile, shown
 
@@ -31,19 +32,23 @@ class Standing:
     good: Mapping[str, str] = field(default_factory=dict)
 
 
-def read(directory: Path, last: Mapping[str, str], *, host: HostFacts, policy: str = "freeze") -> Standing:
-    """Read all manifests; ``last`` holds the last good texts by path.
+def read(
+    directory: Path, last: Mapping[str, str], *, host: HostFacts, policy: str = "freeze", known: Known | None = None
+) -> Standing:
+    """Read all manifests; ``last`` holds the last good texts by path. What is ``known`` and has not changed isn't read again.
 
     Raises ManifestsInvalid where there is a fault and the policy is to fail, or where nothing good is known to stand in.
     """
-    found = list(repository.read_tree(directory))
+    known = known or Known()
+    found = list(repository.read_tree(directory, known.files))
+    known.files = {item.path: item for item in found if isinstance(item, ManifestFile)}
     broken = [item for item in found if isinstance(item, Fault)]
     files = {shown(item.path): item for item in found if isinstance(item, ManifestFile)}
     whole = not any(fault.path == repository.DIRECTORY for fault in broken)
     if policy == "freeze" and whole:
-        standing = _frozen(files, broken, last, str(directory), host)
+        standing = _frozen(files, broken, last, str(directory), host, known)
     else:
-        desired, faults = manifests.judge(files.values(), str(directory), host)
+        desired, faults = manifests.judge(files.values(), str(directory), host, known)
         faults = [*broken, *faults]
         standing = None if faults else Standing(desired, good=_texts(files, ()))
         broken = faults
@@ -56,15 +61,23 @@ def read(directory: Path, last: Mapping[str, str], *, host: HostFacts, policy: s
 
 
 def _frozen(
-    files: Mapping[str, ManifestFile], broken: list[Fault], last: Mapping[str, str], source: str, host: HostFacts
+    files: Mapping[str, ManifestFile],
+    broken: list[Fault],
+    last: Mapping[str, str],
+    source: str,
+    host: HostFacts,
+    known: Known,
 ) -> Standing | None:
     """Replace what has faults until the rest has none; None where even that leaves some. ``broken`` collects all of them."""
-    remembered = {shown(path): _remembered(path, text) for path, text in last.items()}
+    remembered: dict[str, ManifestFile] = {}
     bad = {fault.where.file for fault in broken}
     while True:
         chosen = [file for name, file in files.items() if name not in bad]
-        chosen += [file for name, file in remembered.items() if name in bad]
-        desired, faults = manifests.judge(sorted(chosen, key=lambda file: file.path), source, host)
+        if bad:
+            remembered = remembered or {shown(path): _remembered(path, text) for path, text in last.items()}
+            chosen += [file for name, file in remembered.items() if name in bad]
+            chosen.sort(key=lambda file: file.path)
+        desired, faults = manifests.judge(chosen, source, host, known)
         if not faults:
             said = manifests.in_words(broken, source) if broken else ()
             frozen = tuple(sorted(name for name in bad if name in remembered))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.repository import MAX_ENTRIES, SUFFIXES
+from reconciler.repository import MAX_ENTRIES, RACY_NANOSECONDS, SUFFIXES
 
 TICK_SECONDS = 0.5
 """How often what is cheap is looked at: the root's identity, the pools, the registry."""
@@ -32,10 +32,6 @@ RESYNC_SECONDS = 300.0
 JITTER = 0.2
 SHARE = 0.02
 """Most of one core that walking over the tree may take while nothing changes."""
-
-RACY_NANOSECONDS = 2_000_000_000
-"""Two writes within the granularity of a file system's times look like one (2 s at worst, FAT): until then content decides.
-(Git calls such entries racy, Documentation/technical/racy-git.)"""
 
 Entry = tuple[str, int, int, int, int, str]
 """Path, device, inode, size, the later of both times in nanoseconds, and the content's digest where the time is too recent."""

@@ -6,13 +6,16 @@ Made once a plan; asked by all of ``planner``. Frozen.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from reconciler.image.spec import Source
 from reconciler.model import Desired, Observed, Verb
 from reconciler.planner.unpinned import known_digests
 from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeState
+
+if TYPE_CHECKING:
+    from reconciler.planner.goals import Goal
 
 Key = tuple[str, str]
 """(pool, chain) of a volume, (pool, name) of a snapshot."""
@@ -29,12 +32,16 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """``claims`` says which image each declared snapshot belongs to; ``known`` holds the digests of unpinned sources."""
+    """``claims`` says which image each declared snapshot belongs to; ``known`` holds the digests of unpinned sources.
+
+    ``goals`` is what ``goal_of`` has worked out already, by the image's name.
+    """
 
     desired: Desired
     observed: Observed
     claims: Mapping[Key, str]
     known: Mapping[Source, str]
+    goals: dict[str, Goal] = field(default_factory=dict)
 
     @classmethod
     def of(cls, desired: Desired, observed: Observed) -> Facts:

@@ -60,7 +60,14 @@ class Goal:
 
 def goal_of(image: ImageSpec, facts: Facts) -> Goal:
     """With what is known of its layers, whether or not it can be reached."""
-    layers = tuple(replace(layer, sha256=layer.sha256 or facts.known.get(layer.source)) for layer in image.layers)
+    known = facts.goals.get(image.name)
+    if known is None or known.image is not image:
+        known = facts.goals[image.name] = _goal(image, facts)
+    return known
+
+
+def _goal(image: ImageSpec, facts: Facts) -> Goal:
+    layers = tuple(layer if layer.sha256 else replace(layer, sha256=facts.known.get(layer.source)) for layer in image.layers)
     digests = [layer.sha256 or "" for layer in layers]
     known = digests.index("") if "" in digests else len(digests)
     pool = facts.observed.pools.get(image.pool)
