@@ -1,7 +1,7 @@
 """A repository of very many manifests, and a host that holds what they declare: for ``manifests_scale``.
 
-Each image has a file of its own, labels, two pinned layers and a snapshot; a hundred files share a directory and, image for image,
-the chain, as the services of one team do. Volumes and snapshots are real, and as small as a file system can be.
+Each image has a file of its own, labels, two pinned layers and a snapshot; a hundred files share a directory and a
+chain, as the services of one team do. Volumes and snapshots are real, and as small as a file system can be.
 """
 
 from __future__ import annotations

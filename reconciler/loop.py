@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler import lifecycle, report
@@ -162,12 +162,7 @@ def converge(
         if patience is not None:
             retried = {image for image, what in host.records.marks() if what is What.RETRY}
             ledger.done |= patience.withheld(now.plan.actions, retried, started)
-        while not stop.is_set() and (todo := ledger.fresh(now.plan.actions)):
-            for done in carry_out(host, todo, progress, stop=stop):
-                ledger.done[done.action.key] = done
-            if any(action.verb is Verb.ASSEMBLE for action in todo):
-                discard_leftovers(host)
-            now = look(host, wish)
+        now = carry_on(host, now, lambda: look(host, wish), ledger, progress, stop=stop)
         if expired.is_set():
             raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")
     if any(pool.state and pool.state.leftovers for pool in now.observed.pools.values()):
@@ -183,6 +178,19 @@ def converge(
     if ledger.done:
         host.registry.prune_history(HISTORY)
     return outcome(host.name, host.desired, now.observed, now.plan, ledger, time.monotonic() - started)
+
+
+def carry_on(
+    host: Host, now: Look, see: Callable[[], Look], ledger: Ledger, progress: report.Progress, *, stop: threading.Event
+) -> Look:
+    """Carry out what can be done, look again, and so on, until nothing is left to try; the last look."""
+    while not stop.is_set() and (todo := ledger.fresh(now.plan.actions)):
+        for done in carry_out(host, todo, progress, stop=stop):
+            ledger.done[done.action.key] = done
+        if any(action.verb is Verb.ASSEMBLE for action in todo):
+            discard_leftovers(host)
+        now = see()
+    return now
 
 
 class deadline:

@@ -49,14 +49,19 @@ def observe(
     resolve: Resolve,
     *,
     selection: Collection[str] | None = None,
+    whole: bool = True,
 ) -> Observed:
-    """Look at everything once. ``selection`` (names of images) limits whose sources are asked; pools are always read whole.
+    """Look at everything once. ``selection`` (names of images) limits whose sources are asked.
+
+    Pools are read whole, or, where the rows are not all that there are, for what these name and nothing else.
 
     A pool that is declared and has no driver, or whose driver raises, is there with its problem.
     """
     volumes, snapshots = registry.volumes(), registry.snapshots()
     return Observed(
-        pools={name: _pool(name, drivers.get(name), volumes, snapshots) for name in sorted({*desired.pools, *drivers})},
+        pools={
+            name: _pool(name, drivers.get(name), volumes, snapshots, whole=whole) for name in sorted({*desired.pools, *drivers})
+        },
         images=registry.images(),
         volumes=volumes,
         snapshots=snapshots,
@@ -70,11 +75,13 @@ def _pool(
     driver: Driver | None,
     volumes: Mapping[tuple[str, str], VolumeRow],
     snapshots: Mapping[tuple[str, str], SnapshotRow],
+    *,
+    whole: bool,
 ) -> PoolObserved:
     if driver is None:
         return PoolObserved(name, False, None, f"this host has no driver for pool {name}")
     try:
-        state = driver.observe(*identities(name, volumes, snapshots))
+        state = driver.observe(*identities(name, volumes, snapshots), whole=whole)
         return PoolObserved(name, driver.shares_blocks, state)
     except (ReconcilerError, OSError) as error:
         return PoolObserved(name, False, None, str(error))

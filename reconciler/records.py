@@ -28,6 +28,13 @@ _FAILED = """
     AND (status IN ('failed', 'needs-operator') OR (status = 'active' AND attempt > 0)) ORDER BY number
 """
 
+_GIVEN = "(SELECT value FROM json_each(?1))"
+
+
+def _given(values: Iterable[str] | None) -> str | None:
+    """A list as a query takes it."""
+    return None if values is None else json.dumps(list(values))
+
 
 class Records:
     """The open registry, for reading. Thread-safe; a context manager. Raises HostCannot where SQLite can't read its file."""
@@ -85,17 +92,21 @@ class Records:
         """The pools that hold something which is recorded."""
         return [row["pool"] for row in self._rows("SELECT pool FROM volume UNION SELECT pool FROM snapshot ORDER BY pool")]
 
-    def images(self) -> dict[str, ImageRow]:
-        return {row["name"]: rows.image_of(row) for row in self._rows("SELECT * FROM image ORDER BY name")}
+    def images(self, names: Iterable[str] | None = None) -> dict[str, ImageRow]:
+        """By name: all of them, or these."""
+        query = f"SELECT * FROM image WHERE ?1 IS NULL OR name IN {_GIVEN} ORDER BY name"  # noqa: S608
+        return {row["name"]: rows.image_of(row) for row in self._rows(query, (_given(names),))}
 
-    def volumes(self) -> dict[tuple[str, str], VolumeRow]:
-        """By pool and chain."""
-        found = self._rows("SELECT * FROM volume ORDER BY pool, chain")
-        return {(row["pool"], row["chain"]): rows.volume_of(row) for row in found}
+    def volumes(self, chains: Iterable[str] | None = None) -> dict[tuple[str, str], VolumeRow]:
+        """By pool and chain: all of them, or those of these chains."""
+        query = f"SELECT * FROM volume WHERE ?1 IS NULL OR chain IN {_GIVEN} ORDER BY pool, chain"  # noqa: S608
+        return {(row["pool"], row["chain"]): rows.volume_of(row) for row in self._rows(query, (_given(chains),))}
 
-    def snapshots(self) -> dict[tuple[str, str], SnapshotRow]:
-        """By pool and name."""
-        found = self._rows("SELECT * FROM snapshot ORDER BY pool, name")
+    def snapshots(self, images: Iterable[str] | None = None, names: Iterable[str] = ()) -> dict[tuple[str, str], SnapshotRow]:
+        """By pool and name: all of them, or those of these images or names."""
+        named = "name IN (SELECT value FROM json_each(?2))"
+        query = f"SELECT * FROM snapshot WHERE ?1 IS NULL OR image IN {_GIVEN} OR {named} ORDER BY pool, name"  # noqa: S608
+        found = self._rows(query, (_given(images), _given(names)))
         return {(row["pool"], row["name"]): SnapshotRow(**row) for row in found}
 
     def thin_pool(self, pool: str) -> PoolRow | None:

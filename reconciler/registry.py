@@ -128,7 +128,7 @@ class Registry(Records):
             db.execute(sql.delete(PoolTable).where(col(PoolTable.name) == pool))
 
     def remember_manifests(self, texts: Mapping[str, str], *, whole: bool, known: Mapping[str, str]) -> None:
-        """Keep these texts, where what is ``known`` are others; with ``whole`` they are all there are, and others are forgotten."""
+        """Keep these texts where they are not ``known``; with ``whole`` they are all there are, and others are forgotten."""
         changed = [(path, text) for path, text in texts.items() if known.get(path) != text]
         gone = [(path,) for path in known if path not in texts] if whole else []
         if changed or gone:

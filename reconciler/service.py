@@ -6,11 +6,12 @@ Called by ``cli`` where ``--once`` is not given. State: what was complained abou
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler import report
+from reconciler import ahead, report
 from reconciler.errors import Guarded, ReconcilerError, Stopped
 from reconciler.host import Host
 from reconciler.loop import Wish, converge
@@ -65,14 +66,24 @@ class Service:
         notify({"STOPPING": "1"})
 
     def _pass(self) -> None:
+        before = self._host.desired
         self._host = self._host.informed(self._wish.on_invalid)
         self._host.remember()
         self._complain()
+        self._converge_ahead(ahead.changed(before, self._host.desired))
         result = self._converge()
         report.show_result(result)
         ready = sum(1 for one in result.objects if one.ok)
         notify({"STATUS": f"{ready}/{len(result.objects)} ready, {len(result.held)} held, {len(self._host.faults)} faults"})
         self._measure(result)
+
+    def _converge_ahead(self, names: Collection[str]) -> None:
+        """Who waits for one image of thousands need not wait until all others have been looked at."""
+        if names:
+            host, wish = self._host, self._wish
+            result = ahead.converge(host, names, wish, self._heart, stop=self._stop, patience=self._patience)
+            if result is not None:
+                report.show_result(result)
 
     def _converge(self) -> Result:
         """What a guard does not let go stays; that is no reason not to do the rest."""

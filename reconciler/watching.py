@@ -164,13 +164,12 @@ class Watch:
             if self._stop.is_set():
                 return
             if self._time_has_come(hinted=hinted):
-                self._settle()
-                self.rest()
+                self.rest(self._settle())
                 yield
 
-    def rest(self) -> None:
-        """Take what is there now for known: what a pass has changed itself must not wake it again."""
-        self._seen = look(self._directory)
+    def rest(self, seen: Sight | None = None) -> None:
+        """Take what is there now, or was a moment ago, for known: what a pass has changed itself must not wake it again."""
+        self._seen = seen or look(self._directory)
         self._felt = self._pulse()
         self._due = time.monotonic() + self._resync * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - not for secrets
         self._plan_look(self._seen)
@@ -198,15 +197,16 @@ class Watch:
         self._plan_look(now)
         return not same_content(seen, now)
 
-    def _settle(self) -> None:
-        """Wait until nothing has changed for a moment, and no checkout is under way."""
+    def _settle(self) -> Sight:
+        """Wait until nothing has changed for a moment, and no checkout is under way; what was seen last."""
         give_up = time.monotonic() + UNSETTLED_SECONDS
         last = look(self._directory)
         while not self._stop.wait(SETTLE_SECONDS) and time.monotonic() < give_up:
             now = look(self._directory)
             if same_content(last, now) and not now.locked:
-                return
+                return now
             last = now
+        return last
 
     def _hints(self) -> Iterator[bool]:
         """True after an event, False after each tick without one. Starts anew whenever the root has become another one."""

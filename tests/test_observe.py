@@ -65,7 +65,7 @@ class Rows:
 
 
 class BrokenPool(FilePool):
-    def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> PoolState:
+    def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
         raise HostCannot("pool broken: can't read the pool: Permission denied", hint="check owner")
 
 

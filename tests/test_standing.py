@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from reconciler import standing
+from reconciler import repository, standing
 from reconciler.errors import ManifestsInvalid
+from reconciler.manifests import Known
 from reconciler.model import HostFacts
 
 IMAGE = """apiVersion: reconciler/v1alpha1
@@ -141,3 +143,40 @@ def test_fail_does_nothing_at_all(tree: Path) -> None:
 def test_where_nothing_is_remembered_a_directory_that_can_not_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ManifestsInvalid):
         read(tmp_path / "nowhere")
+
+
+def reread(tree: Path, known: Known) -> standing.Standing:
+    return standing.read(tree, {}, host=HostFacts(), known=known)
+
+
+def test_an_edit_is_seen_however_soon_it_follows_and_whatever_its_size(tree: Path) -> None:
+    known = Known()
+    for number in "23456":
+        (tree / "a.yaml").write_text(image("a", number))
+        assert layers(reread(tree, known))["a"] == number
+
+
+def test_a_file_at_rest_is_not_read_again_until_it_is_written_or_replaced(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repository, "RACY_NANOSECONDS", 0)
+    known = Known()
+    first = reread(tree, known)
+    kept = dict(known.files)
+    (tree / "b.yaml").write_text(image("b", "9"))
+    (tree / "new").write_text(image("c", "8"))
+    (tree / "new").rename(tree / "c.yaml")
+    second = reread(tree, known)
+
+    assert {name for name, file in known.files.items() if file is kept.get(name)} == {str(tree / "a.yaml")}
+    assert layers(second) == {"a": "1", "b": "9", "c": "8"}
+    assert second.desired.images["a"] is first.desired.images["a"]
+
+
+def test_a_file_that_was_written_in_place_and_back_dated_is_read_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repository, "RACY_NANOSECONDS", 0)
+    known = Known()
+    reread(tree, known)
+    status = (tree / "a.yaml").stat()
+    (tree / "a.yaml").write_text(image("a", "7"))
+    os.utime(tree / "a.yaml", ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    assert layers(reread(tree, known))["a"] == "7"

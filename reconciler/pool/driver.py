@@ -142,8 +142,11 @@ class Driver(Protocol):
         """True where a volume can be a copy-on-write child of another: then each layer of a chain is a volume of its own."""
         ...
 
-    def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> PoolState:
-        """What is there now. The arguments map chains and snapshot names to the identities that the registry remembers."""
+    def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
+        """What is there now. The arguments map chains and snapshot names to the identities that the registry remembers.
+
+        Where these are not all of them, and the ``whole`` is not asked for, nothing is said of what else is there.
+        """
         ...
 
     def space(self) -> Space: ...

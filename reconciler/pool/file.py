@@ -25,7 +25,7 @@ from reconciler.pool.clone import data_bytes, reflink, shares_blocks, sparse_cop
 from reconciler.pool.driver import Expected, PoolState, SnapshotState, Space, VolumeState, nothing
 from reconciler.pool.holders import holder
 from reconciler.pool.identity import Identity, judge_snapshot, judge_volume, look
-from reconciler.pool.shelf import Shelf, nearest_directory
+from reconciler.pool.shelf import Listing, Shelf, nearest_directory
 
 CHAIN = re.compile(r"[0-9a-f]{64}")
 SNAPSHOT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
@@ -71,10 +71,10 @@ class FilePool:
     def pulse(self) -> Hashable:
         return self._volumes.pulse(), self._snapshots.pulse()
 
-    def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> PoolState:
+    def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
         """What stands in the two directories; a pool that was never used is empty, one that can't be read raises HostCannot."""
         with self._reported("read the pool"):
-            bases, copies = self._volumes.scan(), self._snapshots.scan()
+            bases, copies = (self._volumes.scan(), self._snapshots.scan()) if whole else (Listing(), Listing())
             listings = ((self._volumes, bases), (self._snapshots, copies))
             return PoolState(
                 space=self.space(),

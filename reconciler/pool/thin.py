@@ -119,7 +119,7 @@ class ThinPool:
         found = self.dm.info(name)
         return name, found and (found.number, found.suspended, found.live_table, found.event)
 
-    def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> PoolState:
+    def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
         """See ``Driver.observe``. Changes nothing, whether the pool is assembled or not. Raises HostCannot."""
         with self.reported("read it"):
             seen = self.assembly.sight()
@@ -130,9 +130,9 @@ class ThinPool:
                 space=self._data_space(seen),
                 volumes={chain: self._volume(seen, chain, identity) for chain, identity in sorted(volumes.items())},
                 snapshots={name: self._snapshot(seen, name, identity, active) for name, identity in sorted(snapshots.items())},
-                foreign=findings.foreign(seen),
-                leftovers=findings.leftovers(seen, {*volumes.values(), *snapshots.values()}),
-                orphans=findings.orphans(seen),
+                foreign=findings.foreign(seen) if whole else (),
+                leftovers=findings.leftovers(seen, {*volumes.values(), *snapshots.values()}) if whole else (),
+                orphans=findings.orphans(seen) if whole else (),
                 troubles=findings.troubles(self.name, seen, status, self.geometry),
                 unready=seen.unready,
                 metadata=self._metadata_space(seen),

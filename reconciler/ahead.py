@@ -1,0 +1,101 @@
+"""A few images ahead of all others: what a service does at once for those whose manifests have just changed.
+
+Called by ``service`` before a pass over everything, which is what keeps a host level; this only spares those who wait for one of
+ten thousand images the look at all the others. It makes what these images want and does nothing else: nothing is removed, no pool
+is assembled, and what is doubtful is left to the pass that follows. No state.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from reconciler import report
+from reconciler.execute import Ledger
+from reconciler.host import Host
+from reconciler.image.spec import chain_ids
+from reconciler.loop import Look, Wish, carry_on, resolve, selected
+from reconciler.marks import suspending
+from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Kind, Result, SnapshotRow, Verb, VolumeRow
+from reconciler.observe import observe
+from reconciler.outcome import outcome
+from reconciler.patience import Patience
+from reconciler.plan import plan
+from reconciler.records import Records
+
+MOST = 100
+"""More images than that are no fewer than all."""
+
+
+def changed(before: Desired, now: Desired) -> frozenset[str]:
+    """The images that are declared otherwise than before; none where there is more to it, or there are too many.
+
+    Limits of their own count for all images of a volume, so where any image has some, a few can't be told from the rest.
+    """
+    if before.pools != now.pools or len({id(image.limits) for image in now.images.values()}) > 1:
+        return frozenset()
+    names = [name for name, image in now.images.items() if _differs(before.images.get(name), image)]
+    return frozenset(names if len(names) <= MOST else ())
+
+
+def _differs(before: ImageSpec | None, now: ImageSpec) -> bool:
+    return before is not now and before != now
+
+
+def converge(
+    host: Host, names: Collection[str], wish: Wish, progress: report.Progress, *, stop: threading.Event, patience: Patience
+) -> Result | None:
+    """Carry out what these images want; None where that is nothing, or nothing that can be done without looking at the rest."""
+    started = time.monotonic()
+    few = replace(host, desired=replace(host.desired, images={name: host.desired.images[name] for name in names}))
+    now = look(few, wish)
+    if not now.plan.actions or any(action.verb is Verb.ASSEMBLE for action in now.plan.actions):
+        return None
+    ledger = Ledger()
+    with progress:
+        now = carry_on(few, now, lambda: look(few, wish), ledger, progress, stop=stop)
+    patience.learn(ledger.done.values(), time.monotonic())
+    return outcome(few.name, few.desired, now.observed, now.plan, ledger, time.monotonic() - started)
+
+
+def look(few: Host, wish: Wish) -> Look:
+    """As ``loop.look``, at these images' rows and at what the pools hold of them."""
+    desired = suspending(few.desired, few.records.marks(), time.time())
+    chosen = selected(desired, wish.selector)
+    selection = frozenset(desired.images) if chosen is None else chosen
+    observed = observe(
+        desired, Few(few.records, desired), few.drivers, lambda sources: resolve(few, sources), selection=selection, whole=False
+    )
+    return Look(observed, plan(desired, observed, selection=selection))
+
+
+@dataclass(frozen=True)
+class Few:
+    """The registry's rows of a few images (``observe.Rows``): what they have, and what has the names of what they want."""
+
+    records: Records
+    desired: Desired
+
+    def images(self) -> Mapping[str, ImageRow]:
+        return self.records.images(self.desired.images)
+
+    def snapshots(self) -> Mapping[tuple[str, str], SnapshotRow]:
+        names = {name for image in self.desired.images.values() for name in image.snapshots}
+        return self.records.snapshots(self.desired.images, names)
+
+    def volumes(self) -> Mapping[tuple[str, str], VolumeRow]:
+        wanted = {chain for image in self.desired.images.values() for chain in _chains(image)}
+        had = {row.chain for row in self.images().values() if row.chain} | {row.chain for row in self.snapshots().values()}
+        return self.records.volumes(wanted | had)
+
+    def failures(self) -> Mapping[tuple[Kind, str], Failure]:
+        return {}
+
+
+def _chains(image: ImageSpec) -> tuple[str, ...]:
+    """The volumes that it may want, as far as its layers are pinned."""
+    digests = [layer.sha256 or "" for layer in image.layers]
+    known = digests.index("") if "" in digests else len(digests)
+    return chain_ids(image.size, digests[:known], image.limits.policy)

@@ -1,0 +1,193 @@
+"""What a service does at once for the few images whose manifests have changed comes to what a pass over everything comes to."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import yaml
+
+from reconciler import ahead, host, loop
+from reconciler.host import Host
+from reconciler.loop import Wish
+from reconciler.model import Desired, ImageSpec, PoolSpec, Result
+from reconciler.patience import Patience
+from reconciler.report import Silent
+from reconciler.settings import Settings
+from tests.stories import layers
+
+WISH = Wish()
+
+
+@dataclass
+class Bench:
+    """Manifests in ``root``, by the names of their images, and layers ``0`` to ``3``."""
+
+    root: Path
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def layer(self, number: int) -> dict[str, str]:
+        path = self.root / "layers" / f"{number}.tar"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(layers.tar(str(number), layers.file(f"etc/{number}", b"x")).data)
+        return {"source": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+    def declare(self, name: str, numbers: list[int], snapshots: list[str], **more: Any) -> None:
+        spec = {"size": "16MiB", "layers": [self.layer(n) for n in numbers], "snapshots": [{"name": s} for s in snapshots]}
+        self.images[name] = spec | more
+
+    def write(self) -> None:
+        directory = self.root / "manifests"
+        directory.mkdir(exist_ok=True)
+        for old in directory.iterdir():
+            old.unlink()
+        for name, spec in self.images.items():
+            document = {"apiVersion": "reconciler/v1alpha1", "kind": "Image", "metadata": {"name": name}, "spec": spec}
+            (directory / f"{name}.yaml").write_text(yaml.safe_dump(document))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = Bench(tmp_path)
+    made.declare("web", [0, 1], ["web-a", "web-b"])
+    made.declare("db", [0, 2], ["db-a"])
+    made.write()
+    return made
+
+
+class Running:
+    """A service's host, pass by pass."""
+
+    def __init__(self, bench: Bench, stack: ExitStack, state: str) -> None:
+        self.stop, self.patience = threading.Event(), Patience()
+        settings = Settings(bench.root / "manifests", bench.root / state, jobs=2, host_file=bench.root / "host.yaml")
+        self.host = stack.enter_context(host.writing(settings, stop=self.stop))
+
+    def inform(self) -> frozenset[str]:
+        """Read the manifests again; the images that have changed."""
+        before = self.host.desired
+        self.host = self.host.informed("freeze")
+        self.host.remember()
+        return ahead.changed(before, self.host.desired)
+
+    def go_ahead(self, names: frozenset[str]) -> Result | None:
+        return ahead.converge(self.host, names, WISH, Silent(), stop=self.stop, patience=self.patience)
+
+    def converge(self) -> Result:
+        return loop.converge(self.host, WISH, Silent(), stop=self.stop, patience=self.patience)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def held(of: Host) -> dict[str, Any]:
+    """All that the registry says of what is there."""
+    rows = of.records
+    return {
+        "images": rows.images(),
+        "volumes": sorted(rows.volumes()),
+        "snapshots": {key: (row.image, row.chain) for key, row in rows.snapshots().items()},
+        "runs": sorted((str(run.subject), run.status) for run in rows.runs(limit=10_000)),
+    }
+
+
+def edit(bench: Bench, random: Random) -> None:
+    """One commit, of one or two changes."""
+    for _ in range(random.choice((1, 1, 2))):
+        name = random.choice(["web", "db", "new", "other"])
+        if name in bench.images and random.random() < 0.2:
+            del bench.images[name]
+            continue
+        numbers = random.sample(range(4), random.choice((1, 2, 3)))
+        snapshots = [f"{name}-{letter}" for letter in random.sample("abc", random.choice((0, 1, 2)))]
+        bench.declare(name, numbers, snapshots, suspend=random.random() < 0.15)
+    bench.images = bench.images or {"web": {"layers": [bench.layer(0)], "size": "16MiB"}}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_few_images_and_then_all_come_to_the_same_as_all_at_once(bench: Bench, stack: ExitStack, seed: int) -> None:
+    random = Random(seed)
+    eager, plain = Running(bench, stack, "eager"), Running(bench, stack, "plain")
+    eager.converge()
+    plain.converge()
+
+    for _ in range(8):
+        edit(bench, random)
+        bench.write()
+        names = eager.inform()
+        eager.go_ahead(names)
+        left = loop.look(eager.host, WISH).plan.actions
+        assert not [action for action in left if names.intersection(action.images)], "nothing is left to do for them"
+        eager.converge()
+        plain.inform()
+        plain.converge()
+
+        assert held(eager.host) == held(plain.host)
+        assert not loop.look(eager.host, WISH).plan.actions
+
+
+def test_only_the_changed_image_is_touched_until_the_pass_over_everything(bench: Bench, stack: ExitStack) -> None:
+    service = Running(bench, stack, "state")
+    service.converge()
+    snapshots = bench.root / "state/pools/default/snapshots"
+    (snapshots / "db-a.ext4").unlink()
+    bench.declare("web", [0, 1], ["web-a", "web-b", "web-c"])
+    bench.write()
+
+    result = service.go_ahead(service.inform())
+
+    assert result is not None
+    assert {(one.name, one.action) for one in result.objects if one.changed} == {("web-c", "create")}
+    assert sorted(path.name for path in snapshots.iterdir()) == ["web-a.ext4", "web-b.ext4", "web-c.ext4"]
+    service.converge()
+    assert (snapshots / "db-a.ext4").exists()
+
+
+def test_what_has_failed_ahead_is_not_tried_again_at_once(bench: Bench, stack: ExitStack) -> None:
+    service = Running(bench, stack, "state")
+    service.converge()
+    bench.declare("web", [0, 1], [])
+    bench.images["web"]["layers"][1]["sha256"] = "0" * 64
+    bench.write()
+
+    ahead_of_all = service.go_ahead(service.inform())
+    service.converge()
+
+    assert ahead_of_all is not None
+    assert [one.reason for one in ahead_of_all.objects if one.name == "web"] == ["DigestMismatch"]
+    assert sum(run.status == "failed" for run in service.host.records.runs()) == 1
+
+
+def spec(name: str, **more: Any) -> ImageSpec:
+    return ImageSpec(name, "default", 1 << 24, (), limits=LIMITS, **more)
+
+
+LIMITS = ImageSpec("", "", 0, ()).limits
+POOLS = {"default": PoolSpec("default")}
+
+
+def test_changed_are_images_that_are_new_or_declared_otherwise() -> None:
+    before = Desired(POOLS, {"a": spec("a"), "b": spec("b"), "gone": spec("gone")})
+    now = Desired(POOLS, {"a": spec("a"), "b": spec("b", suspend=True), "new": spec("new")})
+
+    assert ahead.changed(before, now) == {"b", "new"}
+
+
+def test_a_few_are_not_told_from_the_rest_where_pools_or_limits_count_or_they_are_many() -> None:
+    images = {"a": spec("a")}
+    other_limits = ImageSpec("b", "default", 1 << 24, ())
+
+    assert not ahead.changed(Desired({}, {}), Desired(POOLS, images))
+    assert not ahead.changed(Desired(POOLS, {}), Desired(POOLS, images | {"b": other_limits}))
+    assert not ahead.changed(Desired(POOLS, {}), Desired(POOLS, {str(n): spec(str(n)) for n in range(ahead.MOST + 1)}))
