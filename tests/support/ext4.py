@@ -173,7 +173,7 @@ class Image:
         for name, child, kind in self._entries(number):
             inode = self.inode(child)
             assert stat.S_IFMT(inode.mode) == kind, f"{prefix + name!r}: its directory entry says another type"
-            if number == 2 and name == b"lost+found" and child == 11:
+            if number == 2 and name == b"lost+found" and child == 11 and kind == stat.S_IFDIR and not any(self._entries(child)):
                 continue
             yield prefix + name, inode
             if kind == stat.S_IFDIR:
