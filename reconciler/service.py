@@ -66,6 +66,7 @@ class Service:
         notify({"STOPPING": "1"})
 
     def _pass(self) -> None:
+        notify({"STATUS": "looking at what has changed"})
         before = self._host.desired
         self._host = self._host.informed(self._wish.on_invalid)
         self._host.remember()
