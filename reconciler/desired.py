@@ -44,7 +44,7 @@ class Declared(Generic[D]):
     locate: Callable[[Loc], Where]
     _images: dict[str, ImageSpec] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.document.metadata.name
 
