@@ -83,7 +83,26 @@ def manifest_check(host: Host) -> Check:
     subject = str(host.settings.manifests)
     if host.faults:
         return Check("fail", "manifests", subject, f"{len(host.faults)} faults, the first: {host.faults[0]}")
+    if who := others_who_write(host.settings.manifests):
+        danger = "whoever writes a manifest decides what this host boots from, and what --prune removes"
+        return Check(
+            "warn", "manifests", subject, f"{who} may write to it: {danger}; chown it to the reconciler's user, chmod go-w"
+        )
     return Check("ok", "manifests", subject, f"{len(host.desired.images)} images, {len(host.desired.pools)} pools")
+
+
+def others_who_write(directory: Path) -> str:
+    """Who besides root and the reconciler's own user may put manifests into the directory; empty where nobody may."""
+    try:
+        found = directory.stat()
+    except OSError:
+        return ""  # reading it has said so
+    if found.st_uid not in (0, os.geteuid()):
+        return f"user {found.st_uid}"
+    if found.st_mode & 0o002:
+        return "everybody"
+    shared = found.st_mode & 0o020 and found.st_gid not in (0, os.getegid())
+    return f"group {found.st_gid}" if shared else ""
 
 
 def registry(host: Host) -> Check:

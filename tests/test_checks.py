@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,23 @@ def test_verify_does_not_ask_a_pool_that_is_not_assembled_for_its_file_systems(t
     assert "can't be looked at now: not assembled" in volume.message
     assert [(check.level, check.subject) for check in snapshots] == [("ok", "default/s"), ("warn", "default/t")]
     assert "`reconcile --once` activates it" in snapshots[1].message
+
+
+@pytest.mark.parametrize(("mode", "who"), [(0o755, ""), (0o777, "everybody"), (0o775, "")])
+def test_health_says_who_else_may_write_manifests(tmp_path: Path, mode: int, who: str) -> None:
+    tmp_path.chmod(mode)
+    with host.reading(Settings(manifests=tmp_path, state=tmp_path / "state")) as ours:
+        found = checks.manifest_check(ours)
+
+    assert found.level == ("warn" if who else "ok")
+    assert found.message.startswith(f"{who} may write to it") == bool(who)
+
+
+@pytest.mark.root
+def test_health_says_which_user_or_group_may_write_manifests(tmp_path: Path) -> None:
+    os.chown(tmp_path, 0, 1234)
+    tmp_path.chmod(0o775)
+    assert checks.others_who_write(tmp_path) == "group 1234"
+
+    os.chown(tmp_path, 4321, 0)
+    assert checks.others_who_write(tmp_path) == "user 4321"
