@@ -86,7 +86,7 @@ def manifest_check(host: Host) -> Check:
     if who := others_who_write(host.settings.manifests):
         danger = "whoever writes a manifest decides what this host boots from, and what --prune removes"
         return Check(
-            "warn", "manifests", subject, f"{who} may write to it: {danger}; chown it to the reconciler's user, chmod go-w"
+            "warn", "manifests", subject, f"{who} may write to it: {danger}; take that leave away (chown, chmod go-w)"
         )
     return Check("ok", "manifests", subject, f"{len(host.desired.images)} images, {len(host.desired.pools)} pools")
 
