@@ -85,9 +85,7 @@ def manifest_check(host: Host) -> Check:
         return Check("fail", "manifests", subject, f"{len(host.faults)} faults, the first: {host.faults[0]}")
     if who := others_who_write(host.settings.manifests):
         danger = "whoever writes a manifest decides what this host boots from, and what --prune removes"
-        return Check(
-            "warn", "manifests", subject, f"{who} may write to it: {danger}; take that leave away (chown, chmod go-w)"
-        )
+        return Check("warn", "manifests", subject, f"{who} may write to it: {danger}; take that leave away (chown, chmod go-w)")
     return Check("ok", "manifests", subject, f"{len(host.desired.images)} images, {len(host.desired.pools)} pools")
 
 

@@ -17,7 +17,7 @@ import click
 
 from reconciler import __version__
 from reconciler.errors import CommandError, Exit, ReconcilerError, Stopped
-from reconciler.verbs import converging, layers, looking, pools, steering
+from reconciler.verbs import converging, layers, living, looking, pools, steering
 from reconciler.verbs.options import changing, shared
 
 
@@ -73,6 +73,7 @@ def completion(shell: str) -> int:
 
 VERBS = (
     *(converging.plan, converging.drift),
+    living.top,
     *(
         looking.validate,
         looking.schema,

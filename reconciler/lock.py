@@ -31,6 +31,24 @@ def lock(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def holder(path: Path) -> str:
+    """Who holds the lock, for people; empty where nobody does.
+
+    The kernel is asked (proc(5), ``/proc/locks``): to try the lock would keep it, for a moment, from who needs it.
+    """
+    try:
+        inode = f":{path.stat().st_ino} "
+        held = any("FLOCK" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+        return _told(path.read_bytes()) if held else ""
+    except OSError:
+        return ""
+
+
+def _told(text: bytes) -> str:
+    pid, _, command = text.decode(errors="replace").strip().partition(" ")
+    return f"process {pid} ({command})" if pid else "a process that is just starting or ending"
+
+
 def _open(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,9 +61,9 @@ def _take(fd: int, path: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        pid, _, command = os.pread(fd, 4096, 0).decode(errors="replace").strip().partition(" ")
-        holder = f"process {pid} ({command})" if pid else "a process that is just starting or ending"
-        raise LockHeld(f"{path} is held by {holder}", hint="wait for it, or stop that process: the lock goes with it") from None
+        raise LockHeld(
+            f"{path} is held by {_told(os.pread(fd, 4096, 0))}", hint="wait for it, or stop that process: the lock goes with it"
+        ) from None
     except OSError as error:
         raise HostCannot(f"lock {path}: {error.strerror}", hint="use a local file system for --state") from error
 

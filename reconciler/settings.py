@@ -34,6 +34,11 @@ class Settings:
         return self.state / "lock"
 
     @property
+    def running(self) -> Path:
+        """What runs now, for who looks on (``board``)."""
+        return self.state / "running.json"
+
+    @property
     def spool(self) -> Path:
         """Layers on their way: partial and whole downloads."""
         return self.state / "spool"

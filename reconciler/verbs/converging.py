@@ -29,20 +29,20 @@ def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
 
 
 def run(context: click.Context, *, once: bool) -> int:
-    from reconciler import host, loop, outcome, report, service
+    from reconciler import board, host, loop, outcome, report, service
 
     chosen, params = options(context), context.params
     wish = wished(context, on_invalid=params["on_invalid"] or ("fail" if once else "freeze"))
-    mode = "none" if chosen.json else params["progress"]
+    shown = board.Board(report.progress("none" if chosen.json else params["progress"]), chosen.settings.running)
     with (
         Interrupted().installed() as interrupted,
         host.writing(chosen.settings, stop=interrupted.stop, on_invalid=wish.on_invalid) as ours,
     ):
         if not once:
             telling = service.Telling(params["metrics_file"], params["metrics_port"])
-            service.Service(ours, wish, report.progress(mode), telling, stop=interrupted.stop).run()
+            service.Service(ours, wish, shown, telling, stop=interrupted.stop).run()
             return interrupted.exit
-        result = loop.converge(ours, wish, report.progress(mode), stop=interrupted.stop)
+        result = loop.converge(ours, wish, shown, stop=interrupted.stop)
     if chosen.json:
         report.document(report.result_json(result))
     else:

@@ -1,0 +1,84 @@
+"""A live view: ``top``. No state."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reconciler.errors import Exit
+from reconciler.verbs.options import Options, options, shared
+
+if TYPE_CHECKING:
+    from reconciler.board import Running
+    from reconciler.top import Scene
+
+
+@click.command()
+@shared
+@click.option("-n", "--frames", type=click.IntRange(min=1), help="End after N frames.  [default: one where there is no terminal]")
+@click.option(
+    "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, metavar="SECONDS", help="Between frames."
+)
+@click.pass_context
+def top(context: click.Context, /, frames: int | None, every: float, **_: Any) -> int:
+    """Watch pools fill, work run and events come, until you press q. Reads only, beside a service or without one."""
+    from reconciler import report, top
+
+    chosen = options(context)
+    if chosen.json:
+        report.document(top.document(next(scenes(chosen))))
+        return Exit.OK
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        for number, scene in zip(range(frames or 1), scenes(chosen), strict=False):
+            time.sleep(every if number else 0)
+            report.data(top.frame(scene, painted, width=shutil.get_terminal_size((120, 40)).columns))
+        return Exit.OK
+    with top.Screen().taken() as screen:
+        for number, scene in enumerate(scenes(chosen), 1):
+            screen.show(top.frame(scene, painted, width=shutil.get_terminal_size().columns))
+            if number == frames or screen.asked_to_end(every):
+                return Exit.OK
+    return Exit.OK
+
+
+def scenes(chosen: Options) -> Iterator[Scene]:
+    """What there is to see, each time that somebody looks."""
+    before: Sequence[Running] = ()
+    while True:
+        scene = look(chosen, before)
+        before = scene.running
+        yield scene
+
+
+def look(chosen: Options, before: Sequence[Running]) -> Scene:
+    from reconciler import board, host, lock, loop, top
+    from reconciler.observe import Phases
+
+    settings = chosen.settings
+    with host.reading(settings, lenient=True) as ours:
+        seen = loop.look_offline(ours)
+        phases = Phases(ours.desired, seen.observed, seen.plan)
+        running = board.read(settings.running)
+        return top.Scene(
+            host=ours.name,
+            at=time.time(),
+            holder=lock.holder(settings.lock),
+            pools=seen.observed.pools,
+            phases=[phases.of(name).value for name in sorted({*ours.desired.images, *seen.observed.images})],
+            running=running,
+            rates=top.rates(before, running),
+            events=ours.records.events(limit=top.EVENTS),
+            pending=len(seen.plan.actions),
+            faults=len(ours.faults),
+        )
+
+
+def painted(text: str, code: str) -> str:
+    from reconciler import report
+
+    return report.paint(text, code, sys.stdout)
