@@ -86,7 +86,10 @@ def frame(scene: Scene, paint: Painter, width: int = 100) -> str:
 
 def _title(scene: Scene, paint: Painter) -> Iterator[str]:
     clock = datetime.fromtimestamp(scene.at).strftime("%Y-%m-%d %H:%M:%S")
-    yield f"{paint(scene.host, HEAD)}  {clock}  {scene.holder or paint('no reconciler is running', DIM)}"
+    who, _, command = scene.holder.partition(" (")
+    program = command.rstrip(")").split(" ")[0].rpartition("/")[2]
+    holder = f"{visible(program)}, {who}" if who else paint("no reconciler is running", DIM)
+    yield f"{paint(scene.host, HEAD)}  {clock}  {holder}"
     if scene.faults:
         yield paint(f"{scene.faults} faults in the manifests: `reconcile validate` lists them", BAD)
 

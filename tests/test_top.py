@@ -28,7 +28,7 @@ DOWNLOAD = Running("volume/8a6c (web)", "downloading", 300 * MIB, GIB, AT - 30, 
 SCENE = top.Scene(
     host="web-1",
     at=AT,
-    holder="process 7 (reconcile)",
+    holder="process 7 (/usr/bin/reconcile --once)",
     pools={
         "default": PoolObserved("default", True, PoolState(Space(100 * GIB, 60 * GIB, 10 * GIB), {}, {}, ())),
         "thin": PoolObserved("thin", True, PoolState(Space(10 * GIB, GIB, GIB), {}, {}, (), metadata=Space(GIB, GIB // 2, 0))),
@@ -53,7 +53,7 @@ def coloured(text: str, code: str) -> str:
 def test_a_frame_shows_pools_images_work_and_events() -> None:
     told = top.frame(SCENE, plain, width=200)
 
-    assert re.search(r"web-1 .* process 7 \(reconcile\)", told)
+    assert re.search(r"web-1 .* reconcile, process 7", told)
     assert re.search(r"default +ready +█{5}░+ 40.0 GiB of 100.0 GiB", told)
     assert re.search(r"thin +ready +█{12}░+ 9.0 GiB of 10.0 GiB +█{7}░+ 512.0 MiB of 1.0 GiB", told)
     assert re.search(r"gone +unavailable", told)

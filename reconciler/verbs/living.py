@@ -57,12 +57,14 @@ def scenes(chosen: Options) -> Iterator[Scene]:
 
 def look(chosen: Options, before: Sequence[Running]) -> Scene:
     from reconciler import board, host, lock, loop, top
+    from reconciler.model import Kind
     from reconciler.observe import Phases
 
     settings = chosen.settings
     with host.reading(settings, lenient=True) as ours:
         seen = loop.look_offline(ours)
-        phases = Phases(ours.desired, seen.observed, seen.plan)
+        under_way = {(Kind(run.subject.kind), run.subject.name): run.state for run in ours.records.open_runs()}
+        phases = Phases(ours.desired, seen.observed, seen.plan, under_way)
         running = board.read(settings.running)
         return top.Scene(
             host=ours.name,
