@@ -28,7 +28,7 @@ def looking(settings: Settings) -> Iterator[Host]:
     """A host to look at even where its manifests can't be read: they are complained about, and what is there is shown."""
     with hosts.reading(settings, lenient=True) as ours:
         for fault in ours.faults:
-            report.note(fault)
+            report.note(fault, "error")
         yield ours
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from reconciler import __version__
+from reconciler import __version__, log
 from reconciler.errors import CommandError, Exit, ReconcilerError, Stopped
 from reconciler.verbs import converging, layers, living, looking, pools, steering
 from reconciler.verbs.options import changing, shared
@@ -43,13 +43,21 @@ from reconciler.verbs.options import changing, shared
     help="With faults in a manifest its file stays as it was, all do, or nothing is done.  [default: freeze; with --once fail]",
 )
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after this time.")
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    envvar="RECONCILER_LOG_FORMAT",
+    default="text",
+    help="Form of the lines on standard error.  [default: text]",
+)
 @click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How long work is shown.")
 @click.pass_context
-def cli(context: click.Context, /, once: bool, check: bool, **_: Any) -> int:
+def cli(context: click.Context, /, once: bool, check: bool, log_format: str, **_: Any) -> int:
     """Make this host hold the root-filesystem images that a directory of manifests declares.
 
     Without a verb it converges: with --once it does so once; without, it goes on watching the manifests.
     """
+    log.use(log_format)
     if context.invoked_subcommand is not None:
         return Exit.OK
     if check:
@@ -124,9 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def complain(error: ReconcilerError) -> None:
-    click.echo(f"error: {error.message}", err=True)
-    if error.hint:
-        click.echo(f"hint:  {error.hint}", err=True)
+    log.write(f"error: {error.message}", "error", reason=error.reason, hint=error.hint if log.is_json() else "")
+    if error.hint and not log.is_json():
+        log.write(f"hint:  {error.hint}", "error")
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def converge(
     tidy(host, now.plan)
     note_undeclared(host)
     if host.relabelled:
-        report.note("note: the labels of this host have changed since the last run, so nothing is pruned in this one")
+        report.note("note: the labels of this host have changed since the last run, so nothing is pruned in this one", "warning")
     if host.records.labels() != host.facts.labels:
         host.registry.remember_labels(host.facts.labels)
     if ledger.done:

@@ -217,6 +217,18 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One step of a run of ``machine`` that has ended, how, and after how many ``seconds``; ``ended`` since the epoch."""
+
+    machine: str
+    state: str
+    result: str
+    reason: str
+    seconds: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
 class Transition:
     """One row of a run's history: an attempt or another change. ``seq`` counts within the run, from 1."""
 

@@ -9,18 +9,37 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter as Tally
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server, write_to_textfile
 
 from reconciler.errors import HostCannot
+from reconciler.machine import Attempt
 from reconciler.marks import Marks, What
 from reconciler.model import Kind, Result
 from reconciler.pool.driver import PoolState
 
 LOOPBACK = "127.0.0.1"
 MENDED = ("rebuild", "repair", "activate", "assemble")
+
+
+FAILED = ("retry", "failed", "needs-operator")
+BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 1800)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a pass came to. ``attempts`` have ended since the one before, ``downloaded`` bytes since the service began."""
+
+    result: Result
+    faults: int
+    marks: Marks
+    attempts: Sequence[Attempt] = ()
+    downloaded: int = 0
+    prune_refused: bool = False
+    manifests_changed: float = 0.0
 
 
 class Metrics:
@@ -30,6 +49,8 @@ class Metrics:
         self._success = self._gauge("last_success_timestamp_seconds", "When a pass last ended without a failure.")
         self._objects = self._gauge("objects", "Objects by kind and phase.", "kind", "phase")
         self._ready = self._gauge("image_ready", "1 where an image is what its manifest says.", "name")
+        self._changed = self._gauge("manifests_changed_timestamp_seconds", "When the manifests last said something else.")
+        self._refused = self._gauge("prune_refused", "1 where a guard has kept the last pass from pruning.")
         self._faults = self._gauge("manifest_faults", "Faults in the manifests; nothing is pruned while there are any.")
         self._held = self._gauge("held_removals", "What is no longer declared and waits for --prune.")
         self._findings = self._gauge("findings", "Findings by reason (docs/operating.md).", "reason")
@@ -39,30 +60,43 @@ class Metrics:
             "reconcile_actions", "Actions carried out.", ("kind", "action", "result"), registry=self._registry
         )
         self._drift = Counter("reconcile_drift", "Actions that mended what somebody else had changed.", registry=self._registry)
-        self._seconds = Histogram(
-            "reconcile_pass_seconds",
-            "Duration of a pass.",
-            registry=self._registry,
-            buckets=(0.1, 0.5, 1, 5, 15, 60, 300, 1800),
+        self._errors = Counter("reconcile_errors", "Attempts that failed.", ("machine", "reason"), registry=self._registry)
+        self._bytes = Counter("reconcile_download_bytes", "Bytes of layers that have arrived.", registry=self._registry)
+        self._seconds = Histogram("reconcile_pass_seconds", "Duration of a pass.", registry=self._registry, buckets=BUCKETS)
+        self._states = Histogram(
+            "reconcile_state_seconds", "Duration of a step.", ("machine", "state"), registry=self._registry, buckets=BUCKETS
         )
+        self._downloaded = 0
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"reconcile_{name}", text, labels, registry=self._registry)
 
-    def learn(self, result: Result, faults: int, pools: Mapping[str, PoolState | None], marks: Marks) -> None:
+    def learn(self, told: Pass) -> None:
         """One pass."""
-        self._converged.set(not result.failed and not faults)
+        result = told.result
+        self._converged.set(not result.failed and not told.faults)
         if not result.failed:
             self._success.set_to_current_time()
-        self._faults.set(faults)
+        self._changed.set(told.manifests_changed)
+        self._refused.set(told.prune_refused)
+        self._faults.set(told.faults)
         self._held.set(len(result.held))
         self._seconds.observe(result.seconds)
         self._learn_objects(result)
-        self._learn_pools(pools)
+        self._learn_pools(result.pools)
+        self._learn_work(told)
         self._suspended.clear()
-        for (name, what), mark in marks.items():
+        for (name, what), mark in told.marks.items():
             if what is What.SUSPENDED and mark.holds(time.time()):
                 self._suspended.labels(name).set(time.time() - mark.since)
+
+    def _learn_work(self, told: Pass) -> None:
+        for one in told.attempts:
+            self._states.labels(one.machine, one.state).observe(one.seconds)
+            if one.result in FAILED:
+                self._errors.labels(one.machine, one.reason).inc()
+        self._bytes.inc(told.downloaded - self._downloaded)
+        self._downloaded = told.downloaded
 
     def _learn_objects(self, result: Result) -> None:
         for gauge in (self._objects, self._ready, self._findings):

@@ -344,7 +344,10 @@ class ObjectResult:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An invocation's outcome. ``pruned`` is the part of ``changed`` that removed something. ``seconds`` of wall time."""
+    """An invocation's outcome. ``pruned`` is the part of ``changed`` that removed something. ``seconds`` of wall time.
+
+    ``pools`` is what was seen of them last, None where one can't be read.
+    """
 
     host: str
     objects: tuple[ObjectResult, ...]
@@ -352,6 +355,7 @@ class Result:
     held: tuple[Action, ...]
     seconds: float
     pruned: int = 0
+    pools: Mapping[str, PoolState | None] = field(default_factory=dict)
 
     @property
     def changed(self) -> int:

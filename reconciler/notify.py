@@ -39,6 +39,9 @@ class Heart:
         self._progress = progress
         self._moved = time.monotonic()
         self._told = 0.0
+        self._arrived: dict[str, int] = {}
+        self.downloaded = 0
+        """Bytes, by all downloads that it was told of."""
 
     def __enter__(self) -> Heart:
         self._progress.__enter__()
@@ -50,10 +53,14 @@ class Heart:
 
     def update(self, key: str, state: str, done: int, total: int | None, detail: str = "") -> None:
         self._moved = time.monotonic()
+        if state == "downloading":
+            self.downloaded += max(0, done - self._arrived.get(key, 0))
+            self._arrived[key] = done
         self._progress.update(key, state, done, total, detail)
 
     def finish(self, key: str, text: str) -> None:
         self._moved = time.monotonic()
+        self._arrived.pop(key, None)
         self._progress.finish(key, text)
 
     def tick(self) -> None:

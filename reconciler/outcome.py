@@ -27,7 +27,8 @@ def outcome(host: str, desired: Desired, observed: Observed, plan: Plan, ledger:
     pruned = sum(1 for done in ledger.done.values() if done.ok and done.action.verb in (Verb.REMOVE, Verb.FORGET))
     order = list(Kind)
     objects.sort(key=lambda o: (order.index(o.kind), o.name))
-    return Result(host, tuple(objects), plan.findings, plan.held, seconds, pruned)
+    pools = {name: pool.state for name, pool in observed.pools.items()}
+    return Result(host, tuple(objects), plan.findings, plan.held, seconds, pruned, pools)
 
 
 def acted(done: Done) -> ObjectResult:

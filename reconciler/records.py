@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from reconciler import database, rows
 from reconciler.image.spec import Source
-from reconciler.machine import Event, Run, Transition
+from reconciler.machine import Attempt, Event, Run, Transition
 from reconciler.marks import Mark, What
 from reconciler.model import Failure, ImageRow, Kind, SnapshotRow, VolumeRow
 from reconciler.pool.journal import DeviceRow, PoolRow
@@ -172,6 +172,14 @@ class Records:
         """Every attempt and other change of a run, oldest first."""
         found = self._rows("SELECT * FROM transition WHERE run = ? ORDER BY seq", (run_id,))
         return tuple(rows.transition_of(row) for row in found)
+
+    def attempts(self, since: float) -> tuple[Attempt, ...]:
+        """What was tried and has ended after that time, in the order in which it ended."""
+        query = """
+            SELECT run.machine, from_state AS state, result, transition.reason, ended - started AS seconds, ended
+            FROM transition JOIN run ON run.id = transition.run WHERE ended > ? ORDER BY ended
+        """
+        return tuple(Attempt(**row) for row in self._rows(query, (since,)))
 
     # ------------------------------------------------------------------------------------------------- small parts
 

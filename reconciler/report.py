@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import IO, Any, Protocol
 
-from reconciler.model import Action, Finding, Kind, Plan, Result, Verb
+from reconciler import log
+from reconciler.model import Action, Finding, Kind, ObjectResult, Plan, Result, Verb
 
 GLYPHS = {
     Verb.ASSEMBLE: "↑",
@@ -54,9 +55,9 @@ def paint(text: str, code: str, stream: IO[str]) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if colourful(stream) else text
 
 
-def note(text: str) -> None:
-    """A line for people, on standard error."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+def note(text: str, level: log.Level = "info", **fields: object) -> None:
+    """A line for people, on standard error (see ``log``)."""
+    log.write(text, level, **fields)
 
 
 def data(text: str) -> None:
@@ -173,7 +174,8 @@ def show_findings(findings: Iterable[Finding]) -> None:
         shown = alike if len(alike) <= SPELLED_OUT else alike[:1]
         more = f" (and {len(alike) - 1} more like it: `reconcile plan -o json` lists them)" if len(shown) < len(alike) else ""
         for finding in shown:
-            note(f"note: {finding.kind.lower()}/{visible(finding.name)}: {visible(finding.message)} [{reason}]{more}")
+            name = f"{finding.kind.lower()}/{visible(finding.name)}"
+            note(f"note: {name}: {visible(finding.message)} [{reason}]{more}", "notice", object=name, reason=reason)
 
 
 def note_plan(plan: Plan) -> None:
@@ -243,13 +245,22 @@ def show_result(result: Result) -> None:
     """What a run did, for people: the objects that changed or failed, and the recap as the last line."""
     for o in result.objects:
         if not o.ok:
-            note(paint(f"failed   {o.kind.lower()}/{o.name}  {o.reason}: {visible(o.message)}", "31", sys.stderr))
+            failed = f"failed   {o.kind.lower()}/{o.name}  {o.reason}: {visible(o.message)}"
+            note(paint(failed, "31", sys.stderr), level="error", **_fields(o))
         elif o.changed:
-            note(paint(f"changed  {o.kind.lower()}/{o.name}  {o.action}", "33", sys.stderr))
+            note(paint(f"changed  {o.kind.lower()}/{o.name}  {o.action}", "33", sys.stderr), **_fields(o))
     show_findings(result.findings)
     for action in result.held:
-        note(f"held     {action.kind.lower()}/{action.name}  {action.because}; --prune removes it")
+        name = f"{action.kind.lower()}/{action.name}"
+        note(f"held     {name}  {action.because}; --prune removes it", "notice", object=name)
+    if log.is_json():
+        counts = {"ok": result.unchanged, "changed": result.changed, "pruned": result.pruned, "failed": result.failed}
+        note(recap(result), "error" if result.failed else "info", seconds=round(result.seconds, 3), **counts)
     data(recap(result))
+
+
+def _fields(o: ObjectResult) -> dict[str, Any]:
+    return {"object": f"{o.kind.lower()}/{o.name}", "action": o.action, "phase": o.phase, "reason": o.reason}
 
 
 # --------------------------------------------------------------------------------------------------- progress
@@ -303,10 +314,10 @@ class Lines(Silent):
                 return
             self._seen[key] = (state, now)
         amount = f" {size(done)}" + (f" of {size(total)}" if total else "") if done else ""
-        note(f"{key}  {state}{amount} {detail}".rstrip())
+        note(f"{key}  {state}{amount} {detail}".rstrip(), object=key, state=state, done=done or None, total=total)
 
     def finish(self, key: str, text: str) -> None:
-        note(f"{key}  {text}")
+        note(f"{key}  {text}", object=key)
 
 
 class Bars(Silent):
@@ -355,7 +366,8 @@ def progress(mode: str) -> Progress:
     """``auto`` draws bars on a terminal and prints lines elsewhere; ``plain`` prints lines; ``none`` is silent."""
     if mode == "none":
         return Silent()
-    return Bars() if mode == "auto" and sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else Lines()
+    drawn = mode == "auto" and sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not log.is_json()
+    return Bars() if drawn else Lines()
 
 
 def kinds() -> dict[str, Kind]:

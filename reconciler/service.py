@@ -6,6 +6,7 @@ Called by ``cli`` where ``--once`` is not given. State: what was complained abou
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from reconciler.host import Host
 from reconciler.loop import Wish, converge
 from reconciler.model import Result
 from reconciler.notify import Heart, notify
-from reconciler.observe import observe
 from reconciler.patience import Patience
 from reconciler.watching import Watch
 
@@ -41,6 +41,8 @@ class Service:
         self._heart = Heart(progress)
         self._patience = Patience()
         self._complaints: tuple[str, ...] = ()
+        self._refused = False
+        self._changed = self._measured = time.time()
         self._file = telling.file
         self._metrics = _metrics(telling)
         self._watch = Watch(
@@ -59,7 +61,7 @@ class Service:
             except Stopped:
                 break
             except ReconcilerError as error:
-                report.note(f"error: {error}")
+                report.note(f"error: {error}", "error")
                 notify({"STATUS": f"error: {error.message}"})
             self._watch.felt()
             self._watch.wake_by(self._patience.next())
@@ -71,6 +73,8 @@ class Service:
         self._host = self._host.informed(self._wish.on_invalid)
         self._host.remember()
         self._complain()
+        if self._host.desired != before:
+            self._changed = time.time()
         self._converge_ahead(ahead.changed(before, self._host.desired))
         result = self._converge()
         report.show_result(result)
@@ -88,20 +92,24 @@ class Service:
 
     def _converge(self) -> Result:
         """What a guard does not let go stays; that is no reason not to do the rest."""
+        self._refused = False
         try:
             return converge(self._host, self._wish, self._heart, stop=self._stop, patience=self._patience)
         except Guarded as refused:
-            report.note(f"error: nothing is pruned: {refused}")
+            self._refused = True
+            report.note(f"error: nothing is pruned: {refused}", "error")
             wish = replace(self._wish, prune=False)
             return converge(self._host, wish, self._heart, stop=self._stop, patience=self._patience)
 
     def _measure(self, result: Result) -> None:
         if self._metrics is None:
             return
-        host = self._host
-        pools = observe(host.desired, host.records, host.drivers, lambda sources: {}).pools
-        states = {name: pool.state for name, pool in pools.items()}
-        self._metrics.learn(result, len(host.faults), states, host.records.marks())
+        from reconciler.metrics import Pass
+
+        host, attempts = self._host, self._host.records.attempts(self._measured)
+        self._measured = max((one.ended for one in attempts), default=self._measured)
+        told = Pass(result, len(host.faults), host.records.marks(), attempts, self._heart.downloaded)
+        self._metrics.learn(replace(told, prune_refused=self._refused, manifests_changed=self._changed))
         if self._file is not None:
             self._metrics.write(self._file)
 
@@ -112,12 +120,12 @@ class Service:
         if now.faults == before:
             return
         for fault in now.faults:
-            report.note(f"error: {fault}")
+            report.note(f"error: {fault}", "error")
         if now.faults:
             kept = f"{len(now.frozen)} files stay as they were declared last" if now.frozen else "what they declare is not known"
-            report.note(f"note: {len(now.faults)} faults in the manifests: {kept}, and nothing is pruned")
+            report.note(f"note: {len(now.faults)} faults in the manifests: {kept}, and nothing is pruned", "warning")
         else:
-            report.note("note: the manifests have no fault any more")
+            report.note("note: the manifests have no fault any more", "warning")
 
 
 def _metrics(telling: Telling) -> Metrics | None:

@@ -90,7 +90,7 @@ def drift(context: click.Context, /, **_: Any) -> int:
     chosen = options(context)
     with host.reading(chosen.settings, lenient=True) as ours:
         for fault in ours.faults:
-            report.note(fault)
+            report.note(fault, "error")
         found = drifted(loop.look_offline(ours).plan)
         name = ours.name
     if chosen.json:

@@ -30,7 +30,7 @@ def inspect(
         try:
             told = inspecting.inspect(wanted, limits_, stop=interrupted.stop)
         except Stopped as stopped:
-            report.note(f"error: {stopped.message}")
+            report.note(f"error: {stopped.message}", "error")
             return interrupted.exit
     if chosen.json:
         report.document(told)
@@ -70,7 +70,7 @@ def build(
         try:
             built = oneshot.build(sources, output.absolute(), bytes_, limits_, chosen.settings, shown, stop=interrupted.stop)
         except Stopped as stopped:
-            report.note(f"error: {stopped.message}")
+            report.note(f"error: {stopped.message}", "error")
             return interrupted.exit
     if chosen.json:
         report.document(built)
