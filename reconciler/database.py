@@ -55,7 +55,11 @@ _STANDING = (
         PRIMARY KEY (image, what), CHECK (what IN ('protected', 'suspended', 'undeclared', 'retry'))) STRICT""",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS, _STANDING)
+_GENERATIONS = (
+    "CREATE TABLE generation (image TEXT NOT NULL PRIMARY KEY, digest TEXT NOT NULL, number INTEGER NOT NULL) STRICT",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS, _STANDING, _GENERATIONS)
 """``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; the tables of ``registry`` are always the newest schema."""
 
 # The log of events only grows, whoever opens the file, and whatever they try: what may go lies below the horizon in ``meta``,

@@ -30,6 +30,8 @@ from reconciler.pool.file import FilePool
 from reconciler.pool.journal import DeviceRow, PoolRow
 from reconciler.pool.thin import ThinPool
 from reconciler.records import Records
+from reconciler.repository import shown
+from reconciler.revision import revision
 from reconciler.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,8 +77,17 @@ class Host:
     def remember(self) -> None:
         """Keep the texts of the manifests without fault for the day when they have one."""
         if self.texts != self.last_good:
+            before = {shown(path) for path, text in self.texts.items() if self.last_good.get(path) != text}
+            self.registry.observe_generations(
+                {name: image.digest for name, image in self.desired.images.items() if image.where and image.where.file in before}
+            )
             self.registry.remember_manifests(self.texts, whole=not self.faults, known=self.last_good)
             self.known.texts = self.texts if not self.faults else {**self.last_good, **self.texts}
+
+    @cached_property
+    def revision(self) -> str:
+        """Which state of their source the manifests are in."""
+        return revision(self.settings.manifests, self.texts)
 
     @cached_property
     def facts(self) -> HostFacts:

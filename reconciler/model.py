@@ -6,8 +6,9 @@ Made by ``manifests`` (Desired) and ``observe`` (Observed), compared by ``plan``
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from reconciler.image.spec import Layer, Limits, Source
@@ -92,6 +93,12 @@ class ImageSpec:
     retain: bool = False
     suspend: bool = False
     where: Where | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of what is specified, whatever the manifest looks like: comments, order and labels are no part of it."""
+        said = replace(self, labels={}, where=None)
+        return hashlib.sha256(repr(said).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

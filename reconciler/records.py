@@ -139,6 +139,11 @@ class Records:
         """The last good text of each manifest file, by its path."""
         return {row["path"]: row["text"] for row in self._rows("SELECT * FROM manifest")}
 
+    def generations(self, images: Iterable[str] | None = None) -> dict[str, tuple[str, int]]:
+        """By image: the digest of the specification that was seen last, and the how many-th it was."""
+        query = f"SELECT * FROM generation WHERE ?1 IS NULL OR image IN {_GIVEN}"  # noqa: S608
+        return {row["image"]: (row["digest"], row["number"]) for row in self._rows(query, (_given(images),))}
+
     def marks(self) -> dict[tuple[str, What], Mark]:
         found = (rows.mark_of(row) for row in self._rows("SELECT * FROM mark ORDER BY image, what"))
         return {(mark.image, mark.what): mark for mark in found}

@@ -30,7 +30,17 @@ from reconciler.marks import Mark, What
 from reconciler.model import Fact, ImageRow
 from reconciler.pool.journal import DeviceRow, PoolRow
 from reconciler.records import Records
-from reconciler.tables import DeviceTable, EventTable, ImageTable, PoolTable, RunTable, Table, TransitionTable, schema
+from reconciler.tables import (
+    DeviceTable,
+    EventTable,
+    GenerationTable,
+    ImageTable,
+    PoolTable,
+    RunTable,
+    Table,
+    TransitionTable,
+    schema,
+)
 
 
 class Registry(Records):
@@ -87,6 +97,7 @@ class Registry(Records):
         """Drop the row; absent is success."""
         with self._writing() as db:
             db.execute(sql.delete(ImageTable).where(col(ImageTable.name) == name))
+            db.execute(sql.delete(GenerationTable).where(col(GenerationTable.image) == name))
 
     def apply(self, facts: Sequence[Fact]) -> None:
         """Record facts that no run brings, such as drift that was found; runs commit theirs with the transition."""
@@ -135,6 +146,18 @@ class Registry(Records):
             with self._writing():
                 self._raw.executemany("INSERT OR REPLACE INTO manifest VALUES (?, ?)", changed)
                 self._raw.executemany("DELETE FROM manifest WHERE path = ?", gone)
+
+    def observe_generations(self, digests: Mapping[str, str]) -> None:
+        """Count each image whose specification has this digest now and had another one before."""
+        known = self.generations(digests)
+        changed = [(name, digest) for name, digest in digests.items() if known.get(name, ("", 0))[0] != digest]
+        if changed:
+            with self._writing():
+                self._raw.executemany(
+                    "INSERT INTO generation VALUES (?, ?, 1)"
+                    " ON CONFLICT (image) DO UPDATE SET digest = excluded.digest, number = number + 1",
+                    changed,
+                )
 
     def remember_labels(self, labels: Mapping[str, str]) -> None:
         """What this host was to the manifests when it last converged."""

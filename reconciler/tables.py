@@ -98,6 +98,14 @@ class ManifestTable(Table, table=True):
     text: Words
 
 
+class GenerationTable(Table, table=True):
+    """How often an image's specification has become another one, and the digest of the one that was seen last."""
+
+    image: Key
+    digest: Words
+    number: int
+
+
 class MarkTable(Table, table=True):
     """What somebody, or the reconciler, has noted of an image; ``until`` 0 is for ever (see ``marks``)."""
 
