@@ -17,7 +17,7 @@ import click
 
 from reconciler import __version__, log
 from reconciler.errors import CommandError, Exit, ReconcilerError, Stopped
-from reconciler.verbs import converging, layers, living, looking, pools, steering
+from reconciler.verbs import converging, getting, layers, living, looking, pools, steering
 from reconciler.verbs.options import changing, shared
 
 
@@ -80,8 +80,8 @@ def completion(shell: str) -> int:
 
 
 VERBS = (
-    *(converging.plan, converging.drift),
-    living.top,
+    *(converging.plan, converging.apply, converging.show, converging.drift),
+    *(living.top, getting.get, getting.explain),
     *(
         looking.validate,
         looking.schema,

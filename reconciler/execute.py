@@ -35,6 +35,8 @@ class Ledger:
     """What an invocation has carried out so far, by the action's key; the last word on each."""
 
     done: dict[str, Done] = field(default_factory=dict)
+    approved: frozenset[str] | None = None
+    """The keys of the actions that may be carried out; all of them where None."""
 
     def fresh(self, actions: Collection[Action]) -> tuple[Action, ...]:
         """The actions that can be tried: their object is known, and this invocation has not tried them yet.
@@ -42,7 +44,8 @@ class Ledger:
         Pools come first, by themselves: what they hold, and so what else is to be done, is only known once they are assembled.
         """
         failed = {key for key, done in self.done.items() if not done.ok}
-        fresh = (a for a in actions if a.key not in self.done and not failed & set(a.after))
+        allowed = actions if self.approved is None else [a for a in actions if a.key in self.approved]
+        fresh = (a for a in allowed if a.key not in self.done and not failed & set(a.after))
         known = tuple(a for a in fresh if a.chain or a.kind in (Kind.LAYER, Kind.IMAGE, Kind.POOL))
         return tuple(a for a in known if a.verb is Verb.ASSEMBLE) or known
 

@@ -76,13 +76,18 @@ class Host:
 
     def remember(self) -> None:
         """Keep the texts of the manifests without fault for the day when they have one."""
+        if self.known.texts is None:
+            self._count(self.desired.images.keys() - self.records.generations().keys())
         if self.texts != self.last_good:
             before = {shown(path) for path, text in self.texts.items() if self.last_good.get(path) != text}
-            self.registry.observe_generations(
-                {name: image.digest for name, image in self.desired.images.items() if image.where and image.where.file in before}
-            )
+            self._count([name for name, image in self.desired.images.items() if image.where and image.where.file in before])
             self.registry.remember_manifests(self.texts, whole=not self.faults, known=self.last_good)
             self.known.texts = self.texts if not self.faults else {**self.last_good, **self.texts}
+
+    def _count(self, images: Iterable[str]) -> None:
+        """Count the generations of these images."""
+        if digests := {name: self.desired.images[name].digest for name in images}:
+            self.registry.observe_generations(digests)
 
     @cached_property
     def revision(self) -> str:

@@ -8,23 +8,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from reconciler import loop, report
+from reconciler import loop, report, status
 from reconciler.errors import UsageError
 from reconciler.host import Host
 from reconciler.machine import Event, Run
-from reconciler.model import Failure, ImageRow, ImageSpec, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow
+from reconciler.model import ImageRow, ImageSpec, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow
 from reconciler.observe import Phases
 from reconciler.planner.goals import volume_name
 from reconciler.pool.driver import Condition, SnapshotState, Space, VolumeState
-
-
-def at(seconds: float) -> str:
-    """A point in time as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
 
 # ----------------------------------------------------------------------------------------------------- listing
 
@@ -80,7 +73,7 @@ def listing(host: Host) -> Listing:
     """Everything that is declared or recorded, as it stands now."""
     now = loop.look_offline(host)
     names = sorted(set(host.desired.images) | set(now.observed.images))
-    phases, rows = Phases(host.desired, now.observed, now.plan), rows_of(now.observed)
+    phases, rows = status.phases_of(host, now), rows_of(now.observed)
     images = tuple(image(name, host, now, phases, rows[name]) for name in names)
     volumes = tuple(volume(row, now.observed) for _, row in sorted(now.observed.volumes.items()))
     return Listing(images, volumes, tuple(pool(name, host, now.observed) for name in pool_names(host, now.observed)))
@@ -242,20 +235,8 @@ def about_image(host: Host, now: loop.Look, name: str) -> dict[str, Any]:
             for layer, found in zip(spec.layers, applied.layers, strict=True)
         ]
         declared["snapshots"] = list(spec.snapshots)
-    failure = failure_of(name, now)
-    return image(name, host, now, Phases(host.desired, now.observed, now.plan), rows_of(now.observed)[name]) | {
-        "declared": declared,
-        "recorded": asdict(row) if row else None,
-        "failure": asdict(failure) if failure else None,
-    }
-
-
-def failure_of(image: str, now: loop.Look) -> Failure | None:
-    """What blocks the image, or how the last try ended of something that is left to do for it."""
-    blocked = (failure for failure in now.plan.blocked if failure.name == image)
-    left = (action for action in now.plan.actions if image in action.images or action.image == image)
-    tried = (now.observed.failures.get((action.kind, action.name)) for action in left)
-    return next(filter(None, (*blocked, *tried)), None)
+    shown = image(name, host, now, status.phases_of(host, now), rows_of(now.observed)[name])
+    return shown | status.document(host, now, name) | {"declared": declared, "recorded": asdict(row) if row else None}
 
 
 def show_description(told: Mapping[str, Any], indent: int = 0) -> None:
@@ -289,7 +270,7 @@ def events(host: Host, kind: Kind | None, name: str | None, limit: int) -> list[
 
 
 def event_json(event: Event) -> dict[str, Any]:
-    return asdict(event) | {"at": at(event.at)}
+    return asdict(event) | {"at": status.at(event.at)}
 
 
 def show_events(found: Sequence[Mapping[str, Any]]) -> None:
@@ -306,7 +287,7 @@ def runs(host: Host, run_id: str | None, limit: int) -> list[dict[str, Any]]:
     except KeyError:
         raise UsageError(f"there is no run {run_id!r}", hint="see them with: reconcile runs") from None
     steps = [
-        asdict(step) | {"started": at(step.started), "ended": at(step.ended) if step.ended is not None else None}
+        asdict(step) | {"started": status.at(step.started), "ended": status.at(step.ended) if step.ended is not None else None}
         for step in host.records.transitions(run_id)
     ]
     return [run_json(run) | {"input": run.input, "data": run.data, "transitions": steps}]
@@ -328,8 +309,8 @@ def run_json(run: Run) -> dict[str, Any]:
         "status": run.status.value,
         "state": run.state,
         "attempt": run.attempt,
-        "opened": at(run.opened),
-        "updated": at(run.updated),
+        "opened": status.at(run.opened),
+        "updated": status.at(run.updated),
         "reason": run.reason,
         "message": run.message,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler import lifecycle, report
@@ -146,15 +146,24 @@ def resolve(host: Host, sources: Sequence[Source]) -> Mapping[Source, Resolution
 
 
 def converge(
-    host: Host, wish: Wish, progress: report.Progress, *, stop: threading.Event, patience: Patience | None = None
+    host: Host,
+    wish: Wish,
+    progress: report.Progress,
+    *,
+    stop: threading.Event,
+    patience: Patience | None = None,
+    approved: Callable[[Look], Collection[str]] | None = None,
 ) -> Result:
     """Carry out plans until one is empty, or all that is left has failed. Raises NotConverged when time is up.
 
-    A service has ``patience`` with what has failed before.
+    A service has ``patience`` with what has failed before. ``approved`` is shown the first look, before anything is changed; it
+    gives the keys of the actions that may be carried out, or raises.
     """
     started = time.monotonic()
     ledger = Ledger()
     with deadline(host.settings.timeout, stop) as expired, progress:
+        if approved is not None:
+            ledger.approved = frozenset(approved(look(host, wish)))
         discard_leftovers(host)
         now = look(host, wish)
         if wish.diff:

@@ -91,6 +91,12 @@ def in_words(faults: Iterable[Fault], source: str) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def to_yaml(document: Any) -> str:
+    """A document, or several, as text that is read back as the same."""
+    documents = document if isinstance(document, list) else [document]
+    return yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=130)
+
+
 def load_host(path: Path) -> documents.HostBody:
     """What a host says of itself (``/etc/reconciler/host.yaml``), which is nothing without a file. Raises ManifestsInvalid."""
     if not path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +12,7 @@ from reconciler.interrupt import Interrupted
 from reconciler.verbs.options import changing, options, shared
 
 if TYPE_CHECKING:
-    from reconciler.loop import Wish
+    from reconciler.loop import Look, Wish
 
 
 def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
@@ -52,12 +53,15 @@ def run(context: click.Context, *, once: bool) -> int:
     return outcome.exit_code(result, detailed=params["detailed_exitcode"])
 
 
-def show_plan(context: click.Context) -> int:
-    from reconciler import host, loop, outcome, report
+def show_plan(context: click.Context, out: Path | None = None) -> int:
+    from reconciler import host, loop, outcome, report, saved
 
     chosen, params = options(context), context.params
+    wish = wished(context)
     with host.reading(chosen.settings) as ours:
-        found = loop.look(ours, wished(context))
+        found = loop.look(ours, wish)
+        if out is not None:
+            saved.write(out, ours, found, wish)
         selected = loop.selected(ours.desired, params["selector"])
         images = set(ours.desired.images) if selected is None else selected
     if chosen.json:
@@ -70,10 +74,63 @@ def show_plan(context: click.Context) -> int:
 @click.command()
 @shared
 @changing
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Also write the plan to FILE, for `reconcile apply FILE`."
+)
 @click.pass_context
-def plan(context: click.Context, /, **_: Any) -> int:
+def plan(context: click.Context, /, out: Path | None, **_: Any) -> int:
     """Say what would change, and why. Reads only."""
-    return show_plan(context)
+    return show_plan(context, out)
+
+
+@click.command()
+@shared
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 where something changed.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_context
+def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, **_: Any) -> int:
+    """Carry out the plan in FILE, exactly: refused (5) where manifests, registry or pools have moved since it was made."""
+    from reconciler import board, host, loop, outcome, report, saved
+
+    chosen, plan = options(context), saved.read(file)
+    wish = loop.Wish(prune=plan.wish["prune"], selector=plan.wish["selector"], most=plan.wish["most"])
+    shown = board.Board(report.progress("none" if chosen.json else "auto"), chosen.settings.running)
+    with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
+
+        def approved(look: Look) -> list[str]:
+            saved.check(plan, ours, look)
+            return [action.key for action in plan.actions]
+
+        result = loop.converge(ours, wish, shown, stop=interrupted.stop, approved=approved)
+    if chosen.json:
+        report.document(report.result_json(result))
+    else:
+        report.show_result(result)
+    return interrupted.exit if interrupted.signal else outcome.exit_code(result, detailed=detailed_exitcode)
+
+
+@click.command()
+@shared
+@click.option("--diff", is_flag=True, help="Show the fields of each change.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_context
+def show(context: click.Context, /, file: Path, diff: bool, **_: Any) -> int:
+    """Show the plan in FILE, and say whether it could still be carried out."""
+    from reconciler import host, loop, report, saved
+    from reconciler.errors import Guarded
+
+    chosen, plan = options(context), saved.read(file)
+    if chosen.json:
+        report.document(report.plan_json(saved.as_plan(plan), plan.host))
+    else:
+        report.show_plan(saved.as_plan(plan), diff=diff)
+    wish = loop.Wish(prune=plan.wish["prune"], selector=plan.wish["selector"], most=plan.wish["most"])
+    with host.reading(chosen.settings, lenient=True) as ours:
+        try:
+            saved.check(plan, ours, loop.look(ours, wish))
+        except Guarded as stale:
+            report.note(f"note: {stale}", "warning")
+    return Exit.OK
 
 
 @click.command()

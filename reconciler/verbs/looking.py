@@ -58,7 +58,8 @@ def list_(context: click.Context, /, kind: str | None, **_: Any) -> int:
 @click.pass_context
 def describe(context: click.Context, /, object_: str, **_: Any) -> int:
     """Tell all that is known of one object: what is declared, what is there, its runs and events."""
-    from reconciler import asking, inventory, report
+    from reconciler import asking, inventory, report, story
+    from reconciler.model import Kind
 
     chosen = options(context)
     kind, name = asking.parse_object(object_)
@@ -66,6 +67,8 @@ def describe(context: click.Context, /, object_: str, **_: Any) -> int:
         told = inventory.describe(ours, kind, name)
     if chosen.json:
         report.document(told)
+    elif kind is Kind.IMAGE:
+        story.show(told)
     else:
         inventory.show_description(told)
     return Exit.OK
