@@ -42,9 +42,14 @@ class Ledger:
         Pools come first, by themselves: what they hold, and so what else is to be done, is only known once they are assembled.
         """
         failed = {key for key, done in self.done.items() if not done.ok}
-        fresh = (a for a in actions if a.key not in self.done and not failed & set(a.after))
+        fresh = (a for a in actions if not self._is_done(a) and not failed & set(a.after))
         known = tuple(a for a in fresh if a.chain or a.kind in (Kind.LAYER, Kind.IMAGE, Kind.POOL))
         return tuple(a for a in known if a.verb is Verb.ASSEMBLE) or known
+
+    def _is_done(self, action: Action) -> bool:
+        """A snapshot that was brought back may still have to be replaced."""
+        done = self.done.get(action.key)
+        return done is not None and not (done.ok and done.action.verb is Verb.ACTIVATE and action.verb is Verb.REPLACE)
 
 
 def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, *, stop: threading.Event) -> list[Done]:

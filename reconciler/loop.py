@@ -20,10 +20,11 @@ from reconciler.image.spec import Source
 from reconciler.labels import Selector
 from reconciler.marks import Mark, Marks, What, spared, suspending
 from reconciler.model import Desired, ImageSpec, Kind, Observed, Plan, Resolution, Result, Verb
-from reconciler.observe import identities, observe
+from reconciler.observe import held, identities, observe
 from reconciler.outcome import outcome
 from reconciler.patience import Patience
 from reconciler.plan import plan
+from reconciler.planner.replacing import candidates
 
 HISTORY = 10_000
 """How many of the newest events, and of the newest runs, are kept."""
@@ -63,7 +64,9 @@ def look_offline(host: Host) -> Look:
     desired = suspending(host.desired, marks, now)
     observed = replace(observe(desired, host.records, host.drivers, lambda sources: {}), spared=spared(marks, now, 0.0))
     images = {name: as_applied(image, observed) for name, image in desired.images.items()}
-    return Look(observed, plan(replace(desired, images=images), observed))
+    desired = replace(desired, images=images)
+    observed = replace(observed, holders=held(host.drivers, candidates(desired, observed)))
+    return Look(observed, plan(desired, observed))
 
 
 def as_applied(image: ImageSpec, observed: Observed) -> ImageSpec:
@@ -82,7 +85,11 @@ def look(host: Host, wish: Wish) -> Look:
     desired = suspending(host.desired, marks, now)
     selection = selected(desired, wish.selector)
     observed = observe(desired, host.records, host.drivers, lambda sources: resolve(host, sources), selection=selection)
-    observed = replace(observed, spared=spared(undeclared(desired, observed, marks, now), now, wish.grace))
+    observed = replace(
+        observed,
+        spared=spared(undeclared(desired, observed, marks, now), now, wish.grace),
+        holders=held(host.drivers, candidates(desired, observed, selection)),
+    )
     prune = wish.prune and not host.faults and not host.relabelled
     if prune:
         guard(desired, observed, wish)

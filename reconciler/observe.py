@@ -7,7 +7,7 @@ read is said to be so (``PoolObserved.problem``, ``Resolution.error``) and never
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from reconciler.errors import ReconcilerError
@@ -97,6 +97,19 @@ def identities(
     )
 
 
+def held(drivers: Mapping[str, Driver], snapshots: Iterable[SnapshotRow]) -> dict[tuple[str, str], str]:
+    """Who holds them, by (pool, name); without those that are free."""
+    found: dict[tuple[str, str], str] = {}
+    for row in snapshots:
+        try:
+            holder = drivers[row.pool].holder(row.name, row.identity)
+        except (ReconcilerError, OSError) as error:
+            holder = f"somebody, perhaps: {error}"
+        if holder:
+            found[row.pool, row.name] = holder
+    return found
+
+
 def _resolutions(desired: Desired, resolve: Resolve, selection: Collection[str] | None) -> Mapping[Source, Resolution]:
     sources = list(dict.fromkeys(_unpinned(desired, selection)))
     if not sources:
@@ -120,6 +133,8 @@ _UNDER_WAY = {
     "validating": Phase.VALIDATING,
     "provisioning": Phase.PROVISIONING,
     "snapshotting": Phase.SNAPSHOTTING,
+    "replacing": Phase.SNAPSHOTTING,
+    "discarding": Phase.SNAPSHOTTING,
     "activating": Phase.SNAPSHOTTING,
     "removing": Phase.REMOVING,
 }

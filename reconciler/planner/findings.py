@@ -3,7 +3,8 @@
     PoolUnavailable  Foreign  Orphan  Leftover  Unregistered  PoolUnused         of pools and what stands in them
     PoolLost  PoolSwapped  PoolOlder  PoolNotOurs  RegistryOlder  NameTaken      of thin pools that contradict the registry
     PoolFull  PoolReadOnly  PoolNeedsCheck  PoolFailed  BlockSizeFixed  CannotShrink
-    Suspended  LastKnownChain  SnapshotOutdated  DeclaredTwice  Unpinned         of what is declared
+    Suspended  LastKnownChain  DeclaredTwice  Unpinned                           of what is declared
+    SnapshotOutdated  SnapshotInUse                                              of what is to be replaced (``replacing``)
     Retained  Protected  GracePeriod  NotOurs  PoolUnknown                       of what no longer is (``removals``)
 
 Called by ``plan``. Pure.
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
 from reconciler.model import Finding, ImageSpec, Kind
+from reconciler.planner import replacing
 from reconciler.planner.facts import Facts, Key
 from reconciler.planner.goals import Goal, goal_of, volume_name
 from reconciler.planner.pools import in_use
@@ -71,9 +73,7 @@ def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
         last = f"it stays at its last known chain {volume_name(goal.chain or '')}"
         yield Finding(Kind.IMAGE, image.name, "LastKnownChain", f"{goal.stale}; {last}")
     for name in dict.fromkeys(image.snapshots):
-        owner, row = facts.claims[image.pool, name], facts.observed.snapshots.get((image.pool, name))
+        owner = facts.claims[image.pool, name]
         if owner != image.name:
             yield Finding(Kind.SNAPSHOT, name, "DeclaredTwice", f"declared by images {owner} and {image.name}: it is {owner}'s")
-        elif row and goal.chain and row.chain != goal.chain and not facts.snapshot((image.pool, name)):
-            chains = f"made from chain {volume_name(row.chain)}, and image {image.name} is at {volume_name(goal.chain)} now"
-            yield Finding(Kind.SNAPSHOT, name, "SnapshotOutdated", f"{chains}; it is left as it is")
+    yield from replacing.of_goal(goal, facts)

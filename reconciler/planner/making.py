@@ -14,6 +14,7 @@ from reconciler.image.spec import POLICIES, Limits, Source
 from reconciler.model import Action, Kind, Verb
 from reconciler.planner.facts import Difference, Facts, Key
 from reconciler.planner.goals import Goal, Wanted, image_difference, volume_name
+from reconciler.planner.replacing import replacing
 from reconciler.planner.unpinned import resolves
 
 
@@ -26,7 +27,8 @@ def making(goals: Sequence[Goal], facts: Facts) -> tuple[Action, ...]:
         top = volumes.get(goal.top) if goal.chain else _provisional(goal, facts, sources, volumes)
         record = _record(goal, facts, top)
         before = tuple(action for action in (top, record) if action)
-        actions |= {action.key: action for action in (*before, *_snapshots(goal, facts, before))}
+        copies = (*_snapshots(goal, facts, before), *replacing(goal, facts, _keys(*before)))
+        actions |= {action.key: action for action in (*before, *copies)}
     return tuple(actions.values())
 
 

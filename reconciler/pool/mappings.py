@@ -61,6 +61,22 @@ class Mappings:
             if error.errno != errno.ENXIO:
                 raise
 
+    def swap(self, row: DeviceRow, working: str, name: str) -> None:
+        """Give a name that another device of ours has to this one: up already, so that the name is gone for a moment only.
+
+        Raises Busy where somebody holds the other one; it keeps its name then.
+        """
+        made = self.activate(row, working)
+        self.deactivate(name)
+        self.dm.rename(made.name, name)
+
+    def holder(self, thin_id: int) -> str | None:
+        """Who has it open, in words; None where nobody has."""
+        device = self.dm.by_uuid(self.names().thin_uuid(thin_id))
+        if device is None or not device.open_count:
+            return None
+        return device_holder(device.path) or "somebody who can't be seen from here"
+
     def patiently(self, name: str, act: Callable[[], None]) -> None:
         """Again for a while where the device is busy; then Busy, with who holds it."""
         until = time.monotonic() + PATIENCE_SECONDS

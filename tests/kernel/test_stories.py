@@ -22,6 +22,7 @@ from tests.stories.test_converge import (  # noqa: F401
 from tests.stories.test_crashes import (  # noqa: F401
     calm,
     test_killed_again_and_again_at_the_same_early_moment,
+    test_killed_at_any_moment_of_a_replacement,
     test_killed_at_any_moment_of_an_update_and_a_prune,
     test_killed_at_any_moment_of_the_first_run,
     undisturbed,
@@ -45,6 +46,13 @@ from tests.stories.test_snapshots import (  # noqa: F401
 from tests.stories.test_unpinned import (  # noqa: F401
     test_a_replaced_object_is_noticed,
     test_only_what_was_replaced_is_fetched_again,
+)
+from tests.stories.test_updates import (  # noqa: F401
+    installed,
+    test_a_snapshot_in_use_waits_until_it_is_free,
+    test_back_to_the_old_version_before_anything_was_replaced,
+    test_recreating_a_snapshot_in_use_fails_and_names_its_holder,
+    test_snapshots_are_replaced_where_the_manifest_says_so,
 )
 from tests.stories.test_wishes import (  # noqa: F401
     test_a_selector_limits_a_run_to_the_images_it_names,
