@@ -47,9 +47,12 @@ class Ledger:
         return tuple(a for a in known if a.verb is Verb.ASSEMBLE) or known
 
     def _is_done(self, action: Action) -> bool:
-        """A snapshot that was brought back may still have to be replaced."""
+        """A snapshot that was brought back, or has changed hands, may still have to be replaced."""
         done = self.done.get(action.key)
-        return done is not None and not (done.ok and done.action.verb is Verb.ACTIVATE and action.verb is Verb.REPLACE)
+        if done is None or not done.ok:
+            return done is not None
+        order = (Verb.ACTIVATE, Verb.RECORD, Verb.REPLACE)
+        return done.action.verb not in order or action.verb not in order[order.index(done.action.verb) + 1 :]
 
 
 def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, *, stop: threading.Event) -> list[Done]:
@@ -86,7 +89,7 @@ def dependent(action: Action, blocker: Done) -> Done:
 def perform(host: Host, action: Action, progress: report.Progress) -> Done:
     """Carry out one action: an image's row is written at once, everything else is a durable run."""
     label = f"{action.kind.lower()}/{action.name}" + (f" ({', '.join(action.images)})" if action.kind is Kind.VOLUME else "")
-    if action.kind is Kind.IMAGE:
+    if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:
         record(host, action)
         return Done(action, True)
     machine, value = lifecycle.run_input(action)
@@ -112,6 +115,9 @@ def verdict(action: Action, run: Run) -> Done:
 def record(host: Host, action: Action) -> None:
     if action.verb is Verb.FORGET:
         host.registry.forget_image(action.name)
+        return
+    if action.kind is Kind.SNAPSHOT:
+        host.registry.hand_over(action.pool, action.name, action.image)
         return
     spec = host.desired.images[action.name]
     host.registry.record_image(ImageRow(spec.name, spec.pool, action.chain, spec.size, spec.retain))

@@ -52,6 +52,7 @@ def plan(desired: Desired, observed: Observed, *, prune: bool = False, selection
             *findings.of_pools(facts),
             *(finding for image in chosen for finding in findings.of_image(image, facts)),
             *(finding for goal in goals for finding in findings.of_goal(goal, facts)),
+            *findings.of_renames(goals, facts),
             *kept,
         ),
         unchanged=tuple(sorted(_unchanged(goals, facts, made))),

@@ -190,6 +190,9 @@ def carry_out(action: Action, wanted: Desired, host: Observed) -> Observed:
         return _with_state(host, action.name, replace(state, unready="", troubles=()))
     if action.chain is None:
         return host
+    if action.verb is Verb.RECORD and action.kind is Kind.SNAPSHOT:
+        key = action.pool, action.name
+        return replace(host, snapshots={**host.snapshots, key: replace(host.snapshots[key], image=action.image)})
     if action.verb is Verb.RECORD:
         spec = wanted.images[action.name]
         row = ImageRow(spec.name, spec.pool, action.chain, spec.size, spec.retain)

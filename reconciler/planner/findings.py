@@ -4,7 +4,7 @@
     PoolLost  PoolSwapped  PoolOlder  PoolNotOurs  RegistryOlder  NameTaken      of thin pools that contradict the registry
     PoolFull  PoolReadOnly  PoolNeedsCheck  PoolFailed  BlockSizeFixed  CannotShrink
     Suspended  LastKnownChain  DeclaredTwice  Unpinned                           of what is declared
-    SnapshotOutdated  SnapshotInUse                                              of what is to be replaced (``replacing``)
+    SnapshotOutdated  SnapshotInUse  LooksRenamed                                of what has changed
     Retained  Protected  GracePeriod  NotOurs  PoolUnknown                       of what no longer is (``removals``)
 
 Called by ``plan``. Pure.
@@ -12,7 +12,7 @@ Called by ``plan``. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from reconciler.model import Finding, ImageSpec, Kind
@@ -65,6 +65,19 @@ def of_image(image: ImageSpec, facts: Facts) -> Iterator[Finding]:
             found = facts.observed.resolutions.get(layer.source)
             tracked = f"tracked by its ETag {found.etag}" if found and found.etag else "its ETag is not known"
             yield Finding(Kind.LAYER, layer.source.url, "Unpinned", f"unpinned: {tracked}; image {image.name} names no sha256")
+
+
+def of_renames(goals: Iterable[Goal], facts: Facts) -> Iterator[Finding]:
+    """An image that has gone from the manifests where another of the same chain has come: one of each, by their names."""
+    old = {name: row for name, row in facts.observed.images.items() if name not in facts.desired.images and row.chain}
+    for goal in goals:
+        if goal.image.name not in facts.observed.images:
+            same = (name for name, row in old.items() if (row.pool, row.chain) == (goal.image.pool, goal.chain))
+            if before := min(same, default=None):
+                del old[before]
+                how = f"reconcile state mv image/{before} image/{goal.image.name}"
+                message = f"it has the layers of image {before}, which is no longer declared: if that was renamed, run `{how}`"
+                yield Finding(Kind.IMAGE, goal.image.name, "LooksRenamed", message)
 
 
 def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:

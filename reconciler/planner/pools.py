@@ -81,7 +81,7 @@ def activating(facts: Facts, chosen: Collection[str] | None, going: Iterable[Act
 
 def halted(goals: Iterable[Goal], made: Iterable[Action], assembled: Iterable[Action], facts: Facts) -> tuple[Failure, ...]:
     """Images for which something would have to be made in a pool where nothing can be, now or once it is assembled."""
-    wanting = {image for action in made if action.pool for image in action.images}
+    wanting = {image for action in made if action.pool and action.verb is not Verb.RECORD for image in action.images}
     changing = {action.name for action in assembled}
     found = []
     for goal in goals:

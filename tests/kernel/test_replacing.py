@@ -99,7 +99,7 @@ def test_readers_see_the_old_or_the_new_one(pool: ThinPool) -> None:
     path, over, seen = str(pool.snapshot_path("web")), threading.Event(), set()
 
     def look() -> None:
-        while not over.is_set():
+        while not over.wait(0.001):
             try:
                 fd = os.open(path, os.O_RDONLY)
             except OSError:

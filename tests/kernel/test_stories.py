@@ -37,6 +37,12 @@ from tests.stories.test_removal import (  # noqa: F401
     test_retain_keeps_what_is_no_longer_declared,
     test_volumes_that_others_need_survive_a_prune,
 )
+from tests.stories.test_renames import (  # noqa: F401
+    named,
+    test_a_renamed_image_keeps_everything,
+    test_an_image_that_is_forgotten_leaves_its_snapshots_where_they_are,
+    test_without_being_told_the_snapshots_change_hands_all_the_same,
+)
 from tests.stories.test_snapshots import (  # noqa: F401
     test_a_changed_image_is_built_beside_the_snapshots_of_the_old_one,
     test_a_new_snapshot_is_made_beside_the_old_ones,
