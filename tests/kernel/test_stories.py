@@ -39,6 +39,7 @@ from tests.stories.test_removal import (  # noqa: F401
 )
 from tests.stories.test_renames import (  # noqa: F401
     named,
+    node,
     test_a_renamed_image_keeps_everything,
     test_an_image_that_is_forgotten_leaves_its_snapshots_where_they_are,
     test_without_being_told_the_snapshots_change_hands_all_the_same,
@@ -55,6 +56,7 @@ from tests.stories.test_unpinned import (  # noqa: F401
 )
 from tests.stories.test_updates import (  # noqa: F401
     installed,
+    site,
     test_a_snapshot_in_use_waits_until_it_is_free,
     test_back_to_the_old_version_before_anything_was_replaced,
     test_recreating_a_snapshot_in_use_fails_and_names_its_holder,

@@ -23,84 +23,85 @@ def named(tmp_path_factory: pytest.TempPathFactory, workshop_at: WorkshopAt) -> 
 
 
 @pytest.fixture
-def host(named: Workshop, tmp_path: Path) -> Workshop:
+def node(named: Workshop, tmp_path: Path) -> Workshop:
     return named.copy(tmp_path / "host")
 
 
-def rename(host: Workshop) -> None:
-    host.withdraw("web")
-    host.image("site", LAYERS, snapshots=["a", "b"])
+def rename(node: Workshop) -> None:
+    node.withdraw("web")
+    node.image("site", LAYERS, snapshots=["a", "b"])
 
 
-def owners(host: Workshop) -> dict[str, list[str]]:
-    return {i["name"]: [s["name"] for s in i["snapshots"]] for i in host.run("list", "-o", "json").json["images"]}
+def owners(node: Workshop) -> dict[str, list[str]]:
+    return {i["name"]: [s["name"] for s in i["snapshots"]] for i in node.run("list", "-o", "json").json["images"]}
 
 
-def test_a_renamed_image_keeps_everything(host: Workshop) -> None:
+def test_a_renamed_image_keeps_everything(node: Workshop) -> None:
     """`plan` gives the command; after it there is nothing to do, and what was noted of the image holds under its new name."""
-    host.run("protect", "image/web", "--reason", "golden").expect(0)
-    before = host.holdings()
-    rename(host)
+    node.run("protect", "image/web", "--reason", "golden").expect(0)
+    before = node.holdings()
+    rename(node)
 
-    (told,) = [f for f in host.plan()["findings"] if f["reason"] == "LooksRenamed"]
+    (told,) = [f for f in node.plan()["findings"] if f["reason"] == "LooksRenamed"]
     command = told["message"].split("`")[1].split()
     assert command == ["reconcile", "state", "mv", "image/web", "image/site"]
-    host.run(*command[1:]).expect(0).words("image web is image site now, with 2 snapshots")
+    node.run(*command[1:]).expect(0).words("image web is image site now, with 2 snapshots")
 
-    plan = host.plan("--prune")
+    plan = node.plan("--prune")
     assert (plan["actions"], plan["held"], plan["findings"]) == ([], [], [])
-    assert owners(host) == {"other": ["o"], "site": ["a", "b"]}
-    host.once("--prune", "--detailed-exitcode").expect(0)
-    assert host.holdings() == before
-    host.run("events", "image/web").words("Moved")
-    host.run("events", "image/site").words("Moved")
-    host.run("unprotect", "image/site").expect(0)
+    assert owners(node) == {"other": ["o"], "site": ["a", "b"]}
+    node.once("--prune", "--detailed-exitcode").expect(0)
+    assert node.holdings() == before
+    node.run("events", "image/web").words("Moved")
+    node.run("events", "image/site").words("Moved")
+    node.run("unprotect", "image/site").expect(0)
 
 
-def test_without_being_told_the_snapshots_change_hands_all_the_same(host: Workshop) -> None:
+def test_without_being_told_the_snapshots_change_hands_all_the_same(node: Workshop) -> None:
     """The image of the new name takes them over; what is left of the old one is a name, and goes with the next prune."""
-    before = host.holdings()
-    rename(host)
+    before = node.holdings()
+    rename(node)
 
-    done = host.converge()
+    done = node.converge()
     assert {o["name"]: o["action"] for o in done.json["objects"] if o["kind"] == "Snapshot"} == {
-        "a": "record", "b": "record",
+        "a": "record",
+        "b": "record",
         "o": "none",
     }
-    assert owners(host) == {"other": ["o"], "site": ["a", "b"], "web": []}
-    assert [(a["verb"], a["name"]) for a in host.plan()["held"]] == [("forget", "web")]
-    host.once("--prune").expect(0)
+    assert owners(node) == {"other": ["o"], "site": ["a", "b"], "web": []}
+    assert [(a["verb"], a["name"]) for a in node.plan()["held"]] == [("forget", "web")]
+    node.once("--prune").expect(0)
 
-    assert host.holdings() == before
-    assert owners(host) == {"other": ["o"], "site": ["a", "b"]}
-    host.settled()
-
-
-def test_a_name_that_is_taken_or_unknown_is_refused(host: Workshop) -> None:
-    host.run("state", "mv", "image/web", "image/other").expect(5).words("image 'other' is in the registry already")
-    host.run("state", "mv", "image/nobody", "image/site").expect(64).words("no image 'nobody'", "state ls")
-    host.run("state", "mv", "image/web", "image/site").expect(5).words("still declared")
-    host.withdraw("web")
-    host.run("state", "mv", "image/web", "image/site").expect(5).words("'site' is not declared")
-    host.run("state", "mv", "snapshot/a", "snapshot/b").expect(64).words("is not an image")
-    host.run("state", "rm", "image/other").expect(5).words("is declared")
+    assert node.holdings() == before
+    assert owners(node) == {"other": ["o"], "site": ["a", "b"]}
+    node.settled()
 
 
-def test_an_image_that_is_forgotten_leaves_its_snapshots_where_they_are(host: Workshop) -> None:
-    host.withdraw("web")
-    shown = {name: host.snapshot(name).stat().st_ino for name in ("a", "b")}
-
-    host.run("state", "rm", "image/web").expect(0).words("image web is forgotten; 2 snapshots of it left")
-    host.once("--prune").expect(0)
-
-    assert {name: host.snapshot(name).stat().st_ino for name in ("a", "b")} == shown
-    assert owners(host) == {"other": ["o"]}
-    assert {f["reason"] for f in host.plan()["findings"]} <= {"Unregistered", "Orphan"}
+def test_a_name_that_is_taken_or_unknown_is_refused(node: Workshop) -> None:
+    node.run("state", "mv", "image/web", "image/other").expect(5).words("image 'other' is in the registry already")
+    node.run("state", "mv", "image/nobody", "image/site").expect(64).words("no image 'nobody'", "state ls")
+    node.run("state", "mv", "image/web", "image/site").expect(5).words("still declared")
+    node.withdraw("web")
+    node.run("state", "mv", "image/web", "image/site").expect(5).words("'site' is not declared")
+    node.run("state", "mv", "snapshot/a", "snapshot/b").expect(64).words("is not an image")
+    node.run("state", "rm", "image/other").expect(5).words("is declared")
 
 
-def test_the_rows_of_the_registry_can_be_listed(host: Workshop) -> None:
-    rows = host.run("state", "ls", "-o", "json").expect(0).json["rows"]
+def test_an_image_that_is_forgotten_leaves_its_snapshots_where_they_are(node: Workshop) -> None:
+    node.withdraw("web")
+    shown = {name: node.snapshot(name).stat().st_ino for name in ("a", "b")}
+
+    node.run("state", "rm", "image/web").expect(0).words("image web is forgotten; 2 snapshots of it left")
+    node.once("--prune").expect(0)
+
+    assert {name: node.snapshot(name).stat().st_ino for name in ("a", "b")} == shown
+    assert owners(node) == {"other": ["o"]}
+    assert {f["reason"] for f in node.plan()["findings"]} <= {"Unregistered", "Orphan"}
+
+
+def test_the_rows_of_the_registry_can_be_listed(node: Workshop) -> None:
+    rows = node.run("state", "ls", "-o", "json").expect(0).json["rows"]
 
     assert {(row["kind"], row["name"]) for row in rows} >= {("Image", "web"), ("Image", "other"), ("Snapshot", "a")}
     assert all(row["identity"] for row in rows if row["kind"] != "Image")
-    host.run("state", "ls").expect(0).words("KIND", "image", "web", "snapshot")
+    node.run("state", "ls").expect(0).words("KIND", "image", "web", "snapshot")
