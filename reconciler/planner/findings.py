@@ -12,6 +12,7 @@ Called by ``plan``. Pure.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
@@ -68,16 +69,18 @@ def of_image(image: ImageSpec, facts: Facts) -> Iterator[Finding]:
 
 
 def of_renames(goals: Iterable[Goal], facts: Facts) -> Iterator[Finding]:
-    """An image that has gone from the manifests where another of the same chain has come: one of each, by their names."""
-    old = {name: row for name, row in facts.observed.images.items() if name not in facts.desired.images and row.chain}
-    for goal in goals:
-        if goal.image.name not in facts.observed.images:
-            same = (name for name, row in old.items() if (row.pool, row.chain) == (goal.image.pool, goal.chain))
-            if before := min(same, default=None):
-                del old[before]
-                how = f"reconcile state mv image/{before} image/{goal.image.name}"
-                message = f"it has the layers of image {before}, which is no longer declared: if that was renamed, run `{how}`"
-                yield Finding(Kind.IMAGE, goal.image.name, "LooksRenamed", message)
+    """An image that has gone from the manifests where another of the same chain has come: one for each, in order of name."""
+    gone: dict[Key, list[str]] = defaultdict(list)
+    for name, row in sorted(facts.observed.images.items(), reverse=True):
+        if name not in facts.desired.images and row.chain:
+            gone[row.pool, row.chain].append(name)
+    for goal in goals if gone else ():
+        image = goal.image.name
+        if image not in facts.observed.images and (same := gone.get(goal.top)):
+            before = same.pop()
+            how = f"reconcile state mv image/{before} image/{image}"
+            message = f"it has the layers of image {before}, which is no longer declared: if that was renamed, run `{how}`"
+            yield Finding(Kind.IMAGE, image, "LooksRenamed", message)
 
 
 def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
