@@ -95,7 +95,7 @@ VERBS = (
     ),
     *(steering.suspend, steering.resume, steering.protect, steering.unprotect, steering.retry, steering.wait),
     *(layers.inspect, layers.build),
-    *(pools.adopt, pools.gc, pools.detach, keeping.state),
+    *(pools.adopt, pools.gc, pools.detach, keeping.state, keeping.import_),
 )
 
 for verb in VERBS:

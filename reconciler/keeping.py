@@ -1,4 +1,4 @@
-"""What a person looks up and changes in the registry alone: all its rows, an image's name, an image that is to be forgotten.
+"""What a person looks up and changes in the registry alone: its rows, an image's name, what is to be forgotten or taken over.
 
 Called by ``verbs`` with a Host; those that change something hold the lock. Pools and devices are not touched. No state.
 """
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from reconciler.errors import Guarded, UsageError
 from reconciler.host import Host
-from reconciler.model import ImageRow, Kind, SnapshotRow
+from reconciler.mend import chains
+from reconciler.model import ImageRow, Kind, SnapshotMade, SnapshotRow
+from reconciler.pool.file import FilePool
+from reconciler.pool.identity import filesystem, look
 from reconciler.pool.journal import identified
 
 
@@ -69,6 +72,45 @@ def forget(host: Host, name: str) -> str:
     message = f"image {name} is forgotten; {count} of it left where they are" if left else f"image {name} is forgotten"
     host.registry.abandon_image(name, [(row.pool, thin[0]) for row in left if (thin := identified(row.identity))], message)
     return message
+
+
+def take_over(host: Host, name: str, image: str) -> str:
+    """Record a snapshot file that stands in an image's pool and nothing knows. Raises UsageError, Guarded.
+
+    The UUID of its file system says of which chain it is: that follows from the chain. Thin pools have ``adopt`` for this.
+    """
+    spec = host.desired.images.get(image)
+    if spec is None or name not in spec.snapshots:
+        raise UsageError(f"image {image!r} declares no snapshot {name!r}", hint="declare it first: a run would leave it alone")
+    driver = host.drivers[spec.pool]
+    if not isinstance(driver, FilePool):
+        raise UsageError(
+            f"pool {spec.pool} is a thin pool", hint=f"what stands in it is taken over by: reconcile adopt {spec.pool}"
+        )
+    if (spec.pool, name) in host.records.snapshots():
+        raise Guarded(f"snapshot {name!r} of pool {spec.pool} is in the registry already")
+    row = SnapshotRow(spec.pool, name, image, *_proof(host, driver, name))
+    host.registry.apply([SnapshotMade(row)])
+    message = f"snapshot {name} is taken over as it is, made from chain {row.chain[:12]}"
+    host.registry.event(Kind.SNAPSHOT, name, "Imported", message)
+    return message
+
+
+def _proof(host: Host, driver: FilePool, name: str) -> tuple[str, str]:
+    """Chain and identity of a whole snapshot. Raises UsageError where there is none, Guarded without proof."""
+    path = driver.snapshot_path(name)
+    found = look(path)
+    if found is None:
+        raise UsageError(f"there is no {path}")
+    chain = chains(host).get(found.identity.uuid or "") if found.regular else None
+    if chain is None:
+        what = f"its file system's UUID is {found.identity.uuid}" if found.identity.uuid else "there is no ext4 file system in it"
+        hint = "a run sets it aside and makes the snapshot anew; keep a copy if it is dear to somebody"
+        raise Guarded(f"{path} is of no chain that is declared or recorded here: {what}", hint=hint)
+    size = filesystem(path)[0] or 0
+    if found.identity.size < size:
+        raise Guarded(f"{path} is not whole: {found.identity.size} bytes of a file system of {size}", hint="copy it again")
+    return chain, str(found.identity)
 
 
 def known(host: Host, name: str) -> ImageRow:

@@ -275,6 +275,50 @@ def test_a_snapshot_is_a_writable_copy_with_the_same_holes(pool: FilePool, snaps
     assert (state.condition, state.active, state.path, state.size) == (Condition.INTACT, True, str(path), 16 * MIB)
 
 
+def test_a_snapshot_is_replaced_by_one_of_another_volume(pool: FilePool, snapshot: str) -> None:
+    """Its name, owner and mode stay; what was written to it is gone, and the file is another one."""
+    build(pool, B)
+    path = pool.snapshot_path("vm")
+    with path.open("r+b") as file:
+        file.write(b"written by a machine")
+    path.chmod(0o660)
+
+    new = pool.replace_snapshot("vm", B, snapshot)
+
+    assert path.read_bytes() == pool.volume_path(B).read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert pool.observe({}, {"vm": new}).snapshots["vm"].condition is Condition.INTACT
+    assert pool.observe({}, {"vm": snapshot}).snapshots["vm"].condition is Condition.REPLACED
+    assert pool.replace_snapshot("vm", B, snapshot) == new, "cut off before it was written down, it is found done"
+    assert everything(pool.root) == {f"volumes/{A}.ext4", f"volumes/{B}.ext4", "snapshots/vm.ext4"}
+
+
+def test_a_snapshot_that_is_open_is_not_replaced(pool: FilePool, snapshot: str) -> None:
+    build(pool, B)
+    path = pool.snapshot_path("vm")
+    with subprocess.Popen(["sleep", "60"], stdin=path.open("rb")) as user:
+        try:
+            assert pool.holder("vm", snapshot) == f"process {user.pid} (sleep)"
+            with pytest.raises(Busy, match=rf"held by process {user.pid} \(sleep\)"):
+                pool.replace_snapshot("vm", B, snapshot)
+        finally:
+            user.kill()
+
+    assert pool.holder("vm", snapshot) is None
+    assert path.read_bytes() == pool.volume_path(A).read_bytes()
+    assert not list(path.parent.glob(".*")), "nothing half-made is left"
+
+
+def test_what_took_the_place_of_a_snapshot_is_set_aside_when_that_is_replaced(pool: FilePool, snapshot: str) -> None:
+    build(pool, B)
+    swap(pool.snapshot_path("vm"))
+
+    pool.replace_snapshot("vm", B, snapshot)
+
+    assert pool.snapshot_path("vm").read_bytes() == pool.volume_path(B).read_bytes()
+    assert len(list(pool.snapshot_path("vm").parent.glob("*.aside-1"))) == 1
+
+
 def grow(path: Path) -> None:
     os.truncate(path, 32 * MIB)
 

@@ -1,4 +1,4 @@
-"""``reconcile state``: the registry's rows, and the few changes of them that a person may want. No state."""
+"""``state`` and ``import``: the registry's rows, and the few changes of them that a person may want. No state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from reconciler.errors import Exit
+from reconciler.errors import Exit, UsageError
 from reconciler.verbs.options import options, shared
 
 
@@ -57,6 +57,22 @@ def rm(context: click.Context, /, object_: str, **_: Any) -> int:
 
     name = asking.parse_image(object_)
     return change(context, lambda ours: keeping.forget(ours, name))
+
+
+@click.command("import")
+@shared
+@click.argument("object_", metavar="snapshot/NAME")
+@click.option("--image", required=True, help="The image that declares it.")
+@click.pass_context
+def import_(context: click.Context, /, object_: str, image: str, **_: Any) -> int:
+    """Take over a snapshot's file that stands in a file pool and that nothing knows, whatever chain of ours it was made from."""
+    from reconciler import asking, keeping
+    from reconciler.model import Kind
+
+    kind, name = asking.parse_object(object_)
+    if kind is not Kind.SNAPSHOT:
+        raise UsageError(f"{object_!r} is not a snapshot", hint="write snapshot/NAME")
+    return change(context, lambda ours: keeping.take_over(ours, name, image.removeprefix("image/")))
 
 
 def change(context: click.Context, act: Callable[[Any], str]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from .layers import change, root
-from .workshop import Workshop, WorkshopAt
+from .workshop import Workshop, WorkshopAt, cat, write
 
 LAYERS = [root("base"), change("app", {"srv/app": b"v1"})]
 
@@ -97,6 +97,33 @@ def test_an_image_that_is_forgotten_leaves_its_snapshots_where_they_are(node: Wo
     assert {name: node.snapshot(name).stat().st_ino for name in ("a", "b")} == shown
     assert owners(node) == {"other": ["o"]}
     assert {f["reason"] for f in node.plan()["findings"]} <= {"Unregistered", "Orphan"}
+
+
+def test_a_snapshot_that_nothing_knows_any_more_is_taken_over(node: Workshop) -> None:
+    """The registry was lost, and the image has moved on: what was written to a snapshot of the old layers is not."""
+    write(node.snapshot("a"), "/notes", b"mine", node.root / "notes")
+    node.withdraw("web")
+    node.run("state", "rm", "image/web").expect(0)
+    node.image("web", [*LAYERS, change("more", {"srv/more": b"1"})], snapshots=["a", "b"])
+
+    node.run("import", "snapshot/a", "--image", "web").expect(0).words("taken over as it is")
+    node.run("import", "snapshot/a", "--image", "web").expect(5).words("already")
+    node.converge()
+
+    assert cat(node.snapshot("a"), "/notes") == b"mine"
+    assert "SnapshotOutdated" in {f["reason"] for f in node.plan()["findings"]}
+    node.settled()
+
+
+def test_what_is_not_surely_a_whole_snapshot_is_not_taken_over(node: Workshop) -> None:
+    node.image("web", LAYERS, snapshots=["a", "b", "c", "d"])
+    node.snapshot("c").write_bytes(bytes(1 << 20))
+    node.snapshot("d").write_bytes(node.snapshot("a").read_bytes()[: 8 << 20])
+
+    node.run("import", "snapshot/c", "--image", "web").expect(5).words("no ext4 file system in it")
+    node.run("import", "snapshot/d", "--image", "web").expect(5).words("is not whole")
+    node.run("import", "snapshot/e", "--image", "web").expect(64).words("declares no snapshot 'e'")
+    node.run("import", "image/web", "--image", "web").expect(64).words("is not a snapshot")
 
 
 def test_the_rows_of_the_registry_can_be_listed(node: Workshop) -> None:

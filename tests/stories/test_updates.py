@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,24 @@ def test_a_snapshot_in_use_waits_until_it_is_free(site: Workshop) -> None:
         site.once().expect(0).words("snapshot/a", "held by process", "replaced once it is free")
         assert site.run("list", "-o", "json").json["images"][0]["phase"] == "Ready"
     assert done(site.converge()) == {"a": "replace", "b": "none"}
+
+    assert cat(site.snapshot("a"), "/srv/app") == b"v2"
+    site.settled()
+
+
+def test_a_service_replaces_a_snapshot_once_it_is_free(site: Workshop) -> None:
+    """Nobody has to tell it."""
+    old = {name: site.snapshot(name).stat().st_ino for name in ("a", "b")}
+
+    def replaced(name: str) -> bool:
+        return site.snapshot(name).stat().st_ino != old[name]
+
+    update(site, "OnRelease")
+    with site.snapshot("a").open("r+b"):
+        service = site.start("--interval", "1").until(lambda: replaced("b"), "the replacement of b")
+        assert not replaced("a")
+    service.until(lambda: replaced("a"), "the replacement of a")
+    service.signal(signal.SIGTERM).wait().expect(143)
 
     assert cat(site.snapshot("a"), "/srv/app") == b"v2"
     site.settled()
