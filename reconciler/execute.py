@@ -40,11 +40,13 @@ class Ledger:
         """The actions that can be tried: their object is known, and this invocation has not tried them yet.
 
         Pools come first, by themselves: what they hold, and so what else is to be done, is only known once they are assembled.
+        Replacements come last: by then it is looked at again who uses what is to be replaced.
         """
         failed = {key for key, done in self.done.items() if not done.ok}
         fresh = (a for a in actions if not self._is_done(a) and not failed & set(a.after))
         known = tuple(a for a in fresh if a.chain or a.kind in (Kind.LAYER, Kind.IMAGE, Kind.POOL))
-        return tuple(a for a in known if a.verb is Verb.ASSEMBLE) or known
+        pools = tuple(a for a in known if a.verb is Verb.ASSEMBLE)
+        return pools or tuple(a for a in known if a.verb is not Verb.REPLACE) or known
 
     def _is_done(self, action: Action) -> bool:
         """A snapshot that was brought back, or has changed hands, may still have to be replaced."""

@@ -242,6 +242,7 @@ def about_image(host: Host, now: loop.Look, name: str) -> dict[str, Any]:
             for layer, found in zip(spec.layers, applied.layers, strict=True)
         ]
         declared["snapshots"] = list(spec.snapshots)
+        declared["replacePolicy"] = spec.replace.value
     failure = failure_of(name, now)
     return image(name, host, now, Phases(host.desired, now.observed, now.plan), rows_of(now.observed)[name]) | {
         "declared": declared,
