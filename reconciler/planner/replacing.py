@@ -81,7 +81,7 @@ def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
         holder = facts.observed.holders.get((row.pool, row.name))
         if goal.image.replace is ReplacePolicy.KEEP or goal.stale:
             hint = (
-                "" if goal.stale else " (replacePolicy Keep: remove it, or declare OnRelease or Recreate, to have it made anew)"
+                "" if goal.stale else " (its replacePolicy is Keep; OnRelease and Recreate make it anew)"
             )
             yield Finding(Kind.SNAPSHOT, row.name, "SnapshotOutdated", f"{_chains(goal, row)}; it is left as it is{hint}")
         elif goal.image.replace is ReplacePolicy.ON_RELEASE and holder:
