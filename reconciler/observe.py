@@ -99,14 +99,16 @@ def identities(
 
 def held(drivers: Mapping[str, Driver], snapshots: Iterable[SnapshotRow]) -> dict[tuple[str, str], str]:
     """Who holds them, by (pool, name); without those that are free."""
-    found: dict[tuple[str, str], str] = {}
+    asked: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for row in snapshots:
+        asked[row.pool][row.name] = row.identity
+    found: dict[tuple[str, str], str] = {}
+    for pool, identities in asked.items():
         try:
-            holder = drivers[row.pool].holder(row.name, row.identity)
+            holders = drivers[pool].holders(identities)
         except (ReconcilerError, OSError) as error:
-            holder = f"somebody, perhaps: {error}"
-        if holder:
-            found[row.pool, row.name] = holder
+            holders = dict.fromkeys(identities, f"somebody, perhaps: {error}")
+        found |= {(pool, name): who for name, who in holders.items()}
     return found
 
 

@@ -298,15 +298,40 @@ def test_a_snapshot_that_is_open_is_not_replaced(pool: FilePool, snapshot: str) 
     path = pool.snapshot_path("vm")
     with subprocess.Popen(["sleep", "60"], stdin=path.open("rb")) as user:
         try:
-            assert pool.holder("vm", snapshot) == f"process {user.pid} (sleep)"
+            assert pool.holders({"vm": snapshot}) == {"vm": f"process {user.pid} (sleep)"}
             with pytest.raises(Busy, match=rf"held by process {user.pid} \(sleep\)"):
                 pool.replace_snapshot("vm", B, snapshot)
         finally:
             user.kill()
 
-    assert pool.holder("vm", snapshot) is None
+    assert pool.holders({"vm": snapshot}) == {}
     assert path.read_bytes() == pool.volume_path(A).read_bytes()
     assert not list(path.parent.glob(".*")), "nothing half-made is left"
+
+
+def test_many_snapshots_are_asked_for_at_once_who_holds_them(pool: FilePool) -> None:
+    """Each gets the answer that it gets alone; what isn't there, or isn't a file, is held by nobody."""
+    build(pool, A)
+    known = {name: pool.create_snapshot(name, A) for name in ("open", "too", "free", "gone", "odd")}
+    pool.snapshot_path("gone").unlink()
+    become_directory(pool.snapshot_path("odd"))
+    paths = pool.snapshot_path("open"), pool.snapshot_path("too")
+    with (
+        paths[0].open("rb") as one,
+        paths[1].open("r+b") as two,
+        subprocess.Popen(["sleep", "60"], stdin=one, stdout=two) as user,
+    ):
+        try:
+            found = pool.holders(known)
+            assert found == {path.stem: holders.holder(path) for path in paths}
+            assert set(found.values()) <= {f"process {pid} ({comm(pid)})" for pid in (os.getpid(), user.pid)}
+        finally:
+            user.kill()
+    assert pool.holders(known) == {}
+
+
+def comm(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def test_what_took_the_place_of_a_snapshot_is_set_aside_when_that_is_replaced(pool: FilePool, snapshot: str) -> None:

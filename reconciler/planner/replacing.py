@@ -80,9 +80,7 @@ def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
     for row in outdated(goal, facts):
         holder = facts.observed.holders.get((row.pool, row.name))
         if goal.image.replace is ReplacePolicy.KEEP or goal.stale:
-            hint = (
-                "" if goal.stale else " (its replacePolicy is Keep; OnRelease and Recreate make it anew)"
-            )
+            hint = "" if goal.stale else " (its replacePolicy is Keep; OnRelease and Recreate make it anew)"
             yield Finding(Kind.SNAPSHOT, row.name, "SnapshotOutdated", f"{_chains(goal, row)}; it is left as it is{hint}")
         elif goal.image.replace is ReplacePolicy.ON_RELEASE and holder:
             message = f"{_chains(goal, row)}; it is held by {holder}, and replaced once it is free"

@@ -193,8 +193,8 @@ class Driver(Protocol):
         """
         ...
 
-    def holder(self, name: str, identity: str) -> str | None:
-        """Who holds the snapshot that the registry remembers by ``identity``, in words; None where nobody is seen to."""
+    def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
+        """Who holds these snapshots (identities by name), in words; without those that nobody is seen to hold."""
         ...
 
     def replace_snapshot(self, name: str, chain: str, identity: str) -> str:

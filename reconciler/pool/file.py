@@ -24,7 +24,7 @@ from pathlib import Path
 from reconciler.errors import Busy, HostCannot, NoSpace, Retryable
 from reconciler.pool.clone import data_bytes, reflink, shares_blocks, sparse_copy
 from reconciler.pool.driver import Condition, Expected, PoolState, SnapshotState, Space, VolumeState, nothing
-from reconciler.pool.holders import holder
+from reconciler.pool.holders import holder, holders
 from reconciler.pool.identity import Identity, judge_snapshot, judge_volume, look
 from reconciler.pool.shelf import Listing, Shelf, nearest_directory
 
@@ -168,10 +168,9 @@ class FilePool:
     def activate_snapshot(self, name: str, identity: str = "") -> None:
         """A file is always active."""
 
-    def holder(self, name: str, identity: str) -> str | None:
-        path = self.snapshot_path(name)
-        with self._reported(f"find out who uses snapshot {name}"):
-            return holder(path) if path.is_file() else None
+    def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
+        with self._reported("find out who uses its snapshots"):
+            return holders({name: self.snapshot_path(name) for name in snapshots})
 
     def replace_snapshot(self, name: str, chain: str, identity: str) -> str:
         """See ``Driver.replace_snapshot``: the new file is renamed over the old one, and has its owner and mode.

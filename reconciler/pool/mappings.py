@@ -8,14 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.errors import Busy, Retryable
 from reconciler.pool.assembly import SECTOR, number
 from reconciler.pool.devmapper import Device, DeviceMapper, DmError, Target
-from reconciler.pool.holders import device_holder
+from reconciler.pool.holders import device_holder, device_holders
 from reconciler.pool.journal import DeviceRow
 from reconciler.pool.naming import MAPPER, Names
 from reconciler.pool.status import ThinTable
@@ -70,12 +70,13 @@ class Mappings:
         self.deactivate(name)
         self.dm.rename(made.name, name)
 
-    def holder(self, thin_id: int) -> str | None:
-        """Who has it open, in words; None where nobody has."""
-        device = self.dm.by_uuid(self.names().thin_uuid(thin_id))
-        if device is None or not device.open_count:
-            return None
-        return device_holder(device.path) or "somebody who can't be seen from here"
+    def holders(self, thin_ids: Mapping[str, int]) -> dict[str, str]:
+        """Who has them open, in words; without those that nobody has. The kernel knows whether, /proc mostly by whom."""
+        names = self.names()
+        devices = {name: self.dm.by_uuid(names.thin_uuid(thin_id)) for name, thin_id in thin_ids.items()}
+        used = {name: device.path for name, device in devices.items() if device and device.open_count}
+        known = device_holders(used) if used else {}
+        return {name: known.get(name, "somebody who can't be seen from here") for name in used}
 
     def patiently(self, name: str, act: Callable[[], None]) -> None:
         """Again for a while where the device is busy; then Busy, with who holds it."""

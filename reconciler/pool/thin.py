@@ -257,14 +257,13 @@ class ThinPool:
             base = self._parent(chain)
             return self.brackets.create(status, Role.SNAPSHOT, name, chain, base.size, base.id)
 
-    def holder(self, name: str, identity: str) -> str | None:
-        with self.reported(f"find out who uses snapshot {name}"):
-            thin = identified(identity)
-            return self.mappings.holder(thin[0]) if thin else None
+    def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
+        with self.reported("find out who uses its snapshots"):
+            return self.mappings.holders({name: thin[0] for name, one in snapshots.items() if (thin := identified(one))})
 
     def replace_snapshot(self, name: str, chain: str, identity: str) -> str:
         """See ``Driver.replace_snapshot``. Raises NoSpace, PoolUnusable, NameTaken, Busy, and Retryable without the volume."""
-        if who := self.holder(name, identity):
+        if who := self.holders({name: identity}).get(name):
             path = self.snapshot_path(name)
             raise Busy(f"snapshot {name} is in use: {path} is held by {who}", hint="stop what uses it, then run again")
         with self.reported(f"replace snapshot {name}"):

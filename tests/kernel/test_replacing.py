@@ -57,20 +57,20 @@ def test_one_that_is_open_is_left_to_its_user(thin: Rig, pool: ThinPool) -> None
     """Nothing is made for it that would have to be removed again, and the user notices nothing."""
     old, path = identity(pool), pool.snapshot_path("web")
     with path.open("rb") as user:
-        assert pool.holder("web", old)
+        assert set(pool.holders({"web": old})) == {"web"}
         with pytest.raises(Busy, match="snapshot web is in use: /dev/mapper/rig-web is held by"):
             pool.replace_snapshot("web", B, old)
         user.seek(8 * MIB)
         assert user.read(4) == b"mine"
     assert identity(pool) == old
-    assert pool.holder("web", old) is None
+    assert pool.holders({"web": old}) == {}
     assert pool.observe({}, {"web": old}).snapshots["web"].active
 
 
 def test_one_that_is_opened_at_the_last_moment_stays_too(pool: ThinPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the question and the switch: the kernel does not take the name away, and what was made is removed again."""
     old = identity(pool)
-    monkeypatch.setattr(ThinPool, "holder", lambda self, name, identity: None)
+    monkeypatch.setattr(ThinPool, "holders", lambda self, snapshots: {})
     with pool.snapshot_path("web").open("rb"), pytest.raises(Busy, match="rig-web is"):
         pool.replace_snapshot("web", B, old)
 
