@@ -65,7 +65,9 @@ def test_a_snapshot_in_use_waits_until_it_is_free(site: Workshop) -> None:
     update(site, "OnRelease")
 
     with site.snapshot("a").open("r+b"):
-        site.converge()
+        told = site.converge().object("Snapshot", "a")
+        assert (told["action"], told["phase"], told["reason"]) == ("none", "Ready", "SnapshotInUse")
+        assert "held by process" in told["message"]
         assert digest(site.snapshot("a")) == old
         assert cat(site.snapshot("b"), "/srv/app") == b"v2"
         plan = site.plan()
