@@ -330,6 +330,18 @@ def test_many_snapshots_are_asked_for_at_once_who_holds_them(pool: FilePool) -> 
     assert pool.holders(known) == {}
 
 
+def test_a_lock_of_a_process_that_is_hidden_from_us_is_seen(pool: FilePool, snapshot: str) -> None:
+    """flock(2), which many monitors of virtual machines take; /proc would not show such a process's files."""
+    path = pool.snapshot_path("vm")
+    found = path.stat()
+    if f" {os.major(found.st_dev)}:{os.minor(found.st_dev)} " not in Path("/proc/self/mountinfo").read_text():
+        pytest.skip("this file system (overlayfs, btrfs) calls its device something else than the kernel's list of locks does")
+    assert list(holders.flocks(path, found)) == []
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert list(holders.flocks(path, found)) == [f"a lock of process {os.getpid()}"]
+
+
 def comm(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
 

@@ -2,7 +2,7 @@
 
 Called by ``pool.file`` and ``pool.thin``. Keeps no state; reads /proc and /sys, and sees of other users' processes
 what the kernel shows.
-Formats: proc(5), fcntl(2).
+Formats: proc(5), fcntl(2), flock(2).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLOCK = "hhqqi4x"
 def holder(path: Path) -> str | None:
     """The first thing found that holds the file, in words; None where nothing does. Raises FileNotFoundError."""
     found = path.stat()
-    asked = (loop_devices, bind_mounts, processes, locks)
+    asked = (loop_devices, bind_mounts, processes, locks, flocks)
     return next((who for ask in asked for who in ask(path, found)), None)
 
 
@@ -42,7 +42,9 @@ def holders(files: Mapping[str, Path]) -> dict[str, str]:
     there = {name: (path, found) for name, path in files.items() if (found := _file(path))}
     opened = _opened(_inode, {_inode("/", found) for _, found in there.values()})
     answers = {
-        name: next(chain(loop_devices(*one), bind_mounts(*one), opened.get(_inode("/", one[1]), ()), locks(*one)), None)
+        name: next(
+            chain(loop_devices(*one), bind_mounts(*one), opened.get(_inode("/", one[1]), ()), locks(*one), flocks(*one)), None
+        )
         for name, one in there.items()
     }
     return {name: who for name, who in answers.items() if who}
@@ -240,3 +242,13 @@ def locks(path: Path, _found: os.stat_result) -> Iterator[str]:
     kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
     if kind != fcntl.F_UNLCK:
         yield f"a lock of process {pid}" if pid > 0 else "a lock"
+
+
+def flocks(_path: Path, found: os.stat_result) -> Iterator[str]:
+    """Locks of flock(2), which can't be asked for without taking one: the kernel lists them, hidden processes' too."""
+    inode = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            match line.split():
+                case [_, "FLOCK", _, _, pid, where, *_] if where == inode:
+                    yield f"a lock of process {pid}"
