@@ -112,6 +112,7 @@ class Registry(Records):
             self._raw.execute("UPDATE snapshot SET image = ? WHERE image = ?", (new, old))
             self._raw.execute("DELETE FROM mark WHERE image = ? AND what IN (?, ?)", (old, What.UNDECLARED, What.RETRY))
             self._raw.execute("UPDATE OR REPLACE mark SET image = ? WHERE image = ?", (new, old))
+            self._raw.execute("UPDATE OR REPLACE generation SET image = ? WHERE image = ?", (new, old))
             for name in (old, new):
                 self._log(db, Subject(Kind.IMAGE, name), "Moved", message, "")
 
