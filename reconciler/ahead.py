@@ -19,10 +19,11 @@ from reconciler.image.spec import chain_ids
 from reconciler.loop import Look, Wish, carry_on, resolve, selected
 from reconciler.marks import suspending
 from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Kind, Result, SnapshotRow, Verb, VolumeRow
-from reconciler.observe import observe
+from reconciler.observe import held, observe
 from reconciler.outcome import outcome
 from reconciler.patience import Patience
 from reconciler.plan import plan
+from reconciler.planner.replacing import candidates
 from reconciler.records import Records
 
 MOST = 100
@@ -68,6 +69,7 @@ def look(few: Host, wish: Wish) -> Look:
     observed = observe(
         desired, Few(few.records, desired), few.drivers, lambda sources: resolve(few, sources), selection=selection, whole=False
     )
+    observed = replace(observed, holders=held(few.drivers, candidates(desired, observed, selection)))
     return Look(observed, plan(desired, observed, selection=selection))
 
 

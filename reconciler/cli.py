@@ -17,7 +17,7 @@ import click
 
 from reconciler import __version__, log
 from reconciler.errors import CommandError, Exit, ReconcilerError, Stopped
-from reconciler.verbs import converging, getting, layers, living, looking, pools, steering
+from reconciler.verbs import converging, getting, keeping, layers, living, looking, pools, steering
 from reconciler.verbs.options import changing, shared
 
 
@@ -95,7 +95,7 @@ VERBS = (
     ),
     *(steering.suspend, steering.resume, steering.protect, steering.unprotect, steering.retry, steering.wait),
     *(layers.inspect, layers.build),
-    *(pools.adopt, pools.gc, pools.detach),
+    *(pools.adopt, pools.gc, pools.detach, keeping.state, keeping.import_),
 )
 
 for verb in VERBS:

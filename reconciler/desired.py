@@ -16,7 +16,7 @@ from reconciler.documents import Backing, Expression, Hosts, ImageDocument, Limi
 from reconciler.faults import Fault, Loc, did_you_mean, path_of, quoted
 from reconciler.image.spec import Layer, Limits, S3Options, Source
 from reconciler.location import resolve
-from reconciler.model import BackingSpec, Desired, HostFacts, ImageSpec, PoolSpec, ThinSpec, Where
+from reconciler.model import BackingSpec, Desired, HostFacts, ImageSpec, PoolSpec, ReplacePolicy, ThinSpec, Where
 
 DEFAULT_POOL = "default"
 """The file pool that exists where no Pool is declared at all: the smallest repository is one Image."""
@@ -269,6 +269,7 @@ def _image(image: Declared[ImageDocument], pool: str) -> ImageSpec:
         retain=spec.deletion_policy == "Retain",
         suspend=spec.suspend,
         where=image.locate(()),
+        replace=ReplacePolicy(spec.replace_policy),
     )
 
 

@@ -268,6 +268,11 @@ class ImageBody(_Mapping):
     deletion_policy: Literal["Delete", "Retain"] = Field(
         "Delete", description="What pruning does once the image is no longer declared."
     )
+    replace_policy: Literal["Keep", "OnRelease", "Recreate"] = Field(
+        "Keep",
+        description="What becomes of snapshots once the image has other layers: they stay, are replaced when nobody uses them, "
+        "or at once (an error while they are used).",
+    )
     suspend: Switch = Field(default=False, description="Nothing is done for this image while it is true.")
 
 

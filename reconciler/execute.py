@@ -30,24 +30,39 @@ class Done:
     message: str = ""
 
 
+def approval(action: Action) -> str:
+    """What an action is approved by: what is done, and to what."""
+    return f"{action.verb} {action.key}"
+
+
 @dataclass
 class Ledger:
     """What an invocation has carried out so far, by the action's key; the last word on each."""
 
     done: dict[str, Done] = field(default_factory=dict)
     approved: frozenset[str] | None = None
-    """The keys of the actions that may be carried out; all of them where None."""
+    """What may be carried out, by ``approval``; everything where None."""
 
     def fresh(self, actions: Collection[Action]) -> tuple[Action, ...]:
         """The actions that can be tried: their object is known, and this invocation has not tried them yet.
 
         Pools come first, by themselves: what they hold, and so what else is to be done, is only known once they are assembled.
+        Replacements come last: by then it is looked at again who uses what is to be replaced.
         """
         failed = {key for key, done in self.done.items() if not done.ok}
-        allowed = actions if self.approved is None else [a for a in actions if a.key in self.approved]
-        fresh = (a for a in allowed if a.key not in self.done and not failed & set(a.after))
+        allowed = actions if self.approved is None else [a for a in actions if approval(a) in self.approved]
+        fresh = (a for a in allowed if not self._is_done(a) and not failed & set(a.after))
         known = tuple(a for a in fresh if a.chain or a.kind in (Kind.LAYER, Kind.IMAGE, Kind.POOL))
-        return tuple(a for a in known if a.verb is Verb.ASSEMBLE) or known
+        pools = tuple(a for a in known if a.verb is Verb.ASSEMBLE)
+        return pools or tuple(a for a in known if a.verb is not Verb.REPLACE) or known
+
+    def _is_done(self, action: Action) -> bool:
+        """A snapshot that was brought back, or has changed hands, may still have to be replaced."""
+        done = self.done.get(action.key)
+        if done is None or not done.ok:
+            return done is not None
+        order = (Verb.ACTIVATE, Verb.RECORD, Verb.REPLACE)
+        return done.action.verb not in order or action.verb not in order[order.index(done.action.verb) + 1 :]
 
 
 def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, *, stop: threading.Event) -> list[Done]:
@@ -84,7 +99,7 @@ def dependent(action: Action, blocker: Done) -> Done:
 def perform(host: Host, action: Action, progress: report.Progress) -> Done:
     """Carry out one action: an image's row is written at once, everything else is a durable run."""
     label = f"{action.kind.lower()}/{action.name}" + (f" ({', '.join(action.images)})" if action.kind is Kind.VOLUME else "")
-    if action.kind is Kind.IMAGE:
+    if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:
         record(host, action)
         return Done(action, True)
     machine, value = lifecycle.run_input(action)
@@ -110,6 +125,9 @@ def verdict(action: Action, run: Run) -> Done:
 def record(host: Host, action: Action) -> None:
     if action.verb is Verb.FORGET:
         host.registry.forget_image(action.name)
+        return
+    if action.kind is Kind.SNAPSHOT:
+        host.registry.hand_over(action.pool, action.name, action.image)
         return
     spec = host.desired.images[action.name]
     host.registry.record_image(ImageRow(spec.name, spec.pool, action.chain, spec.size, spec.retain))

@@ -235,6 +235,7 @@ def about_image(host: Host, now: loop.Look, name: str) -> dict[str, Any]:
             for layer, found in zip(spec.layers, applied.layers, strict=True)
         ]
         declared["snapshots"] = list(spec.snapshots)
+        declared["replacePolicy"] = spec.replace.value
     shown = image(name, host, now, status.phases_of(host, now), rows_of(now.observed)[name])
     return shown | status.document(host, now, name) | {"declared": declared, "recorded": asdict(row) if row else None}
 

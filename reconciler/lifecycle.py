@@ -77,7 +77,9 @@ def run_input(action: Action) -> tuple[str, dict[str, Any]]:
         return "pool", {"name": action.name}
     common = {"pool": action.pool, "chain": action.chain}
     if action.verb is Verb.ACTIVATE:
-        return "activation", common | {"name": action.name}
+        return "activation", common | {"name": action.name, "identity": action.identity}
+    if action.verb is Verb.REPLACE:
+        return "replacement", common | {"name": action.name, "image": action.image, "identity": action.identity}
     if action.verb is Verb.REMOVE:
         return "removal", common | {"kind": action.kind.value, "name": action.name}
     if action.kind is Kind.SNAPSHOT:
@@ -327,11 +329,40 @@ def activation(hands: Hands) -> Machine:
 
     def activate(context: Context) -> Outcome:
         wish = context.run.input
-        hands.driver(wish["pool"]).activate_snapshot(wish["name"])
+        hands.driver(wish["pool"]).activate_snapshot(wish["name"], wish.get("identity", ""))
         return Outcome()
 
     steps = (Step("activating", activate, "ready", timeout=HOUR),)
     return Machine("activation", steps, "activating", frozenset({"ready"}))
+
+
+def replacement(hands: Hands) -> Machine:
+    """The new snapshot has the name before the registry knows it, and the old one goes after that.
+
+    Cut off in between, what has the name is the new one: the next run finds it there, and writes it down.
+    """
+
+    def admit(context: Context) -> Outcome:
+        hands.driver(context.run.input["pool"]).space()
+        return Outcome()
+
+    def replace(context: Context) -> Outcome:
+        wish = context.run.input
+        identity = hands.driver(wish["pool"]).replace_snapshot(wish["name"], wish["chain"], wish["identity"])
+        row = SnapshotRow(wish["pool"], wish["name"], wish["image"], wish["chain"], identity)
+        return Outcome({"identity": identity}, (SnapshotMade(row),), f"now of chain {wish['chain'][:12]}")
+
+    def discard(context: Context) -> Outcome:
+        wish = context.run.input
+        hands.driver(wish["pool"]).discard_replaced(wish["name"], context.run.data["identity"])
+        return Outcome()
+
+    steps = (
+        Step("pending", admit, "replacing", timeout=60),
+        Step("replacing", replace, "discarding", timeout=HOUR),
+        Step("discarding", discard, "ready", timeout=HOUR),
+    )
+    return Machine("replacement", steps, "pending", frozenset({"ready"}))
 
 
 def pool(hands: Hands) -> Machine:
@@ -384,4 +415,5 @@ def layer(hands: Hands) -> Machine:
 
 def machines(hands: Hands, pipelines: Pipelines) -> Sequence[Machine]:
     """All machines, bound to these hands. Whoever has executed a run closes what it may have left in ``pipelines``."""
-    return (volume(hands, pipelines), snapshot(hands), activation(hands), removal(hands), pool(hands), layer(hands))
+    copies = snapshot(hands), activation(hands), replacement(hands)
+    return (volume(hands, pipelines), *copies, removal(hands), pool(hands), layer(hands))

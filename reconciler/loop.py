@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler import lifecycle, report
 from reconciler.errors import Guarded, NotConverged, ReconcilerError
-from reconciler.execute import Ledger, carry_out
+from reconciler.execute import Ledger, approval, carry_out
 from reconciler.host import Host
 from reconciler.image import source
 from reconciler.image.spec import Source
 from reconciler.labels import Selector
 from reconciler.marks import Mark, Marks, What, spared, suspending
-from reconciler.model import Desired, ImageSpec, Kind, Observed, Plan, Resolution, Result, Verb
-from reconciler.observe import identities, observe
+from reconciler.model import Action, Desired, ImageSpec, Kind, Observed, Plan, Resolution, Result, Verb
+from reconciler.observe import held, identities, observe
 from reconciler.outcome import outcome
 from reconciler.patience import Patience
 from reconciler.plan import plan
+from reconciler.planner.replacing import candidates
 
 HISTORY = 10_000
 """How many of the newest events, and of the newest runs, are kept."""
@@ -63,7 +64,9 @@ def look_offline(host: Host) -> Look:
     desired = suspending(host.desired, marks, now)
     observed = replace(observe(desired, host.records, host.drivers, lambda sources: {}), spared=spared(marks, now, 0.0))
     images = {name: as_applied(image, observed) for name, image in desired.images.items()}
-    return Look(observed, plan(replace(desired, images=images), observed))
+    desired = replace(desired, images=images)
+    observed = replace(observed, holders=held(host.drivers, candidates(desired, observed)))
+    return Look(observed, plan(desired, observed))
 
 
 def as_applied(image: ImageSpec, observed: Observed) -> ImageSpec:
@@ -82,7 +85,11 @@ def look(host: Host, wish: Wish) -> Look:
     desired = suspending(host.desired, marks, now)
     selection = selected(desired, wish.selector)
     observed = observe(desired, host.records, host.drivers, lambda sources: resolve(host, sources), selection=selection)
-    observed = replace(observed, spared=spared(undeclared(desired, observed, marks, now), now, wish.grace))
+    observed = replace(
+        observed,
+        spared=spared(undeclared(desired, observed, marks, now), now, wish.grace),
+        holders=held(host.drivers, candidates(desired, observed, selection)),
+    )
     prune = wish.prune and not host.faults and not host.relabelled
     if prune:
         guard(desired, observed, wish)
@@ -152,18 +159,18 @@ def converge(
     *,
     stop: threading.Event,
     patience: Patience | None = None,
-    approved: Callable[[Look], Collection[str]] | None = None,
+    approved: Callable[[Look], Iterable[Action]] | None = None,
 ) -> Result:
     """Carry out plans until one is empty, or all that is left has failed. Raises NotConverged when time is up.
 
     A service has ``patience`` with what has failed before. ``approved`` is shown the first look, before anything is changed; it
-    gives the keys of the actions that may be carried out, or raises.
+    gives the actions that may be carried out, or raises.
     """
     started = time.monotonic()
     ledger = Ledger()
     with deadline(host.settings.timeout, stop) as expired, progress:
         if approved is not None:
-            ledger.approved = frozenset(approved(look(host, wish)))
+            ledger.approved = frozenset(map(approval, approved(look(host, wish))))
         discard_leftovers(host)
         now = look(host, wish)
         if wish.diff:
@@ -178,6 +185,7 @@ def converge(
         discard_leftovers(host)  # what was busy at the beginning (a builder that outlived its parent) has let go by now
     if patience is not None:
         patience.learn(ledger.done.values(), time.monotonic())
+        patience.await_release(time.monotonic(), awaited=any(one.reason == "SnapshotInUse" for one in now.plan.findings))
     tidy(host, now.plan)
     note_undeclared(host)
     if host.relabelled:

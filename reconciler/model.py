@@ -79,6 +79,17 @@ class PoolSpec:
     where: Where | None = None
 
 
+class ReplacePolicy(StrEnum):
+    """What becomes of a snapshot whose image has moved on to another chain."""
+
+    KEEP = "Keep"
+    """It stays until somebody removes it."""
+    ON_RELEASE = "OnRelease"
+    """It is replaced once nobody holds it."""
+    RECREATE = "Recreate"
+    """It is replaced now, and where it is in use that is an error."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
     """``snapshots`` holds the full names, counts expanded, in the manifest's order. ``size`` in bytes."""
@@ -93,6 +104,7 @@ class ImageSpec:
     retain: bool = False
     suspend: bool = False
     where: Where | None = None
+    replace: ReplacePolicy = ReplacePolicy.KEEP
 
     @property
     def digest(self) -> str:
@@ -203,6 +215,8 @@ class Observed:
     failures: Mapping[tuple[Kind, str], Failure] = field(default_factory=dict)
     spared: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Images that are not to be pruned now: the reason, for tools and for people."""
+    holders: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Who holds a snapshot, by (pool, name); asked only of those that are to be replaced (``planner.replacing``)."""
 
     def volume_state(self, pool: str, chain: str) -> VolumeState | None:
         """What the pool holds of a volume; None where it holds none, or can't be read."""
@@ -229,6 +243,8 @@ class Verb(StrEnum):
     REPAIR = "repair"
     ACTIVATE = "activate"
     """Bring a snapshot that is whole back to its path: nothing of its content changes."""
+    REPLACE = "replace"
+    """Give a snapshot's name to a new one of another chain, in one step; what was written to the old one is discarded."""
     RECORD = "record"
     """Write an image's row: declared for the first time, or its chain has moved."""
     REMOVE = "remove"
@@ -258,6 +274,8 @@ class Action:
     after: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     """The images that want it; one that fails makes these fail."""
+    identity: str = ""
+    """ACTIVATE and REPLACE: what the registry remembers the snapshot by that is there now."""
 
     @property
     def key(self) -> str:

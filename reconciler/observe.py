@@ -7,7 +7,7 @@ read is said to be so (``PoolObserved.problem``, ``Resolution.error``) and never
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from reconciler.errors import ReconcilerError
@@ -97,6 +97,21 @@ def identities(
     )
 
 
+def held(drivers: Mapping[str, Driver], snapshots: Iterable[SnapshotRow]) -> dict[tuple[str, str], str]:
+    """Who holds them, by (pool, name); without those that are free."""
+    asked: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for row in snapshots:
+        asked[row.pool][row.name] = row.identity
+    found: dict[tuple[str, str], str] = {}
+    for pool, identities in asked.items():
+        try:
+            holders = drivers[pool].holders(identities)
+        except (ReconcilerError, OSError) as error:
+            holders = dict.fromkeys(identities, f"somebody, perhaps: {error}")
+        found |= {(pool, name): who for name, who in holders.items()}
+    return found
+
+
 def _resolutions(desired: Desired, resolve: Resolve, selection: Collection[str] | None) -> Mapping[Source, Resolution]:
     sources = list(dict.fromkeys(_unpinned(desired, selection)))
     if not sources:
@@ -120,6 +135,8 @@ _UNDER_WAY = {
     "validating": Phase.VALIDATING,
     "provisioning": Phase.PROVISIONING,
     "snapshotting": Phase.SNAPSHOTTING,
+    "replacing": Phase.SNAPSHOTTING,
+    "discarding": Phase.SNAPSHOTTING,
     "activating": Phase.SNAPSHOTTING,
     "removing": Phase.REMOVING,
 }

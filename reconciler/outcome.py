@@ -13,13 +13,17 @@ from reconciler.execute import Done, Ledger
 from reconciler.model import Desired, Kind, ObjectResult, Observed, Plan, Result, Verb
 from reconciler.observe import Phases
 
+SAID = frozenset({"SnapshotInUse", "SnapshotOutdated"})
+"""Findings about an object that is as it should be for now, and will not be for ever."""
+
 
 def outcome(host: str, desired: Desired, observed: Observed, plan: Plan, ledger: Ledger, seconds: float) -> Result:
     """Every object once: what was done to it, or that nothing had to be."""
     objects = [acted(done) for done in ledger.done.values() if done.action.kind is not Kind.IMAGE]
     touched = {(o.kind, o.name) for o in objects}
+    said = {(one.kind, one.name): (one.reason, one.message) for one in plan.findings if one.reason in SAID}
     objects += [
-        ObjectResult(kind, name, "none", "Ready")
+        ObjectResult(kind, name, "none", "Ready", *said.get((kind, name), ()))
         for kind, name in plan.unchanged
         if kind is not Kind.IMAGE and (kind, name) not in touched
     ]

@@ -32,6 +32,7 @@ class Patience:
 
     def __init__(self) -> None:
         self._failed: dict[str, Failed] = {}
+        self._release = float("inf")
 
     def withheld(self, actions: Iterable[Action], retried: Collection[str], now: float) -> dict[str, Done]:
         """What is not to be tried yet, as if it had just failed again. ``retried`` are images that somebody has asked for."""
@@ -44,8 +45,12 @@ class Patience:
         return found
 
     def next(self) -> float:
-        """When the first of them is due again."""
-        return min((failed.again for failed in self._failed.values()), default=float("inf"))
+        """When the first of them is due again, or it is time to see whether what is waited for is free."""
+        return min((self._release, *(failed.again for failed in self._failed.values())))
+
+    def await_release(self, now: float, *, awaited: bool) -> None:
+        """Nothing tells that a file or a device is closed: where something waits for that, it is looked at now and then."""
+        self._release = now + FIRST_SECONDS if awaited else float("inf")
 
     def learn(self, results: Iterable[Done], now: float) -> None:
         for done in results:

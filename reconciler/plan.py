@@ -6,7 +6,7 @@ Called by ``loop`` (for apply, ``plan`` and ``--check`` alike) and ``cli``; its 
 What decides the doubtful cases:
 
 - Volumes are desired state too: a base that is missing is rebuilt even where all its snapshots are intact.
-- A snapshot that is intact is never replaced, whatever chain it was made from: that is a finding (SnapshotOutdated).
+- A snapshot that is intact is replaced only where its image's ``replacePolicy`` says so: otherwise an old chain is a finding.
 - Where a source can't be asked, an image that still fits its last chain keeps it; it is blocked where some of that is missing.
 - Whatever is not surely ours is named in a finding and in no removal: a file that took the place of one of ours, a row in a
   pool that can't be read, a file without a row.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from reconciler.model import Action, Desired, Failure, Kind, Observed, Plan
+from reconciler.model import Action, Desired, Failure, Kind, Observed, Plan, Verb
 from reconciler.planner import findings, pools
 from reconciler.planner.facts import Facts
 from reconciler.planner.goals import Goal, outlook, volume_name
@@ -39,8 +39,10 @@ def plan(desired: Desired, observed: Observed, *, prune: bool = False, selection
     halted = {failure.name for failure in stopped}
     goals = [goal for goal in every if goal.image.name not in halted] if halted else every
     going, kept = removals(facts) if selection is None else ((), ())
-    activated = tuple(pools.activating(facts, selection, going if prune else ()))
-    made = assembled + tuple(pools.after(assembled, activated + (making(goals, facts) if halted else wanted)))
+    due = making(goals, facts) if halted else wanted
+    replaced = [action for action in due if action.verb is Verb.REPLACE]
+    activated = tuple(pools.activating(facts, selection, (*replaced, *going) if prune else replaced))
+    made = assembled + tuple(pools.after(assembled, activated + due))
     going = tuple(pools.after(assembled, going))
     return Plan(
         actions=made + going if prune else made,
@@ -50,6 +52,7 @@ def plan(desired: Desired, observed: Observed, *, prune: bool = False, selection
             *findings.of_pools(facts),
             *(finding for image in chosen for finding in findings.of_image(image, facts)),
             *(finding for goal in goals for finding in findings.of_goal(goal, facts)),
+            *findings.of_renames(goals, facts),
             *kept,
         ),
         unchanged=tuple(sorted(_unchanged(goals, facts, made))),

@@ -27,7 +27,7 @@ from reconciler import database, rows
 from reconciler.fsm import Conflict
 from reconciler.machine import Entry, Result, Run, Status, Subject
 from reconciler.marks import Mark, What
-from reconciler.model import Fact, ImageRow
+from reconciler.model import Fact, ImageRow, Kind
 from reconciler.pool.journal import DeviceRow, PoolRow
 from reconciler.records import Records
 from reconciler.tables import (
@@ -98,6 +98,32 @@ class Registry(Records):
         with self._writing() as db:
             db.execute(sql.delete(ImageTable).where(col(ImageTable.name) == name))
             db.execute(sql.delete(GenerationTable).where(col(GenerationTable.image) == name))
+
+    def hand_over(self, pool: str, name: str, image: str) -> None:
+        """A snapshot is another image's from now on."""
+        with self._writing() as db:
+            self._raw.execute("UPDATE snapshot SET image = ? WHERE pool = ? AND name = ?", (image, pool, name))
+            self._log(db, Subject(Kind.SNAPSHOT, name), "HandedOver", f"it is image {image}'s now", "")
+
+    def move_image(self, old: str, new: str, message: str) -> None:
+        """Give an image another name: its row, its marks and its snapshots; told of under both names."""
+        with self._writing() as db:
+            self._raw.execute("UPDATE image SET name = ? WHERE name = ?", (new, old))
+            self._raw.execute("UPDATE snapshot SET image = ? WHERE image = ?", (new, old))
+            self._raw.execute("DELETE FROM mark WHERE image = ? AND what IN (?, ?)", (old, What.UNDECLARED, What.RETRY))
+            self._raw.execute("UPDATE OR REPLACE mark SET image = ? WHERE image = ?", (new, old))
+            self._raw.execute("UPDATE OR REPLACE generation SET image = ? WHERE image = ?", (new, old))
+            for name in (old, new):
+                self._log(db, Subject(Kind.IMAGE, name), "Moved", message, "")
+
+    def abandon_image(self, name: str, devices: Sequence[tuple[str, int]], message: str) -> None:
+        """Forget an image with all that is known of it and its snapshots; ``devices`` are their thin ids, by pool."""
+        with self._writing() as db:
+            self._raw.execute("DELETE FROM image WHERE name = ?", (name,))
+            self._raw.execute("DELETE FROM snapshot WHERE image = ?", (name,))
+            self._raw.execute("DELETE FROM mark WHERE image = ?", (name,))
+            self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", devices)
+            self._log(db, Subject(Kind.IMAGE, name), "Forgotten", message, "")
 
     def apply(self, facts: Sequence[Fact]) -> None:
         """Record facts that no run brings, such as drift that was found; runs commit theirs with the transition."""

@@ -27,10 +27,11 @@ GLYPHS = {
     Verb.REBUILD: "~",
     Verb.REPAIR: "~",
     Verb.ACTIVATE: "↑",
+    Verb.REPLACE: "-/+",
     Verb.REMOVE: "-",
     Verb.FORGET: "-",
 }
-COLOURS = {"+": "32", "~": "33", "-": "31", "↓": "36", "↑": "36"}
+COLOURS = {"+": "32", "~": "33", "-": "31", "-/+": "31", "↓": "36", "↑": "36"}
 SPELLED_OUT = 2
 """How many findings with the same reason are shown one by one."""
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

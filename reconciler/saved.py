@@ -1,7 +1,7 @@
-"""A plan in a file: made by ``plan --out``, looked at with ``show``, carried out by ``apply``, exactly and only if nothing has moved.
+"""A plan in a file: made by ``plan --out``, looked at with ``show``, carried out by ``apply``, exactly and if nothing has moved.
 
-What has to be as it was: what the manifests say of this host, the registry, and what the pools hold. No credentials are in it: layers
-are named as manifests name them. State: the file, mode 0600.
+What has to be as it was: what the manifests say of this host, the registry, and what the pools hold. No credentials are in it:
+layers are named as manifests name them. State: the file, mode 0600.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reconciler.loop import Look, Wish
 
 FORMAT = "reconciler/plan-1"
+AGAIN = "make it again: reconcile plan --out FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Saved:
 
 
 def basis(host: Host, observed: Observed) -> Basis:
-    return Basis(_digest(_said(host.desired)), f"{host.records.host} {host.records.serial}", _digest(_held(observed)))
+    return Basis(_digest(_said(host.desired)), _digest(_recorded(host, observed)), _digest(_held(observed)))
 
 
 def _digest(parts: Iterator[str]) -> str:
@@ -72,6 +73,12 @@ def _said(desired: Desired) -> Iterator[str]:
         yield f"{name} {asdict(pool) | {'where': None}}"
     for name, image in sorted(desired.images.items()):
         yield f"{name} {image.digest} {sorted(image.labels.items())}"
+
+
+def _recorded(host: Host, observed: Observed) -> Iterator[str]:
+    for rows in (observed.images, observed.volumes, observed.snapshots, observed.failures, host.records.marks()):
+        yield from (f"{key} {row}" for key, row in sorted(rows.items()))
+    yield from (f"{run.subject} {run.status}" for run in host.records.open_runs())
 
 
 def _held(observed: Observed) -> Iterator[str]:
@@ -116,17 +123,17 @@ def read(path: Path) -> Saved:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", hint="plans are written by: reconcile plan --out FILE") from error
     except ValueError as error:
-        raise UsageError(f"{path} is not a plan: {error}", hint="make it again: reconcile plan --out FILE") from error
+        raise UsageError(f"{path} is not a plan: {error}", hint=AGAIN) from error
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
         what = f"has the format {found!r}, not {FORMAT!r}" if found else "is not a plan"
-        raise UsageError(f"{path} {what}", hint="make it again: reconcile plan --out FILE")
+        raise UsageError(f"{path} {what}", hint=AGAIN)
     try:
         actions = tuple(map(_action_of, document["actions"]))
         told = (document["host"], document["made"], document["revision"], Basis(**document["basis"]), document["wish"])
         return Saved(*told, actions)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is damaged: {error}", hint="make it again: reconcile plan --out FILE") from error
+        raise UsageError(f"{path} is damaged: {error}", hint=AGAIN) from error
 
 
 def check(saved: Saved, host: Host, look: Look) -> None:
@@ -137,9 +144,7 @@ def check(saved: Saved, host: Host, look: Look) -> None:
     if not moved and look.plan.actions != saved.actions:
         moved.append("what this version of the reconciler would do")
     if moved:
-        raise Guarded(
-            f"the plan is stale; this has changed since: {'; '.join(moved)}", hint="make it again: reconcile plan --out FILE"
-        )
+        raise Guarded(f"the plan is stale; this has changed since: {'; '.join(moved)}", hint=AGAIN)
 
 
 def as_plan(saved: Saved) -> Plan:
@@ -150,9 +155,11 @@ def as_plan(saved: Saved) -> Plan:
 
 
 def _action_of(value: Mapping[str, Any]) -> Action:
-    layers = tuple(
-        Layer(Source(one["source"]["url"], S3Options(**one["source"]["s3"])), one["sha256"]) for one in value["layers"]
-    )
-    plain = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
-    enums = {"verb": Verb(value["verb"]), "kind": Kind(value["kind"])}
-    return Action(**plain | enums | {"layers": layers, "limits": Limits(**value["limits"])})
+    fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
+    fields |= {"verb": Verb(value["verb"]), "kind": Kind(value["kind"]), "limits": Limits(**value["limits"])}
+    return Action(**fields | {"layers": tuple(map(_layer_of, value["layers"]))})
+
+
+def _layer_of(value: Mapping[str, Any]) -> Layer:
+    source = value["source"]
+    return Layer(Source(source["url"], S3Options(**source["s3"])), value["sha256"])

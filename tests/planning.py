@@ -18,6 +18,7 @@ from reconciler.model import (
     Plan,
     PoolObserved,
     PoolSpec,
+    ReplacePolicy,
     Resolution,
     SnapshotRow,
     VolumeRow,
@@ -53,6 +54,7 @@ def image(name: str, word: Mapping[str, Any]) -> ImageSpec:
         snapshots=tuple(word.get("snapshots", ())),
         retain=word.get("retain", False),
         suspend=word.get("suspend", False),
+        replace=ReplacePolicy(word.get("replace", "Keep")),
     )
 
 
@@ -69,7 +71,7 @@ def volume_row(chain: str, pool: str = "default", *, shares: bool = True, size: 
 def observed(case: Mapping[str, Any]) -> Observed:
     """A case's ``registry``, and its pools: what stands there is what the registry says, but for the differences listed.
 
-    ``idle`` holds snapshots that are not active, with what the driver says of that (null: nothing).
+    ``idle`` holds snapshots that are not active, with what the driver says of that (null: nothing); ``held`` who holds which.
     """
     registry = case.get("registry", {})
     pools = case.get("pools", {"default": {}})
@@ -87,6 +89,7 @@ def observed(case: Mapping[str, Any]) -> Observed:
         volumes={(row.pool, row.chain): row for row in volumes},
         snapshots={(row.pool, row.name): row for row in snapshots},
         resolutions={layer(word).source: _resolution(word, found) for word, found in case.get("sources", {}).items()},
+        holders={(name, one): who for name, pool in pools.items() for one, who in pool.get("held", {}).items()},
     )
 
 

@@ -275,6 +275,87 @@ def test_a_snapshot_is_a_writable_copy_with_the_same_holes(pool: FilePool, snaps
     assert (state.condition, state.active, state.path, state.size) == (Condition.INTACT, True, str(path), 16 * MIB)
 
 
+def test_a_snapshot_is_replaced_by_one_of_another_volume(pool: FilePool, snapshot: str) -> None:
+    """Its name, owner and mode stay; what was written to it is gone, and the file is another one."""
+    build(pool, B)
+    path = pool.snapshot_path("vm")
+    with path.open("r+b") as file:
+        file.write(b"written by a machine")
+    path.chmod(0o660)
+
+    new = pool.replace_snapshot("vm", B, snapshot)
+
+    assert path.read_bytes() == pool.volume_path(B).read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert pool.observe({}, {"vm": new}).snapshots["vm"].condition is Condition.INTACT
+    assert pool.observe({}, {"vm": snapshot}).snapshots["vm"].condition is Condition.REPLACED
+    assert pool.replace_snapshot("vm", B, snapshot) == new, "cut off before it was written down, it is found done"
+    assert everything(pool.root) == {f"volumes/{A}.ext4", f"volumes/{B}.ext4", "snapshots/vm.ext4"}
+
+
+def test_a_snapshot_that_is_open_is_not_replaced(pool: FilePool, snapshot: str) -> None:
+    build(pool, B)
+    path = pool.snapshot_path("vm")
+    with subprocess.Popen(["sleep", "60"], stdin=path.open("rb")) as user:
+        try:
+            assert pool.holders({"vm": snapshot}) == {"vm": f"process {user.pid} (sleep)"}
+            with pytest.raises(Busy, match=rf"held by process {user.pid} \(sleep\)"):
+                pool.replace_snapshot("vm", B, snapshot)
+        finally:
+            user.kill()
+
+    assert pool.holders({"vm": snapshot}) == {}
+    assert path.read_bytes() == pool.volume_path(A).read_bytes()
+    assert not list(path.parent.glob(".*")), "nothing half-made is left"
+
+
+def test_many_snapshots_are_asked_for_at_once_who_holds_them(pool: FilePool) -> None:
+    """Each gets the answer that it gets alone; what isn't there, or isn't a file, is held by nobody."""
+    build(pool, A)
+    known = {name: pool.create_snapshot(name, A) for name in ("open", "too", "free", "gone", "odd")}
+    pool.snapshot_path("gone").unlink()
+    become_directory(pool.snapshot_path("odd"))
+    paths = pool.snapshot_path("open"), pool.snapshot_path("too")
+    with (
+        paths[0].open("rb") as one,
+        paths[1].open("r+b") as two,
+        subprocess.Popen(["sleep", "60"], stdin=one, stdout=two) as user,
+    ):
+        try:
+            found = pool.holders(known)
+            assert found == {path.stem: holders.holder(path) for path in paths}
+            assert set(found.values()) <= {f"process {pid} ({comm(pid)})" for pid in (os.getpid(), user.pid)}
+        finally:
+            user.kill()
+    assert pool.holders(known) == {}
+
+
+def test_a_lock_of_a_process_that_is_hidden_from_us_is_seen(pool: FilePool, snapshot: str) -> None:
+    """flock(2), which many monitors of virtual machines take; /proc would not show such a process's files."""
+    path = pool.snapshot_path("vm")
+    found = path.stat()
+    if f" {os.major(found.st_dev)}:{os.minor(found.st_dev)} " not in Path("/proc/self/mountinfo").read_text():
+        pytest.skip("this file system (overlayfs, btrfs) calls its device something else than the kernel's list of locks does")
+    assert list(holders.flocks(path, found)) == []
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert list(holders.flocks(path, found)) == [f"a lock of process {os.getpid()}"]
+
+
+def comm(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def test_what_took_the_place_of_a_snapshot_is_set_aside_when_that_is_replaced(pool: FilePool, snapshot: str) -> None:
+    build(pool, B)
+    swap(pool.snapshot_path("vm"))
+
+    pool.replace_snapshot("vm", B, snapshot)
+
+    assert pool.snapshot_path("vm").read_bytes() == pool.volume_path(B).read_bytes()
+    assert len(list(pool.snapshot_path("vm").parent.glob("*.aside-1"))) == 1
+
+
 def grow(path: Path) -> None:
     os.truncate(path, 32 * MIB)
 

@@ -25,6 +25,7 @@ from reconciler.model import (
     Plan,
     PoolObserved,
     PoolSpec,
+    ReplacePolicy,
     Resolution,
     SnapshotRow,
     Verb,
@@ -107,6 +108,7 @@ def world(seed: int) -> World:
         volumes={(row.pool, row.chain): row for row in volumes},
         snapshots={(row.pool, row.name): row for row in snapshots},
         resolutions={source: _resolution(source, draw) for source in some(SOURCES, draw)},
+        holders={(row.pool, row.name): "process 1 (vm)" for row in snapshots if draw.random() < 0.3},
     )
     return World(seed, wanted, host, draw.random() < 0.5, frozenset(some(IMAGES, draw)) if draw.random() < 0.3 else None)
 
@@ -127,7 +129,8 @@ def _image(name: str, draw: random.Random) -> ImageSpec:
     layers = tuple(Layer(source, source.bucket_key[1] * 64 if draw.random() < 0.7 else None) for source in sources)
     size = draw.choice((GIB, GIB, 2 * GIB))
     retain, suspend = draw.random() < 0.2, draw.random() < 0.1
-    return ImageSpec(name, draw.choice(POOLS), size, layers, tuple(some(SNAPSHOTS, draw)), retain=retain, suspend=suspend)
+    snapshots, policy = tuple(some(SNAPSHOTS, draw)), draw.choice(list(ReplacePolicy))
+    return ImageSpec(name, draw.choice(POOLS), size, layers, snapshots, retain=retain, suspend=suspend, replace=policy)
 
 
 def _image_row(name: str, draw: random.Random) -> ImageRow:
@@ -187,13 +190,16 @@ def carry_out(action: Action, wanted: Desired, host: Observed) -> Observed:
         return _with_state(host, action.name, replace(state, unready="", troubles=()))
     if action.chain is None:
         return host
+    if action.verb is Verb.RECORD and action.kind is Kind.SNAPSHOT:
+        key = action.pool, action.name
+        return replace(host, snapshots={**host.snapshots, key: replace(host.snapshots[key], image=action.image)})
     if action.verb is Verb.RECORD:
         spec = wanted.images[action.name]
         row = ImageRow(spec.name, spec.pool, action.chain, spec.size, spec.retain)
         return replace(host, images={**host.images, spec.name: row})
     if action.kind is Kind.VOLUME:
         return _volume(action, host)
-    return _snapshot(action, host)
+    return _snapshot(action, wanted, host)
 
 
 def _resolve(source: Source, host: Observed) -> Observed:
@@ -225,7 +231,7 @@ def assert_permitted(action: Action, state: PoolState) -> None:
     assert halted is None or (halted.removes and action.verb is Verb.REMOVE), "nothing is changed in a pool that is halted"
 
 
-def _snapshot(action: Action, host: Observed) -> Observed:
+def _snapshot(action: Action, wanted: Desired, host: Observed) -> Observed:
     assert action.chain
     state, key = host.pools[action.pool].state, (action.pool, action.name)
     assert state
@@ -239,10 +245,20 @@ def _snapshot(action: Action, host: Observed) -> Observed:
         return _with_state(replace(host, snapshots=_without(host.snapshots, key)), action.pool, state)
     assert state.volumes[action.chain].condition is Condition.INTACT, "a snapshot is made from a sound volume"
     assert action.image in host.images, "a snapshot's image has a row"
+    if action.verb is Verb.REPLACE:
+        assert_replaceable(action, wanted, host)
     row = SnapshotRow(action.pool, action.name, action.image, action.chain, "-")
     made = SnapshotState(action.name, Condition.INTACT, "", active=True)
     state = replace(state, snapshots={**state.snapshots, action.name: made})
     return _with_state(replace(host, snapshots={**host.snapshots, key: row}), action.pool, state)
+
+
+def assert_replaceable(action: Action, wanted: Desired, host: Observed) -> None:
+    row, policy = host.snapshots[action.pool, action.name], wanted.images[action.image].replace
+    assert row.chain != action.chain
+    assert row.identity == action.identity
+    assert policy is not ReplacePolicy.KEEP
+    assert policy is ReplacePolicy.RECREATE or (action.pool, action.name) not in host.holders, "it is in use"
 
 
 def _with_state(host: Observed, pool: str, state: PoolState) -> Observed:

@@ -3,7 +3,8 @@
     PoolUnavailable  Foreign  Orphan  Leftover  Unregistered  PoolUnused         of pools and what stands in them
     PoolLost  PoolSwapped  PoolOlder  PoolNotOurs  RegistryOlder  NameTaken      of thin pools that contradict the registry
     PoolFull  PoolReadOnly  PoolNeedsCheck  PoolFailed  BlockSizeFixed  CannotShrink
-    Suspended  LastKnownChain  SnapshotOutdated  DeclaredTwice  Unpinned         of what is declared
+    Suspended  LastKnownChain  DeclaredTwice  Unpinned                           of what is declared
+    SnapshotOutdated  SnapshotInUse  LooksRenamed                                of what has changed
     Retained  Protected  GracePeriod  NotOurs  PoolUnknown                       of what no longer is (``removals``)
 
 Called by ``plan``. Pure.
@@ -11,10 +12,12 @@ Called by ``plan``. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from reconciler.model import Finding, ImageSpec, Kind
+from reconciler.planner import replacing
 from reconciler.planner.facts import Facts, Key
 from reconciler.planner.goals import Goal, goal_of, volume_name
 from reconciler.planner.pools import in_use
@@ -65,15 +68,28 @@ def of_image(image: ImageSpec, facts: Facts) -> Iterator[Finding]:
             yield Finding(Kind.LAYER, layer.source.url, "Unpinned", f"unpinned: {tracked}; image {image.name} names no sha256")
 
 
+def of_renames(goals: Iterable[Goal], facts: Facts) -> Iterator[Finding]:
+    """An image that has gone from the manifests where another of the same chain has come: one for each, in order of name."""
+    gone: dict[Key, list[str]] = defaultdict(list)
+    for name, row in sorted(facts.observed.images.items(), reverse=True):
+        if name not in facts.desired.images and row.chain:
+            gone[row.pool, row.chain].append(name)
+    for goal in goals if gone else ():
+        image = goal.image.name
+        if image not in facts.observed.images and (same := gone.get(goal.top)):
+            before = same.pop()
+            how = f"reconcile state mv image/{before} image/{image}"
+            message = f"it has the layers of image {before}, which is no longer declared: if that was renamed, run `{how}`"
+            yield Finding(Kind.IMAGE, image, "LooksRenamed", message)
+
+
 def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
     image = goal.image
     if goal.stale:
         last = f"it stays at its last known chain {volume_name(goal.chain or '')}"
         yield Finding(Kind.IMAGE, image.name, "LastKnownChain", f"{goal.stale}; {last}")
     for name in dict.fromkeys(image.snapshots):
-        owner, row = facts.claims[image.pool, name], facts.observed.snapshots.get((image.pool, name))
+        owner = facts.claims[image.pool, name]
         if owner != image.name:
             yield Finding(Kind.SNAPSHOT, name, "DeclaredTwice", f"declared by images {owner} and {image.name}: it is {owner}'s")
-        elif row and goal.chain and row.chain != goal.chain and not facts.snapshot((image.pool, name)):
-            chains = f"made from chain {volume_name(row.chain)}, and image {image.name} is at {volume_name(goal.chain)} now"
-            yield Finding(Kind.SNAPSHOT, name, "SnapshotOutdated", f"{chains}; it is left as it is")
+    yield from replacing.of_goal(goal, facts)

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 
 from reconciler.image.spec import POLICIES, Limits, Source
-from reconciler.model import Action, Kind, Verb
+from reconciler.model import Action, ImageSpec, Kind, Verb
 from reconciler.planner.facts import Difference, Facts, Key
 from reconciler.planner.goals import Goal, Wanted, image_difference, volume_name
+from reconciler.planner.replacing import replacing
 from reconciler.planner.unpinned import resolves
 
 
@@ -26,7 +27,8 @@ def making(goals: Sequence[Goal], facts: Facts) -> tuple[Action, ...]:
         top = volumes.get(goal.top) if goal.chain else _provisional(goal, facts, sources, volumes)
         record = _record(goal, facts, top)
         before = tuple(action for action in (top, record) if action)
-        actions |= {action.key: action for action in (*before, *_snapshots(goal, facts, before))}
+        copies = (*_snapshots(goal, facts, before), *replacing(goal, facts, _keys(*before)))
+        actions |= {action.key: action for action in (*before, *copies)}
     return tuple(actions.values())
 
 
@@ -125,11 +127,20 @@ def _record(goal: Goal, facts: Facts, top: Action | None) -> Action | None:
     )
 
 
+def _difference(image: ImageSpec, name: str, facts: Facts) -> Difference | None:
+    """What is wrong with a snapshot; the last thing is that another image had it: that one's end must not be its own."""
+    key = image.pool, name
+    row, difference = facts.observed.snapshots.get(key), facts.snapshot(key)
+    if difference or row is None or row.image == image.name or not facts.snapshot_state(key).active:
+        return difference
+    return Difference(Verb.RECORD, f"it was image {row.image}'s")
+
+
 def _snapshots(goal: Goal, facts: Facts, before: Sequence[Action]) -> Iterator[Action]:
     """After the image's row: a snapshot always has an image that remembers what becomes of it."""
     image = goal.image
     for name in dict.fromkeys(image.snapshots):
-        difference = facts.snapshot((image.pool, name))
+        difference = _difference(image, name, facts)
         if difference and facts.claims[image.pool, name] == image.name:
             yield Action(
                 difference.verb,

@@ -51,8 +51,11 @@ def after(assembled: Iterable[Action], actions: Iterable[Action]) -> Iterator[Ac
 
 
 def activating(facts: Facts, chosen: Collection[str] | None, going: Iterable[Action]) -> Iterator[Action]:
-    """Snapshots that are whole and not active. ``chosen`` are the images that the plan is about (None: all of them)."""
-    pruned = {action.key for action in going}
+    """Snapshots that are whole and not active. ``chosen`` are the images that the plan is about (None: all of them).
+
+    Those that are ``going``, or to be replaced, need not come back.
+    """
+    elsewhere = {action.key for action in going}
     for (pool, name), row in sorted(facts.observed.snapshots.items()):
         owner = facts.claims.get((pool, name), row.image)
         spec, found = facts.desired.images.get(owner), facts.snapshot_state((pool, name))
@@ -61,14 +64,24 @@ def activating(facts: Facts, chosen: Collection[str] | None, going: Iterable[Act
         state = facts.state(pool)
         if found.condition is Condition.INTACT and not found.active and state and state.reachable:
             because, images = found.detail or "not active", (owner,)
-            action = Action(Verb.ACTIVATE, Kind.SNAPSHOT, name, because, pool=pool, image=owner, chain=row.chain, images=images)
-            if action.key not in pruned:
+            action = Action(
+                Verb.ACTIVATE,
+                Kind.SNAPSHOT,
+                name,
+                because,
+                pool=pool,
+                image=owner,
+                chain=row.chain,
+                images=images,
+                identity=row.identity,
+            )
+            if action.key not in elsewhere:
                 yield action
 
 
 def halted(goals: Iterable[Goal], made: Iterable[Action], assembled: Iterable[Action], facts: Facts) -> tuple[Failure, ...]:
     """Images for which something would have to be made in a pool where nothing can be, now or once it is assembled."""
-    wanting = {image for action in made if action.pool for image in action.images}
+    wanting = {image for action in made if action.pool and action.verb is not Verb.RECORD for image in action.images}
     changing = {action.name for action in assembled}
     found = []
     for goal in goals:

@@ -50,7 +50,7 @@ TASKS = ("create", "load", "remove", "remove_all", "suspend", "resume", "info", 
          "wait", "list", "clear", "mknodes", "versions", "message")  # fmt: skip
 """In the order of the library's enum of DM_DEVICE_…"""
 
-ANNOUNCED = frozenset({"resume", "remove"})
+ANNOUNCED = frozenset({"resume", "remove", "rename"})
 """The tasks that the kernel tells udev about."""
 
 QUIET = 0x0002 | 0x0004 | 0x0008
@@ -89,6 +89,7 @@ PROTOTYPES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "dm_task_get_errno": (c_int, (_Task,)),
     "dm_task_set_name": (c_int, (_Task, c_char_p)),
     "dm_task_set_uuid": (c_int, (_Task, c_char_p)),
+    "dm_task_set_newname": (c_int, (_Task, c_char_p)),
     "dm_task_set_ro": (c_int, (_Task,)),
     "dm_task_set_sector": (c_int, (_Task, c_uint64)),
     "dm_task_set_message": (c_int, (_Task, c_char_p)),
@@ -229,6 +230,11 @@ class DeviceMapper:
     def remove(self, name: str) -> None:
         """Take a device and its node away. EBUSY where something holds it: never forced, never put off."""
         with self._done("remove", name, _named(name, "remove")):
+            pass
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a device another name, in use or not. EBUSY where that is taken."""
+        with self._done("rename", name, _named(name, "rename"), ("set_newname", _checked(new, "rename", NAME_BYTES))):
             pass
 
     def message(self, name: str, text: str, sector: int = 0) -> None:

@@ -186,8 +186,27 @@ class Driver(Protocol):
         """
         ...
 
-    def activate_snapshot(self, name: str) -> None:
-        """Bring an intact snapshot that is not active (after a reboot, say) back to its path. Raises Retryable, Busy."""
+    def activate_snapshot(self, name: str, identity: str = "") -> None:
+        """Bring an intact snapshot that is not active (after a reboot, say) back to its path. Raises Retryable, Busy.
+
+        ``identity`` is what the registry remembers, where several bear the name.
+        """
+        ...
+
+    def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
+        """Who holds these snapshots (identities by name), in words; without those that nobody is seen to hold."""
+        ...
+
+    def replace_snapshot(self, name: str, chain: str, identity: str) -> str:
+        """Make a writable copy of ``chain`` and give it the name of the snapshot that is remembered by ``identity``.
+
+        Whoever looks under the name sees the whole old or the whole new one. One that was made and switched to by a run that was
+        cut off is taken. Returns the new identity. Raises Busy where somebody holds the old one: then it stays as it is.
+        """
+        ...
+
+    def discard_replaced(self, name: str, identity: str) -> None:
+        """Remove what bore the name before the snapshot that is now remembered by ``identity``. Raises Busy."""
         ...
 
     def remove_snapshot(self, name: str) -> None:

@@ -14,16 +14,17 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from reconciler.errors import Busy, HostCannot, NoSpace, Retryable
 from reconciler.pool.clone import data_bytes, reflink, shares_blocks, sparse_copy
-from reconciler.pool.driver import Expected, PoolState, SnapshotState, Space, VolumeState, nothing
-from reconciler.pool.holders import holder
+from reconciler.pool.driver import Condition, Expected, PoolState, SnapshotState, Space, VolumeState, nothing
+from reconciler.pool.holders import holder, holders
 from reconciler.pool.identity import Identity, judge_snapshot, judge_volume, look
 from reconciler.pool.shelf import Listing, Shelf, nearest_directory
 
@@ -164,8 +165,41 @@ class FilePool:
     def reading(self, chain: str) -> Iterator[Path]:
         yield self.volume_path(chain)
 
-    def activate_snapshot(self, name: str) -> None:
+    def activate_snapshot(self, name: str, identity: str = "") -> None:
         """A file is always active."""
+
+    def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
+        with self._reported("find out who uses its snapshots"):
+            return holders({name: self.snapshot_path(name) for name in snapshots})
+
+    def replace_snapshot(self, name: str, chain: str, identity: str) -> str:
+        """See ``Driver.replace_snapshot``: the new file is renamed over the old one, and has its owner and mode.
+
+        Raises Busy, NoSpace, HostCannot, and Retryable where the volume is not there.
+        """
+        self._admit(0)
+        with self._reported(f"replace snapshot {name}"):
+            if finished := self._finished(name, chain):
+                return str(finished)
+            self._free(self._snapshots, name)
+            fd = self._snapshots.begin(name)
+            try:
+                self._copy(chain, fd)
+                self._free(self._snapshots, name)  # copying may have taken a while
+                found = look(self.snapshot_path(name))
+                if found and judge_snapshot(identity, found)[0] is Condition.REPLACED:
+                    self._snapshots.set_aside(name)
+                elif found and found.regular:
+                    keep_access(fd, self.snapshot_path(name))
+                os.fsync(fd)
+                self._snapshots.replace(name)
+                return str(Identity.of(fd))
+            finally:
+                os.close(fd)
+                self._snapshots.discard(name)
+
+    def discard_replaced(self, name: str, identity: str) -> None:
+        """The old file has gone with its name."""
 
     def remove_volume(self, chain: str) -> None:
         self._remove(self._volumes, chain)
@@ -178,9 +212,13 @@ class FilePool:
         with self._reported(f"remove {shelf.noun} {name}"):
             if not os.path.lexists(path):
                 return
-            if path.is_file() and (who := holder(path)):
-                raise Busy(f"{shelf.noun} {name} is in use: {path} is held by {who}", hint="stop what uses it, then run again")
+            self._free(shelf, name)
             shelf.remove(name)
+
+    def _free(self, shelf: Shelf, name: str) -> None:
+        path = shelf.path(name)
+        if path.is_file() and (who := holder(path)):
+            raise Busy(f"{shelf.noun} {name} is in use: {path} is held by {who}", hint="stop what uses it, then run again")
 
     def set_aside(self, name: str) -> str:
         with self._reported(f"set aside what stands in place of snapshot {name}"):
@@ -231,6 +269,14 @@ class VolumeFile:
             self.shelf.replace(self.chain)
             self.path = self.shelf.path(self.chain)
             return str(Identity.of(self.fd))
+
+
+def keep_access(fd: int, like: Path) -> None:
+    """Owner and mode of another file, as far as we may: its users open it as they always did."""
+    old = like.stat(follow_symlinks=False)
+    with suppress(PermissionError):
+        os.fchown(fd, old.st_uid, old.st_gid)
+        os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o777)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Called by ``pool.file`` and ``pool.thin``. Keeps no state; reads /proc and /sys, and sees of other users' processes
 what the kernel shows.
-Formats: proc(5), fcntl(2).
+Formats: proc(5), fcntl(2), flock(2).
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 _FLOCK = "hhqqi4x"
@@ -22,7 +23,7 @@ _FLOCK = "hhqqi4x"
 def holder(path: Path) -> str | None:
     """The first thing found that holds the file, in words; None where nothing does. Raises FileNotFoundError."""
     found = path.stat()
-    asked = (loop_devices, bind_mounts, processes, locks)
+    asked = (loop_devices, bind_mounts, processes, locks, flocks)
     return next((who for ask in asked for who in ask(path, found)), None)
 
 
@@ -34,6 +35,80 @@ def device_holder(device: Path) -> str | None:
         return None
     asked = (mappings, loop_devices, device_mounts, device_processes)
     return next((who for ask in asked for who in ask(device, found)), None)
+
+
+def holders(files: Mapping[str, Path]) -> dict[str, str]:
+    """``holder`` of many files, by name, with one walk over all processes; those that nobody holds are left out."""
+    there = {name: (path, found) for name, path in files.items() if (found := _file(path))}
+    opened = _opened(_inode, {_inode("/", found) for _, found in there.values()})
+    answers = {
+        name: next(
+            chain(loop_devices(*one), bind_mounts(*one), opened.get(_inode("/", one[1]), ()), locks(*one), flocks(*one)), None
+        )
+        for name, one in there.items()
+    }
+    return {name: who for name, who in answers.items() if who}
+
+
+def device_holders(devices: Mapping[str, Path]) -> dict[str, str]:
+    """The same of block devices."""
+    there = {name: (path, found) for name, path in devices.items() if (found := _stat(path))}
+    opened = _opened(_number, {found.st_rdev for _, found in there.values()})
+    mounted = _mounted_devices()
+    answers = {
+        name: next(
+            chain(mappings(*one), loop_devices(*one), mounted.get(one[1].st_rdev, ()), opened.get(one[1].st_rdev, ())), None
+        )
+        for name, one in there.items()
+    }
+    return {name: who for name, who in answers.items() if who}
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _file(path: Path) -> os.stat_result | None:
+    found = _stat(path)
+    return found if found and stat.S_ISREG(found.st_mode) else None
+
+
+def _inode(_link: str, found: os.stat_result) -> object:
+    return found.st_dev, found.st_ino
+
+
+def _number(link: str, found: os.stat_result) -> object:
+    return found.st_rdev if link.startswith("/dev/") and stat.S_ISBLK(found.st_mode) else None
+
+
+def _opened(key: Callable[[str, os.stat_result], object], wanted: Container[object]) -> dict[object, list[str]]:
+    """The first process found that has each of these open."""
+    found: dict[object, list[str]] = {}
+    for process in _processes():
+        with suppress(OSError):
+            for fd in (process / "fd").iterdir():
+                with suppress(OSError):
+                    link = str(fd.readlink())
+                    what = key(link, fd.stat()) if link.startswith("/") else None
+                    if what in wanted and what not in found:
+                        found[what] = [f"process {process.name} ({_command(process)})"]
+    return found
+
+
+def _mounted_devices() -> dict[object, list[str]]:
+    """The first mount found of each block device, in every mount namespace that can be seen."""
+    found: dict[object, list[str]] = {}
+    for process in _mount_spaces():
+        with suppress(OSError):
+            for line in _mountinfo(process):
+                major, _, minor = line.split(" ")[2].partition(":")
+                number = os.makedev(int(major), int(minor))
+                if number not in found:
+                    found[number] = [_mounted(process, line.split(" ")[4])]
+    return found
 
 
 def mappings(_device: Path, found: os.stat_result) -> Iterator[str]:
@@ -49,13 +124,20 @@ def mappings(_device: Path, found: os.stat_result) -> Iterator[str]:
 
 def device_mounts(_device: Path, found: os.stat_result) -> Iterator[str]:
     number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    for process in _mount_spaces():
+        with suppress(OSError):
+            yield from (_mounted(process, line.split(" ")[4]) for line in _mountinfo(process) if line.split(" ")[2] == number)
+
+
+def _mount_spaces() -> Iterator[Path]:
+    """A process of each mount namespace."""
     seen: set[str] = set()
     for process in _processes():
         with suppress(OSError):
             space = str((process / "ns" / "mnt").readlink())
             if space not in seen:
                 seen.add(space)
-                yield from (_mounted(process, line.split(" ")[4]) for line in _mountinfo(process) if line.split(" ")[2] == number)
+                yield process
 
 
 def _mounted(process: Path, point: str) -> str:
@@ -160,3 +242,13 @@ def locks(path: Path, _found: os.stat_result) -> Iterator[str]:
     kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
     if kind != fcntl.F_UNLCK:
         yield f"a lock of process {pid}" if pid > 0 else "a lock"
+
+
+def flocks(_path: Path, found: os.stat_result) -> Iterator[str]:
+    """Locks of flock(2), which can't be asked for without taking one: the kernel lists them, hidden processes' too."""
+    inode = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            match line.split():
+                case [_, "FLOCK", _, _, pid, where, *_] if where == inode:
+                    yield f"a lock of process {pid}"

@@ -8,14 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.errors import Busy, Retryable
 from reconciler.pool.assembly import SECTOR, number
 from reconciler.pool.devmapper import Device, DeviceMapper, DmError, Target
-from reconciler.pool.holders import device_holder
+from reconciler.pool.holders import device_holder, device_holders
 from reconciler.pool.journal import DeviceRow
 from reconciler.pool.naming import MAPPER, Names
 from reconciler.pool.status import ThinTable
@@ -60,6 +60,23 @@ class Mappings:
         except DmError as error:
             if error.errno != errno.ENXIO:
                 raise
+
+    def swap(self, row: DeviceRow, working: str, name: str) -> None:
+        """Give a name that another device of ours has to this one: up already, so that the name is gone for a moment only.
+
+        Raises Busy where somebody holds the other one; it keeps its name then.
+        """
+        made = self.activate(row, working)
+        self.deactivate(name)
+        self.dm.rename(made.name, name)
+
+    def holders(self, thin_ids: Mapping[str, int]) -> dict[str, str]:
+        """Who has them open, in words; without those that nobody has. The kernel knows whether, /proc mostly by whom."""
+        names = self.names()
+        devices = {name: self.dm.by_uuid(names.thin_uuid(thin_id)) for name, thin_id in thin_ids.items()}
+        used = {name: device.path for name, device in devices.items() if device and device.open_count}
+        known = device_holders(used) if used else {}
+        return {name: known.get(name, "somebody who can't be seen from here") for name in used}
 
     def patiently(self, name: str, act: Callable[[], None]) -> None:
         """Again for a while where the device is busy; then Busy, with who holds it."""

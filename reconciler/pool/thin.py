@@ -21,10 +21,10 @@ from functools import cached_property
 from pathlib import Path
 
 from reconciler.errors import Busy, HostCannot, NameTaken, NoSpace, PoolUnusable, ReconcilerError, Retryable
-from reconciler.pool import findings, metadata
+from reconciler.pool import findings, space
 from reconciler.pool.assembly import SECTOR, Assembly, Geometry, Sight
 from reconciler.pool.bracket import Brackets
-from reconciler.pool.devmapper import DeviceMapper, DmError
+from reconciler.pool.devmapper import Device, DeviceMapper, DmError
 from reconciler.pool.discard import discard
 from reconciler.pool.driver import Condition, Expected, PoolState, SnapshotState, Space, VolumeState, nothing
 from reconciler.pool.journal import DeviceRow, Journal, Role, identified
@@ -32,9 +32,7 @@ from reconciler.pool.mappings import Mappings
 from reconciler.pool.metadata import Metadata
 from reconciler.pool.naming import MAPPER, Names
 from reconciler.pool.status import Mode, PoolStatus, PoolTable
-
-HIDDEN_BLOCKS = 4096
-"""Of metadata, or a tenth of it, that the kernel keeps to itself, so that deletions still work (dm-thin-metadata.c)."""
+from reconciler.pool.volume import ThinVolume
 
 
 @dataclass
@@ -90,22 +88,7 @@ class ThinPool:
 
     def space(self) -> Space:
         """Of the pool's data, in bytes. Raises HostCannot."""
-        return self._data_space(self.assembly.sight())
-
-    def _data_space(self, seen: Sight) -> Space:
-        if seen.content is None:
-            total = self.geometry.data.size or seen.data.size
-            return Space(total, total, total * self.reserve_data_percent // 100)
-        total, used, block = seen.content.data_blocks, seen.content.data_used, seen.content.block_size
-        return Space(total * block, (total - used) * block, total * block * self.reserve_data_percent // 100)
-
-    def _metadata_space(self, seen: Sight) -> Space | None:
-        if seen.content is None:
-            return None
-        total = seen.content.metadata_blocks
-        free = max(0, total - seen.content.metadata_used - min(HIDDEN_BLOCKS, total // 10))
-        reserve = total * self.reserve_metadata_percent // 100
-        return Space(total * metadata.BLOCK, free * metadata.BLOCK, reserve * metadata.BLOCK)
+        return space.of_data(self.assembly.sight(), self.geometry, self.reserve_data_percent)
 
     def pulse(self) -> Hashable:
         """The pool's mappings, with what each is in: the kernel answers in microseconds, however large the pool is."""
@@ -127,7 +110,7 @@ class ThinPool:
             status = self.brackets.status() if up else None
             active = frozenset(one.name for one in self.dm.devices())
             return PoolState(
-                space=self._data_space(seen),
+                space=space.of_data(seen, self.geometry, self.reserve_data_percent),
                 volumes={chain: self._volume(seen, chain, identity) for chain, identity in sorted(volumes.items())},
                 snapshots={name: self._snapshot(seen, name, identity, active) for name, identity in sorted(snapshots.items())},
                 foreign=findings.foreign(seen) if whole else (),
@@ -135,7 +118,7 @@ class ThinPool:
                 orphans=findings.orphans(seen) if whole else (),
                 troubles=findings.troubles(self.name, seen, status, self.geometry),
                 unready=seen.unready,
-                metadata=self._metadata_space(seen),
+                metadata=space.of_metadata(seen, self.reserve_metadata_percent),
                 reachable=up or bool(seen.unready),
             )
 
@@ -263,14 +246,45 @@ class ThinPool:
         Raises NoSpace, PoolUnusable, NameTaken, Busy, and Retryable where the volume is not there.
         """
         with self.reported(f"make snapshot {name}"):
-            row = self._finished(name, chain)
-            with self._lock:
-                status = self.brackets.status()
-                self._admit(status, 0)
-                base = self._parent(chain)
-                row = row or self.brackets.create(status, Role.SNAPSHOT, name, chain, base.size, base.id)
+            row = self._finished(name, chain) or self._copy(name, chain)
             self._bring_up(row)
             return row.identity
+
+    def _copy(self, name: str, chain: str) -> DeviceRow:
+        with self._lock:
+            status = self.brackets.status()
+            self._admit(status, 0)
+            base = self._parent(chain)
+            return self.brackets.create(status, Role.SNAPSHOT, name, chain, base.size, base.id)
+
+    def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
+        with self.reported("find out who uses its snapshots"):
+            return self.mappings.holders({name: thin[0] for name, one in snapshots.items() if (thin := identified(one))})
+
+    def replace_snapshot(self, name: str, chain: str, identity: str) -> str:
+        """See ``Driver.replace_snapshot``. Raises NoSpace, PoolUnusable, NameTaken, Busy, and Retryable without the volume."""
+        if who := self.holders({name: identity}).get(name):
+            path = self.snapshot_path(name)
+            raise Busy(f"snapshot {name} is in use: {path} is held by {who}", hint="stop what uses it, then run again")
+        with self.reported(f"replace snapshot {name}"):
+            made = [row for row in self._rows(Role.SNAPSHOT, name) if row.identity != identity and row.chain == chain]
+            row = next((one for one in made if findings.proved(one, self._content())), None) or self._copy(name, chain)
+            device = self._ours_under(name)
+            if device is None or device.uuid == self.names.thin_uuid(row.id):
+                self._bring_up(row)
+                return row.identity
+            try:
+                self.mappings.swap(row, self.names.working("new", row.id), device.name)
+            except BaseException:
+                self.abandon(row)
+                raise
+            return row.identity
+
+    def discard_replaced(self, name: str, identity: str) -> None:
+        with self.reported(f"remove what snapshot {name} was"):
+            for row in self._rows(Role.SNAPSHOT, name):
+                if row.identity != identity:
+                    self.remove(row)
 
     def _finished(self, name: str, chain: str) -> DeviceRow | None:
         """What a run that was cut off after the pool had the snapshot, and before the registry had its row, has left.
@@ -285,10 +299,11 @@ class ThinPool:
                 self.remove(row)
         return kept
 
-    def activate_snapshot(self, name: str) -> None:
+    def activate_snapshot(self, name: str, identity: str = "") -> None:
         """See ``Driver.activate_snapshot``. Raises PoolUnusable, NameTaken, Busy."""
         with self.reported(f"activate snapshot {name}"):
             rows = self._rows(Role.SNAPSHOT, name)
+            rows = [row for row in rows if row.identity == identity] or rows
             if not rows:
                 raise Retryable(f"snapshot {name} of pool {self.name} is not there", hint="the next run makes it")
             self._bring_up(rows[-1])
@@ -296,14 +311,8 @@ class ThinPool:
     def _bring_up(self, row: DeviceRow) -> None:
         """Active under its name, whatever stood there: nothing, itself suspended, or an earlier one of ours."""
         names, name = self.names, self.names.snapshot(row.name)
-        device = self.dm.info(name)
+        device = self._ours_under(row.name)
         if device is not None and device.uuid != names.thin_uuid(row.id):
-            if names.thin_id(device.uuid) is None:
-                held = f"uuid {device.uuid!r}" if device.uuid else "no uuid"
-                raise NameTaken(
-                    f"/dev/mapper/{name} is a mapping that is not ours ({held})",
-                    hint=f"give the snapshot another name, or that mapping: dmsetup rename {name} …",
-                )
             self.mappings.deactivate(name)
             device = None
         if device is not None and device.live_table:
@@ -312,6 +321,18 @@ class ThinPool:
         if device is not None:
             self.mappings.deactivate(name)
         self.mappings.activate(row, name)
+
+    def _ours_under(self, name: str) -> Device | None:
+        """The device that has a snapshot's name. Raises NameTaken where that is not ours."""
+        mapping = self.names.snapshot(name)
+        device = self.dm.info(mapping)
+        if device is not None and self.names.thin_id(device.uuid) is None:
+            held = f"uuid {device.uuid!r}" if device.uuid else "no uuid"
+            raise NameTaken(
+                f"/dev/mapper/{mapping} is a mapping that is not ours ({held})",
+                hint=f"give the snapshot another name, or that mapping: dmsetup rename {mapping} …",
+            )
+        return device
 
     def remove_snapshot(self, name: str) -> None:
         self._remove_all(Role.SNAPSHOT, name)
@@ -354,11 +375,22 @@ class ThinPool:
             known = {*map(identified, volumes.values()), *map(identified, snapshots.values())}
             gone = []
             for row in seen.rows.values():
-                if (row.id, row.transaction) not in known and row.id not in self._promised:
+                if (
+                    (row.id, row.transaction) not in known
+                    and row.id not in self._promised
+                    and not self._took_over(row, snapshots)
+                ):
                     with suppress(Busy):  # it is a finding until it is free
                         self.remove(row)
                         gone.append(f"{row} of pool {self.name}")
             return tuple(gone)
+
+    def _took_over(self, row: DeviceRow, snapshots: Mapping[str, str]) -> bool:
+        """Whether a replacement was cut off after it had the name, and before the registry had its row: it is in use, perhaps."""
+        if row.role is not Role.SNAPSHOT or row.name not in snapshots:
+            return False
+        device = self.dm.info(self.names.snapshot(row.name))
+        return device is not None and device.uuid == self.names.thin_uuid(row.id)
 
     # ------------------------------------------------------------------------------------------------ small parts
 
@@ -407,33 +439,3 @@ class ThinPool:
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
             raise PoolUnusable(f"pool {self.name}: can't {doing}: {error.strerror}{where}") from error
-
-
-@dataclass
-class ThinVolume:
-    """A volume that is being written, active under a name of its own until it is sealed or discarded."""
-
-    size: int
-    fd: int
-    path: Path
-    room: int
-    row: DeviceRow
-    pool: ThinPool
-    _open: bool = True
-
-    def __enter__(self) -> ThinVolume:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._open:
-            self._open = False
-            os.close(self.fd)
-            self.pool.abandon(self.row)
-
-    def seal(self) -> str:
-        self._open = False
-        try:
-            return self.pool.seal(self.row, self.fd)
-        except BaseException:
-            self.pool.abandon(self.row)
-            raise

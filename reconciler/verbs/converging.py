@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from reconciler.verbs.options import changing, options, shared
 
 if TYPE_CHECKING:
     from reconciler.loop import Look, Wish
+    from reconciler.model import Action
 
 
 def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
@@ -97,9 +99,9 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, **_: A
     shown = board.Board(report.progress("none" if chosen.json else "auto"), chosen.settings.running)
     with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
 
-        def approved(look: Look) -> list[str]:
+        def approved(look: Look) -> Sequence[Action]:
             saved.check(plan, ours, look)
-            return [action.key for action in plan.actions]
+            return plan.actions
 
         result = loop.converge(ours, wish, shown, stop=interrupted.stop, approved=approved)
     if chosen.json:

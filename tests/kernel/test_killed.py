@@ -22,9 +22,9 @@ from reconciler.pool.journal import DeviceRow, PoolRow, Role, State, stamp_of
 from reconciler.pool.thin import ThinPool
 from reconciler.registry import Registry
 
-from .rig import MIB, A, B, Rig, dmsetup, rig, volume, write
+from .rig import MIB, A, B, Rig, dmsetup, read, rig, volume, write
 
-CHANGING = ("create", "load", "suspend", "resume", "remove", "message")
+CHANGING = ("create", "load", "suspend", "resume", "remove", "rename", "message")
 FOREIGN = 77
 STRIDES = [4, pytest.param(1, marks=pytest.mark.slow)]
 """The quick tier tries one moment of so many, the slow one tries them all."""
@@ -204,6 +204,42 @@ def test_while_a_snapshot_is_removed(stride: int, tmp_path: Path) -> None:
             pool.remove_snapshot("going")
             unharmed(thin, pool, known)
             assert used(pool) == MIB + 65536
+
+
+@each_stride
+@pytest.mark.timeout(600)
+def test_while_a_snapshot_is_replaced(stride: int, tmp_path: Path) -> None:
+    """Under the name stands the old one or the new one, or for a moment none; never is a name lost to the one that goes."""
+
+    def prepare(thin: Rig) -> dict[str, str]:
+        known = made(thin)
+        with thin.pool() as pool:
+            known[B] = volume(pool, B, parent=A, data=b"b" * MIB, at=4 * MIB)
+            known["web"] = pool.create_snapshot("web", A)
+            write(pool.snapshot_path("web"), 8 * MIB, b"w" * MIB)
+        return known
+
+    def act(pool: ThinPool) -> None:
+        old = next(row.identity for row in pool.journal.devices("web").values())
+        pool.discard_replaced("web", pool.replace_snapshot("web", B, old))
+
+    for thin, known in moments(stride, tmp_path, prepare, act):
+        volumes, snapshots = {A: known[A], B: known[B]}, {"kept": known["kept"], "web": known["web"]}
+        with thin.pool() as pool:
+            before = pool.dm.info("rig-web")
+            pool.discard_leftovers(volumes, snapshots)
+            if pool.observe(volumes, snapshots).unready:
+                pool.assemble()
+                pool.discard_leftovers(volumes, snapshots)
+            assert pool.dm.info("rig-web") == before, "whatever has the name keeps it until it is replaced"
+            known["web"] = pool.replace_snapshot("web", B, known["web"])
+            pool.discard_replaced("web", known["web"])
+        with next_run(thin, known) as (pool, state):
+            assert state.snapshots["web"].active
+            assert read(pool.snapshot_path("web"), 4 * MIB, 4) == b"bbbb"
+            assert read(pool.snapshot_path("web"), 8 * MIB, 4) == bytes(4)
+            unharmed(thin, pool, known)
+            assert used(pool) == 2 * MIB + 65536, "no space is lost"
 
 
 @each_stride

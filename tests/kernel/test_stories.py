@@ -22,6 +22,7 @@ from tests.stories.test_converge import (  # noqa: F401
 from tests.stories.test_crashes import (  # noqa: F401
     calm,
     test_killed_again_and_again_at_the_same_early_moment,
+    test_killed_at_any_moment_of_a_replacement,
     test_killed_at_any_moment_of_an_update_and_a_prune,
     test_killed_at_any_moment_of_the_first_run,
     undisturbed,
@@ -36,6 +37,13 @@ from tests.stories.test_removal import (  # noqa: F401
     test_retain_keeps_what_is_no_longer_declared,
     test_volumes_that_others_need_survive_a_prune,
 )
+from tests.stories.test_renames import (  # noqa: F401
+    named,
+    node,
+    test_a_renamed_image_keeps_everything,
+    test_an_image_that_is_forgotten_leaves_its_snapshots_where_they_are,
+    test_without_being_told_the_snapshots_change_hands_all_the_same,
+)
 from tests.stories.test_snapshots import (  # noqa: F401
     test_a_changed_image_is_built_beside_the_snapshots_of_the_old_one,
     test_a_new_snapshot_is_made_beside_the_old_ones,
@@ -45,6 +53,14 @@ from tests.stories.test_snapshots import (  # noqa: F401
 from tests.stories.test_unpinned import (  # noqa: F401
     test_a_replaced_object_is_noticed,
     test_only_what_was_replaced_is_fetched_again,
+)
+from tests.stories.test_updates import (  # noqa: F401
+    installed,
+    site,
+    test_a_snapshot_in_use_waits_until_it_is_free,
+    test_back_to_the_old_version_before_anything_was_replaced,
+    test_recreating_a_snapshot_in_use_fails_and_names_its_holder,
+    test_snapshots_are_replaced_where_the_manifest_says_so,
 )
 from tests.stories.test_wishes import (  # noqa: F401
     test_a_selector_limits_a_run_to_the_images_it_names,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .layers import change, root
-from .workshop import Workshop, WorkshopAt
+from .workshop import Workshop, WorkshopAt, cat, digest
 
 LAYERS = [root("base", {"srv/old": b"old"}), change("app", {"srv/app": b"v1"})]
 STRIDE = 13
@@ -72,6 +72,29 @@ def test_killed_at_any_moment_of_an_update_and_a_prune(
         assert workshop.snapshot_names() == {"b", "c"}
         assert workshop.holdings()[workshop.snapshot("b").name] == undisturbed[workshop.snapshot("b").name]
         assert workshop.plan()["held"] == []
+        workshop.settled()
+        moment += stride
+
+    assert moment > 3 * STRIDE
+
+
+@pytest.mark.parametrize("stride", STRIDES, ids=["some", "all"])
+def test_killed_at_any_moment_of_a_replacement(stride: int, tmp_path: Path, calm: Workshop) -> None:
+    """The name shows the old or the new snapshot after the kill, and the new one after the next run."""
+    new = [*LAYERS, change("more", {"srv/more": b"1"})]
+    moment = stride // 2 + 1
+    while True:
+        workshop = calm.copy(tmp_path / str(moment))
+        old = digest(workshop.snapshot("a"))
+        workshop.image("web", new, snapshots=["a"], replacePolicy="Recreate")
+        if not killed_at(moment, workshop, "--prune"):
+            break
+        left = digest(workshop.snapshot("a")) if workshop.snapshot("a").exists() else old
+        workshop.once("--prune").expect(0)
+        assert cat(workshop.snapshot("a"), "/srv/more") == b"1"
+        assert left in (old, digest(workshop.snapshot("a")))
+        assert workshop.plan()["held"] == []
+        assert workshop.plan()["findings"] == []
         workshop.settled()
         moment += stride
 
