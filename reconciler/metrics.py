@@ -40,6 +40,7 @@ class Pass:
     downloaded: int = 0
     prune_refused: bool = False
     manifests_changed: float = 0.0
+    revision: str = ""
 
 
 class Metrics:
@@ -50,6 +51,7 @@ class Metrics:
         self._objects = self._gauge("objects", "Objects by kind and phase.", "kind", "phase")
         self._ready = self._gauge("image_ready", "1 where an image is what its manifest says.", "name")
         self._changed = self._gauge("manifests_changed_timestamp_seconds", "When the manifests last said something else.")
+        self._revision = self._gauge("revision_info", "1, for the state of their source that the manifests are in.", "revision")
         self._refused = self._gauge("prune_refused", "1 where a guard has kept the last pass from pruning.")
         self._faults = self._gauge("manifest_faults", "Faults in the manifests; nothing is pruned while there are any.")
         self._held = self._gauge("held_removals", "What is no longer declared and waits for --prune.")
@@ -78,6 +80,8 @@ class Metrics:
         if not result.failed:
             self._success.set_to_current_time()
         self._changed.set(told.manifests_changed)
+        self._revision.clear()
+        self._revision.labels(told.revision).set(1)
         self._refused.set(told.prune_refused)
         self._faults.set(told.faults)
         self._held.set(len(result.held))

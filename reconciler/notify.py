@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
 
@@ -35,8 +36,9 @@ def notify(fields: Mapping[str, str], environ: Mapping[str, str] = os.environ) -
 class Heart:
     """A ``Progress`` that also keeps the watchdog content: as long as the main loop turns and running work moves."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, stop: threading.Event | None = None) -> None:
         self._progress = progress
+        self._stop = stop or threading.Event()
         self._moved = time.monotonic()
         self._told = 0.0
         self._arrived: dict[str, int] = {}
@@ -64,7 +66,7 @@ class Heart:
         self._progress.finish(key, text)
 
     def tick(self) -> None:
-        """Called by the main loop while work is running."""
+        """Called by the main loop while work is running. Work that is finished before the service stops may take its time."""
         if time.monotonic() - self._moved < STUCK_SECONDS:
             self.beat()
 
@@ -73,4 +75,5 @@ class Heart:
         now = time.monotonic()
         if now - self._told >= PING_SECONDS:
             self._told = now
-            notify({"WATCHDOG": "1"})
+            extend = {"STOPPING": "1", "EXTEND_TIMEOUT_USEC": str(4_000_000 * int(PING_SECONDS))} if self._stop.is_set() else {}
+            notify({"WATCHDOG": "1"} | extend)

@@ -38,7 +38,7 @@ class Service:
         self._host = host
         self._wish = wish
         self._stop = stop
-        self._heart = Heart(progress)
+        self._heart = Heart(progress, stop)
         self._patience = Patience()
         self._complaints: tuple[str, ...] = ()
         self._refused = False
@@ -109,7 +109,7 @@ class Service:
         host, attempts = self._host, self._host.records.attempts(self._measured)
         self._measured = max((one.ended for one in attempts), default=self._measured)
         told = Pass(result, len(host.faults), host.records.marks(), attempts, self._heart.downloaded)
-        self._metrics.learn(replace(told, prune_refused=self._refused, manifests_changed=self._changed))
+        self._metrics.learn(replace(told, prune_refused=self._refused, manifests_changed=self._changed, revision=host.revision))
         if self._file is not None:
             self._metrics.write(self._file)
 
