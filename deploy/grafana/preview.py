@@ -32,10 +32,14 @@ def main() -> None:
     chosen = parser.parse_args()
     prometheus = Prometheus(chosen.url, chosen.minutes * 60)
     panels = json.loads(DASHBOARD.read_text())["panels"]
+    try:
+        drawn = picture(panels, prometheus)
+    except OSError as error:
+        sys.exit(f"{chosen.url} does not answer as a Prometheus does: {error}")
     empty = [panel["title"] for panel in panels if not prometheus.ask(panel)]
     if empty:
         print(f"without data: {', '.join(empty)}", file=sys.stderr)
-    sys.stdout.write(picture(panels, prometheus))
+    sys.stdout.write(drawn)
 
 
 class Prometheus:
