@@ -8,10 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from itertools import islice
 
-from reconciler import lifecycle, report
+from reconciler import lifecycle, report, tracing
 from reconciler.host import Host
 from reconciler.machine import Run, Status, Subject
 from reconciler.model import Action, ImageRow, Kind, Verb
@@ -81,7 +82,7 @@ def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, 
                 if blocker is not None:
                     done[action.key] = dependent(action, blocker)
                 else:
-                    running[pool.submit(perform, host, action, progress)] = action
+                    running[pool.submit(copy_context().run, perform, host, action, progress)] = action
             if running:
                 progress.tick()
                 for future in wait(running, LISTEN_SECONDS, FIRST_COMPLETED).done:
@@ -104,10 +105,15 @@ def perform(host: Host, action: Action, progress: report.Progress) -> Done:
         return Done(action, True)
     machine, value = lifecycle.run_input(action)
     run = host.engine.open(machine, Subject(action.kind.value, action.name, action.pool), value)
-    try:
-        run = host.engine.execute(run.id, lambda now, done, total: progress.update(label, now.state, done, total or None))
-    finally:
-        host.pipelines.close(run.id)  # stopped between two steps, or unable to record one, it still holds a half-built volume
+    with tracing.span(f"{action.verb} {action.kind.lower()}", object=str(run.subject), run=run.id) as told:
+        try:
+            run = host.engine.execute(run.id, lambda now, done, total: progress.update(label, now.state, done, total or None))
+        finally:
+            host.pipelines.close(run.id)  # stopped between two steps, or unable to record one, it still holds a half-built volume
+        if told:
+            told.steps(host.records.transitions(run.id))
+        if run.status not in (Status.DONE, Status.ACTIVE):
+            told.failed(run.reason, run.message)
     progress.finish(label, run.state if run.status is Status.DONE else f"{run.state}: {run.reason} {run.message}".rstrip())
     return verdict(action, run)
 

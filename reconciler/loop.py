@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reconciler import lifecycle, report
+from reconciler import lifecycle, report, tracing
 from reconciler.errors import Guarded, NotConverged, ReconcilerError
 from reconciler.execute import Ledger, approval, carry_out
 from reconciler.host import Host
@@ -168,7 +168,7 @@ def converge(
     """
     started = time.monotonic()
     ledger = Ledger()
-    with deadline(host.settings.timeout, stop) as expired, progress:
+    with tracing.span("pass", revision=host.revision), deadline(host.settings.timeout, stop) as expired, progress:
         if approved is not None:
             ledger.approved = frozenset(map(approval, approved(look(host, wish))))
         discard_leftovers(host)

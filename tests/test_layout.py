@@ -26,6 +26,7 @@ HOME = {
     "isal": {"image/codec.py"},
     "zstandard": {"image/codec.py"},
     "prometheus_client": {"metrics.py"},
+    "opentelemetry": {"tracing.py"},
     "ctypes": {"pool/devmapper.py", "image/libc.py", "image/seccomp.py"},
     "subprocess": {"process.py"},
 }
