@@ -21,7 +21,34 @@ from reconciler.verbs import converging, getting, keeping, layers, living, looki
 from reconciler.verbs.options import changing, shared
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Grouped(click.Group):
+    """A command whose help lists its verbs by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, verbs in VERBS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(verb.name), verb.get_short_help_str(110)) for verb in verbs])
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code.value), meaning) for code, meaning in EXITS.items()])
+
+
+EXITS = {
+    Exit.OK: "success (with --detailed-exitcode: and nothing changed or is pending)",
+    Exit.FAILED: "an object failed; a layer is refused",
+    Exit.CHANGED: "only with --detailed-exitcode: changes made or pending; drift found",
+    Exit.INVALID: "manifests invalid; nothing touched",
+    Exit.GUARDED: "refused by a guard",
+    Exit.NOT_CONVERGED: "not converged in time; safe to run again",
+    Exit.USAGE: "the command line is wrong",
+    Exit.HOST_CANNOT: "this host can't: no device-mapper, no permission, pool missing",
+    Exit.LOCKED: "another reconciler holds the lock",
+    Exit.SIGINT: "stopped by SIGINT at a step's boundary; SIGTERM is 143",
+}
+
+
+@click.group(
+    cls=Grouped, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="reconcile")
 @shared
 @changing
@@ -65,7 +92,7 @@ def cli(context: click.Context, /, once: bool, check: bool, log_format: str, **_
     return converging.run(context, once=once)
 
 
-@cli.command()
+@click.command()
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 def completion(shell: str) -> int:
     """Print the completion script of a shell: eval "$(reconcile completion bash)"."""
@@ -79,27 +106,23 @@ def completion(shell: str) -> int:
     return Exit.OK
 
 
-VERBS = (
-    *(converging.plan, converging.apply, converging.show, converging.drift),
-    *(living.top, getting.get, getting.explain),
-    *(
-        looking.validate,
-        looking.schema,
-        looking.list_,
-        looking.describe,
-        looking.events,
-        looking.runs,
-        looking.health,
-        looking.verify,
-        looking.graph,
+VERBS: dict[str, tuple[click.Command, ...]] = {
+    "Converge": (converging.plan, converging.apply, converging.show, converging.drift),
+    "Look": (
+        *(looking.list_, looking.describe, getting.get, looking.graph, living.top),
+        *(looking.events, looking.runs, looking.health, looking.verify),
     ),
-    *(steering.suspend, steering.resume, steering.protect, steering.unprotect, steering.retry, steering.wait),
-    *(layers.inspect, layers.build),
-    *(pools.adopt, pools.gc, pools.detach, keeping.state, keeping.import_),
-)
+    "Steer": (steering.suspend, steering.resume, steering.protect, steering.unprotect, steering.retry, steering.wait),
+    "Write manifests": (looking.validate, getting.explain, looking.schema),
+    "Layers by hand": (layers.inspect, layers.build),
+    "Mend": (keeping.state, keeping.import_, pools.adopt, pools.gc, pools.detach),
+    "Shell": (completion,),
+}
+"""By what they are for, as ``--help`` shows them."""
 
-for verb in VERBS:
-    cli.add_command(verb)
+for verbs in VERBS.values():
+    for verb in verbs:
+        cli.add_command(verb)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
