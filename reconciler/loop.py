@@ -185,6 +185,7 @@ def converge(
         discard_leftovers(host)  # what was busy at the beginning (a builder that outlived its parent) has let go by now
     if patience is not None:
         patience.learn(ledger.done.values(), time.monotonic())
+        patience.forget_all_but(now.plan.actions)
         patience.await_release(time.monotonic(), awaited=any(one.reason == "SnapshotInUse" for one in now.plan.findings))
     tidy(host, now.plan)
     note_undeclared(host)

@@ -58,9 +58,7 @@ class Metrics:
         self._findings = self._gauge("findings", "Findings by reason (docs/operating.md).", "reason")
         self._suspended = self._gauge("suspended_seconds", "For how long an image has been suspended by hand.", "name")
         self._pool = self._gauge("pool_bytes", "Space of a pool: total, free, reserve.", "pool", "of", "what")
-        self._actions = Counter(
-            "reconcile_actions", "Actions carried out.", ("kind", "action", "result"), registry=self._registry
-        )
+        self._actions = Counter("reconcile_actions", "Actions carried out.", ("kind", "action"), registry=self._registry)
         self._drift = Counter("reconcile_drift", "Actions that mended what somebody else had changed.", registry=self._registry)
         self._errors = Counter("reconcile_errors", "Attempts that failed.", ("machine", "reason"), registry=self._registry)
         self._bytes = Counter("reconcile_download_bytes", "Bytes of layers that have arrived.", registry=self._registry)
@@ -110,8 +108,8 @@ class Metrics:
         for one in result.objects:
             if one.kind is Kind.IMAGE:
                 self._ready.labels(one.name).set(one.phase == "Ready")
-            if one.changed or not one.ok:
-                self._actions.labels(one.kind.value, one.action, "ok" if one.ok else "failed").inc()
+            if one.changed and one.ok:
+                self._actions.labels(one.kind.value, one.action).inc()
             if one.ok and one.action in MENDED:
                 self._drift.inc()
         for reason, count in Tally(finding.reason for finding in result.findings).items():

@@ -52,6 +52,11 @@ class Patience:
         """Nothing tells that a file or a device is closed: where something waits for that, it is looked at now and then."""
         self._release = now + FIRST_SECONDS if awaited else float("inf")
 
+    def forget_all_but(self, actions: Iterable[Action]) -> None:
+        """What is no longer to be done is not waited for."""
+        keys = {action.key for action in actions}
+        self._failed = {key: failed for key, failed in self._failed.items() if key in keys}
+
     def learn(self, results: Iterable[Done], now: float) -> None:
         for done in results:
             key, before = done.action.key, self._failed.get(done.action.key)

@@ -191,3 +191,20 @@ def test_a_few_are_not_told_from_the_rest_where_pools_or_limits_count_or_they_ar
     assert not ahead.changed(Desired({}, {}), Desired(POOLS, images))
     assert not ahead.changed(Desired(POOLS, {}), Desired(POOLS, images | {"b": other_limits}))
     assert not ahead.changed(Desired(POOLS, {}), Desired(POOLS, {str(n): spec(str(n)) for n in range(ahead.MOST + 1)}))
+
+
+def test_nothing_is_waited_for_that_is_no_longer_wanted(bench: Bench, stack: ExitStack) -> None:
+    """A service would wake for it again and again."""
+    service = Running(bench, stack, "state")
+    bench.images["web"]["layers"][1]["sha256"] = "0" * 64
+    bench.write()
+    service.inform()
+    service.converge()
+    assert service.patience.next() < float("inf")
+
+    del bench.images["web"]
+    bench.write()
+    service.inform()
+    service.converge()
+
+    assert service.patience.next() == float("inf")

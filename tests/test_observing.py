@@ -40,7 +40,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     path = tmp_path_factory.mktemp("metrics") / "m.prom"
     state = PoolState(Space(100, 60, 10), {}, {}, (), metadata=Space(8, 4, 1))
     objects = (
-        ObjectResult(Kind.IMAGE, "web", "none", "Ready"),
+        ObjectResult(Kind.IMAGE, "web", "record", "Ready", changed=True),
         ObjectResult(Kind.IMAGE, "db", "none", "Failed", "DigestMismatch", "words", ok=False),
     )
     result = Result("host", objects, (Finding("Pool", "p", "Foreign", "x"),), (), 1.5, pools={"p": state})
