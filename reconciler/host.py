@@ -204,15 +204,19 @@ class HostJournal:
 
 
 @contextmanager
-def reading(settings: Settings, *, lenient: bool = False) -> Iterator[Host]:
+def reading(settings: Settings, *, lenient: bool = False, known: Known | None = None) -> Iterator[Host]:
     """For the verbs that only read. ``lenient`` goes on where manifests can't be read, with the last good ones in their place.
 
-    ``faults`` then says what is wrong. Raises ManifestsInvalid otherwise, and HostCannot.
+    ``faults`` then says what is wrong. Who looks again and again gives what is ``known`` from before. Raises ManifestsInvalid
+    where it is not lenient, and HostCannot.
     """
     stop = threading.Event()
     with Records.of(settings.registry, new_schema, read_only=True) as records, Spool(settings.spool, stop=stop) as spool:
-        host = Host(settings, Desired({}, {}), records, spool, stop).informed("freeze" if lenient else "fail", lenient=lenient)
-        gc.freeze()  # as in ``writing``
+        host = Host(settings, Desired({}, {}), records, spool, stop, known=known or Known())
+        host.known.texts = None  # somebody else writes them
+        host = host.informed("freeze" if lenient else "fail", lenient=lenient)
+        if known is None:
+            gc.freeze()  # as in ``writing``
         yield host
 
 

@@ -15,7 +15,12 @@ from reconciler.verbs.options import Options, options, shared
 
 if TYPE_CHECKING:
     from reconciler.board import Running
+    from reconciler.manifests import Known
     from reconciler.top import Scene
+
+
+SHARE = 0.25
+"""Most of one core that looking may take: with ten thousand images a frame takes longer than a second."""
 
 
 @click.command()
@@ -39,29 +44,35 @@ def top(context: click.Context, /, frames: int | None, every: float, **_: Any) -
             report.data(top.frame(scene, painted, width=shutil.get_terminal_size((120, 40)).columns))
         return Exit.OK
     with top.Screen().taken() as screen:
+        began = time.process_time()
         for number, scene in enumerate(scenes(chosen), 1):
             screen.show(top.frame(scene, painted, width=shutil.get_terminal_size().columns))
-            if number == frames or screen.asked_to_end(every):
+            took = time.process_time() - began
+            if number == frames or screen.asked_to_end(max(every, took / SHARE)):
                 return Exit.OK
+            began = time.process_time()
     return Exit.OK
 
 
 def scenes(chosen: Options) -> Iterator[Scene]:
     """What there is to see, each time that somebody looks."""
+    from reconciler.manifests import Known
+
     before: Sequence[Running] = ()
+    known = Known()
     while True:
-        scene = look(chosen, before)
+        scene = look(chosen, before, known)
         before = scene.running
         yield scene
 
 
-def look(chosen: Options, before: Sequence[Running]) -> Scene:
+def look(chosen: Options, before: Sequence[Running], known: Known) -> Scene:
     from reconciler import board, host, lock, loop, top
     from reconciler.model import Kind
     from reconciler.observe import Phases
 
     settings = chosen.settings
-    with host.reading(settings, lenient=True) as ours:
+    with host.reading(settings, lenient=True, known=known) as ours:
         seen = loop.look_offline(ours)
         under_way = {(Kind(run.subject.kind), run.subject.name): run.state for run in ours.records.open_runs()}
         phases = Phases(ours.desired, seen.observed, seen.plan, under_way)
