@@ -29,8 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="preview.py", description=__doc__)
     parser.add_argument("url")
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--until", type=float, default=time.time(), help="seconds since the epoch (default: now)")
     chosen = parser.parse_args()
-    prometheus = Prometheus(chosen.url, chosen.minutes * 60)
+    prometheus = Prometheus(chosen.url, chosen.minutes * 60, chosen.until)
     panels = json.loads(DASHBOARD.read_text())["panels"]
     try:
         drawn = picture(panels, prometheus)
@@ -45,8 +46,8 @@ def main() -> None:
 class Prometheus:
     """``ask`` gives the series of a panel over the last seconds, each with its legend."""
 
-    def __init__(self, url: str, seconds: float) -> None:
-        self.url, self.end = url.rstrip("/"), time.time()
+    def __init__(self, url: str, seconds: float, until: float) -> None:
+        self.url, self.end = url.rstrip("/"), until
         self.start, self.step = self.end - seconds, max(1.0, seconds / 240)
 
     def ask(self, panel: dict[str, Any]) -> Series:
@@ -115,15 +116,16 @@ def lines(panel: dict[str, Any], prometheus: Prometheus, width: float, tall: flo
     span = prometheus.end - prometheus.start
     for number, (_, points) in reversed(list(enumerate(series))):
         colour = COLOURS[number % len(COLOURS)]
-        dots = [
-            (left + (right - left) * (at - prometheus.start) / span, bottom - (bottom - top) * min(1.0, value / highest))
-            for at, value in points
-        ]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
         fill = defaults["custom"]["fillOpacity"] / 100
-        area = f"{dots[0][0]:.1f},{bottom} {path} {dots[-1][0]:.1f},{bottom}"
-        parts.append(f'<polygon points="{area}" fill="{colour}" fill-opacity="{fill}"/>')
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        for piece in unbroken(points, 2 * prometheus.step):
+            dots = [
+                (left + (right - left) * (at - prometheus.start) / span, bottom - (bottom - top) * min(1.0, value / highest))
+                for at, value in piece
+            ]
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
+            area = f"{dots[0][0]:.1f},{bottom} {path} {dots[-1][0]:.1f},{bottom}"
+            parts.append(f'<polygon points="{area}" fill="{colour}" fill-opacity="{fill}"/>')
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
     x = left
     for number, (name, _) in enumerate(series):
         if x + 16 + 6.5 * len(name) > width:
@@ -132,6 +134,16 @@ def lines(panel: dict[str, Any], prometheus: Prometheus, width: float, tall: flo
         parts.append(f'<text x="{x + 16}" y="{tall - 14}" fill="#c7c7c7">{escape(name)}</text>')
         x += 30 + 6.5 * len(name)
     return parts
+
+
+def unbroken(points: list[tuple[float, float]], most: float) -> list[list[tuple[float, float]]]:
+    """The pieces between which there is nothing for longer than that."""
+    pieces: list[list[tuple[float, float]]] = []
+    for point in points:
+        if not pieces or point[0] - pieces[-1][-1][0] > most:
+            pieces.append([])
+        pieces[-1].append(point)
+    return pieces
 
 
 def stacked(series: Series) -> Series:
