@@ -63,6 +63,7 @@ class Service:
             except ReconcilerError as error:
                 report.note(f"error: {error}", "error")
                 notify({"STATUS": f"error: {error.message}"})
+            _ = self._host.engine  # what it is made of is imported now, and not when the first change is waited for
             self._watch.felt()
             self._watch.wake_by(self._patience.next())
         notify({"STOPPING": "1"})
