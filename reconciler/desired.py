@@ -24,8 +24,8 @@ MAX_DEVICE_NAME = 127
 """Bytes of a device-mapper name (DM_NAME_LEN without its final NUL); a snapshot's is ``<pool>-<snapshot>``."""
 MAX_SNAPSHOTS = 100_000
 
-NO_LIMITS = Limits()
-"""None but the usual ones."""
+NO_LIMITS, NO_OPTIONS = Limits(), S3Options()
+"""None but the usual ones: most images have these, and share them."""
 
 _NAME = "metadata", "name"
 
@@ -280,8 +280,8 @@ def _limits(body: LimitsBody) -> Limits:
 
 def _layers(image: Declared[ImageDocument]) -> Iterator[Layer]:
     """S3 options belong to S3 sources only, so that a file is one and the same source for every image."""
-    spec = image.document.spec
-    options = S3Options(spec.s3.endpoint_url, spec.s3.region, spec.s3.anonymous)
+    spec, s3 = image.document.spec, image.document.spec.s3
+    options = S3Options(s3.endpoint_url, s3.region, s3.anonymous) if s3.model_fields_set else NO_OPTIONS
     for layer in spec.layers:
-        source = Source(resolve(layer.source, image.directory))
-        yield Layer(Source(source.url, options) if source.is_s3 else source, layer.sha256)
+        source = Source(resolve(layer.source, image.directory), NO_OPTIONS)
+        yield Layer(Source(source.url, options) if source.is_s3 and s3.model_fields_set else source, layer.sha256)

@@ -261,9 +261,9 @@ class ImageBody(_Mapping):
         DEFAULT_SIZE, description="Of the file system, a multiple of 4096 bytes. Images of one size share volumes."
     )
     layers: tuple[LayerBody, ...] = Field(min_length=1, max_length=256, description="From the bottom to the top.")
-    s3: S3Body = Field(default_factory=lambda: S3Body())
+    s3: S3Body = Field(default_factory=cache(lambda: S3Body()))
     snapshots: tuple[SnapshotBody, ...] = Field(default=(), description="Writable copies of the image.")
-    limits: LimitsBody = Field(default_factory=lambda: LimitsBody())
+    limits: LimitsBody = Field(default_factory=cache(lambda: LimitsBody()))
     hosts: Hosts | None = Field(default=None, description="Every host where it is left out.")
     deletion_policy: Literal["Delete", "Retain"] = Field(
         "Delete", description="What pruning does once the image is no longer declared."

@@ -132,6 +132,8 @@ def _collection_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():
+                gc.freeze()  # what the first, largest reading has made stays: or all of it would be looked through now
             gc.enable()
 
 
@@ -323,8 +325,8 @@ class _Reader:
 
     def _next(self) -> Any:
         event = self._event()
-        self._left -= 1
-        if self._left < 0:
+        self._left = left = self._left - 1
+        if left < 0:
             self._abandon(event, f"the file has more than {MAX_EVENTS} nodes (split it)")
         return event
 

@@ -62,7 +62,7 @@ def plan(desired: Desired, observed: Observed, *, prune: bool = False, selection
 def _unchanged(goals: Sequence[Goal], facts: Facts, made: Sequence[Action]) -> Iterator[tuple[Kind, str]]:
     touched = {name for action in made for name in action.images}
     acted = {(action.kind, action.name) for action in made}
-    volumes = {wanted.key for goal in goals for wanted in goal.volumes() if not facts.volume(wanted.key)}
+    volumes = [key for key in {wanted.key for goal in goals for wanted in goal.volumes()} if not facts.volume(key)]
     snapshots = {(goal.image.pool, name) for goal in goals for name in goal.image.snapshots}
     yield from ((Kind.IMAGE, goal.image.name) for goal in goals if goal.image.name not in touched)
     yield from ((Kind.VOLUME, volume_name(chain)) for _, chain in volumes)

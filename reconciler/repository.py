@@ -19,6 +19,7 @@ from reconciler.model import Where
 SUFFIXES = (".yaml", ".yml")
 MAX_FILE_BYTES = 1 << 20
 MAX_TREE_BYTES = 64 << 20
+READ = 64 << 10
 MAX_FILES = 20_000
 MAX_ENTRIES = 100_000
 """Directory entries looked at, manifests or not: a link to ``/`` ends as a fault, not as a walk over the host."""
@@ -179,19 +180,27 @@ def _read(path: str) -> ManifestFile | Fault:
 
 def _bytes(path: str) -> tuple[bytes, Status]:
     """The whole of a regular file, and its status from before it was read."""
-    with open(path, "rb", opener=_without_waiting, buffering=0) as file:
-        status = os.fstat(file.fileno())
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # a FIFO is to be refused, not to be waited for
+    try:
+        status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("is not a regular file")
-        data = file.read(MAX_FILE_BYTES + 1)
+        data = _whole(fd, status.st_size)
+    finally:
+        os.close(fd)
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"is larger than {MAX_FILE_BYTES >> 20} MiB (split it: any number of files may declare images)")
     return data, _status(status)
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """A FIFO without a writer is to be refused, not to be waited for."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+def _whole(fd: int, size: int) -> bytes:
+    """All bytes of a file that was of that size a moment ago; one more than the bound where it has more than that."""
+    data = os.read(fd, min(size, MAX_FILE_BYTES) + 1)
+    if len(data) <= size:
+        return data
+    while (left := MAX_FILE_BYTES + 1 - len(data)) and (more := os.read(fd, min(left, READ))):
+        data += more
+    return data
 
 
 def _where_of_byte(path: str, error: UnicodeDecodeError) -> Where:
