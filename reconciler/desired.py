@@ -73,6 +73,11 @@ class Documents:
     def pool_names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(pool.name for pool in self.pools)) or (DEFAULT_POOL,)
 
+    @cached_property
+    def placed(self) -> tuple[tuple[Declared[ImageDocument], str | None], ...]:
+        """Each image with its pool."""
+        return tuple((image, self.pool_of(image.document)) for image in self.images)
+
     def pool_of(self, image: ImageDocument) -> str | None:
         """The pool that an image is in; None where that can't be said."""
         named, names = image.spec.pool, self.pool_names
@@ -101,9 +106,9 @@ def assemble(documents: Documents, *, source: str, host: HostFacts | None) -> De
     if documents.images and not pools:
         pools = {DEFAULT_POOL: PoolSpec(DEFAULT_POOL)}
     images = {
-        image.name: image.image(documents.pool_of(image.document) or DEFAULT_POOL)
-        for image in documents.images
-        if host is None or selects(image.document.spec.hosts, host, image.name)
+        image.name: image.image(pool or DEFAULT_POOL)
+        for image, pool in documents.placed
+        if host is None or image.document.spec.hosts is None or selects(image.document.spec.hosts, host, image.name)
     }
     return Desired(pools, images, source)
 
@@ -148,10 +153,10 @@ def _repeated(kind: str, declared: Iterable[Declared[D]]) -> Iterator[Fault]:
 
 def _dangling(documents: Documents) -> Iterator[Fault]:
     names = documents.pool_names
-    for image in documents.images:
-        named = image.document.spec.pool
-        if documents.pool_of(image.document) is not None:
+    for image, pool in documents.placed:
+        if pool is not None:
             continue
+        named = image.document.spec.pool
         if named is None:
             yield image.fault(f"is required where several pools are declared: {', '.join(names)}", "spec", "pool")
         elif documents.pools:
@@ -221,8 +226,8 @@ class _SnapshotEntry:
 
 
 def _snapshot_entries(documents: Documents) -> Iterator[_SnapshotEntry]:
-    for image in documents.images:
-        pool = documents.pool_of(image.document) or image.document.spec.pool or DEFAULT_POOL
+    for image, placed in documents.placed:
+        pool = placed or image.document.spec.pool or DEFAULT_POOL
         for index, snapshot in enumerate(image.document.spec.snapshots):
             yield _SnapshotEntry(image, pool, index, snapshot)
 
@@ -232,15 +237,18 @@ def _taken(what: str, device: str, other: _SnapshotEntry) -> str:
 
 
 def _contradicting_digests(images: Iterable[Declared[ImageDocument]]) -> Iterator[Fault]:
-    first: dict[Source, tuple[str, Declared[ImageDocument], Loc]] = {}
+    first: dict[Source, tuple[Layer, Declared[ImageDocument], int]] = {}
     for image in images:
         for index, layer in enumerate(image.layers):
             if layer.sha256 is None:
                 continue
-            loc: Loc = ("spec", "layers", index, "sha256")
-            digest, other, other_loc = first.setdefault(layer.source, (layer.sha256, image, loc))
-            if digest != layer.sha256:
-                yield image.fault(f"contradicts {other.locate(other_loc)}, which pins the same source to {digest[:12]}…", *loc)
+            known = first.get(layer.source)
+            if known is None:
+                first[layer.source] = layer, image, index
+            elif known[0].sha256 != layer.sha256:
+                place = known[1].locate(("spec", "layers", known[2], "sha256"))
+                told = f"contradicts {place}, which pins the same source to {str(known[0].sha256)[:12]}…"
+                yield image.fault(told, "spec", "layers", index, "sha256")
 
 
 # ------------------------------------------------------------------------------------------------- documents to values

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -132,9 +132,14 @@ def _collection_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
-            if not gc.get_freeze_count():
-                gc.freeze()  # what the first, largest reading has made stays: or all of it would be looked through now
+            _freeze()
             gc.enable()
+
+
+@cache
+def _freeze() -> None:
+    """What the first, largest reading has made stays; the collector would look through all of it at once."""
+    gc.freeze()
 
 
 def _gather(files: Iterable[ManifestFile | Fault], known: Known) -> _Gathered:

@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from reconciler.faults import Fault
@@ -127,6 +128,9 @@ class _Walk:
 
     def _entry(self, entry: os.DirEntry[str], above: tuple[_Identity, ...]) -> Iterator[str | Fault]:
         """A link is followed whatever its name: a broken one may be what is left of a directory of manifests."""
+        if entry.name.endswith(SUFFIXES) and entry.is_file(follow_symlinks=False):
+            yield entry.path
+            return
         try:
             if entry.is_symlink():
                 os.stat(entry.path)  # noqa: PTH116
@@ -213,6 +217,7 @@ def _fault(path: str, message: str, what: str = "file") -> Fault:
     return Fault(Where(shown(path), 1, 1), what, message)
 
 
+@lru_cache(maxsize=1 << 15)
 def shown(path: str) -> str:
     """A path on one printable line: bytes that are not UTF-8 and control characters are escaped."""
     text = os.fsencode(path).decode(errors="backslashreplace")
