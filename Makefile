@@ -6,7 +6,7 @@ KERNEL ?= auto
 
 ATTACKS := tests/hostile tests/fidelity tests/fuzz
 
-.PHONY: run test unit attacks stories kernel rest bench bench-thin fuzz lint clean
+.PHONY: run test unit attacks stories kernel rest vagrant-test bench bench-thin fuzz lint clean
 
 run: $(BIN)/.ready
 	$(BIN)/python -m samples.quickstart $(ARGS)
@@ -17,7 +17,7 @@ test: lint unit attacks stories kernel
 
 # Each module by itself: run it all the time.
 unit: $(BIN)/.ready
-	$(PYTEST) --ignore tests/stories --ignore tests/kernel $(ATTACKS:%=--ignore %) -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+	$(PYTEST) --ignore tests/stories --ignore tests/kernel --ignore tests/vagrant $(ATTACKS:%=--ignore %) -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
 
 # Hostile archives, legitimate ones from real writers, and generated ones, against the reader, the builder and other programs.
 attacks: $(BIN)/.ready
@@ -33,7 +33,12 @@ kernel: $(BIN)/.ready
 
 # What these leave out: slow tests and, as root, those that need loop devices and mounts.
 rest: $(BIN)/.ready
-	$(PYTEST) -m "slow or root" $$(test "$$(id -u)" != 0 || echo --root) --kernel=$(KERNEL) $(ARGS)
+	$(PYTEST) --ignore tests/vagrant -m "slow or root" $$(test "$$(id -u)" != 0 || echo --root) --kernel=$(KERNEL) $(ARGS)
+
+# A whole virtual machine, from nothing: installed, rebooted, its power cut, uninstalled. Ten minutes without KVM.
+vagrant-test: $(BIN)/.ready
+	tests/vagrant/requirements.sh
+	$(BIN)/python -m pytest tests/vagrant --vagrant -vv --durations=0 $(ARGS)
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .

@@ -13,6 +13,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--root", action="store_true", help="run the tests that need root (loop devices, mounts); not being root then fails"
     )
+    parser.addoption(
+        "--vagrant", action="store_true", help="run the tests that start a virtual machine; lacking what that needs then fails"
+    )
     parser.addoption("--kernel", choices=MODES, default="auto", help=HELP)
 
 

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Takes away what install.sh and service.sh have brought, the pool and all that is in it included. Run as root in the machine.
+set -euo pipefail
+set -a
+. /etc/reconciler/environment
+systemctl disable --quiet --now reconcile.service reconcile-once.timer manifests-pull.timer sample-s3.service
+reconcile detach thin --apply
+metadata=$(readlink -f /dev/disk/by-partlabel/reconciler-metadata)
+disk=/dev/$(lsblk --noheadings --nodeps --output PKNAME "$metadata")
+wipefs --quiet --all /dev/disk/by-partlabel/reconciler-{data,metadata}
+wipefs --quiet --all "$disk"
+blockdev --rereadpt "$disk"
+rm -f /etc/systemd/system/{reconcile,reconcile-once,sample-s3,manifests-pull}.{service,timer} /etc/modules-load.d/reconciler.conf
+systemctl daemon-reload
+git config --system --unset-all safe.directory /srv/git/manifests.git || true
+[ -s /etc/gitconfig ] || rm -f /etc/gitconfig
+rm -rf /usr/local/bin/reconcile /opt/reconciler /etc/reconciler /var/lib/reconciler /srv/manifests /srv/git \
+  /var/lib/private/sample-s3 /var/lib/sample-s3

@@ -1,0 +1,129 @@
+"""The virtual machine as the tests see it: vagrant's verbs, a shell in the guest, and the installed command.
+
+Vagrant is ``tests/vagrant/emulated``, which works everywhere, or plain ``vagrant`` with another ``RECONCILER_VM_DRIVER`` (kvm).
+State: the machine, which vagrant keeps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+OUTSIDE = dict(os.environ)
+"""What chooses the machine; the tests' own environment is without it."""
+
+EMULATED = OUTSIDE.get("RECONCILER_VM_DRIVER", "qemu") == "qemu"
+VAGRANT = str(HERE / "emulated") if EMULATED else "vagrant"
+TOOLS = ("vagrant", "ssh", "rsync", *(("virsh", "qemu-system-x86_64", "qemu-img", "mmdebstrap", "setpriv") if EMULATED else ()))
+DISK = "2"
+"""GiB of the pool's disk: little enough to be filled."""
+
+ENVIRONMENT = {"RECONCILER_MANIFESTS": "/srv/manifests"}
+
+
+def lacking() -> str:
+    """What this host lacks for a machine; empty where it has everything."""
+    missing = [tool for tool in TOOLS if shutil.which(tool, path=f"{OUTSIDE['PATH']}:/usr/sbin:/sbin") is None]
+    return f"there is no {', '.join(missing)} here: tests/vagrant/requirements.sh installs it" if missing else ""
+
+
+class Machine:
+    """``directory`` is for what ssh keeps: how to get in, and one connection for all commands."""
+
+    def __init__(self, directory: Path) -> None:
+        self._config = directory / "ssh"
+        self._socket = directory / "control"
+
+    def vagrant(self, *words: str, timeout: float = 1200) -> str:
+        """Run vagrant; what it said. It ends well, or the test fails."""
+        self._disconnect()
+        command = [
+            VAGRANT,
+            words[0],
+            *(["--no-tty", "--no-color"] if words[0] in ("up", "reload", "provision") else []),
+            *words[1:],
+        ]
+        done = subprocess.run(
+            command,
+            cwd=HERE.parent.parent,
+            env=OUTSIDE | {"RECONCILER_VM_DISK": DISK},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        said = "\n".join(line for line in done.stdout.splitlines() if "Progress" not in line)
+        assert done.returncode == 0, f"vagrant {' '.join(words)} ended with {done.returncode}\n{said[-8000:]}"
+        return said
+
+    def ssh(self, command: str, *, stdin: str = "", timeout: float = 900) -> subprocess.CompletedProcess[str]:
+        """Run a line of shell as root in the guest."""
+        if not self._config.exists():
+            self._config.write_text(self.vagrant("ssh-config"))
+        one = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self._socket}", "-o", "ControlPersist=60"]
+        inside = f"sudo bash -c {shlex.quote(command)}"
+        words = ["ssh", "-F", str(self._config), *one, "default", inside]
+        return subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+
+    def run(self, command: str, *, stdin: str = "") -> str:
+        """As ``ssh``; standard output of what ended well. Anything else is the test's failure, with what was said."""
+        done = self.ssh(command, stdin=stdin)
+        assert done.returncode == 0, f"$ {command}\n{done.stdout}\n--- stderr\n{done.stderr}\n--- exit {done.returncode}"
+        return done.stdout
+
+    def reconcile(self, *words: str, expect: int = 0) -> Any:
+        """The installed command's answer as JSON; ``expect`` is the exit code."""
+        settings = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
+        command = f"{settings} reconcile {shlex.join(words)} -o json"
+        done = self.ssh(command)
+        assert done.returncode == expect, f"$ {command}\n{done.stdout}\n--- stderr\n{done.stderr}\n--- exit {done.returncode}"
+        return json.loads(done.stdout)
+
+    def push(self, message: str, change: str) -> None:
+        """As the user ``vagrant``: clone, change with a line of shell, commit and push to the repository of manifests."""
+        steps = (
+            "rm -rf /tmp/work && git clone -q /srv/git/manifests.git /tmp/work && cd /tmp/work",
+            "git config user.name someone && git config user.email someone@localhost",
+            change,
+            f"git add -A && git commit -qm {shlex.quote(message)} && git push -q",
+        )
+        self.run(f"sudo -u vagrant bash -ec {shlex.quote(chr(10).join(steps))}")
+
+    def eventually(self, holds: Callable[[], bool], what: str, *, within: float = 300) -> float:
+        """Wait until something holds; the seconds it took."""
+        started = time.monotonic()
+        while not holds():
+            waited = time.monotonic() - started
+            assert waited < within, f"not within {within:.0f} s: {what}\n{self.journal()}"
+            time.sleep(0.2)
+        return time.monotonic() - started
+
+    def journal(self) -> str:
+        return self.ssh("journalctl --no-pager --lines 60 --unit reconcile.service --unit manifests-pull.service").stdout
+
+    def mappings(self) -> dict[str, dict[str, str]]:
+        """What dmsetup sees of thin devices, by name."""
+        columns = ("name", "uuid", "suspended", "open")
+        told = self.run(f"dmsetup info --columns --noheadings --separator '|' --options {','.join(columns)}")
+        rows = (dict(zip(columns, line.split("|"), strict=True)) for line in told.splitlines() if "|" in line)
+        return {row["name"]: row for row in rows}
+
+    def power_off(self) -> None:
+        """As if the plug were pulled."""
+        self.vagrant("halt", "--force")
+
+    def _disconnect(self) -> None:
+        """A connection does not outlive the machine that it leads to."""
+        if self._config.exists():
+            words = ["ssh", "-F", str(self._config), "-o", f"ControlPath={self._socket}", "-O", "exit", "default"]
+            subprocess.run(words, capture_output=True, check=False)

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# What `make vagrant-test` needs of a Debian machine beside make and Python. As root it is installed; others are told what to install.
+set -euo pipefail
+packages=(vagrant rsync openssh-client)
+if [ "${RECONCILER_VM_DRIVER:-qemu}" = qemu ]; then
+  packages+=(vagrant-libvirt libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils mmdebstrap util-linux e2fsprogs)
+fi
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+[ ${#missing[@]} = 0 ] && exit
+if [ "$(id -u)" != 0 ]; then
+  echo "missing: apt-get install --no-install-recommends ${missing[*]}" >&2
+  exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -y -q --no-install-recommends "${missing[@]}"
