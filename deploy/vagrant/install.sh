@@ -29,7 +29,8 @@ reconciler() {
   local pip=(python3 -m pip --python /opt/reconciler/bin/python install --quiet --no-compile --no-warn-script-location "${from[@]}")
   "${pip[@]}" "${source}[demo]"
   "${pip[@]}" --force-reinstall --no-deps "$source" # a changed checkout has the same version
-  /opt/reconciler/bin/python -m compileall -q -j 0 /opt/reconciler/lib # on all cores, where pip takes one
+  # Byte code is kept of what is used, which is little of what there is; the endpoint's user could keep none.
+  (cd "$checkout" && /opt/reconciler/bin/python -c 'from samples import s3; s3.connect("http://127.0.0.1"); s3.serve(0)')
   ln -sfn /opt/reconciler/bin/reconcile /usr/local/bin/reconcile
 }
 
@@ -64,12 +65,19 @@ git_repository() {
   git clone --quiet "$repository" "$manifests"
 }
 
+# Sample layers are made by the endpoint where they don't come with the checkout.
+layers() {
+  install -d -o vagrant -g vagrant /srv/sample-s3
+  [ ! -d "$checkout/build/layers" ] || install -o vagrant -g vagrant -m 644 "$checkout"/build/layers/* /srv/sample-s3
+}
+
 packages e2fsprogs dmsetup thin-provisioning-tools fdisk git python3 python3-venv python3-pip
 modprobe dm_thin_pool
 echo dm_thin_pool >/etc/modules-load.d/reconciler.conf
 reconciler
 disk
 git_repository
+layers
 install -D -m 644 /dev/stdin /etc/reconciler/environment <<<"RECONCILER_MANIFESTS=$manifests"
 install -m 644 "$checkout"/deploy/systemd/* "$checkout"/deploy/vagrant/*.{service,timer} /etc/systemd/system
 systemctl daemon-reload

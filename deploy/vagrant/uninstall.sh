@@ -14,5 +14,4 @@ rm -f /etc/systemd/system/{reconcile,reconcile-once,sample-s3,manifests-pull}.{s
 systemctl daemon-reload
 git config --system --unset-all safe.directory /srv/git/manifests.git || true
 [ -s /etc/gitconfig ] || rm -f /etc/gitconfig
-rm -rf /usr/local/bin/reconcile /opt/reconciler /etc/reconciler /var/lib/reconciler /srv/manifests /srv/git \
-  /var/lib/private/sample-s3 /var/lib/sample-s3
+rm -rf /usr/local/bin/reconcile /opt/reconciler /etc/reconciler /var/lib/reconciler /srv/manifests /srv/git /srv/sample-s3
