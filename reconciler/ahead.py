@@ -18,7 +18,7 @@ from reconciler.host import Host
 from reconciler.image.spec import chain_ids
 from reconciler.loop import Look, Wish, carry_on, resolve, selected
 from reconciler.marks import suspending
-from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Kind, Result, SnapshotRow, Verb, VolumeRow
+from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Kind, Plan, Result, SnapshotRow, Verb, VolumeRow
 from reconciler.observe import held, observe
 from reconciler.outcome import outcome
 from reconciler.patience import Patience
@@ -45,20 +45,46 @@ def _differs(before: ImageSpec | None, now: ImageSpec) -> bool:
     return before is not now and before != now
 
 
+MAKING = frozenset((Verb.RESOLVE, Verb.BUILD, Verb.CREATE))
+"""What adds something. An image's row is written besides: it is what it says of what has been added."""
+
+
 def converge(
-    host: Host, names: Collection[str], wish: Wish, progress: report.Progress, *, stop: threading.Event, patience: Patience
+    host: Host,
+    names: Collection[str],
+    wish: Wish,
+    progress: report.Progress,
+    *,
+    stop: threading.Event,
+    patience: Patience,
+    hinted: bool = False,
 ) -> Result | None:
-    """Carry out what these images want; None where that is nothing, or nothing that can be done without looking at the rest."""
+    """Carry out what these images want; None where that is nothing, or nothing that can be done without looking at the rest.
+
+    Where what is declared is only ``hinted`` at, nothing is done that could not be taken back.
+    """
     started = time.monotonic()
     few = replace(host, desired=replace(host.desired, images={name: host.desired.images[name] for name in names}))
     now = look(few, wish)
     if not now.plan.actions or any(action.verb is Verb.ASSEMBLE for action in now.plan.actions):
         return None
-    ledger = Ledger()
+    if hinted and not only_makes(now.plan):
+        return None
+    ledger = Ledger(patience.withheld(now.plan.actions, (), started))
+
+    def see() -> Look:
+        """What turns out to need more than making, once layers are known, is left to the pass that follows."""
+        seen = look(few, wish)
+        return seen if not hinted or only_makes(seen.plan) else replace(seen, plan=Plan(()))
+
     with progress:
-        now = carry_on(few, now, lambda: look(few, wish), ledger, progress, stop=stop)
+        now = carry_on(few, now, see, ledger, progress, stop=stop)
     patience.learn(ledger.done.values(), time.monotonic())
     return outcome(few.name, few.desired, now.observed, now.plan, ledger, time.monotonic() - started)
+
+
+def only_makes(plan: Plan) -> bool:
+    return all(action.verb in MAKING or (action.verb is Verb.RECORD and action.kind is Kind.IMAGE) for action in plan.actions)
 
 
 def look(few: Host, wish: Wish) -> Look:

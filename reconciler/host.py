@@ -67,6 +67,13 @@ class Host:
             return replace(self, desired=Desired({}, {}), faults=error.faults)
         return replace(self, desired=now.desired, faults=now.faults, frozen=now.frozen, texts=now.good)
 
+    def glanced(self, named: Iterable[str]) -> Host | None:
+        """The same with what these files say now, as if no other had changed; None where that is not enough to tell."""
+        if self.faults:
+            return None
+        desired = standing.glance(self.settings.manifests, named, host=self.facts, known=self.known)
+        return None if desired is None else replace(self, desired=desired)
+
     @property
     def last_good(self) -> Mapping[str, str]:
         """The last good text of each manifest. Only who holds the lock writes them, so they are read once."""

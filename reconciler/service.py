@@ -55,9 +55,12 @@ class Service:
         Manifests with faults are complained about; what they declared last stays as it is, and nothing is pruned.
         """
         notify({"READY": "1", "STATUS": "first pass"})
-        for _ in self._watch.wakes():
+        for named in self._watch.wakes():
             try:
-                self._pass()
+                if named:
+                    self._glance(named)
+                else:
+                    self._pass()
             except Stopped:
                 break
             except ReconcilerError as error:
@@ -76,18 +79,24 @@ class Service:
         self._complain()
         if self._host.desired != before:
             self._changed = time.time()
-        self._converge_ahead(ahead.changed(before, self._host.desired))
+        self._converge_ahead(self._host, ahead.changed(before, self._host.desired))
         result = self._converge()
         report.show_result(result)
         ready = sum(1 for one in result.objects if one.ok)
         notify({"STATUS": f"{ready}/{len(result.objects)} ready, {len(result.held)} held, {len(self._host.faults)} faults"})
         self._measure(result)
 
-    def _converge_ahead(self, names: Collection[str]) -> None:
+    def _glance(self, named: Collection[str]) -> None:
+        """Make at once what files declare that are said to have changed. All others are looked at in the pass that follows."""
+        notify({"STATUS": "looking at what has changed"})
+        host = self._host.glanced(named)
+        if host is not None:
+            self._converge_ahead(host, ahead.changed(self._host.desired, host.desired), hinted=True)
+
+    def _converge_ahead(self, host: Host, names: Collection[str], *, hinted: bool = False) -> None:
         """Who waits for one image of thousands need not wait until all others have been looked at."""
         if names:
-            host, wish = self._host, self._wish
-            result = ahead.converge(host, names, wish, self._heart, stop=self._stop, patience=self._patience)
+            result = ahead.converge(host, names, self._wish, self._heart, stop=self._stop, patience=self._patience, hinted=hinted)
             if result is not None:
                 report.show_result(result)
 
