@@ -66,22 +66,22 @@ def read_tree(directory: Path, known: Mapping[str, ManifestFile] | None = None) 
     return _within_bounds(_Walk().under(os.fspath(directory)), known or {})
 
 
-def read_named(directory: Path, named: Iterable[str], known: Mapping[str, ManifestFile]) -> dict[str, ManifestFile] | None:
-    """All files of a tree as they are ``known``, and those that are ``named``, which may be new, as they are now.
+def read_named(directory: Path, named: Iterable[str], known: Mapping[str, ManifestFile]) -> list[ManifestFile] | None:
+    """Files of a tree whose others are ``known``. They may be new.
 
-    For a first look, which a reading of the whole tree follows. None where these can't be had, or where it needs more than them
-    to tell what they are: links lead to them, or there are too many.
+    For a first look, which a reading of the whole tree follows. None where they can't be had, or where it needs more than them to
+    tell what they are: links lead to them, or there would be too many.
     """
     root = os.path.realpath(directory)
-    files = dict(known)
+    found: list[ManifestFile] = []
     for path in named:
         inside = os.path.relpath(path, directory)
         file = _read(path) if os.path.realpath(path) == os.path.join(root, inside) else None  # noqa: PTH118
         if not isinstance(file, ManifestFile) or inside.count(os.sep) >= MAX_DEPTH:
             return None
-        files[path] = file
-    sizes = [file.size for file in files.values()]
-    return files if len(sizes) <= MAX_FILES and sum(sizes) <= MAX_TREE_BYTES else None
+        found.append(file)
+    size = sum(file.size for file in (*known.values(), *found))
+    return found if len(known) + len(found) <= MAX_FILES and size <= MAX_TREE_BYTES else None
 
 
 def read_paths(paths: Iterable[Path]) -> Iterator[ManifestFile | Fault]:

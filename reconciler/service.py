@@ -16,6 +16,7 @@ from reconciler import ahead, report
 from reconciler.errors import Guarded, ReconcilerError, Stopped
 from reconciler.host import Host
 from reconciler.loop import Wish, converge
+from reconciler.marks import next_end
 from reconciler.model import Result
 from reconciler.notify import Heart, notify
 from reconciler.patience import Patience
@@ -68,8 +69,13 @@ class Service:
                 notify({"STATUS": f"error: {error.message}"})
             _ = self._host.engine  # what it is made of is imported now, and not when the first change is waited for
             self._watch.felt()
-            self._watch.wake_by(self._patience.next())
+            self._watch.wake_by(min(self._patience.next(), self._next_end()))
         notify({"STOPPING": "1"})
+
+    def _next_end(self) -> float:
+        """When a suspension or a grace period ends, in monotonic seconds."""
+        now = time.time()
+        return time.monotonic() + next_end(self._host.records.marks(), now, self._wish.grace) - now
 
     def _pass(self) -> None:
         notify({"STATUS": "looking at what has changed"})

@@ -63,10 +63,7 @@ def read(
 def glance(directory: Path, named: Iterable[str], *, host: HostFacts, known: Known) -> Desired | None:
     """What is declared if nothing has changed but the files that are named; None where that can't be told, or has a fault."""
     files = repository.read_named(directory, named, known.files)
-    if files is None:
-        return None
-    desired, faults = manifests.judge(files.values(), str(directory), host, Known(parsed=known.parsed))
-    return None if faults else desired
+    return None if files is None else manifests.glance(files, host, known)
 
 
 def _frozen(
