@@ -17,7 +17,7 @@ from reconciler.errors import Guarded, ReconcilerError, Stopped
 from reconciler.host import Host
 from reconciler.loop import Wish, converge
 from reconciler.marks import next_end
-from reconciler.model import Result
+from reconciler.model import Action, Finding, Result
 from reconciler.notify import Heart, notify
 from reconciler.patience import Patience
 from reconciler.watching import Watch
@@ -42,6 +42,8 @@ class Service:
         self._heart = Heart(progress, stop)
         self._patience = Patience()
         self._complaints: tuple[str, ...] = ()
+        self._ahead: list[Result] = []
+        self._told: frozenset[tuple[str, ...]] = frozenset()
         self._refused = False
         self._changed = self._measured = time.time()
         self._file = telling.file
@@ -87,9 +89,10 @@ class Service:
             self._changed = time.time()
         self._converge_ahead(self._host, ahead.changed(before, self._host.desired))
         result = self._converge()
-        report.show_result(result)
+        report.show_result(self._news(result))
         ready = sum(1 for one in result.objects if one.ok)
-        notify({"STATUS": f"{ready}/{len(result.objects)} ready, {len(result.held)} held, {len(self._host.faults)} faults"})
+        faults = report.counted(len(self._host.faults), "fault")
+        notify({"STATUS": f"{ready}/{len(result.objects)} ready, {len(result.held)} held, {faults}"})
         self._measure(result)
 
     def _glance(self, named: Collection[str]) -> None:
@@ -104,6 +107,7 @@ class Service:
         if names:
             result = ahead.converge(host, names, self._wish, self._heart, stop=self._stop, patience=self._patience, hinted=hinted)
             if result is not None:
+                self._ahead.append(result)
                 report.show_result(result)
 
     def _converge(self) -> Result:
@@ -117,20 +121,28 @@ class Service:
             wish = replace(self._wish, prune=False)
             return converge(self._host, wish, self._heart, stop=self._stop, patience=self._patience)
 
+    def _news(self, result: Result) -> Result:
+        """Without what was found or held in the pass before, too: a service's log is read by people."""
+        before = self._told
+        self._told = frozenset({*map(_topic, result.findings), *map(_topic, result.held)})
+        findings = tuple(one for one in result.findings if _topic(one) not in before)
+        return replace(result, findings=findings, held=tuple(one for one in result.held if _topic(one) not in before))
+
     def _measure(self, result: Result) -> None:
+        done_ahead, self._ahead = self._ahead, []
         if self._metrics is None:
             return
         from reconciler.metrics import Pass
 
         host, attempts = self._host, self._host.records.attempts(self._measured)
         self._measured = max((one.ended for one in attempts), default=self._measured)
-        told = Pass(result, len(host.faults), host.records.marks(), attempts, self._heart.downloaded)
+        told = Pass(result, len(host.faults), host.records.marks(), attempts, self._heart.downloaded, ahead=done_ahead)
         self._metrics.learn(replace(told, prune_refused=self._refused, manifests_changed=self._changed, revision=host.revision))
         if self._file is not None:
             self._metrics.write(self._file)
 
     def _complain(self) -> None:
-        """Once for each new set of faults: a service's log is read by people."""
+        """Once for each new set of faults."""
         now, before = self._host, self._complaints
         self._complaints = now.faults
         if now.faults == before:
@@ -138,10 +150,18 @@ class Service:
         for fault in now.faults:
             report.note(f"error: {fault}", "error")
         if now.faults:
-            kept = f"{len(now.frozen)} files stay as they were declared last" if now.frozen else "what they declare is not known"
-            report.note(f"note: {len(now.faults)} faults in the manifests: {kept}, and nothing is pruned", "warning")
+            stays = f"{report.counted(len(now.frozen), 'file')} {'stays' if len(now.frozen) == 1 else 'stay'} as declared last"
+            kept = stays if now.frozen else "what they declare is not known"
+            report.note(
+                f"note: {report.counted(len(now.faults), 'fault')} in the manifests: {kept}, and nothing is pruned", "warning"
+            )
         else:
             report.note("note: the manifests have no fault any more", "warning")
+
+
+def _topic(one: Finding | Action) -> tuple[str, ...]:
+    """What it is about: how many seconds are left, say, is no news."""
+    return (str(one.kind), one.name, one.reason if isinstance(one, Finding) else str(one.verb))
 
 
 def _metrics(telling: Telling) -> Metrics | None:

@@ -104,7 +104,9 @@ class Day:
         try:
             self.service.until(condition, what, 120)
         except AssertionError as error:
-            raise AssertionError(f"{error}; there are {sorted(self.there())}, and the service said\n{self.service.said()}") from None
+            raise AssertionError(
+                f"{error}; there are {sorted(self.there())}, and the service said\n{self.service.said()}"
+            ) from None
 
     def follows(self) -> None:
         """The service has looked at everything as it is at the commit that is checked out."""
@@ -169,6 +171,7 @@ def test_a_day_of_commits(day: Day) -> None:
     day.push("One more, and another version of web")
     day.pull()
     day.holds("web", "db", "cache", "mail")
+    assert 'reconcile_actions_total{action="create",kind="Snapshot"} 4.0' in day.metrics.read_text()
 
     # Another branch is checked out, with three hundred files more, two less and one changed, so slowly that a service which
     # believed what it sees half-way would act on it; and back.
@@ -197,7 +200,7 @@ def test_a_day_of_commits(day: Day) -> None:
     day.write("search")
     day.push("Broken")
     day.pull()
-    day.said("1 faults in the manifests")
+    day.said("2 faults in the manifests: 1 file stays")
     day.still_holds("web", "db", "cache", "mail", "search")
 
     # The revert brings the removed file back with the broken one, and takes what was new away again, which is meant.
