@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler import lifecycle, report, tracing
@@ -160,6 +160,7 @@ def converge(
     stop: threading.Event,
     patience: Patience | None = None,
     approved: Callable[[Look], Iterable[Action]] | None = None,
+    before_looking: Callable[[], None] = lambda: None,
 ) -> Result:
     """Carry out plans until one is empty, or all that is left has failed. Raises NotConverged when time is up.
 
@@ -172,13 +173,18 @@ def converge(
         if approved is not None:
             ledger.approved = frozenset(map(approval, approved(look(host, wish))))
         discard_leftovers(host)
-        now = look(host, wish)
+
+        def see() -> Look:
+            before_looking()
+            return look(host, wish)
+
+        now = see()
         if wish.diff:
             report.note_plan(now.plan)
+        retries = [mark for mark in host.records.marks().values() if mark.what is What.RETRY]
         if patience is not None:
-            retried = {image for image, what in host.records.marks() if what is What.RETRY}
-            ledger.done |= patience.withheld(now.plan.actions, retried, started)
-        now = carry_on(host, now, lambda: look(host, wish), ledger, progress, stop=stop)
+            ledger.done |= patience.withheld(now.plan.actions, {mark.image for mark in retries}, started)
+        now = carry_on(host, now, see, ledger, progress, stop=stop)
         if expired.is_set():
             raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")
     if any(pool.state and pool.state.leftovers for pool in now.observed.pools.values()):
@@ -188,7 +194,7 @@ def converge(
         patience.forget_all_but(now.plan.actions)
         patience.await_release(time.monotonic(), awaited=any(one.reason == "SnapshotInUse" for one in now.plan.findings))
     tidy(host, now.plan)
-    note_undeclared(host)
+    note_undeclared(host, retries)
     if host.relabelled:
         report.note("note: the labels of this host have changed since the last run, so nothing is pruned in this one", "warning")
     if host.records.labels() != host.facts.labels:
@@ -246,14 +252,14 @@ def discard_leftovers(host: Host) -> None:
     lifecycle.discard_unfinished_indexes(host.settings.indexes)
 
 
-def note_undeclared(host: Host) -> None:
-    """Remember since when an image is declared no more, and forget it once it is again, or has gone."""
+def note_undeclared(host: Host, retried: Collection[Mark]) -> None:
+    """Remember since when an image is declared no more, and forget it once it is again, or has gone; and what was tried again."""
     if host.faults:
         return
     marks = host.records.marks()
     orphans = host.records.images().keys() - host.desired.images.keys()
-    for name, what in marks:
-        if (what is What.UNDECLARED and name not in orphans) or what is What.RETRY:
+    for (name, what), mark in marks.items():
+        if (what is What.UNDECLARED and name not in orphans) or mark in retried:
             host.registry.unmark(name, what)
     for name in orphans:
         if (name, What.UNDECLARED) not in marks:

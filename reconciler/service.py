@@ -114,12 +114,14 @@ class Service:
         """What a guard does not let go stays; that is no reason not to do the rest."""
         self._refused = False
         try:
-            return converge(self._host, self._wish, self._heart, stop=self._stop, patience=self._patience)
+            return self._converge_as(self._wish)
         except Guarded as refused:
             self._refused = True
             report.note(f"error: nothing is pruned: {refused}", "error")
-            wish = replace(self._wish, prune=False)
-            return converge(self._host, wish, self._heart, stop=self._stop, patience=self._patience)
+            return self._converge_as(replace(self._wish, prune=False))
+
+    def _converge_as(self, wish: Wish) -> Result:
+        return converge(self._host, wish, self._heart, stop=self._stop, patience=self._patience, before_looking=self._watch.feel)
 
     def _news(self, result: Result) -> Result:
         """Without what was found or held in the pass before, too: a service's log is read by people."""

@@ -163,6 +163,7 @@ class Watch:
         self._heard = Heard()
         self._seen: Sight | None = None
         self._felt: Hashable = None
+        self._feeling: Hashable = None
         self._next_tick = 0.0
         self._next_look = 0.0
         self._due = 0.0
@@ -206,9 +207,13 @@ class Watch:
         """Wake at that time (monotonic seconds) if nothing else has done so before."""
         self._due = min(self._due, max(when, time.monotonic()))
 
+    def feel(self) -> None:
+        """Called before somebody looks at pools and registry: what changes from then on, he may not have seen."""
+        self._feeling = self._pulse()
+
     def felt(self) -> None:
-        """Take what the pools and the registry are now for known; the manifests may have changed meanwhile."""
-        self._felt = self._pulse()
+        """Take what pools and registry were before the last look for known; the manifests may have changed meanwhile."""
+        self._felt, self._feeling = self._pulse() if self._feeling is None else self._feeling, None
 
     def _is_time_to_look(self) -> bool:
         now = time.monotonic()

@@ -227,6 +227,28 @@ def test_pools_and_registry_wake_by_their_pulse(tree: Path) -> None:
         woken.none()
 
 
+def test_what_changes_after_somebody_has_looked_wakes_him_again(tree: Path) -> None:
+    """What he changes himself, before he looks for the last time, does not."""
+    stop, pulse = threading.Event(), [0]
+    watch = Watch(tree, lambda: pulse[0], stop=stop, resync=8)
+    for woken, _ in enumerate(watch.wakes(), 1):
+        if woken == 1:
+            watch.feel()
+            pulse[0] = 1
+            watch.feel()
+            watch.felt()
+            began = time.monotonic()
+        elif woken == 2:
+            assert time.monotonic() - began > 5, "by the resync alone"
+            watch.feel()
+            pulse[0] = 2
+            watch.felt()
+            began = time.monotonic()
+        else:
+            assert time.monotonic() - began < 5, "long before the next resync"
+            stop.set()
+
+
 def test_the_resync_comes_whatever_happens(tree: Path) -> None:
     with watched(tree, resync=0.5) as woken:
         woken.next()
