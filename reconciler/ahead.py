@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from reconciler import report
-from reconciler.execute import Ledger
+from reconciler.execute import Ledger, Meanwhile
 from reconciler.host import Host
 from reconciler.image.spec import chain_ids
 from reconciler.loop import Look, Wish, carry_on, resolve, selected
@@ -57,34 +57,39 @@ def converge(
     *,
     stop: threading.Event,
     patience: Patience,
-    hinted: bool = False,
+    only: Collection[Verb] | None = None,
+    busy: Collection[str] = (),
+    meanwhile: Meanwhile = lambda batch: None,
 ) -> Result | None:
     """Carry out what these images want; None where that is nothing, or nothing that can be done without looking at the rest.
 
-    Where what is declared is only ``hinted`` at, nothing is done that could not be taken back.
+    Nothing is done where that would take more than ``only`` these verbs (and an image's row, which says what was done), or where
+    somebody is ``busy`` with any of it.
     """
     started = time.monotonic()
-    few = replace(host, desired=replace(host.desired, images={name: host.desired.images[name] for name in names}))
+    few = host.wishing(replace(host.desired, images={name: host.desired.images[name] for name in names}))
     now = look(few, wish)
     if not now.plan.actions or any(action.verb is Verb.ASSEMBLE for action in now.plan.actions):
         return None
-    if hinted and not only_makes(now.plan):
+    if not within(now.plan, only) or any(action.key in busy for action in now.plan.actions):
         return None
     ledger = Ledger(patience.withheld(now.plan.actions, (), started))
 
     def see() -> Look:
-        """What turns out to need more than making, once layers are known, is left to the pass that follows."""
+        """What turns out to need more, once layers are known, is left to the pass that follows."""
         seen = look(few, wish)
-        return seen if not hinted or only_makes(seen.plan) else replace(seen, plan=Plan(()))
+        return seen if within(seen.plan, only) else replace(seen, plan=Plan(()))
 
     with progress:
-        now = carry_on(few, now, see, ledger, progress, stop=stop)
+        now = carry_on(few, now, see, ledger, progress, stop=stop, meanwhile=meanwhile)
     patience.learn(ledger.done.values(), time.monotonic())
     return outcome(few.name, few.desired, now.observed, now.plan, ledger, time.monotonic() - started)
 
 
-def only_makes(plan: Plan) -> bool:
-    return all(action.verb in MAKING or (action.verb is Verb.RECORD and action.kind is Kind.IMAGE) for action in plan.actions)
+def within(plan: Plan, only: Collection[Verb] | None) -> bool:
+    if only is None:
+        return True
+    return all(action.verb in only or (action.verb is Verb.RECORD and action.kind is Kind.IMAGE) for action in plan.actions)
 
 
 def look(few: Host, wish: Wish) -> Look:

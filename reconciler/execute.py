@@ -6,7 +6,7 @@ Called by ``loop``. State: the Ledger of one invocation, which says what was tri
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -66,7 +66,18 @@ class Ledger:
         return done.action.verb not in order or action.verb not in order[order.index(done.action.verb) + 1 :]
 
 
-def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, *, stop: threading.Event) -> list[Done]:
+Meanwhile = Callable[[Collection[Action]], None]
+"""What is called again and again, in the main thread, while these actions are carried out."""
+
+
+def carry_out(
+    host: Host,
+    actions: Sequence[Action],
+    progress: report.Progress,
+    *,
+    stop: threading.Event,
+    meanwhile: Meanwhile = lambda batch: None,
+) -> list[Done]:
     """Carry out actions in their order, independent ones side by side. One that fails takes only those that need it with it."""
     waiting = {action.key: action for action in actions}
     done: dict[str, Done] = {}
@@ -85,6 +96,7 @@ def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, 
                     running[pool.submit(copy_context().run, perform, host, action, progress)] = action
             if running:
                 progress.tick()
+                meanwhile(actions)
                 for future in wait(running, LISTEN_SECONDS, FIRST_COMPLETED).done:
                     done[running.pop(future).key] = future.result()
             elif stop.is_set():

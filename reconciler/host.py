@@ -81,6 +81,13 @@ class Host:
         desired = standing.glance(self.settings.manifests, named, host=self.facts, known=self.known)
         return None if desired is None else replace(self, desired=desired)
 
+    def wishing(self, desired: Desired) -> Host:
+        """The same, with the same hands, for other images; its pools are those of this one."""
+        other = replace(self, desired=desired)
+        for made in ("drivers", "registry", "hands", "pipelines", "engine"):
+            other.__dict__[made] = getattr(self, made)
+        return other
+
     @property
     def last_good(self) -> Mapping[str, str]:
         """The last good text of each manifest. Only who holds the lock writes them, so they are read once."""

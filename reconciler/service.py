@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler import ahead, report
+from reconciler.beside import Beside
 from reconciler.errors import Guarded, ReconcilerError, Stopped
 from reconciler.host import Host
 from reconciler.loop import Wish, converge
 from reconciler.marks import next_end
-from reconciler.model import Action, Finding, Result
+from reconciler.model import Action, Finding, Result, Verb
 from reconciler.notify import Heart, notify
 from reconciler.patience import Patience
 from reconciler.watching import Watch
@@ -41,6 +42,7 @@ class Service:
         self._stop = stop
         self._heart = Heart(progress, stop)
         self._patience = Patience()
+        self._beside = Beside(wish, self._heart, self._patience, self._tell_ahead, stop=stop)
         self._complaints: tuple[str, ...] = ()
         self._ahead: list[Result] = []
         self._told: frozenset[tuple[str, ...]] = frozenset()
@@ -85,6 +87,7 @@ class Service:
         self._host = self._host.informed(self._wish.on_invalid)
         self._host.remember()
         self._complain()
+        self._beside.begin(self._host)
         if self._host.desired != before:
             self._changed = time.time()
         self._converge_ahead(self._host, ahead.changed(before, self._host.desired))
@@ -100,15 +103,28 @@ class Service:
         notify({"STATUS": "looking at what has changed"})
         host = self._host.glanced(named)
         if host is not None:
-            self._converge_ahead(host, ahead.changed(self._host.desired, host.desired), hinted=True)
+            self._beside.begin(host)
+            self._converge_ahead(host, ahead.changed(self._host.desired, host.desired), only=ahead.MAKING)
 
-    def _converge_ahead(self, host: Host, names: Collection[str], *, hinted: bool = False) -> None:
+    def _converge_ahead(self, host: Host, names: Collection[str], *, only: Collection[Verb] | None = None) -> None:
         """Who waits for one image of thousands need not wait until all others have been looked at."""
         if names:
-            result = ahead.converge(host, names, self._wish, self._heart, stop=self._stop, patience=self._patience, hinted=hinted)
+            result = ahead.converge(
+                host,
+                names,
+                self._wish,
+                self._heart,
+                stop=self._stop,
+                patience=self._patience,
+                only=only,
+                meanwhile=self._beside,
+            )
             if result is not None:
-                self._ahead.append(result)
-                report.show_result(result)
+                self._tell_ahead(result)
+
+    def _tell_ahead(self, result: Result) -> None:
+        self._ahead.append(result)
+        report.show_result(result)
 
     def _converge(self) -> Result:
         """What a guard does not let go stays; that is no reason not to do the rest."""
@@ -121,7 +137,16 @@ class Service:
             return self._converge_as(replace(self._wish, prune=False))
 
     def _converge_as(self, wish: Wish) -> Result:
-        return converge(self._host, wish, self._heart, stop=self._stop, patience=self._patience, before_looking=self._watch.feel)
+        return converge(
+            self._host,
+            wish,
+            self._heart,
+            stop=self._stop,
+            patience=self._patience,
+            before_looking=self._watch.feel,
+            meanwhile=self._beside,
+            outdated=lambda: self._beside.outdated,
+        )
 
     def _news(self, result: Result) -> Result:
         """Without what was found or held in the pass before, too: a service's log is read by people."""

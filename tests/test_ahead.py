@@ -87,7 +87,7 @@ class Running:
         if of is None:
             return None
         changed = ahead.changed(self.host.desired, of.desired)
-        return ahead.converge(of, changed, WISH, Silent(), stop=self.stop, patience=self.patience, hinted=True)
+        return ahead.converge(of, changed, WISH, Silent(), stop=self.stop, patience=self.patience, only=ahead.MAKING)
 
     def converge(self) -> Result:
         return loop.converge(self.host, WISH, Silent(), stop=self.stop, patience=self.patience)
