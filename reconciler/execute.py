@@ -23,12 +23,13 @@ LISTEN_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of an action."""
+    """What became of an action. One that is not ``tried`` had to wait for another that failed."""
 
     action: Action
     ok: bool
     reason: str = ""
     message: str = ""
+    tried: bool = True
 
 
 def approval(action: Action) -> str:
@@ -106,7 +107,7 @@ def carry_out(
 
 def dependent(action: Action, blocker: Done) -> Done:
     because = f"needs {blocker.action.kind.lower()}/{blocker.action.name}: {blocker.message}"
-    return Done(action, False, blocker.reason, because)
+    return Done(action, False, blocker.reason, because, tried=False)
 
 
 def perform(host: Host, action: Action, progress: report.Progress) -> Done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler import ahead, host, loop
+from reconciler import ahead, host, loop, patience
 from reconciler.host import Host
 from reconciler.loop import Wish
 from reconciler.model import Desired, ImageSpec, PoolSpec, Result
@@ -295,3 +296,24 @@ def test_nothing_is_waited_for_that_is_no_longer_wanted(bench: Bench, stack: Exi
     service.converge()
 
     assert service.patience.next() == float("inf")
+
+
+def test_what_waits_for_something_that_has_failed_does_not_wake_a_service_before_that_is_due(
+    bench: Bench, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would wake, find nothing to try, and wake again."""
+    waits = iter((1.2, 0.8, 0.8, 0.8))
+    monkeypatch.setattr(patience.random, "uniform", lambda low, high: next(waits))
+    service = Running(bench, stack, "state")
+    bench.images = {"web": bench.images["web"]}
+    bench.images["web"]["layers"][1]["sha256"] = "0" * 64
+    bench.write()
+    service.inform()
+    began = time.monotonic()
+    service.converge()
+    assert service.patience.next() >= began + 1.2 * patience.FIRST_SECONDS
+
+    monkeypatch.setattr(loop.time, "monotonic", lambda: began + 1.1 * patience.FIRST_SECONDS)
+    again = service.converge()
+    assert sum(run.status == "failed" for run in service.host.records.runs()) == 1
+    assert {one.name for one in again.objects if not one.ok} >= {"web"}
