@@ -71,6 +71,7 @@ class Service:
             except ReconcilerError as error:
                 report.note(f"error: {error}", "error")
                 notify({"STATUS": f"error: {error.message}"})
+                self._watch.feel()  # what it changed before it failed is no reason to try again at once
             _ = self._host.engine  # what it is made of is imported now, and not when the first change is waited for
             self._watch.felt()
             self._watch.wake_by(min(self._patience.next(), self._next_end()))
