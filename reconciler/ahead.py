@@ -13,12 +13,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from reconciler import report
-from reconciler.execute import Ledger
+from reconciler.execute import Ledger, Meanwhile
 from reconciler.host import Host
 from reconciler.image.spec import chain_ids
 from reconciler.loop import Look, Wish, carry_on, resolve, selected
 from reconciler.marks import suspending
-from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Kind, Result, SnapshotRow, Verb, VolumeRow
+from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Kind, Plan, Result, SnapshotRow, Verb, VolumeRow
 from reconciler.observe import held, observe
 from reconciler.outcome import outcome
 from reconciler.patience import Patience
@@ -45,20 +45,51 @@ def _differs(before: ImageSpec | None, now: ImageSpec) -> bool:
     return before is not now and before != now
 
 
+MAKING = frozenset((Verb.RESOLVE, Verb.BUILD, Verb.CREATE))
+"""What adds something. An image's row is written besides: it is what it says of what has been added."""
+
+
 def converge(
-    host: Host, names: Collection[str], wish: Wish, progress: report.Progress, *, stop: threading.Event, patience: Patience
+    host: Host,
+    names: Collection[str],
+    wish: Wish,
+    progress: report.Progress,
+    *,
+    stop: threading.Event,
+    patience: Patience,
+    only: Collection[Verb] | None = None,
+    busy: Collection[str] = (),
+    meanwhile: Meanwhile = lambda batch: None,
 ) -> Result | None:
-    """Carry out what these images want; None where that is nothing, or nothing that can be done without looking at the rest."""
+    """Carry out what these images want; None where that is nothing, or nothing that can be done without looking at the rest.
+
+    Nothing is done where that would take more than ``only`` these verbs (and an image's row, which says what was done), or where
+    somebody is ``busy`` with any of it.
+    """
     started = time.monotonic()
-    few = replace(host, desired=replace(host.desired, images={name: host.desired.images[name] for name in names}))
+    few = host.wishing(replace(host.desired, images={name: host.desired.images[name] for name in names}))
     now = look(few, wish)
     if not now.plan.actions or any(action.verb is Verb.ASSEMBLE for action in now.plan.actions):
         return None
-    ledger = Ledger()
+    if not within(now.plan, only) or any(action.key in busy for action in now.plan.actions):
+        return None
+    ledger = Ledger(patience.withheld(now.plan.actions, (), started))
+
+    def see() -> Look:
+        """What turns out to need more, once layers are known, is left to the pass that follows."""
+        seen = look(few, wish)
+        return seen if within(seen.plan, only) else replace(seen, plan=Plan(()))
+
     with progress:
-        now = carry_on(few, now, lambda: look(few, wish), ledger, progress, stop=stop)
+        now = carry_on(few, now, see, ledger, progress, stop=stop, meanwhile=meanwhile)
     patience.learn(ledger.done.values(), time.monotonic())
     return outcome(few.name, few.desired, now.observed, now.plan, ledger, time.monotonic() - started)
+
+
+def within(plan: Plan, only: Collection[Verb] | None) -> bool:
+    if only is None:
+        return True
+    return all(action.verb in only or (action.verb is Verb.RECORD and action.kind is Kind.IMAGE) for action in plan.actions)
 
 
 def look(few: Host, wish: Wish) -> Look:

@@ -82,7 +82,7 @@ def state(settings: Settings) -> Check:
 def manifest_check(host: Host) -> Check:
     subject = str(host.settings.manifests)
     if host.faults:
-        return Check("fail", "manifests", subject, f"{len(host.faults)} faults, the first: {host.faults[0]}")
+        return Check("fail", "manifests", subject, f"{report.counted(len(host.faults), 'fault')}, the first: {host.faults[0]}")
     if who := others_who_write(host.settings.manifests):
         danger = "whoever writes a manifest decides what this host boots from, and what --prune removes"
         return Check("warn", "manifests", subject, f"{who} may write to it: {danger}; take that leave away (chown, chmod go-w)")

@@ -7,7 +7,7 @@ Every host checks every image, its own or not, so that a fault shows wherever th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -86,18 +86,47 @@ class Documents:
         return named if named in names else None
 
 
-def check(documents: Documents, *, pools_known: bool = True) -> Iterator[Fault]:
+@dataclass(frozen=True)
+class Taken:
+    """What may be there only once in all manifests, and who has it."""
+
+    images: dict[str, Declared[ImageDocument]] = field(default_factory=dict)
+    snapshots: dict[tuple[str, str], _SnapshotEntry] = field(default_factory=dict)
+    pinned: dict[Source, tuple[Layer, Declared[ImageDocument], int]] = field(default_factory=dict)
+
+
+def check(documents: Documents, *, pools_known: bool = True, taken: Taken | None = None) -> Iterator[Fault]:
     """What is wrong between documents; one with a fault of its own is not among them, and has that mended first.
 
     ``pools_known`` is false where a Pool may be hidden in something that could not be read: references then go unchecked.
+    Once all has been checked ``taken`` says who has what.
     """
-    yield from _repeated("Pool", documents.pools)
-    yield from _repeated("Image", documents.images)
+    taken = taken or Taken()
+    yield from _repeated("Pool", documents.pools, {})
+    yield from _repeated("Image", documents.images, taken.images)
     if pools_known:
         yield from _dangling(documents)
     yield from _backing_faults(documents.pools)
-    yield from _snapshot_faults(documents)
-    yield from _contradicting_digests(documents.images)
+    yield from _snapshot_faults(documents, taken.snapshots)
+    yield from _contradicting_digests(documents.images, taken.pinned)
+
+
+def fits(few: Documents, taken: Taken, instead_of: Collection[Declared[ImageDocument]]) -> bool:
+    """Whether a few images, with all pools, surely go together with all that was checked before, some of which they replace.
+
+    A digest that is to change where it was pinned before is not surely all right: others may pin it, too.
+    """
+    own = Taken()
+    if next(check(few, taken=own), None) is not None:
+        return False
+    others = [
+        *(taken.images.get(name) for name in own.images),
+        *(entry.image for key in own.snapshots if (entry := taken.snapshots.get(key))),
+    ]
+    before = ((layer, taken.pinned.get(source)) for source, (layer, _, _) in own.pinned.items())
+    return all(other is None or other in instead_of for other in others) and all(
+        found is None or found[0].sha256 == layer.sha256 for layer, found in before
+    )
 
 
 def assemble(documents: Documents, *, source: str, host: HostFacts | None) -> Desired:
@@ -143,8 +172,7 @@ def _holds(expression: Expression, value: str | None) -> bool:
 # ------------------------------------------------------------------------------------------- faults between documents
 
 
-def _repeated(kind: str, declared: Iterable[Declared[D]]) -> Iterator[Fault]:
-    first: dict[str, Declared[D]] = {}
+def _repeated(kind: str, declared: Iterable[Declared[D]], first: dict[str, Declared[D]]) -> Iterator[Fault]:
     for one in declared:
         other = first.setdefault(one.name, one)
         if other is not one:
@@ -180,10 +208,9 @@ def _backing_faults(pools: Iterable[Declared[PoolDocument]]) -> Iterator[Fault]:
                 yield pool.fault(f"pool {quoted(other.name)} is on it already, at {other.locate(other_loc)}", *loc)
 
 
-def _snapshot_faults(documents: Documents) -> Iterator[Fault]:
+def _snapshot_faults(documents: Documents, first: dict[tuple[str, str], _SnapshotEntry]) -> Iterator[Fault]:
     """Names are compared as the pool will use them: file pools have a directory each, thin pools share ``/dev/mapper``."""
     thin = {pool.name: pool for pool in documents.pools if pool.document.spec.thin}
-    first: dict[tuple[str, str], _SnapshotEntry] = {}
     total = 0
     for entry in _snapshot_entries(documents):
         total += entry.snapshot.count or 1
@@ -236,8 +263,9 @@ def _taken(what: str, device: str, other: _SnapshotEntry) -> str:
     return f"{what}{device} is already declared by image {other.image.name!r} at {other.image.locate(other.loc)}"
 
 
-def _contradicting_digests(images: Iterable[Declared[ImageDocument]]) -> Iterator[Fault]:
-    first: dict[Source, tuple[Layer, Declared[ImageDocument], int]] = {}
+def _contradicting_digests(
+    images: Iterable[Declared[ImageDocument]], first: dict[Source, tuple[Layer, Declared[ImageDocument], int]]
+) -> Iterator[Fault]:
     for image in images:
         for index, layer in enumerate(image.layers):
             if layer.sha256 is None:

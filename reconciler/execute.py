@@ -6,7 +6,7 @@ Called by ``loop``. State: the Ledger of one invocation, which says what was tri
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -23,12 +23,13 @@ LISTEN_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of an action."""
+    """What became of an action. One that is not ``tried`` had to wait for another that failed."""
 
     action: Action
     ok: bool
     reason: str = ""
     message: str = ""
+    tried: bool = True
 
 
 def approval(action: Action) -> str:
@@ -66,7 +67,18 @@ class Ledger:
         return done.action.verb not in order or action.verb not in order[order.index(done.action.verb) + 1 :]
 
 
-def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, *, stop: threading.Event) -> list[Done]:
+Meanwhile = Callable[[Collection[Action]], None]
+"""What is called again and again, in the main thread, while these actions are carried out."""
+
+
+def carry_out(
+    host: Host,
+    actions: Sequence[Action],
+    progress: report.Progress,
+    *,
+    stop: threading.Event,
+    meanwhile: Meanwhile = lambda batch: None,
+) -> list[Done]:
     """Carry out actions in their order, independent ones side by side. One that fails takes only those that need it with it."""
     waiting = {action.key: action for action in actions}
     done: dict[str, Done] = {}
@@ -85,6 +97,7 @@ def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, 
                     running[pool.submit(copy_context().run, perform, host, action, progress)] = action
             if running:
                 progress.tick()
+                meanwhile(actions)
                 for future in wait(running, LISTEN_SECONDS, FIRST_COMPLETED).done:
                     done[running.pop(future).key] = future.result()
             elif stop.is_set():
@@ -94,7 +107,7 @@ def carry_out(host: Host, actions: Sequence[Action], progress: report.Progress, 
 
 def dependent(action: Action, blocker: Done) -> Done:
     because = f"needs {blocker.action.kind.lower()}/{blocker.action.name}: {blocker.message}"
-    return Done(action, False, blocker.reason, because)
+    return Done(action, False, blocker.reason, because, tried=False)
 
 
 def perform(host: Host, action: Action, progress: report.Progress) -> Done:

@@ -55,17 +55,38 @@ class Host:
     known: Known = field(default_factory=Known)
     """What need not be read again where it has not changed; a service's passes share it."""
 
+    own_facts: HostFacts | None = None
+    """As they were when the manifests were read; None before."""
+
     def informed(self, on_invalid: str, *, lenient: bool = False) -> Host:
-        """The same with what the manifests say now. Raises ManifestsInvalid as ``standing.read`` does, unless it is lenient."""
+        """The same with what the manifests say now, to this host as it is now.
+
+        Raises ManifestsInvalid as ``standing.read`` does, unless it is lenient.
+        """
         settings = self.settings
         last = self.last_good if on_invalid != "fail" else {}
         try:
-            now = standing.read(settings.manifests, last, host=self.facts, policy=on_invalid, known=self.known)
+            own = facts(settings)
+            now = standing.read(settings.manifests, last, host=own, policy=on_invalid, known=self.known)
         except ManifestsInvalid as error:
             if not lenient:
                 raise
             return replace(self, desired=Desired({}, {}), faults=error.faults)
-        return replace(self, desired=now.desired, faults=now.faults, frozen=now.frozen, texts=now.good)
+        return replace(self, desired=now.desired, faults=now.faults, frozen=now.frozen, texts=now.good, own_facts=own)
+
+    def glanced(self, named: Iterable[str]) -> Host | None:
+        """The same with what these files say now, as if no other had changed; None where that is not enough to tell."""
+        if self.faults:
+            return None
+        desired = standing.glance(self.settings.manifests, named, host=self.facts, known=self.known)
+        return None if desired is None else replace(self, desired=desired)
+
+    def wishing(self, desired: Desired) -> Host:
+        """The same, with the same hands, for other images; its pools are those of this one."""
+        other = replace(self, desired=desired)
+        for made in ("drivers", "registry", "hands", "pipelines", "engine"):
+            other.__dict__[made] = getattr(self, made)
+        return other
 
     @property
     def last_good(self) -> Mapping[str, str]:
@@ -96,7 +117,7 @@ class Host:
 
     @cached_property
     def facts(self) -> HostFacts:
-        return facts(self.settings)
+        return self.own_facts or facts(self.settings)
 
     @property
     def relabelled(self) -> bool:
@@ -114,8 +135,13 @@ class Host:
         return drivers(self)
 
     def pulse(self) -> Hashable:
-        """Differs once a pool, or what somebody else has written to the registry, is no longer what it was."""
-        return self.records.others, tuple(driver.pulse() for driver in self.drivers.values())
+        """Differs once a pool, what somebody else has written to the registry, or this host's own file is not what it was."""
+        try:
+            own = self.settings.host_file.stat()
+        except OSError:
+            own = None
+        of_file = own and (own.st_ino, own.st_size, own.st_mtime_ns, own.st_ctime_ns)
+        return self.records.others, of_file, tuple(driver.pulse() for driver in self.drivers.values())
 
     @cached_property
     def registry(self) -> Registry:

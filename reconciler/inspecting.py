@@ -183,10 +183,10 @@ def _measures(told: Mapping[str, Any]) -> Iterator[Named]:
     ratio = f" ({told['ratio']:.1f} to 1)" if told["ratio"] else ""
     read = "stored" if "sha256" in told else "read"
     yield "bytes", f"{report.size(told['storedBytes'])} {read}, {report.size(told['unpackedBytes'])} unpacked{ratio}"
-    types = ", ".join(_count(count, kind) for kind, count in told["types"].items())
+    types = ", ".join(report.counted(count, kind) for kind, count in told["types"].items())
     yield "entries", f"{told['entries']}" + (f": {types}" if types else "")
     if told["impliedDirectories"]:
-        yield "", f"and {_count(told['impliedDirectories'], 'directory')} that no entry describes"
+        yield "", f"and {report.counted(told['impliedDirectories'], 'directory')} that no entry describes"
 
 
 def _contents(told: Mapping[str, Any]) -> Iterator[Named]:
@@ -195,18 +195,18 @@ def _contents(told: Mapping[str, Any]) -> Iterator[Named]:
     yield "largest", *(f"{report.size(file['bytes']):>10}  {file['name']}" for file in largest)
     owners = told["owners"]
     high = f", {owners['above65535']} above 65535 (highest {owners['highest']})" if owners["above65535"] else ""
-    yield "owners", f"{_count(owners['uids'], 'user id')}, {_count(owners['gids'], 'group id')}{high}"
+    yield "owners", f"{report.counted(owners['uids'], 'user id')}, {report.counted(owners['gids'], 'group id')}{high}"
     if "mtimes" in told:
         yield "modified", f"{told['mtimes']['first']} to {told['mtimes']['last']}"
     deepest = told["deepest"]
-    yield "deepest", f"{_count(deepest['components'], 'level')}: {deepest['name']}" if deepest["components"] else ""
+    yield "deepest", f"{report.counted(deepest['components'], 'level')}: {deepest['name']}" if deepest["components"] else ""
     yield "xattrs", *_xattrs(told)
 
 
 def _holes(sparse: Mapping[str, int]) -> str:
     if not sparse["count"]:
         return ""
-    return f", {report.size(sparse['holeBytes'])} of them holes of {_count(sparse['count'], 'sparse file')}"
+    return f", {report.size(sparse['holeBytes'])} of them holes of {report.counted(sparse['count'], 'sparse file')}"
 
 
 def _xattrs(told: Mapping[str, Any]) -> Iterator[str]:
@@ -250,8 +250,3 @@ def _looked_for(told: Mapping[str, Any]) -> Iterator[tuple[str, int, list[str]]]
 def _some(names: list[str], count: int) -> str:
     shown = names[:LISTED]
     return ", ".join(shown) + (", …" if shown and count > len(shown) else "")
-
-
-def _count(number: int, noun: str) -> str:
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{number} {noun if number == 1 else plural}"

@@ -62,7 +62,8 @@ def _take(fd: int, path: Path) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise LockHeld(
-            f"{path} is held by {_told(os.pread(fd, 4096, 0))}", hint="wait for it, or stop that process: the lock goes with it"
+            f"{path} is held by {_told(os.pread(fd, 4096, 0))}",
+            hint="a service does by itself what manifests say (`reconcile wait`, `retry`); else wait, or stop that process",
         ) from None
     except OSError as error:
         raise HostCannot(f"lock {path}: {error.strerror}", hint="use a local file system for --state") from error

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler import lifecycle, report, tracing
 from reconciler.errors import Guarded, NotConverged, ReconcilerError
-from reconciler.execute import Ledger, approval, carry_out
+from reconciler.execute import Ledger, Meanwhile, approval, carry_out
 from reconciler.host import Host
 from reconciler.image import source
 from reconciler.image.spec import Source
@@ -160,11 +160,14 @@ def converge(
     stop: threading.Event,
     patience: Patience | None = None,
     approved: Callable[[Look], Iterable[Action]] | None = None,
+    before_looking: Callable[[], None] = lambda: None,
+    meanwhile: Meanwhile = lambda batch: None,
+    outdated: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Carry out plans until one is empty, or all that is left has failed. Raises NotConverged when time is up.
 
     A service has ``patience`` with what has failed before. ``approved`` is shown the first look, before anything is changed; it
-    gives the actions that may be carried out, or raises.
+    gives the actions that may be carried out, or raises. Nothing is removed once the manifests are ``outdated``.
     """
     started = time.monotonic()
     ledger = Ledger()
@@ -172,23 +175,25 @@ def converge(
         if approved is not None:
             ledger.approved = frozenset(map(approval, approved(look(host, wish))))
         discard_leftovers(host)
-        now = look(host, wish)
+
+        def see() -> Look:
+            before_looking()
+            return look(host, replace(wish, prune=wish.prune and not outdated()))
+
+        now = see()
         if wish.diff:
             report.note_plan(now.plan)
+        retries = [mark for mark in host.records.marks().values() if mark.what is What.RETRY]
         if patience is not None:
-            retried = {image for image, what in host.records.marks() if what is What.RETRY}
-            ledger.done |= patience.withheld(now.plan.actions, retried, started)
-        now = carry_on(host, now, lambda: look(host, wish), ledger, progress, stop=stop)
+            ledger.done |= patience.withheld(now.plan.actions, {mark.image for mark in retries}, started)
+        now = carry_on(host, now, see, ledger, progress, stop=stop, meanwhile=meanwhile)
         if expired.is_set():
             raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")
-    if any(pool.state and pool.state.leftovers for pool in now.observed.pools.values()):
-        discard_leftovers(host)  # what was busy at the beginning (a builder that outlived its parent) has let go by now
     if patience is not None:
         patience.learn(ledger.done.values(), time.monotonic())
-        patience.forget_all_but(now.plan.actions)
         patience.await_release(time.monotonic(), awaited=any(one.reason == "SnapshotInUse" for one in now.plan.findings))
-    tidy(host, now.plan)
-    note_undeclared(host)
+    if not outdated():  # else there is more than this pass knows of, and the next one comes at once
+        clean_up(host, now, patience, retries)
     if host.relabelled:
         report.note("note: the labels of this host have changed since the last run, so nothing is pruned in this one", "warning")
     if host.records.labels() != host.facts.labels:
@@ -198,12 +203,29 @@ def converge(
     return outcome(host.name, host.desired, now.observed, now.plan, ledger, time.monotonic() - started)
 
 
+def clean_up(host: Host, now: Look, patience: Patience | None, retried: Collection[Mark]) -> None:
+    """After a pass: what was begun and is not wanted any more goes."""
+    if any(pool.state and pool.state.leftovers for pool in now.observed.pools.values()):
+        discard_leftovers(host)  # what was busy at the beginning (a builder that outlived its parent) has let go by now
+    if patience is not None:
+        patience.forget_all_but(now.plan.actions)
+    tidy(host, now.plan)
+    note_undeclared(host, retried)
+
+
 def carry_on(
-    host: Host, now: Look, see: Callable[[], Look], ledger: Ledger, progress: report.Progress, *, stop: threading.Event
+    host: Host,
+    now: Look,
+    see: Callable[[], Look],
+    ledger: Ledger,
+    progress: report.Progress,
+    *,
+    stop: threading.Event,
+    meanwhile: Meanwhile = lambda batch: None,
 ) -> Look:
     """Carry out what can be done, look again, and so on, until nothing is left to try; the last look."""
     while not stop.is_set() and (todo := ledger.fresh(now.plan.actions)):
-        for done in carry_out(host, todo, progress, stop=stop):
+        for done in carry_out(host, todo, progress, stop=stop, meanwhile=meanwhile):
             ledger.done[done.action.key] = done
         if any(action.verb is Verb.ASSEMBLE for action in todo):
             discard_leftovers(host)
@@ -246,14 +268,14 @@ def discard_leftovers(host: Host) -> None:
     lifecycle.discard_unfinished_indexes(host.settings.indexes)
 
 
-def note_undeclared(host: Host) -> None:
-    """Remember since when an image is declared no more, and forget it once it is again, or has gone."""
+def note_undeclared(host: Host, retried: Collection[Mark]) -> None:
+    """Remember since when an image is declared no more, and forget it once it is again, or has gone; and what was tried again."""
     if host.faults:
         return
     marks = host.records.marks()
     orphans = host.records.images().keys() - host.desired.images.keys()
-    for name, what in marks:
-        if (what is What.UNDECLARED and name not in orphans) or what is What.RETRY:
+    for (name, what), mark in marks.items():
+        if (what is What.UNDECLARED and name not in orphans) or mark in retried:
             host.registry.unmark(name, what)
     for name in orphans:
         if (name, What.UNDECLARED) not in marks:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from reconciler import documents, repository
-from reconciler.desired import Declared, Documents, assemble, check
+from reconciler.desired import Declared, Documents, Taken, assemble, check, fits
 from reconciler.documents import ImageDocument, PoolDocument
 from reconciler.errors import ManifestsInvalid
 from reconciler.faults import Fault, Loc, path_of, quoted
@@ -75,12 +75,37 @@ def judge(
     files: Iterable[ManifestFile | Fault], source: str, host: HostFacts | None, known: Known | None = None
 ) -> tuple[Desired, list[Fault]]:
     """What files say together, and what is wrong with them; where anything is, what they say counts for nothing."""
+    known = known or Known()
+    known.judged = None
     with _collection_paused():
-        gathered = _gather(files, known or Known())
-        faults = [*gathered.faults, *islice(check(gathered.documents, pools_known=gathered.pools_known), MAX_FAULTS)]
+        gathered = _gather(files, known)
+        documents, taken = gathered.documents, Taken()
+        faults = [*gathered.faults, *islice(check(documents, pools_known=gathered.pools_known, taken=taken), MAX_FAULTS)]
         if faults:
             return Desired({}, {}, source), faults
-        return assemble(gathered.documents, source=source, host=host), []
+        desired = assemble(documents, source=source, host=host)
+        known.judged = Judged(documents.pools, taken, desired, host)
+        return desired, []
+
+
+def glance(few: Sequence[ManifestFile], host: HostFacts, known: Known) -> Desired | None:
+    """What is declared where these files are new, or others than when all were judged; None where only all of them can tell."""
+    judged = known.judged
+    if judged is None or judged.host != host:
+        return None
+    before = [known.parsed[file.path] for file in few if file.path in known.parsed]
+    now = [Parsed(file) for file in few]
+    if any(part.faults or part.pools or not part.pools_known for part in now) or any(part.pools for part in before):
+        return None
+    documents = Documents(judged.pools, tuple(image for part in now for image in part.images))
+    replaced = {image for part in before for image in part.images}
+    if not fits(documents, judged.taken, replaced):
+        return None
+    images = dict(judged.desired.images)
+    for image in replaced:
+        images.pop(image.name, None)
+    added = assemble(documents, source=judged.desired.source, host=host)
+    return replace(added, images=images | dict(added.images))
 
 
 def in_words(faults: Iterable[Fault], source: str) -> tuple[str, ...]:
@@ -158,6 +183,16 @@ def _gather(files: Iterable[ManifestFile | Fault], known: Known) -> _Gathered:
     return gathered
 
 
+@dataclass(frozen=True)
+class Judged:
+    """All that was read last, where it had no fault: what a few files can be held against."""
+
+    pools: tuple[Declared[PoolDocument], ...]
+    taken: Taken
+    desired: Desired
+    host: HostFacts | None
+
+
 @dataclass
 class Known:
     """What a reader of the same tree need not read again: files that have not changed, and what they say by themselves."""
@@ -166,6 +201,7 @@ class Known:
     parsed: Mapping[str, Parsed] = field(default_factory=dict)
     texts: Mapping[str, str] | None = None
     """The last good text of each, as the registry has it; None before anybody has asked."""
+    judged: Judged | None = None
 
 
 class _Gathered:

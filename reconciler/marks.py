@@ -6,6 +6,7 @@ service) and ``loop``; applied by ``loop`` before it plans. Frozen values and pu
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -78,6 +79,12 @@ def spared(marks: Marks, now: float, grace: float) -> dict[str, tuple[str, str]]
         if what is What.PROTECTED and mark.holds(now):
             found[image] = "Protected", f"no longer declared, and protected{because(mark)}: `reconcile unprotect image/{image}`"
     return found
+
+
+def next_end(marks: Marks, now: float, grace: float) -> float:
+    """When, in seconds since the epoch, the next of them ceases to hold; infinity where none does by itself."""
+    ends = [mark.since + grace if mark.what is What.UNDECLARED else mark.until for mark in marks.values()]
+    return min((end for end in ends if end > now), default=math.inf)
 
 
 def because(mark: Mark) -> str:

@@ -25,13 +25,25 @@ LOOPBACK = "127.0.0.1"
 MENDED = ("rebuild", "repair", "activate", "assemble")
 
 
+ACTIONS = {
+    Kind.POOL: ("assemble",),
+    Kind.LAYER: ("resolve",),
+    Kind.VOLUME: ("build", "rebuild", "remove"),
+    Kind.IMAGE: ("record", "forget"),
+    Kind.SNAPSHOT: ("create", "repair", "activate", "replace", "record", "remove"),
+}
+"""What can be done, and is counted from zero on: Prometheus sees no increase in a counter that appears with its first one."""
+
 FAILED = ("retry", "failed", "needs-operator")
 BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 1800)
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What a pass came to. ``attempts`` have ended since the one before, ``downloaded`` bytes since the service began."""
+    """What a pass came to. ``attempts`` have ended since the one before, ``downloaded`` bytes since the service began.
+
+    ``ahead`` is what was done since then for a few images before everything was looked at.
+    """
 
     result: Result
     faults: int
@@ -41,6 +53,7 @@ class Pass:
     prune_refused: bool = False
     manifests_changed: float = 0.0
     revision: str = ""
+    ahead: Sequence[Result] = ()
 
 
 class Metrics:
@@ -67,6 +80,9 @@ class Metrics:
             "reconcile_state_seconds", "Duration of a step.", ("machine", "state"), registry=self._registry, buckets=BUCKETS
         )
         self._downloaded = 0
+        for kind, actions in ACTIONS.items():
+            for action in actions:
+                self._actions.labels(kind.value, action)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"reconcile_{name}", text, labels, registry=self._registry)
@@ -85,6 +101,8 @@ class Metrics:
         self._held.set(len(result.held))
         self._seconds.observe(result.seconds)
         self._learn_objects(result)
+        for done in (*told.ahead, result):
+            self._learn_actions(done)
         self._learn_pools(result.pools)
         self._learn_work(told)
         self._suspended.clear()
@@ -108,12 +126,15 @@ class Metrics:
         for one in result.objects:
             if one.kind is Kind.IMAGE:
                 self._ready.labels(one.name).set(one.phase == "Ready")
+        for reason, count in Tally(finding.reason for finding in result.findings).items():
+            self._findings.labels(reason).set(count)
+
+    def _learn_actions(self, result: Result) -> None:
+        for one in result.objects:
             if one.changed and one.ok:
                 self._actions.labels(one.kind.value, one.action).inc()
             if one.ok and one.action in MENDED:
                 self._drift.inc()
-        for reason, count in Tally(finding.reason for finding in result.findings).items():
-            self._findings.labels(reason).set(count)
 
     def _learn_pools(self, pools: Mapping[str, PoolState | None]) -> None:
         self._pool.clear()

@@ -35,18 +35,24 @@ class Patience:
         self._release = float("inf")
 
     def withheld(self, actions: Iterable[Action], retried: Collection[str], now: float) -> dict[str, Done]:
-        """What is not to be tried yet, as if it had just failed again. ``retried`` are images that somebody has asked for."""
+        """What is not to be tried yet, as if it had just failed again. ``retried`` are images that somebody has asked for.
+
+        ``actions`` come after what they need, as in a plan.
+        """
         found: dict[str, Done] = {}
         for action in actions:
             failed = self._failed.get(action.key)
             asked = {*action.images, action.image} & {*retried}
-            if failed and failed.wanted == _wanted(action) and now < failed.again and not asked:
+            if failed is None or failed.wanted != _wanted(action) or asked:
+                continue
+            # What has only waited for another waits for as long as that one, whatever its own time.
+            if now < failed.again if failed.done.tried else not found.keys().isdisjoint(action.after):
                 found[action.key] = failed.done
         return found
 
     def next(self) -> float:
         """When the first of them is due again, or it is time to see whether what is waited for is free."""
-        return min((self._release, *(failed.again for failed in self._failed.values())))
+        return min((self._release, *(failed.again for failed in self._failed.values() if failed.done.tried)))
 
     def await_release(self, now: float, *, awaited: bool) -> None:
         """Nothing tells that a file or a device is closed: where something waits for that, it is looked at now and then."""

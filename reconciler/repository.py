@@ -66,6 +66,24 @@ def read_tree(directory: Path, known: Mapping[str, ManifestFile] | None = None) 
     return _within_bounds(_Walk().under(os.fspath(directory)), known or {})
 
 
+def read_named(directory: Path, named: Iterable[str], known: Mapping[str, ManifestFile]) -> list[ManifestFile] | None:
+    """Files of a tree whose others are ``known``. They may be new.
+
+    For a first look, which a reading of the whole tree follows. None where they can't be had, or where it needs more than them to
+    tell what they are: links lead to them, or there would be too many.
+    """
+    root = os.path.realpath(directory)
+    found: list[ManifestFile] = []
+    for path in named:
+        inside = os.path.relpath(path, directory)
+        file = _read(path) if os.path.realpath(path) == os.path.join(root, inside) else None  # noqa: PTH118
+        if not isinstance(file, ManifestFile) or inside.count(os.sep) >= MAX_DEPTH:
+            return None
+        found.append(file)
+    size = sum(file.size for file in (*known.values(), *found))
+    return found if len(known) + len(found) <= MAX_FILES and size <= MAX_TREE_BYTES else None
+
+
 def read_paths(paths: Iterable[Path]) -> Iterator[ManifestFile | Fault]:
     """The same for directories and files that a user has named. A file is read whatever its suffix, and only once."""
     return _within_bounds((item for path in paths for item in _named(path, _Walk())), {})

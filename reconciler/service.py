@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler import ahead, report
+from reconciler.beside import Beside
 from reconciler.errors import Guarded, ReconcilerError, Stopped
 from reconciler.host import Host
 from reconciler.loop import Wish, converge
-from reconciler.model import Result
+from reconciler.marks import next_end
+from reconciler.model import Action, Finding, Result, Verb
 from reconciler.notify import Heart, notify
 from reconciler.patience import Patience
 from reconciler.watching import Watch
@@ -40,7 +42,10 @@ class Service:
         self._stop = stop
         self._heart = Heart(progress, stop)
         self._patience = Patience()
+        self._beside = Beside(wish, self._heart, self._patience, self._tell_ahead, stop=stop)
         self._complaints: tuple[str, ...] = ()
+        self._ahead: list[Result] = []
+        self._told: frozenset[tuple[str, ...]] = frozenset()
         self._refused = False
         self._changed = self._measured = time.time()
         self._file = telling.file
@@ -55,18 +60,27 @@ class Service:
         Manifests with faults are complained about; what they declared last stays as it is, and nothing is pruned.
         """
         notify({"READY": "1", "STATUS": "first pass"})
-        for _ in self._watch.wakes():
+        for named in self._watch.wakes():
             try:
-                self._pass()
+                if named:
+                    self._glance(named)
+                else:
+                    self._pass()
             except Stopped:
                 break
             except ReconcilerError as error:
                 report.note(f"error: {error}", "error")
                 notify({"STATUS": f"error: {error.message}"})
+                self._watch.feel()  # what it changed before it failed is no reason to try again at once
             _ = self._host.engine  # what it is made of is imported now, and not when the first change is waited for
             self._watch.felt()
-            self._watch.wake_by(self._patience.next())
+            self._watch.wake_by(min(self._patience.next(), self._next_end()))
         notify({"STOPPING": "1"})
+
+    def _next_end(self) -> float:
+        """When a suspension or a grace period ends, in monotonic seconds."""
+        now = time.time()
+        return time.monotonic() + next_end(self._host.records.marks(), now, self._wish.grace) - now
 
     def _pass(self) -> None:
         notify({"STATUS": "looking at what has changed"})
@@ -74,48 +88,89 @@ class Service:
         self._host = self._host.informed(self._wish.on_invalid)
         self._host.remember()
         self._complain()
+        self._beside.begin(self._host)
         if self._host.desired != before:
             self._changed = time.time()
-        self._converge_ahead(ahead.changed(before, self._host.desired))
+        self._converge_ahead(self._host, ahead.changed(before, self._host.desired))
         result = self._converge()
-        report.show_result(result)
+        report.show_result(self._news(result))
         ready = sum(1 for one in result.objects if one.ok)
-        notify({"STATUS": f"{ready}/{len(result.objects)} ready, {len(result.held)} held, {len(self._host.faults)} faults"})
+        faults = report.counted(len(self._host.faults), "fault")
+        notify({"STATUS": f"{ready}/{len(result.objects)} ready, {len(result.held)} held, {faults}"})
         self._measure(result)
 
-    def _converge_ahead(self, names: Collection[str]) -> None:
+    def _glance(self, named: Collection[str]) -> None:
+        """Make at once what files declare that are said to have changed. All others are looked at in the pass that follows."""
+        notify({"STATUS": "looking at what has changed"})
+        host = self._host.glanced(named)
+        if host is not None:
+            self._beside.begin(host)
+            self._converge_ahead(host, ahead.changed(self._host.desired, host.desired), only=ahead.MAKING)
+
+    def _converge_ahead(self, host: Host, names: Collection[str], *, only: Collection[Verb] | None = None) -> None:
         """Who waits for one image of thousands need not wait until all others have been looked at."""
         if names:
-            host, wish = self._host, self._wish
-            result = ahead.converge(host, names, wish, self._heart, stop=self._stop, patience=self._patience)
+            result = ahead.converge(
+                host,
+                names,
+                self._wish,
+                self._heart,
+                stop=self._stop,
+                patience=self._patience,
+                only=only,
+                meanwhile=self._beside,
+            )
             if result is not None:
-                report.show_result(result)
+                self._tell_ahead(result)
+
+    def _tell_ahead(self, result: Result) -> None:
+        self._ahead.append(result)
+        report.show_result(result)
 
     def _converge(self) -> Result:
         """What a guard does not let go stays; that is no reason not to do the rest."""
         self._refused = False
         try:
-            return converge(self._host, self._wish, self._heart, stop=self._stop, patience=self._patience)
+            return self._converge_as(self._wish)
         except Guarded as refused:
             self._refused = True
             report.note(f"error: nothing is pruned: {refused}", "error")
-            wish = replace(self._wish, prune=False)
-            return converge(self._host, wish, self._heart, stop=self._stop, patience=self._patience)
+            return self._converge_as(replace(self._wish, prune=False))
+
+    def _converge_as(self, wish: Wish) -> Result:
+        return converge(
+            self._host,
+            wish,
+            self._heart,
+            stop=self._stop,
+            patience=self._patience,
+            before_looking=self._watch.feel,
+            meanwhile=self._beside,
+            outdated=lambda: self._beside.outdated,
+        )
+
+    def _news(self, result: Result) -> Result:
+        """Without what was found or held in the pass before, too: a service's log is read by people."""
+        before = self._told
+        self._told = frozenset({*map(_topic, result.findings), *map(_topic, result.held)})
+        findings = tuple(one for one in result.findings if _topic(one) not in before)
+        return replace(result, findings=findings, held=tuple(one for one in result.held if _topic(one) not in before))
 
     def _measure(self, result: Result) -> None:
+        done_ahead, self._ahead = self._ahead, []
         if self._metrics is None:
             return
         from reconciler.metrics import Pass
 
         host, attempts = self._host, self._host.records.attempts(self._measured)
         self._measured = max((one.ended for one in attempts), default=self._measured)
-        told = Pass(result, len(host.faults), host.records.marks(), attempts, self._heart.downloaded)
+        told = Pass(result, len(host.faults), host.records.marks(), attempts, self._heart.downloaded, ahead=done_ahead)
         self._metrics.learn(replace(told, prune_refused=self._refused, manifests_changed=self._changed, revision=host.revision))
         if self._file is not None:
             self._metrics.write(self._file)
 
     def _complain(self) -> None:
-        """Once for each new set of faults: a service's log is read by people."""
+        """Once for each new set of faults."""
         now, before = self._host, self._complaints
         self._complaints = now.faults
         if now.faults == before:
@@ -123,10 +178,18 @@ class Service:
         for fault in now.faults:
             report.note(f"error: {fault}", "error")
         if now.faults:
-            kept = f"{len(now.frozen)} files stay as they were declared last" if now.frozen else "what they declare is not known"
-            report.note(f"note: {len(now.faults)} faults in the manifests: {kept}, and nothing is pruned", "warning")
+            stays = f"{report.counted(len(now.frozen), 'file')} {'stays' if len(now.frozen) == 1 else 'stay'} as declared last"
+            kept = stays if now.frozen else "what they declare is not known"
+            report.note(
+                f"note: {report.counted(len(now.faults), 'fault')} in the manifests: {kept}, and nothing is pruned", "warning"
+            )
         else:
             report.note("note: the manifests have no fault any more", "warning")
+
+
+def _topic(one: Finding | Action) -> tuple[str, ...]:
+    """What it is about: how many seconds are left, say, is no news."""
+    return (str(one.kind), one.name, one.reason if isinstance(one, Finding) else str(one.verb))
 
 
 def _metrics(telling: Telling) -> Metrics | None:

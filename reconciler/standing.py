@@ -7,7 +7,7 @@ whoever finds ``faults`` prunes nothing. State: none here; the last good texts a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +58,12 @@ def read(
     if policy == "fail" or not last:
         raise ManifestsInvalid(said)
     return Standing(_held(last, str(directory), host, said), said, tuple(sorted(last)))
+
+
+def glance(directory: Path, named: Iterable[str], *, host: HostFacts, known: Known) -> Desired | None:
+    """What is declared if nothing has changed but the files that are named; None where that can't be told, or has a fault."""
+    files = repository.read_named(directory, named, known.files)
+    return None if files is None else manifests.glance(files, host, known)
 
 
 def _frozen(

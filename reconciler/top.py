@@ -22,7 +22,7 @@ from reconciler.inventory import pool_state, space
 from reconciler.machine import Event
 from reconciler.model import PoolObserved
 from reconciler.pool.driver import Space
-from reconciler.report import size, visible
+from reconciler.report import counted, size, visible
 
 BAR, EVENTS, RUNNING = 14, 8, 12
 """Cells of a bar; lines of events and of running work."""
@@ -91,7 +91,7 @@ def _title(scene: Scene, paint: Painter) -> Iterator[str]:
     holder = f"{visible(program)}, {who}" if who else paint("no reconciler is running", DIM)
     yield f"{paint(scene.host, HEAD)}  {clock}  {holder}"
     if scene.faults:
-        yield paint(f"{scene.faults} faults in the manifests: `reconcile validate` lists them", BAD)
+        yield paint(f"{counted(scene.faults, 'fault')} in the manifests: `reconcile validate` lists them", BAD)
 
 
 def _pools(scene: Scene, paint: Painter) -> Iterator[str]:
@@ -122,7 +122,7 @@ def _bar(done: int, total: int, colour: str, paint: Painter) -> str:
 def _images(scene: Scene, paint: Painter) -> Iterator[str]:
     counts = Counter(scene.phases)
     words = [paint(f"{count} {phase}", _COLOURS.get(phase, BUSY)) for phase, count in sorted(counts.items())]
-    left = f"; {scene.pending} actions are left to do" if scene.pending else "; nothing is left to do"
+    left = f"; {counted(scene.pending, 'action')} left to do" if scene.pending else "; nothing is left to do"
     yield paint(f"{'IMAGES':14}", HEAD) + (", ".join(words) if words else paint("none", DIM)) + left
 
 

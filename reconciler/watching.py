@@ -13,10 +13,11 @@ import random
 import stat
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.hints import Heard, hints
 from reconciler.repository import MAX_ENTRIES, RACY_NANOSECONDS, SUFFIXES
 
 TICK_SECONDS = 0.5
@@ -100,14 +101,18 @@ def _digest(path: str) -> str:
 
 def same_content(before: Sight, now: Sight) -> bool:
     """Whether nothing has changed. A digest that is no longer taken, since its file has come to rest, is no change."""
-    if before.root != now.root or len(before.entries) != len(now.entries):
+    return before.root == now.root and _same_entries(before.entries, now.entries)
+
+
+def _same_entries(before: frozenset[Entry], now: frozenset[Entry]) -> bool:
+    if len(before) != len(now):
         return False
-    return {entry[:5] for entry in before.entries} == {entry[:5] for entry in now.entries} and not _contradict(before, now)
+    return {entry[:5] for entry in before} == {entry[:5] for entry in now} and not _contradict(before, now)
 
 
-def _contradict(before: Sight, now: Sight) -> bool:
-    digests = {entry[0]: entry[5] for entry in before.entries if entry[5]}
-    return any(entry[5] and digests.get(entry[0], entry[5]) != entry[5] for entry in now.entries)
+def _contradict(before: frozenset[Entry], now: frozenset[Entry]) -> bool:
+    digests = {entry[0]: entry[5] for entry in before if entry[5]}
+    return any(entry[5] and digests.get(entry[0], entry[5]) != entry[5] for entry in now)
 
 
 def git_is_busy(directory: Path) -> bool:
@@ -130,10 +135,15 @@ def _git_locks(directory: Path) -> Iterator[bool]:
 # ---------------------------------------------------------------------------------------------------------- wakes
 
 
+EVERYTHING: frozenset[str] = frozenset()
+"""A wake that names no file: everything is to be looked at."""
+
+
 class Watch:
     """Wakes for one directory of manifests. ``pulse`` tells pools and registry apart from what they were, at little cost.
 
-    A wake carries nothing: whoever is woken reads everything.
+    Whoever is woken reads everything. Before that, a wake may name files: those that the file system says have changed, and that
+    are at rest. Nobody has looked at any other yet, so that it is no more than a hint: what it leads to must only add something.
     """
 
     def __init__(
@@ -150,22 +160,41 @@ class Watch:
         self._stop = stop
         self._resync = resync
         self._tick = tick
+        self._heard = Heard()
         self._seen: Sight | None = None
         self._felt: Hashable = None
+        self._feeling: Hashable = None
+        self._next_tick = 0.0
         self._next_look = 0.0
         self._due = 0.0
 
-    def wakes(self) -> Iterator[None]:
-        """At once, and then whenever it is time to look again; ends when ``stop`` is set."""
+    def wakes(self) -> Iterator[frozenset[str]]:
+        """At once, and then whenever it is time to look again; ends when ``stop`` is set.
+
+        A wake that names files is always followed by one that names none.
+        """
         self.rest()
-        yield
-        for hinted in self._hints():
-            self._tick()
+        yield EVERYTHING
+        for hint in hints(self._directory, lambda: identity(self._directory), self._stop, TICK_SECONDS):
             if self._stop.is_set():
                 return
-            if self._time_has_come(hinted=hinted):
-                self.rest(self._settle())
-                yield
+            self._tick()
+            self._heard.hear(hint)
+            if not (hint.happened or self._heard.named or self._is_time_to_look()):
+                continue
+            if not self._is_urgent():
+                if self._heard.pending(SETTLE_SECONDS, UNSETTLED_SECONDS):
+                    continue
+                named = self._heard.take()
+                if named and self._is_at_rest(named):
+                    yield named
+                elif not self._has_changed(hinted=hint.happened or bool(named)):
+                    continue
+            self.rest(self._settle())
+            self._heard.take()
+            if self._stop.is_set():
+                return
+            yield EVERYTHING
 
     def rest(self, seen: Sight | None = None) -> None:
         """Take what is there now, or was a moment ago, for known: what a pass has changed itself must not wake it again."""
@@ -178,24 +207,46 @@ class Watch:
         """Wake at that time (monotonic seconds) if nothing else has done so before."""
         self._due = min(self._due, max(when, time.monotonic()))
 
+    def feel(self) -> None:
+        """Called before somebody looks at pools and registry: what changes from then on, he may not have seen."""
+        self._feeling = self._pulse()
+
     def felt(self) -> None:
-        """Take what the pools and the registry are now for known; the manifests may have changed meanwhile."""
-        self._felt = self._pulse()
+        """Take what pools and registry were before the last look for known; the manifests may have changed meanwhile."""
+        self._felt, self._feeling = self._pulse() if self._feeling is None else self._feeling, None
 
-    def _plan_look(self, sight: Sight) -> None:
-        self._next_look = time.monotonic() + max(2 * TICK_SECONDS, sight.seconds / SHARE)
+    def _is_time_to_look(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_tick:
+            return False
+        self._next_tick = now + TICK_SECONDS
+        return True
 
-    def _time_has_come(self, *, hinted: bool) -> bool:
+    def _is_urgent(self) -> bool:
         seen = self._seen
-        if seen is None or time.monotonic() >= self._due or self._pulse() != self._felt:
-            return True
-        if identity(self._directory) != seen.root:
-            return True
+        return (
+            seen is None or time.monotonic() >= self._due or self._pulse() != self._felt or identity(self._directory) != seen.root
+        )
+
+    def _is_at_rest(self, named: Collection[str]) -> bool:
+        """Whether these files are others than at the last look, nobody has written to them for a moment, and no checkout runs."""
+        now = time.time_ns()
+        entries = frozenset(_entry(path, now) for path in named)
+        before = frozenset(entry for entry in self._seen.entries if entry[0] in named) if self._seen else frozenset()
+        moment = now - int(SETTLE_SECONDS * 1e9)
+        if _same_entries(before, entries) or not all(inode and latest <= moment for _, _, inode, _, latest, _ in entries):
+            return False
+        return not git_is_busy(self._directory)
+
+    def _has_changed(self, *, hinted: bool) -> bool:
         if not hinted and time.monotonic() < self._next_look:
             return False
         now = look(self._directory)
         self._plan_look(now)
-        return not same_content(seen, now)
+        return self._seen is None or not same_content(self._seen, now)
+
+    def _plan_look(self, sight: Sight) -> None:
+        self._next_look = time.monotonic() + max(2 * TICK_SECONDS, sight.seconds / SHARE)
 
     def _settle(self) -> Sight:
         """Wait until nothing has changed for a moment, and no checkout is under way; what was seen last."""
@@ -207,27 +258,3 @@ class Watch:
                 return now
             last = now
         return last
-
-    def _hints(self) -> Iterator[bool]:
-        """True after an event, False after each tick without one. Starts anew whenever the root has become another one."""
-        while not self._stop.is_set():
-            began = identity(self._directory)
-            try:
-                for hinted in _events(self._directory, self._stop):
-                    yield hinted
-                    if identity(self._directory) != began:
-                        break
-            except (OSError, RuntimeError):
-                # The directory has gone, or holds a name that the watcher can't decode: ticks are enough.
-                self._stop.wait(TICK_SECONDS)
-                yield False
-
-
-def _events(directory: Path, stop: threading.Event) -> Iterator[bool]:
-    import watchfiles
-
-    tick = int(1000 * TICK_SECONDS)
-    for changes in watchfiles.watch(
-        directory, watch_filter=None, stop_event=stop, rust_timeout=tick, yield_on_timeout=True, debounce=100, step=20
-    ):
-        yield bool(changes)

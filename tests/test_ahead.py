@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler import ahead, host, loop
+from reconciler import ahead, host, loop, patience
 from reconciler.host import Host
 from reconciler.loop import Wish
 from reconciler.model import Desired, ImageSpec, PoolSpec, Result
@@ -80,6 +81,14 @@ class Running:
 
     def go_ahead(self, names: frozenset[str]) -> Result | None:
         return ahead.converge(self.host, names, WISH, Silent(), stop=self.stop, patience=self.patience)
+
+    def glance(self, *names: str) -> Result | None:
+        """What is done for these files because they are said to have changed; nobody has looked at any other."""
+        of = self.host.glanced([str(self.host.settings.manifests / f"{name}.yaml") for name in names])
+        if of is None:
+            return None
+        changed = ahead.changed(self.host.desired, of.desired)
+        return ahead.converge(of, changed, WISH, Silent(), stop=self.stop, patience=self.patience, only=ahead.MAKING)
 
     def converge(self) -> Result:
         return loop.converge(self.host, WISH, Silent(), stop=self.stop, patience=self.patience)
@@ -169,6 +178,85 @@ def test_what_has_failed_ahead_is_not_tried_again_at_once(bench: Bench, stack: E
     assert sum(run.status == "failed" for run in service.host.records.runs()) == 1
 
 
+@pytest.fixture
+def service(bench: Bench, stack: ExitStack) -> Running:
+    service = Running(bench, stack, "state")
+    service.converge()
+    return service
+
+
+def snapshots(bench: Bench) -> list[str]:
+    return sorted(path.stem for path in (bench.root / "state/pools/default/snapshots").iterdir())
+
+
+def test_what_a_file_adds_is_made_before_others_are_read(bench: Bench, service: Running) -> None:
+    bench.declare("web", [0, 1], ["web-a", "web-b", "web-c"])
+    bench.declare("new", [3], ["new-a"])
+    bench.declare("db", [0, 2], ["db-a", "db-b"])
+    bench.write()
+
+    service.glance("web", "new")
+
+    assert snapshots(bench) == ["db-a", "new-a", "web-a", "web-b", "web-c"]
+    service.inform()
+    assert {one.name for one in service.converge().objects if one.changed} == {"db-b"}
+
+
+def test_what_has_failed_at_a_glance_is_not_tried_again_at_once(bench: Bench, service: Running) -> None:
+    bench.declare("web", [0, 3], [])
+    bench.images["web"]["layers"][1]["sha256"] = "0" * 64
+    bench.write()
+
+    service.glance("web")
+    service.go_ahead(service.inform())
+    service.converge()
+
+    assert sum(run.status == "failed" for run in service.host.records.runs()) == 1
+
+
+HALF: dict[str, Callable[[Bench], object]] = {
+    "a snapshot would be replaced": lambda bench: bench.declare("web", [0, 3], ["web-a", "web-b"], replacePolicy="Recreate"),
+    "the file is gone": lambda bench: bench.images.pop("web"),
+    "the file is broken": lambda bench: bench.images["web"].update(size="much"),
+    "the file declares what another one has": lambda bench: bench.declare("web", [0, 1], ["web-a", "db-a"]),
+}
+"""A file that has changed, and of which a glance is not enough."""
+
+
+@pytest.mark.parametrize("change", HALF.values(), ids=HALF)
+def test_nothing_is_done_at_a_glance_that_only_the_whole_can_decide(
+    change: Callable[[Bench], object], bench: Bench, service: Running
+) -> None:
+    before = held(service.host)
+    change(bench)
+    bench.write()
+
+    assert service.glance("web") is None
+    assert held(service.host) == before
+    assert snapshots(bench) == ["db-a", "web-a", "web-b"]
+
+
+def test_a_file_that_a_link_leads_to_is_not_glanced_at(bench: Bench, service: Running) -> None:
+    """Where it leads may have been swapped with all that is beside it."""
+    bench.declare("new", [3], ["new-a"])
+    bench.write()
+    path = bench.root / "manifests/new.yaml"
+    path.rename(bench.root / "elsewhere.yaml")
+    path.symlink_to(bench.root / "elsewhere.yaml")
+
+    assert service.glance("new") is None
+
+
+def test_nothing_is_done_at_a_glance_while_a_manifest_has_a_fault(bench: Bench, service: Running) -> None:
+    (bench.root / "manifests/broken.yaml").write_text("kind: Imagine\n")
+    service.inform()
+    assert service.host.faults
+    bench.declare("web", [0, 1], ["web-a", "web-b", "web-c"])
+    bench.write()
+
+    assert service.glance("web") is None
+
+
 def spec(name: str, **more: Any) -> ImageSpec:
     return ImageSpec(name, "default", 1 << 24, (), limits=LIMITS, **more)
 
@@ -208,3 +296,24 @@ def test_nothing_is_waited_for_that_is_no_longer_wanted(bench: Bench, stack: Exi
     service.converge()
 
     assert service.patience.next() == float("inf")
+
+
+def test_what_waits_for_something_that_has_failed_does_not_wake_a_service_before_that_is_due(
+    bench: Bench, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would wake, find nothing to try, and wake again."""
+    waits = iter((1.2, 0.8, 0.8, 0.8))
+    monkeypatch.setattr(patience.random, "uniform", lambda low, high: next(waits))
+    service = Running(bench, stack, "state")
+    bench.images = {"web": bench.images["web"]}
+    bench.images["web"]["layers"][1]["sha256"] = "0" * 64
+    bench.write()
+    service.inform()
+    began = time.monotonic()
+    service.converge()
+    assert service.patience.next() >= began + 1.2 * patience.FIRST_SECONDS
+
+    monkeypatch.setattr(loop.time, "monotonic", lambda: began + 1.1 * patience.FIRST_SECONDS)
+    again = service.converge()
+    assert sum(run.status == "failed" for run in service.host.records.runs()) == 1
+    assert {one.name for one in again.objects if not one.ok} >= {"web"}

@@ -18,7 +18,7 @@ HOME = {
     "botocore": {"image/source.py"},
     "sqlmodel": {"registry.py", "tables.py"},
     "sqlalchemy": {"registry.py", "tables.py"},
-    "watchfiles": {"watching.py"},
+    "watchfiles": {"hints.py"},
     "yaml": {"manifests.py"},
     "pydantic": {"documents.py"},
     "click": {"cli.py", *(f"verbs/{path.name}" for path in ROOT.glob("verbs/*.py"))},

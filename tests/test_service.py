@@ -114,6 +114,20 @@ def test_metrics_tell_what_a_pass_came_to(tmp_path: Path) -> None:
     assert found["reconcile_download_bytes_total", ()] == 800
 
 
+def test_actions_are_counted_from_zero_and_also_where_they_came_ahead_of_a_pass(tmp_path: Path) -> None:
+    """Prometheus sees no increase in a counter whose first value is not zero."""
+    metrics = Metrics()
+    metrics.learn(Pass(result(), 0, {}))
+    metrics.write(tmp_path / "m.prom")
+    assert samples(tmp_path / "m.prom")["reconcile_actions_total", ("Snapshot", "create")] == 0
+
+    made = ObjectResult(Kind.SNAPSHOT, "web-a", "create", "Ready", changed=True)
+    there = ObjectResult(Kind.SNAPSHOT, "web-a", "none", "Ready")
+    metrics.learn(Pass(result(there), 0, {}, ahead=(result(made),)))
+    metrics.write(tmp_path / "m.prom")
+    assert samples(tmp_path / "m.prom")["reconcile_actions_total", ("Snapshot", "create")] == 1
+
+
 def test_metrics_that_can_not_be_told_say_which_option_it_was(tmp_path: Path) -> None:
     with pytest.raises(HostCannot, match="nowhere"):
         Metrics().write(tmp_path / "nowhere" / "m.prom")

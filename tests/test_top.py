@@ -57,7 +57,7 @@ def test_a_frame_shows_pools_images_work_and_events() -> None:
     assert re.search(r"default +ready +█{5}░+ 40.0 GiB of 100.0 GiB", told)
     assert re.search(r"thin +ready +█{12}░+ 9.0 GiB of 10.0 GiB +█{7}░+ 512.0 MiB of 1.0 GiB", told)
     assert re.search(r"gone +unavailable", told)
-    assert "1 Downloading, 1 Failed, 2 Ready; 3 actions are left to do" in told
+    assert "1 Downloading, 1 Failed, 2 Ready; 3 actions left to do" in told
     assert re.search(r"volume/8a6c \(web\) +downloading +█{4}░+ 300.0 MiB of 1.0 GiB +40.0 MiB/s +30 s", told)
     assert re.search(r"image/web +Declared +words\\x1b\[2J", told), "an event can't clear the screen"
 

@@ -28,15 +28,19 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Woken:
-    """A watch that runs in a thread; ``next`` waits for a wake."""
+    """A watch that runs in a thread; ``next`` waits for a wake. ``named`` are the files that wakes have named, in order."""
 
     def __init__(self) -> None:
         self.pulse = 0
+        self.named: list[str] = []
         self._wakes: queue.SimpleQueue[float] = queue.SimpleQueue()
 
     def run(self, watch: Watch) -> None:
-        for _ in watch.wakes():
-            self._wakes.put(time.monotonic())
+        for named in watch.wakes():
+            if named:
+                self.named += sorted(named)
+            else:
+                self._wakes.put(time.monotonic())
 
     def next(self) -> None:
         self._wakes.get(timeout=20)
@@ -223,6 +227,28 @@ def test_pools_and_registry_wake_by_their_pulse(tree: Path) -> None:
         woken.none()
 
 
+def test_what_changes_after_somebody_has_looked_wakes_him_again(tree: Path) -> None:
+    """What he changes himself, before he looks for the last time, does not."""
+    stop, pulse = threading.Event(), [0]
+    watch = Watch(tree, lambda: pulse[0], stop=stop, resync=8)
+    for woken, _ in enumerate(watch.wakes(), 1):
+        if woken == 1:
+            watch.feel()
+            pulse[0] = 1
+            watch.feel()
+            watch.felt()
+            began = time.monotonic()
+        elif woken == 2:
+            assert time.monotonic() - began > 5, "by the resync alone"
+            watch.feel()
+            pulse[0] = 2
+            watch.felt()
+            began = time.monotonic()
+        else:
+            assert time.monotonic() - began < 5, "long before the next resync"
+            stop.set()
+
+
 def test_the_resync_comes_whatever_happens(tree: Path) -> None:
     with watched(tree, resync=0.5) as woken:
         woken.next()
@@ -235,6 +261,7 @@ def test_a_tree_that_is_being_written_is_waited_for(tree: Path, monkeypatch: pyt
         for number in range(10):
             (tree / f"{number}.yaml").write_text("n: 1")
             time.sleep(0.2)
+            assert not woken.named
         wrote = time.monotonic()
         woken.next()
         assert time.monotonic() >= wrote
@@ -260,7 +287,52 @@ def test_a_checkout_is_waited_for_as_long_as_it_takes(tmp_path: Path, layout: st
         (git / "index.lock").touch()
         (tree / "half.yaml").write_text("half: 1")
         woken.none(1.5)
+        assert not woken.named
         (tree / "whole.yaml").write_text("whole: 1")
         (git / "index.lock").unlink()
         woken.next()
         woken.none()
+
+
+def write_until_named(path: Path, woken: Woken) -> None:
+    """The first time may be before the watcher has begun to listen: it is found all the same, by a look."""
+    for number in range(20):
+        path.write_text(f"a: {number}")
+        woken.next()
+        if woken.named:
+            return
+
+
+def test_a_file_that_has_come_to_rest_is_named_before_all_are_looked_at(tree: Path) -> None:
+    (tree / "team").mkdir()
+    with watched(tree) as woken:
+        (tree / "README.md").write_text("words")
+        write_until_named(tree / "team" / "b.yaml", woken)
+        assert woken.named == [str(tree / "team" / "b.yaml")]
+        (tree / "team" / "b.yaml").unlink()
+        woken.next()
+        woken.none()
+        assert len(woken.named) == 1
+
+
+def test_names_are_spelled_as_the_directory_is(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are looked up among those that were read before."""
+    monkeypatch.chdir(tree.parent)
+    with watched(Path("manifests")) as woken:
+        write_until_named(tree / "a.yaml", woken)
+        assert woken.named == ["manifests/a.yaml"]
+
+
+def test_a_root_that_was_swapped_names_nothing(tmp_path: Path) -> None:
+    """What is reported under its name is still the old tree's."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.yaml").write_text(name)
+    root = tmp_path / "current"
+    root.symlink_to("one")
+    with watched(root) as woken:
+        (tmp_path / "one" / "a.yaml").write_text("edited in the old tree")
+        (tmp_path / "next").symlink_to("two")
+        (tmp_path / "next").rename(root)
+        woken.next()
+        assert not woken.named

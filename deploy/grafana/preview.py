@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from html import escape
@@ -21,6 +22,18 @@ DASHBOARD = Path(__file__).with_name("reconcile.json")
 CELL_WIDTH, CELL_HEIGHT, GAP = 50, 30, 8
 COLOURS = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#96d98d")
 NAMED = {"green": "#37872d", "orange": "#c4720a", "red": "#ad0317"}
+LINES = {
+    "green": "#73bf69",
+    "red": "#f2495c",
+    "orange": "#ff9830",
+    "purple": "#b877d9",
+    "super-light-blue": "#c0d8ff",
+    "light-blue": "#8ab8ff",
+    "blue": "#5794f2",
+    "semi-dark-blue": "#3274d9",
+    "dark-blue": "#1f60c4",
+}
+"""What Grafana makes of the names of its colours, behind a number and as a line."""
 
 Series = list[tuple[str, list[tuple[float, float]]]]
 
@@ -92,7 +105,9 @@ def stat(panel: dict[str, Any], prometheus: Prometheus, width: float, tall: floa
     value = series[0][1][-1][1] if series else None
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     reached = [step["color"] for step in steps if step["value"] is None or (value or 0) >= step["value"]]
-    text = "No data" if value is None else amount(value, panel["fieldConfig"]["defaults"]["unit"])
+    defaults = panel["fieldConfig"]["defaults"]
+    whole = value is not None and defaults.get("decimals") == 0
+    text = "No data" if value is None else amount(round(value) if whole else value, defaults["unit"])
     return [
         f'<rect width="{width}" height="{tall}" rx="3" fill="{NAMED[reached[-1]]}"/>',
         f'<text x="{width / 2}" y="{tall / 2 + 22}" fill="white" font-size="30" text-anchor="middle">{text}</text>',
@@ -106,7 +121,10 @@ def lines(panel: dict[str, Any], prometheus: Prometheus, width: float, tall: flo
         return [f'<text x="{width / 2}" y="{tall / 2}" fill="#8e8e8e" text-anchor="middle">No data</text>']
     if defaults["custom"].get("stacking"):
         series = stacked(series)
-    highest = defaults.get("max") or max(value for _, points in series for _, value in points) * 1.1 or 1.0
+    colours = [colour(panel, name, number) for number, (name, _) in enumerate(series)]
+    highest = top_of(defaults, max(value for _, points in series for _, value in points))
+    rows = legend_rows([name for name, _ in series], right - left)
+    bottom -= 16 * (len(rows) - 1)
     parts = []
     for part in range(5):
         y = bottom - (bottom - top) * part / 4
@@ -115,7 +133,6 @@ def lines(panel: dict[str, Any], prometheus: Prometheus, width: float, tall: flo
         parts.append(f'<text x="{left - 6}" y="{y + 4}" fill="#8e8e8e" text-anchor="end">{words}</text>')
     span = prometheus.end - prometheus.start
     for number, (_, points) in reversed(list(enumerate(series))):
-        colour = COLOURS[number % len(COLOURS)]
         fill = defaults["custom"]["fillOpacity"] / 100
         for piece in unbroken(points, 2 * prometheus.step):
             dots = [
@@ -124,16 +141,47 @@ def lines(panel: dict[str, Any], prometheus: Prometheus, width: float, tall: flo
             ]
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
             area = f"{dots[0][0]:.1f},{bottom} {path} {dots[-1][0]:.1f},{bottom}"
-            parts.append(f'<polygon points="{area}" fill="{colour}" fill-opacity="{fill}"/>')
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-    x = left
-    for number, (name, _) in enumerate(series):
-        if x + 16 + 6.5 * len(name) > width:
-            break
-        parts.append(f'<rect x="{x}" y="{tall - 20}" width="12" height="4" fill="{COLOURS[number % len(COLOURS)]}"/>')
-        parts.append(f'<text x="{x + 16}" y="{tall - 14}" fill="#c7c7c7">{escape(name)}</text>')
-        x += 30 + 6.5 * len(name)
+            parts.append(f'<polygon points="{area}" fill="{colours[number]}" fill-opacity="{fill}"/>')
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{colours[number]}" stroke-width="2"/>')
+    for line, row in enumerate(rows):
+        y = tall - 16 * (len(rows) - line)
+        for number, x in row:
+            parts.append(f'<rect x="{left + x}" y="{y - 4}" width="12" height="4" fill="{colours[number]}"/>')
+            parts.append(f'<text x="{left + x + 16}" y="{y + 2}" fill="#c7c7c7">{escape(series[number][0])}</text>')
     return parts
+
+
+def colour(panel: dict[str, Any], name: str, number: int) -> str:
+    """Of one series: its own where the panel gives it one, or one of its shades, or the next of the palette."""
+    for override in panel["fieldConfig"]["overrides"]:
+        if override["matcher"]["options"] == name:
+            return LINES[override["properties"][0]["value"]["fixedColor"]]
+    fixed = panel["fieldConfig"]["defaults"].get("color", {}).get("fixedColor")
+    if fixed is None:
+        return COLOURS[number % len(COLOURS)]
+    shade = 1 - 0.18 * (number % 5)
+    return "#" + "".join(f"{int(shade * int(LINES[fixed][at : at + 2], 16)):02x}" for at in (1, 3, 5))
+
+
+def top_of(defaults: dict[str, Any], highest: float) -> float:
+    """Where the axis ends: of what is counted, at a number that has whole quarters."""
+    if "max" in defaults:
+        return float(defaults["max"])
+    return 4.0 * max(1, math.ceil(highest / 4)) if defaults.get("decimals") == 0 else highest * 1.1 or 1.0
+
+
+def legend_rows(names: list[str], width: float) -> list[list[tuple[int, float]]]:
+    """The numbers of the series in each line of the legend, with where they begin."""
+    rows: list[list[tuple[int, float]]] = [[]]
+    x = 0.0
+    for number, name in enumerate(names):
+        needed = 30 + 6.5 * len(name)
+        if x and x + needed > width:
+            rows.append([])
+            x = 0.0
+        rows[-1].append((number, x))
+        x += needed
+    return rows
 
 
 def unbroken(points: list[tuple[float, float]], most: float) -> list[list[tuple[float, float]]]:
@@ -161,10 +209,11 @@ def table(panel: dict[str, Any], prometheus: Prometheus, width: float, tall: flo
     now = [
         (name, points[-1][1]) for name, points in prometheus.ask(panel) if points[-1][0] > prometheus.end - 3 * prometheus.step
     ]
+    hidden = panel["transformations"][0]["options"]["excludeByName"]
     rows = [
         f'<text x="12" y="{44 + 20 * number}" fill="#c7c7c7">{escape(name)}</text>'
         f'<text x="{width - 12}" y="{44 + 20 * number}" fill="#c7c7c7" text-anchor="end">'
-        f"{amount(value, panel['fieldConfig']['defaults']['unit'])}</text>"
+        f"{'' if hidden.get('Value') else amount(value, panel['fieldConfig']['defaults']['unit'])}</text>"
         for number, (name, value) in enumerate(now[: int(tall / 20) - 2])
     ]
     return rows or ['<text x="12" y="44" fill="#8e8e8e">none</text>']
@@ -178,7 +227,7 @@ def amount(value: float, unit: str) -> str:
         return f"{value / 1024**power:.1f} {('', 'Ki', 'Mi', 'Gi', 'Ti')[power]}B" + ("/s" if unit == "Bps" else "")
     if unit == "s":
         return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s" if value < 100 else f"{value / 60:.0f} min"
-    return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+    return f"{value:.0f}" if abs(value - round(value)) < 0.05 else f"{value:.1f}"
 
 
 if __name__ == "__main__":

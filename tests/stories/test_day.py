@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,40 +18,38 @@ from .workshop import Running, Workshop
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("git") is None, reason="needs git"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
 ]
 
-BASE = root("base")
-SETTINGS = ("user.name=Ann", "user.email=ann@example.org", "init.defaultBranch=main", "commit.gpgsign=false")
+SETTINGS = ("user.name=Ann", "user.email=ann@example.org", "init.defaultBranch=main", "commit.gpgsign=false", "gc.auto=0")
 IDENTITY = [word for setting in SETTINGS for word in ("-c", setting)]
 MANY = 300
+GRACE = 3
+PAUSE = 0.02
+"""Seconds that Git takes for a file of a slow checkout: six for all, while the service reads once nothing has changed for 0.3."""
+SLOW = ("-c", f"filter.slow.smudge=sleep {PAUSE}; cat")
 
 
-class Repository:
-    """What people push to; a host has a clone of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir()
-        self("init", "-q")
-
-    def __call__(self, *words: str, at: Path | None = None) -> str:
-        command = ["git", *IDENTITY, "-C", str(at or self.path), *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-    def commit(self, message: str) -> None:
-        self("add", "-A")
-        self("commit", "-q", "-m", message)
+def git(at: Path, *words: str) -> str:
+    done = subprocess.run(["git", *IDENTITY, "-C", str(at), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"git {' '.join(words)}: {done.stderr}"
+    return done.stdout.strip()
 
 
 class Day:
-    """``wanted`` are the images that should be there, each with its snapshot."""
+    """``desk`` is where people work, ``origin`` what they push to, ``clone`` the host's; ``current`` leads to what it reads."""
 
-    def __init__(self, workshop: Workshop, service: Running, repository: Repository, clone: Path) -> None:
+    def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
-        self.service = service
-        self.repository = repository
-        self.clone = clone
+        self.origin, self.desk, self.clone, self.current = (
+            workshop.root / name for name in ("origin.git", "desk", "clone", "current")
+        )
+        self.metrics = workshop.root / "metrics"
+        self.host = workshop.root / "host.yaml"
+        self.running: Running | None = None
+        self.inodes: dict[str, int] = {}
+
+    # ------------------------------------------------------------------------------------------------------ people
 
     def write(self, name: str, layers: Iterable[str] = ("base",), **more: object) -> None:
         spec = {"size": "16MiB", "layers": [{"source": str(self.workshop.layers / f"{layer}.tar")} for layer in layers]}
@@ -59,131 +59,254 @@ class Day:
             "metadata": {"name": name},
             "spec": spec | {"snapshots": [{"name": f"{name}-a"}]} | more,
         }
-        (self.repository.path / f"{name}.yaml").write_text(yaml.safe_dump(document))
+        (self.desk / f"{name}.yaml").write_text(yaml.safe_dump(document))
 
-    def push(self, message: str) -> None:
-        """Commit, and have the host pull it."""
-        self.repository.commit(message)
-        self.repository("fetch", "-q", at=self.clone)
-        self.repository("reset", "-q", "--hard", "origin/main", at=self.clone)
+    def push(self, message: str, *words: str) -> None:
+        git(self.desk, "add", "-A")
+        git(self.desk, "commit", "-q", "--allow-empty", "-m", message)
+        git(self.desk, "push", "-q", *words, "origin", "HEAD")
 
-    def holds(self, *names: str) -> None:
-        self.until(lambda: self.there() == set(names), f"{sorted(names)}")
+    # ------------------------------------------------------------------------------------------------------ the host
 
-    def there(self) -> set[str]:
-        return {path.name.removesuffix("-a.ext4") for path in self.workshop.snapshot("x").parent.glob("*-a.ext4")}
+    def pull(self, branch: str = "main", *options: str) -> None:
+        """As a timer does it that takes whatever is there, and fears no rewritten history."""
+        git(self.clone, "fetch", "-q", "origin")
+        git(self.clone, *options, "checkout", "-q", "-f", "--detach", f"origin/{branch}")
+
+    def flip(self) -> None:
+        """As git-sync does it: a work tree for the revision, and a link that is moved to it in one step."""
+        git(self.clone, "fetch", "-q", "origin")
+        tree = self.workshop.root / f"rev-{git(self.clone, 'rev-parse', 'origin/main')}"
+        git(self.clone, "worktree", "add", "-q", "--detach", str(tree), "origin/main")
+        self.lead_to(tree)
+
+    def lead_to(self, tree: Path) -> None:
+        (self.workshop.root / "next").symlink_to(tree)
+        (self.workshop.root / "next").rename(self.current)
+
+    def start(self) -> None:
+        options = ("--prune", "--prune-max", "50%", "--prune-grace", f"{GRACE}s", "--interval", "3600")
+        self.running = self.workshop.start(*options, "-f", self.current, "--metrics-file", self.metrics)
+
+    @property
+    def service(self) -> Running:
+        assert self.running is not None
+        return self.running
+
+    # ------------------------------------------------------------------------------------------------------ checks
+
+    def there(self) -> dict[str, int]:
+        """The inode of each image's snapshot: another one where it was made anew."""
+        found = self.workshop.snapshot("x").parent.glob("*-a.ext4")
+        return {path.name.removesuffix("-a.ext4"): path.stat().st_ino for path in found}
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        self.service.until(condition, what, 60)
+        try:
+            self.service.until(condition, what, 120)
+        except AssertionError as error:
+            raise AssertionError(
+                f"{error}; there are {sorted(self.there())}, and the service said\n{self.service.said()}"
+            ) from None
 
-    def calm(self) -> None:
-        """The service has seen what is in the clone now, and has nothing left to do."""
-        self.until(lambda: "0 to change" in self.workshop.run("plan", "-f", str(self.clone)).stdout, "an empty plan")
+    def follows(self) -> None:
+        """The service has looked at everything as it is at the commit that is checked out."""
+        head = git(self.current, "rev-parse", "HEAD")[:12]
+        self.until(lambda: self.metrics.exists() and f'revision="git:{head}"' in self.metrics.read_text(), f"a pass at {head}")
+
+    def holds(self, *names: str) -> None:
+        """These images, and those that were there before have not been touched."""
+        self.follows()
+        self.until(lambda: self.there().keys() == set(names), f"{sorted(names)}")
+        self.keeps()
+
+    def keeps(self) -> None:
+        """Nothing of what was there has gone, or has been made anew."""
+        now = self.there()
+        kept = {name: inode for name, inode in self.inodes.items() if name in now}
+        assert {name: now[name] for name in kept} == kept
+        self.inodes = now
+
+    def still_holds(self, *names: str) -> None:
+        """Also when whatever might be pruned could have been."""
+        self.follows()
+        time.sleep(GRACE + 2)
+        assert self.there().keys() == set(names)
+        self.keeps()
+
+    def said(self, words: str, times: int = 1) -> None:
+        self.until(lambda: self.service.said().count(words) >= times, f"{words!r} being said")
 
 
 @pytest.fixture
 def day(workshop: Workshop) -> Iterable[Day]:
-    for layer in (BASE, change("more", {"srv/more": b"more"})):
+    workshop.env["RECONCILER_HOST_FILE"] = str(workshop.root / "host.yaml")
+    for layer in (root("base"), change("more", {"srv/more": b"more"})):
         workshop.keep(layer)
-    repository = Repository(workshop.root / "origin")
-    (repository.path / "pool.yaml").write_text(
-        "apiVersion: reconciler/v1alpha1\nkind: Pool\nmetadata: {name: default}\nspec: {file: {}, reserve: {dataPercent: 0}}\n"
-    )
-    repository.commit("A pool")
-    clone = workshop.root / "clone"
-    repository("clone", "-q", str(repository.path), str(clone), at=workshop.root)
-    link = workshop.root / "current"
-    link.symlink_to(clone)
-    service = workshop.start("-f", link, "--prune", "--prune-max", "50%", "--interval", "3600")
-    found = Day(workshop, service, repository, clone)
+    found = Day(workshop)
+    found.host.write_text("name: web-1\nlabels: {role: web}\n")
+    git(workshop.root, "init", "-q", "--bare", str(found.origin))
+    git(workshop.root, "clone", "-q", str(found.origin), str(found.desk))
+    pool = "apiVersion: reconciler/v1alpha1\nkind: Pool\nmetadata: {name: default}\nspec: {file: {}, reserve: {dataPercent: 0}}\n"
+    (found.desk / "pool.yaml").write_text(pool)
+    (found.desk / ".gitattributes").write_text("filler-*.yaml filter=slow\n")
+    found.push("A pool")
     yield found
-    assert service.signal(signal.SIGTERM).wait().code == 143
+    if found.running is not None:
+        assert found.service.signal(signal.SIGTERM).wait().code == 143
 
 
 def test_a_day_of_commits(day: Day) -> None:
-    write, push, repository = day.write, day.push, day.repository
-
+    # The host is there before its manifests are: a directory that is missing wants nothing, and is no reason to end.
     for name in ("web", "db", "cache"):
-        write(name)
-    push("Three images")
+        day.write(name)
+    day.push("Three images")
+    git(day.workshop.root, "clone", "-q", str(day.origin), str(day.clone))
+    day.lead_to(day.clone)
+    day.start()
     day.holds("web", "db", "cache")
 
-    write("web", ("base", "more"))
-    write("mail")
-    push("One more, and another version of web")
+    # A commit: one image more, and another version of one whose snapshot stays as its user has it.
+    day.write("web", ("base", "more"))
+    day.write("mail")
+    day.push("One more, and another version of web")
+    day.pull()
     day.holds("web", "db", "cache", "mail")
+    assert 'reconcile_actions_total{action="create",kind="Snapshot"} 4.0' in day.metrics.read_text()
 
-    # A branch with hundreds of files is checked out, and back: whatever is there half-way is never taken for what is wanted.
-    repository("checkout", "-q", "-b", "many")
+    # Another branch is checked out, with three hundred files more, two less and one changed, so slowly that a service which
+    # believed what it sees half-way would act on it; and back.
+    git(day.desk, "checkout", "-q", "-b", "many")
     for number in range(MANY):
-        write(f"filler-{number:03}", suspend=True)
-    push("Hundreds of images that are suspended")
-    repository("checkout", "-q", "main")
-    repository("fetch", "-q", at=day.clone)
-    repository("checkout", "-q", "-f", "origin/many", at=day.clone)
-    day.calm()
-    repository("checkout", "-q", "-f", "origin/main", at=day.clone)
-    day.calm()
+        day.write(f"filler-{number:03}", suspend=True)
+    for name in ("cache", "mail"):
+        (day.desk / f"{name}.yaml").unlink()
+    day.write("zebra")
+    day.push("Hundreds of images that are suspended")
+    git(day.desk, "checkout", "-q", "main")
+    passes = day.service.said().count("RECAP")
+    began = time.monotonic()
+    day.pull("many", *SLOW)
+    assert time.monotonic() - began > MANY * PAUSE, "Git has taken its time"
+    assert day.service.said().count("RECAP") == passes, "nothing was done while it did"
+    assert day.there() == day.inodes
+    day.follows()
+    day.until(lambda: "zebra" in day.there(), "the image of the branch")
+    day.pull()
     day.holds("web", "db", "cache", "mail")
 
-    # Somebody breaks a file, and removes another in the same commit: nothing of either goes.
-    (repository.path / "db.yaml").write_text("kind: Imagine\n")
-    (repository.path / "cache.yaml").unlink()
-    write("search")
-    push("Broken")
-    day.holds("web", "db", "cache", "mail", "search")
+    # Somebody breaks a file, and removes another in the same commit: nothing of either goes, what is new is made.
+    (day.desk / "db.yaml").write_text("kind: Imagine\n")
+    (day.desk / "cache.yaml").unlink()
+    day.write("search")
+    day.push("Broken")
+    day.pull()
+    day.said("2 faults in the manifests: 1 file stays")
+    day.still_holds("web", "db", "cache", "mail", "search")
 
-    # Reverted, and the removal is meant.
-    write("db")
-    push("Mended")
-    day.holds("web", "db", "mail", "search")
+    # The revert brings the removed file back with the broken one, and takes what was new away again, which is meant.
+    git(day.desk, "revert", "--no-edit", "HEAD")
+    day.push("Reverted")
+    day.pull()
+    day.holds("web", "db", "cache", "mail")
 
-    # All but one go by mistake: more than the service may prune at once is refused as a whole.
-    for number in range(6):
-        write(f"extra-{number}")
-    push("Six more")
-    day.holds("web", "db", "mail", "search", *(f"extra-{number}" for number in range(6)))
-    for path in repository.path.glob("*.yaml"):
+    # A typo in a selector: no host is meant any more. It is seen, and mended before the grace is over.
+    day.write("db", hosts={"matchLabels": {"role": "wbe"}})
+    day.push("Only for web hosts")
+    day.pull()
+    day.follows()
+    git(day.desk, "revert", "--no-edit", "HEAD")
+    day.push("Not so")
+    day.pull()
+    day.still_holds("web", "db", "cache", "mail")
+
+    # A typo in the host's own labels: nothing is pruned in the pass that finds it, and it is said.
+    day.write("db", hosts={"matchLabels": {"role": "web"}})
+    day.push("Only for web hosts, this time")
+    day.pull()
+    day.still_holds("web", "db", "cache", "mail")
+    day.host.write_text("name: web-1\nlabels: {role: wbe}\n")
+    day.said("the labels of this host have changed")
+    day.host.write_text("name: web-1\nlabels: {role: web}\n")
+    day.said("the labels of this host have changed", 2)
+    day.still_holds("web", "db", "cache", "mail")
+
+    # All but one go by mistake: more than may go at once is refused as a whole, and said.
+    more = [f"extra-{number}" for number in range(6)]
+    for name in more:
+        day.write(name)
+    day.push("Six more")
+    day.pull()
+    day.holds("web", "db", "cache", "mail", *more)
+    for path in day.desk.glob("*.yaml"):
         if path.name not in ("pool.yaml", "web.yaml"):
             path.unlink()
-    push("Mass deletion")
-    day.until(lambda: day.workshop.run("--once", "-f", str(day.clone)).code == 75, "the lock is the service's")
-    assert len(day.there()) == 10
-    repository("revert", "--no-edit", "HEAD")
-    push_again(day)
-    assert len(day.there()) == 10
+    day.push("Mass deletion")
+    day.pull()
+    day.said("nothing is pruned: --prune would remove 9 of 10 images")
+    day.still_holds("web", "db", "cache", "mail", *more)
 
-    # A file is renamed: its image is the same one.
-    before = day.workshop.snapshot("web-a").stat().st_ino
-    (repository.path / "web.yaml").rename(repository.path / "frontend.yaml")
-    push("Renamed")
-    day.calm()
-    assert day.workshop.snapshot("web-a").stat().st_ino == before
+    # And every one, which is refused whatever the bound.
+    (day.desk / "web.yaml").unlink()
+    day.push("Everything")
+    day.pull()
+    day.said("declares no image")
+    day.still_holds("web", "db", "cache", "mail", *more)
+    git(day.desk, "revert", "--no-edit", "HEAD~1..HEAD")
+    git(day.desk, "revert", "--no-edit", "HEAD~2")
+    day.push("Both reverted")
+    day.pull()
+    day.still_holds("web", "db", "cache", "mail", *more)
 
-    # History is rewritten under the host.
-    repository("reset", "-q", "--hard", "HEAD~2")
-    write("forced")
-    repository.commit("Another past")
-    push_again(day)
-    day.until(lambda: "forced" in day.there(), "the image of the other past")
+    # A file is renamed, and its image is the same; another image is renamed, and its snapshot changes hands.
+    (day.desk / "web.yaml").rename(day.desk / "frontend.yaml")
+    text = (day.desk / "mail.yaml").read_text()
+    (day.desk / "post.yaml").write_text(text.replace("name: mail\n", "name: post\n"))
+    (day.desk / "mail.yaml").unlink()
+    day.push("Renamed")
+    day.pull()
+    day.still_holds("web", "db", "cache", "mail", *more)
+    assert {one["name"] for one in day.workshop.run("list", "-o", "json").json["images"]} == {"web", "db", "cache", "post", *more}
+
+    # The host is moved from pulling to git-sync: a link is flipped to a work tree of the next revision, and to the one after.
+    day.write("synced")
+    day.push("For git-sync")
+    day.flip()
+    day.holds("web", "db", "cache", "mail", "synced", *more)
+    (day.desk / "synced.yaml").unlink()
+    day.push("Withdrawn")
+    day.flip()
+    day.holds("web", "db", "cache", "mail", *more)
+
+    # History is rewritten: the commits since the renaming have never been.
+    git(day.desk, "reset", "-q", "--hard", "HEAD~3")
+    assert (day.desk / "web.yaml").exists()
+    for name in more[:3]:
+        (day.desk / f"{name}.yaml").unlink()
+    day.write("forced")
+    day.push("Another past", "--force")
+    day.flip()
+    day.holds("web", "db", "cache", "mail", "forced", *more[3:])
+    day.until(lambda: "0 to change" in day.workshop.run("plan", "-f", day.current, "--prune").stdout, "nothing left to do")
 
 
-def push_again(day: Day) -> None:
-    """What is committed already."""
-    day.repository("fetch", "-q", at=day.clone)
-    day.repository("reset", "-q", "--hard", "origin/main", at=day.clone)
-
-
-def test_a_directory_that_git_sync_swaps_is_followed(day: Day) -> None:
-    """Each revision has a directory of its own; a link is moved from one to the next in one step."""
-    day.write("web")
-    day.push("One")
-    day.holds("web")
-    second = day.workshop.root / "second"
-    shutil.copytree(day.clone, second)
-    day.write("db")
-    shutil.copy(day.repository.path / "db.yaml", second)
-    (day.workshop.root / "next").symlink_to(second)
-    (day.workshop.root / "next").rename(day.workshop.root / "current")
-
+def test_nothing_is_made_of_a_checkout_that_never_ends(day: Day) -> None:
+    """Git was killed in the middle, and its lock stays: what it left is no commit, and a minute is waited before it is read."""
+    for name in ("web", "db"):
+        day.write(name)
+    day.push("Two")
+    git(day.workshop.root, "clone", "-q", str(day.origin), str(day.clone))
+    day.lead_to(day.clone)
+    day.start()
     day.holds("web", "db")
+
+    (day.clone / ".git" / "index.lock").touch()
+    (day.clone / "db.yaml").unlink()
+    shutil.copy(day.clone / "web.yaml", day.clone / "half.yaml")
+    time.sleep(GRACE + 3)
+    assert day.there() == day.inodes
+    assert not re.search("faults", day.service.said())
+
+    git(day.clone, "clean", "-qfd")
+    (day.clone / ".git" / "index.lock").unlink()
+    git(day.clone, "checkout", "-q", "-f", "HEAD")
+    day.still_holds("web", "db")

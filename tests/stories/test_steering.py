@@ -143,3 +143,20 @@ def test_a_host_whose_labels_have_changed_prunes_nothing_in_that_run(workshop: W
     assert workshop.snapshot("web-a").exists()
     workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "rôle=web"}).expect(0)
     assert not workshop.snapshot("web-a").exists()
+
+
+def test_a_service_is_woken_by_its_hosts_labels_and_prunes_nothing_in_that_pass(workshop: Workshop) -> None:
+    """Nor is what it wants then decided by what the labels were before."""
+    own = workshop.root / "host.yaml"
+    own.write_text("labels: {role: web}\n")
+    workshop.env["RECONCILER_HOST_FILE"] = str(own)
+    workshop.image("web", [BASE], hosts={"matchLabels": {"role": "web"}})
+    workshop.image("db", [BASE], hosts={"matchLabels": {"role": "db"}})
+    service = workshop.start("--prune", "--interval", "3600").until(workshop.snapshot("web-a").exists, "the snapshot")
+    workshop.run("wait", "image/web", "--timeout", "30").expect(0)
+
+    own.write_text("labels: {role: db}\n")
+    service.until(workshop.snapshot("db-a").exists, "the other snapshot")
+    service.until(lambda: "nothing is pruned in this one" in service.said(), "a word of it")
+    assert workshop.snapshot("web-a").exists()
+    assert service.signal(signal.SIGTERM).wait().code == 143

@@ -97,6 +97,10 @@ class Running:
             time.sleep(0.002)
         return self
 
+    def said(self) -> str:
+        """What it has said so far."""
+        return b"".join(os.pread(stream.fileno(), 1 << 24, 0) for stream in (self._out, self._err)).decode()
+
     def signal(self, number: int) -> Running:
         self.process.send_signal(number)
         return self
