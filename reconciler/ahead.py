@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from reconciler import report
 from reconciler.execute import Ledger, Meanwhile
 from reconciler.host import Host
-from reconciler.image.spec import chain_ids
+from reconciler.image.spec import Source, chain_ids
 from reconciler.loop import Look, Wish, carry_on, resolve, selected
 from reconciler.marks import suspending
 from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Kind, Plan, Result, SnapshotRow, Verb, VolumeRow
-from reconciler.observe import held, observe
+from reconciler.observe import held, observe, resolutions
 from reconciler.outcome import outcome
 from reconciler.patience import Patience
 from reconciler.plan import plan
 from reconciler.planner.replacing import candidates
+from reconciler.planner.unpinned import known_digests
 from reconciler.records import Records
 
 MOST = 100
@@ -97,19 +98,23 @@ def look(few: Host, wish: Wish) -> Look:
     desired = suspending(few.desired, few.records.marks(), time.time())
     chosen = selected(desired, wish.selector)
     selection = frozenset(desired.images) if chosen is None else chosen
-    observed = observe(
-        desired, Few(few.records, desired), few.drivers, lambda sources: resolve(few, sources), selection=selection, whole=False
-    )
+    resolved = resolutions(desired, lambda sources: resolve(few, sources), selection)
+    rows = Few(few.records, desired, known_digests(resolved))
+    observed = observe(desired, rows, few.drivers, lambda sources: resolved, selection=selection, whole=False)
     observed = replace(observed, holders=held(few.drivers, candidates(desired, observed, selection)))
     return Look(observed, plan(desired, observed, selection=selection))
 
 
 @dataclass(frozen=True)
 class Few:
-    """The registry's rows of a few images (``observe.Rows``): what they have, and what has the names of what they want."""
+    """The registry's rows of a few images (``observe.Rows``): what they have, and what has the names of what they want.
+
+    ``known`` are the digests of unpinned layers.
+    """
 
     records: Records
     desired: Desired
+    known: Mapping[Source, str]
 
     def images(self) -> Mapping[str, ImageRow]:
         return self.records.images(self.desired.images)
@@ -119,16 +124,24 @@ class Few:
         return self.records.snapshots(self.desired.images, names)
 
     def volumes(self) -> Mapping[tuple[str, str], VolumeRow]:
-        wanted = {chain for image in self.desired.images.values() for chain in _chains(image)}
+        wanted = {chain for image in self.desired.images.values() for chain in self._chains(image)}
         had = {row.chain for row in self.images().values() if row.chain} | {row.chain for row in self.snapshots().values()}
-        return self.records.volumes(wanted | had)
+        return self._with_parents(wanted | had)
 
     def failures(self) -> Mapping[tuple[Kind, str], Failure]:
         return {}
 
+    def _chains(self, image: ImageSpec) -> tuple[str, ...]:
+        """The volumes that it may want, as far as its layers are known."""
+        digests = [layer.sha256 or self.known.get(layer.source, "") for layer in image.layers]
+        known = digests.index("") if "" in digests else len(digests)
+        return chain_ids(image.size, digests[:known], image.limits.policy)
 
-def _chains(image: ImageSpec) -> tuple[str, ...]:
-    """The volumes that it may want, as far as its layers are pinned."""
-    digests = [layer.sha256 or "" for layer in image.layers]
-    known = digests.index("") if "" in digests else len(digests)
-    return chain_ids(image.size, digests[:known], image.limits.policy)
+    def _with_parents(self, chains: Collection[str]) -> Mapping[tuple[str, str], VolumeRow]:
+        """A volume that is there was made on its parents, and what is looked at without them would seem to lack them."""
+        found: dict[tuple[str, str], VolumeRow] = {}
+        while chains:
+            rows = self.records.volumes(chains)
+            found |= rows
+            chains = {row.parent for row in rows.values() if row.parent} - {chain for _, chain in found}
+        return found

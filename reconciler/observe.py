@@ -65,7 +65,7 @@ def observe(
         images=registry.images(),
         volumes=volumes,
         snapshots=snapshots,
-        resolutions=_resolutions(desired, resolve, selection),
+        resolutions=resolutions(desired, resolve, selection),
         failures=registry.failures(),
     )
 
@@ -112,7 +112,8 @@ def held(drivers: Mapping[str, Driver], snapshots: Iterable[SnapshotRow]) -> dic
     return found
 
 
-def _resolutions(desired: Desired, resolve: Resolve, selection: Collection[str] | None) -> Mapping[Source, Resolution]:
+def resolutions(desired: Desired, resolve: Resolve, selection: Collection[str] | None) -> Mapping[Source, Resolution]:
+    """What the unpinned sources of the selected images hold now; each one's error where they can't be asked."""
     sources = list(dict.fromkeys(_unpinned(desired, selection)))
     if not sources:
         return {}

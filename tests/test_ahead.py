@@ -18,8 +18,9 @@ import yaml
 from reconciler import ahead, host, loop, patience
 from reconciler.host import Host
 from reconciler.loop import Wish
-from reconciler.model import Desired, ImageSpec, PoolSpec, Result
+from reconciler.model import Desired, ImageSpec, Kind, PoolSpec, Result
 from reconciler.patience import Patience
+from reconciler.pool.file import FilePool
 from reconciler.report import Silent
 from reconciler.settings import Settings
 from tests.stories import layers
@@ -161,6 +162,31 @@ def test_only_the_changed_image_is_touched_until_the_pass_over_everything(bench:
     assert sorted(path.name for path in snapshots.iterdir()) == ["web-a.ext4", "web-b.ext4", "web-c.ext4"]
     service.converge()
     assert (snapshots / "db-a.ext4").exists()
+
+
+def test_layers_that_nobody_has_pinned_are_not_built_again(
+    bench: Bench, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume for each layer: the lower ones are known only by what their sources hold now."""
+    monkeypatch.setattr(FilePool, "shares_blocks", True)
+    for name in bench.images:
+        bench.images[name]["layers"] = [{"source": layer["source"]} for layer in bench.images[name]["layers"]]
+    bench.write()
+    service = Running(bench, stack, "state")
+    service.converge()
+    bench.images["web"]["snapshots"].append({"name": "web-c"})
+    bench.declare("late", [0, 1], ["late-a"])
+    bench.images["late"]["layers"] = bench.images["web"]["layers"]
+    bench.write()
+
+    result = service.go_ahead(service.inform())
+
+    assert result is not None
+    assert {(one.kind, one.name) for one in result.objects if one.changed} == {
+        (Kind.SNAPSHOT, "web-c"),
+        (Kind.SNAPSHOT, "late-a"),
+        (Kind.IMAGE, "late"),
+    }
 
 
 def test_what_has_failed_ahead_is_not_tried_again_at_once(bench: Bench, stack: ExitStack) -> None:

@@ -139,10 +139,10 @@ def test_udev_knows_the_devices_and_waits_for_nothing(installed: Machine) -> Non
 
 def test_a_mounted_snapshot_is_what_gnu_tar_unpacks(installed: Machine) -> None:
     layers = "/srv/sample-s3"
-    unpack = "tar --extract --delay-directory-restore --numeric-owner --same-permissions --xattrs --xattrs-include='*' --directory /var/tmp/peer --file"
+    unpack = "tar --extract --delay-directory-restore --numeric-owner --same-permissions --xattrs --xattrs-include='*'"
     installed.run("rm -rf /var/tmp/peer && mkdir /var/tmp/peer")
     for layer in ("base.tar", "python.tar.gz"):
-        installed.run(f"{unpack} {layers}/{layer}")
+        installed.run(f"{unpack} --directory /var/tmp/peer --file {layers}/{layer}")
     installed.run(f"mount -o noatime /dev/mapper/{POOL}-python-a /mnt")
 
     found = installed.run("cd /vagrant && /opt/reconciler/bin/python - /mnt /var/tmp/peer", stdin=DIFFER)
