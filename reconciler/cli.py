@@ -7,6 +7,7 @@ file that knows click.
 from __future__ import annotations
 
 import gc as garbage
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -17,17 +18,52 @@ import click
 
 from reconciler import __version__, log
 from reconciler.errors import CommandError, Exit, ReconcilerError, Stopped
-from reconciler.verbs import converging, getting, keeping, layers, living, looking, pools, steering
 from reconciler.verbs.options import changing, shared
+
+VERBS = {
+    "Converge": ("converging.plan", "converging.apply", "converging.show", "converging.drift"),
+    "Look": (
+        *("looking.list", "looking.describe", "getting.get", "looking.graph", "living.top"),
+        *("looking.events", "looking.runs", "looking.health", "looking.verify"),
+    ),
+    "Steer": (
+        *("steering.suspend", "steering.resume", "steering.protect", "steering.unprotect"),
+        *("steering.retry", "steering.wait"),
+    ),
+    "Write manifests": ("looking.validate", "getting.explain", "looking.schema"),
+    "Layers by hand": ("layers.inspect", "layers.build"),
+    "Mend": ("keeping.state", "keeping.import", "pools.adopt", "pools.gc", "pools.detach"),
+    "Shell": ("cli.completion",),
+}
+"""By what they are for, as ``--help`` shows them; each behind its module of ``verbs``, or this one."""
+
+HOMES = {verb: module for places in VERBS.values() for module, _, verb in (place.partition(".") for place in places)}
 
 
 class Grouped(click.Group):
-    """A command whose help lists its verbs by what they are for."""
+    """A command whose help lists its verbs by what they are for. Loads those that it is asked for: one, as a rule."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(HOMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.commands or cmd_name not in HOMES:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"reconciler.verbs.{HOMES[cmd_name]}")
+        # A verb that is one of Python's own words has an underscore behind it there.
+        found: click.Command = vars(module).get(cmd_name) or vars(module)[f"{cmd_name}_"]
+        return found
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in HOMES:  # click looks among the loaded ones for what may have been meant
+            self.commands.update({verb: found for verb in HOMES if (found := self.get_command(ctx, verb))})
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, verbs in VERBS.items():
+        for title, places in VERBS.items():
+            verbs = (self.get_command(ctx, place.partition(".")[2]) for place in places)
             with formatter.section(title):
-                formatter.write_dl([(str(verb.name), verb.get_short_help_str(110)) for verb in verbs])
+                formatter.write_dl([(str(verb.name), verb.get_short_help_str(110)) for verb in verbs if verb])
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code.value), meaning) for code, meaning in EXITS.items()])
 
@@ -87,6 +123,8 @@ def cli(context: click.Context, /, once: bool, check: bool, log_format: str, **_
     log.use(log_format)
     if context.invoked_subcommand is not None:
         return Exit.OK
+    from reconciler.verbs import converging
+
     if check:
         return converging.show_plan(context)
     return converging.run(context, once=once)
@@ -106,23 +144,7 @@ def completion(shell: str) -> int:
     return Exit.OK
 
 
-VERBS: dict[str, tuple[click.Command, ...]] = {
-    "Converge": (converging.plan, converging.apply, converging.show, converging.drift),
-    "Look": (
-        *(looking.list_, looking.describe, getting.get, looking.graph, living.top),
-        *(looking.events, looking.runs, looking.health, looking.verify),
-    ),
-    "Steer": (steering.suspend, steering.resume, steering.protect, steering.unprotect, steering.retry, steering.wait),
-    "Write manifests": (looking.validate, getting.explain, looking.schema),
-    "Layers by hand": (layers.inspect, layers.build),
-    "Mend": (keeping.state, keeping.import_, pools.adopt, pools.gc, pools.detach),
-    "Shell": (completion,),
-}
-"""By what they are for, as ``--help`` shows them."""
-
-for verbs in VERBS.values():
-    for verb in verbs:
-        cli.add_command(verb)
+cli.add_command(completion)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler import lifecycle, report, tracing
-from reconciler.errors import Guarded, NotConverged, ReconcilerError
+from reconciler.errors import Guarded, LayerCorrupt, LayerRefused, NotConverged, ReconcilerError
 from reconciler.execute import Ledger, Meanwhile, approval, carry_out
 from reconciler.host import Host
 from reconciler.image import source
@@ -283,11 +283,17 @@ def note_undeclared(host: Host, retried: Collection[Mark]) -> None:
 
 
 def tidy(host: Host, left: Plan) -> None:
-    """End runs that nothing wants any more; keep layers in the spool only where something is to be built from them."""
+    """End runs that nothing wants any more; keep layers in the spool only where something is to be built from them.
+
+    Of layers that were refused nothing will be: they are not kept for another try, which would come to the same.
+    """
     wanted = {action.key for action in left.actions}
     for run in host.records.open_runs():
         if str(run.subject) not in wanted:
             host.engine.cancel(run.id, "no longer wanted")
-    keep = {layer.sha256 for action in left.actions for layer in action.layers if layer.sha256}
+    failures = host.records.failures()
+    refused = {key for key, failure in failures.items() if failure.reason in (LayerRefused.reason, LayerCorrupt.reason)}
+    hopeful = [action for action in left.actions if (action.kind, action.name) not in refused]
+    keep = {layer.sha256 for action in hopeful for layer in action.layers if layer.sha256}
     if host.settings.spool.exists() and not any(action.verb is Verb.RESOLVE for action in left.actions):
         host.spool.sweep(keep)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -213,6 +215,21 @@ def test_manifests_are_validated_without_a_host(
     assert reconcile("--once").code == Exit.INVALID
     assert "bad.yaml:2:7" in reconcile("list").err
     assert reconcile("validate", str(manifests / "base.yaml"), "-o", "json").json["images"] == ["base"]
+
+
+def test_a_verb_loads_itself_and_no_other() -> None:
+    """What a command costs before it does anything is what its own verb needs."""
+    asked = "import sys; from reconciler.cli import main; main(['build', '--help']); print(*sorted(sys.modules))"
+
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+
+    loaded = {module for module in done.stdout.splitlines()[-1].split() if module.startswith("reconciler.verbs.")}
+    assert loaded == {"reconciler.verbs.layers", "reconciler.verbs.options"}
+
+
+def test_a_verb_that_is_misspelt_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bild"]) == Exit.USAGE
+    assert "build" in capsys.readouterr().err
 
 
 def test_help_schema_version_and_completion_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,16 +7,13 @@ plant on disk for GNU tar and bsdtar is tried as well.
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.support import compare, ext4, images, peers, reference
-from tests.support.trees import HARDLINK, SECOND
+from tests.support import compare, debugfs, ext4, images, peers, reference
 
 from .cases import CASES, DEEPEST, Case, written
 from .writers import WRITERS
@@ -93,58 +90,19 @@ def test_a_kernel_mounts_what_a_real_writer_wrote(tmp_path: Path, case: Case, na
         same(reference.model(case.expected), compare.of_directory(top))
 
 
+def _for_debugfs() -> Iterator[object]:
+    """Each case by its first writer that needs no root; by its first one where all do."""
+    for case in CASES:
+        name = next((name for name in case.writers if not needs_root(case, name)), case.writers[0])
+        yield pytest.param(case, name, id=case.name, marks=[pytest.mark.root] if needs_root(case, name) else [])
+
+
 @needs_e2fsprogs
-@pytest.mark.parametrize("name", ["python-pax", "list-pax"])
-def test_debugfs_reads_the_same_of_every_inode(tmp_path: Path, name: str) -> None:
-    """A third reader: types, bits, owners, sizes, times and links as e2fsprogs see them."""
-    needs_writer(name)
-    layer = [entry for case in CASES if name in case.writers and len(case.chain) == 1 for entry in case.expected[0]]
-    layer = [entry for entry in layer if b"\n" not in entry.name and entry.kind != HARDLINK and len(entry.name) < 256]
-    unique = {entry.name.split(b"/")[0]: entry for entry in layer if b"/" not in entry.name and entry.name != b"."}
-    image = tmp_path / "image"
-    images.build_here([WRITERS[name].write([list(unique.values())], tmp_path)], image, IMAGE)
+@pytest.mark.parametrize(("case", "name"), list(_for_debugfs()))
+def test_debugfs_reads_what_a_real_writer_wrote(tmp_path: Path, case: Case, name: str) -> None:
+    """A third reader, of e2fsprogs: names, types, bits, owners, times, holes, content, targets, devices, attributes, links."""
+    image = build(case, name, tmp_path)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
 
-    with ext4.opened(image) as opened:
-        expected = sorted(told_of(inode) for number in range(11, 11 + len(unique)) if (inode := opened.inode(number)))
-    script = tmp_path / "script"
-    script.write_text("".join(f"stat <{number}>\n" for number in range(11, 11 + len(unique))))
-    told = images.run("debugfs", "-f", script, image).split("debugfs: stat <")[1:]
-
-    assert sorted(map(told_by_debugfs, told)) == expected
-
-
-Told = tuple[int, str, int, int, int, int, int]
-
-
-def told_of(inode: ext4.Inode) -> Told:
-    kind = TYPES[stat.S_IFMT(inode.mode)]
-    return inode.number, kind, stat.S_IMODE(inode.mode), inode.uid, inode.gid, inode.size, inode.mtime
-
-
-def told_by_debugfs(text: str) -> Told:
-    found = re.search(r"Inode: (\d+) +Type: (.+?) +Mode: +(\d+) +Flags", text)
-    owner = re.search(r"User: +(-?\d+) +Group: +(-?\d+)(?: +Project: +\d+)? +Size: (\d+)", text)
-    time = re.search(r"mtime: 0x([0-9a-f]+):([0-9a-f]+)", text)
-    size = int(owner[3]) if owner else 0
-    assert found and owner and time, text
-    low, extra = int(time[1], 16), int(time[2], 16)
-    seconds = low - (low >> 31 << 32) + ((extra & 3) << 32)
-    return (
-        int(found[1]),
-        found[2],
-        int(found[3], 8),
-        int(owner[1]) % 2**32,
-        int(owner[2]) % 2**32,
-        size,
-        seconds * SECOND + (extra >> 2),
-    )
-
-
-TYPES = {
-    stat.S_IFREG: "regular",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFCHR: "character special",
-    stat.S_IFBLK: "block special",
-    stat.S_IFIFO: "FIFO",
-}
+    same(reference.model(case.expected), debugfs.of_image(image, scratch))

@@ -15,7 +15,7 @@ import pytest
 from reconciler.image.spec import MIB, Limits
 from tests.hostile.case import Accepted, Case, Corrupt, Refused
 from tests.hostile.catalogue import BY_NAME, CASES, REPRESENTATIVES
-from tests.hostile.marks import marked
+from tests.hostile.marks import SECONDS, marked
 from tests.hostile.workshop import OUTPUT, Outcome, Workshop
 from tests.support import ext4
 
@@ -39,6 +39,7 @@ def test_a_builder_gives_the_verdict_and_leaves_nothing_else(tmp_path: Path, wor
     left = {path.name for path in tmp_path.iterdir()} - {f"{number}.tar" for number in range(len(layers))}
     assert outcome.left == []
     assert outcome.peak < case.memory, f"{outcome.peak >> 20} MiB"
+    assert outcome.cpu < SECONDS, f"{outcome.cpu} s of CPU"
     match case.verdict:
         case Accepted() as accepted:
             assert (outcome.error, left) == ("", {OUTPUT}), outcome
