@@ -70,10 +70,10 @@ def leftovers(seen: Sight, identities: Collection[str]) -> tuple[str, ...]:
     return tuple(str(row) for row in seen.rows.values() if (row.id, row.transaction) not in known and proved(row, content))
 
 
-def troubles(name: str, seen: Sight, status: PoolStatus | None, geometry: Geometry) -> tuple[Trouble, ...]:
+def troubles(name: str, seen: Sight, geometry: Geometry) -> tuple[Trouble, ...]:
     found = [seen.trouble] if seen.trouble else []
-    if status is not None:
-        found += _of_status(name, status, geometry)
+    if seen.status is not None:
+        found += _of_status(name, seen.status, geometry)
     if seen.content and geometry.data.file and geometry.data.size and geometry.data.size < seen.data.size:
         sizes = f"{geometry.data.size} bytes are declared, and {geometry.data.file} has {seen.data.size}"
         found.append(Trouble("CannotShrink", f"pool {name} can't become smaller: {sizes}; declare what it has", halts=False))
@@ -87,8 +87,8 @@ def troubles(name: str, seen: Sight, status: PoolStatus | None, geometry: Geomet
 def _of_status(name: str, status: PoolStatus, geometry: Geometry) -> list[Trouble]:
     where = geometry.metadata.file or geometry.metadata.device
     mend = (
-        f"stop what uses its snapshots, run `reconcile detach {name}`, then `thin_check {where}` and, where that finds nothing, "
-        f"`thin_check --clear-needs-check-flag {where}`, or thin_repair to a new device; then `reconcile --once`"
+        f"stop what uses its snapshots, run `reconcile detach {name} --apply`, then `thin_check {where}` and, where that finds "
+        f"nothing, `thin_check --clear-needs-check-flag {where}`, or thin_repair to a new device; then `reconcile --once`"
     )
     if status.mode is Mode.FAIL:
         return [Trouble("PoolFailed", f"pool {name} has failed, and can't even be read: {mend}")]
