@@ -14,6 +14,9 @@ from reconciler.pool.journal import DeviceRow, identified, stamp_of
 from reconciler.pool.metadata import Metadata, ThinDevice
 from reconciler.pool.status import Mode, PoolStatus
 
+FULL_SHARE = 20
+"""Metadata of which less than one in so many blocks is free counts as full: a change that needs several finds them no more."""
+
 
 def proved(row: DeviceRow, content: Metadata) -> bool:
     """Whether the pool still holds this very device: the same id, created under the same transaction."""
@@ -95,7 +98,11 @@ def _of_status(name: str, status: PoolStatus, geometry: Geometry) -> list[Troubl
     if status.needs_check:
         return [Trouble("PoolNeedsCheck", f"the kernel has put pool {name} into read-only mode, and it needs a check: {mend}")]
     if status.mode is Mode.RO:
-        return [Trouble("PoolReadOnly", f"pool {name} is read-only: its metadata is full or can't be written; {mend}")]
+        is_full = status.total_metadata - status.used_metadata <= status.total_metadata // FULL_SHARE
+        why = (
+            "its metadata is full: declare it larger; where that does not help," if is_full else "its metadata can't be written:"
+        )
+        return [Trouble("PoolReadOnly", f"pool {name} is read-only: {why} {mend}")]
     if status.mode is Mode.OUT_OF_DATA_SPACE:
         full = "declare it larger, or remove images with --prune; what its snapshots could not write is lost to their users"
         return [Trouble("PoolFull", f"pool {name} has no data space left: {full}", removes=True)]

@@ -18,7 +18,7 @@ from tests.stories.conftest import zygote  # noqa: F401 - a fixture
 from tests.stories.layers import noise, root
 
 from .rig import dmsetup, write
-from .test_troubles import becomes, checked, heal, hog, host, read, still_looked_at, under  # noqa: F401 - a fixture among them
+from .test_troubles import becomes, checked, crowd, heal, hog, host, read, still_looked_at, under  # noqa: F401 - a fixture among them
 from .workshop import POOL, ThinWorkshop
 
 
@@ -60,6 +60,23 @@ def test_a_full_pool_that_is_declared_larger_goes_on(host: ThinWorkshop) -> None
 
     assert read(host, "a", 4) == b"mine"
     host.settled()
+
+
+def test_a_pool_whose_full_metadata_is_declared_larger_goes_on(host: ThinWorkshop) -> None:  # noqa: F811
+    """Nothing was lost, so it need not be taken down for that: snapshots stay as they are, in use or not."""
+    with pytest.raises(OSError, match="dm message"):
+        crowd(600)
+    host.image("more", [root("more")])
+    host.once().expect(1)
+    print(dmsetup("status", "--noflush", POOL))
+    assert "its metadata is full: declare it larger" in said_by_health(host)
+
+    with host.snapshot("a").open("rb") as user:
+        replace(host, metadata_size="8MiB").pool()
+        host.converge()
+        assert user.read(4) == b"mine"
+    assert dmsetup("status", "--noflush", POOL).split()[7] == "rw"
+    host.once("--detailed-exitcode").expect(0)
 
 
 def test_a_read_only_pool(host: ThinWorkshop) -> None:  # noqa: F811

@@ -300,6 +300,42 @@ def test_a_busy_snapshot_names_its_holder_and_stays(thin: Rig) -> None:
         assert pool.observe({}, {"web": identity}).snapshots["web"].active
 
 
+def test_a_process_that_holds_a_snapshot_is_named(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A)
+        pool.create_snapshot("web", A)
+        with pool.snapshot_path("web").open("rb") as device, subprocess.Popen(["sleep", "600"], stdin=device) as vm:
+            device.close()
+            try:
+                with pytest.raises(Busy, match=rf"web is held by process {vm.pid} \(sleep\)"):
+                    pool.remove_snapshot("web")
+            finally:
+                vm.kill()
+        pool.remove_snapshot("web")
+
+
+def test_a_mount_in_a_namespace_that_nobody_sees_is_named(thin: Rig) -> None:
+    """As a container leaves it that was started while it was mounted."""
+    with thin.assembled() as pool:
+        volume(pool, A)
+        pool.create_snapshot("web", A)
+        path, top = pool.snapshot_path("web"), thin.root / "mnt"
+        subprocess.run(["mke2fs", "-q", "-F", path], check=True)
+        top.mkdir()
+        command = f"mount {path} {top} && echo mounted && exec sleep 600"
+        unshared = ["unshare", "--mount", "--propagation=private", "sh", "-c", command]
+        with subprocess.Popen(unshared, stdout=subprocess.PIPE, text=True) as container:
+            assert container.stdout is not None
+            assert container.stdout.readline() == "mounted\n"
+            try:
+                named = rf"a mount at {top} in the mount namespace of process {container.pid} \(sleep\)"
+                with pytest.raises(Busy, match=named):
+                    pool.remove_snapshot("web")
+            finally:
+                container.kill()
+        pool.remove_snapshot("web")
+
+
 def test_what_a_microvm_has_open_is_not_discarded(thin: Rig) -> None:
     """It claims nothing, it just has it open: the removal is refused before a byte is given back."""
     with thin.assembled() as pool:
