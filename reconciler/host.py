@@ -219,14 +219,8 @@ class HostJournal:
     def begin(self, row: DeviceRow, above: int = 0) -> DeviceRow:
         return self.host.registry.begin_device(self.name, row, above)
 
-    def skip(self, above: int) -> None:
-        self.host.registry.next_id(self.name, above)
-
     def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
         self.host.registry.journal(self.name, pool, put, drop)
-
-    def forget(self) -> None:
-        self.host.registry.forget_pool(self.name)
 
 
 @contextmanager

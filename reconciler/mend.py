@@ -8,7 +8,7 @@ Called by ``cli``. No state; the decisions are in ``pool.adoption``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from reconciler.errors import Busy, PoolUnusable, UsageError
@@ -16,7 +16,7 @@ from reconciler.host import Host
 from reconciler.image.spec import chain_ids, filesystem_uuid
 from reconciler.model import Kind, SnapshotMade, SnapshotRow
 from reconciler.pool.adoption import Adoption, Candidate
-from reconciler.pool.journal import DeviceRow
+from reconciler.pool.journal import DeviceRow, Role
 from reconciler.pool.mending import Mending
 from reconciler.pool.thin import ThinPool
 
@@ -57,14 +57,24 @@ def adopt(host: Host, name: str, named: Mapping[str, int], *, apply: bool) -> tu
     plan = pool.adoption(named, frozenset(claims), chains(host))
     if plan is None:
         return ()
+    require_free(name, plan, named)
     changes = tuple(_changes(name, plan, host))
     if apply:
-        pool.adopt(plan)
         rows = [SnapshotRow(name, one.name, claims[one.name], one.chain, one.identity) for one in plan.take]
-        host.registry.apply([SnapshotMade(row) for row in rows])
-        for change in changes:
-            host.registry.event(Kind.POOL, name, "Adopted", change.message)
+        host.registry.adopt_pool(name, plan, [SnapshotMade(row) for row in rows], [change.message for change in changes])
     return changes
+
+
+def require_free(pool: str, plan: Adoption, named: Collection[str]) -> None:
+    """Nobody may give a name that a snapshot in the pool has to another: that one would go, with what was written to it.
+
+    Raises UsageError.
+    """
+    there = {row.name: row for row in plan.keep if row.role is Role.SNAPSHOT}
+    for one in plan.take:
+        if one.name in named and (held := there.get(one.name)) is not None:
+            hint = f"declare another name for thin id {one.id}; or withdraw snapshot {one.name}, and run with --prune, before"
+            raise UsageError(f"snapshot {one.name} of pool {pool} is there already: {held}", hint=hint)
 
 
 def chains(host: Host) -> dict[str, str]:

@@ -28,6 +28,7 @@ from reconciler.fsm import Conflict
 from reconciler.machine import Entry, Result, Run, Status, Subject
 from reconciler.marks import Mark, What
 from reconciler.model import Fact, ImageRow, Kind
+from reconciler.pool.adoption import Adoption
 from reconciler.pool.journal import DeviceRow, PoolRow
 from reconciler.records import Records
 from reconciler.tables import (
@@ -158,11 +159,24 @@ class Registry(Records):
             self._raw.executemany(_PUT_DEVICE, [(pool, *rows.device_row(device)) for device in put])
             self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", [(pool, thin_id) for thin_id in drop])
 
-    def forget_pool(self, pool: str) -> None:
-        """Drop all that was remembered for the pool's driver, but not the ids that were given."""
+    def adopt_pool(self, pool: str, plan: Adoption, facts: Sequence[Fact], messages: Sequence[str]) -> None:
+        """Remember a pool as the plan says, with the snapshots that it brings, as one; ids that were given stay given.
+
+        A device of which nothing knows what it is would be taken for something half-built, and removed.
+        """
         with self._writing() as db:
-            db.execute(sql.delete(DeviceTable).where(col(DeviceTable.pool) == pool))
-            db.execute(sql.delete(PoolTable).where(col(PoolTable.name) == pool))
+            if plan.pool is None:
+                db.execute(sql.delete(DeviceTable).where(col(DeviceTable.pool) == pool))
+                db.execute(sql.delete(PoolTable).where(col(PoolTable.name) == pool))
+            else:
+                put = (*plan.keep, *plan.take)
+                self._take_id(pool, max((row.id for row in (*put, *plan.drop)), default=0))
+                self._raw.execute("INSERT OR REPLACE INTO pool VALUES (?, ?, ?)", (pool, plan.pool.stamp, plan.pool.transaction))
+                self._raw.executemany(_PUT_DEVICE, [(pool, *rows.device_row(row)) for row in put])
+                self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", [(pool, row.id) for row in plan.drop])
+            _apply(db, facts)
+            for message in messages:
+                self._log(db, Subject(Kind.POOL, pool), "Adopted", message, "")
 
     def remember_manifests(self, texts: Mapping[str, str], *, whole: bool, known: Mapping[str, str]) -> None:
         """Keep these texts where they are not ``known``; with ``whole`` they are all there are, and others are forgotten."""

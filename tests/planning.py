@@ -137,6 +137,7 @@ def _pool(name: str, pool: Mapping[str, Any], volumes: Iterable[VolumeRow], snap
         tuple(Trouble(**trouble) for trouble in pool.get("troubles", ())),
         pool.get("unready", ""),
         SPACE if pool.get("thin") else None,
+        pool.get("reachable", True),
     )
     return PoolObserved(name, pool.get("shares", True), state)
 

@@ -79,9 +79,20 @@ def activating(facts: Facts, chosen: Collection[str] | None, going: Iterable[Act
                 yield action
 
 
+def stranded(facts: Facts) -> Iterator[str]:
+    """Images with a snapshot that is whole, and that can't be activated: its pool is not up, and does not come up."""
+    for (pool, name), row in facts.observed.snapshots.items():
+        state = facts.state(pool)
+        if state and state.halted and not state.reachable:
+            found = facts.snapshot_state((pool, name))
+            if found.condition is Condition.INTACT and not found.active:
+                yield facts.claims.get((pool, name), row.image)
+
+
 def halted(goals: Iterable[Goal], made: Iterable[Action], assembled: Iterable[Action], facts: Facts) -> tuple[Failure, ...]:
-    """Images for which something would have to be made in a pool where nothing can be, now or once it is assembled."""
+    """Images for which something would have to be made or activated in a pool where it can't be, now or once it is assembled."""
     wanting = {image for action in made if action.pool and action.verb is not Verb.RECORD for image in action.images}
+    wanting.update(stranded(facts))
     changing = {action.name for action in assembled}
     found = []
     for goal in goals:

@@ -29,7 +29,7 @@ from reconciler.pool.journal import DeviceRow, Journal, PoolRow, first_transacti
 from reconciler.pool.metadata import Metadata
 from reconciler.pool.naming import Names
 from reconciler.pool.recovery import Standing, Verdict, judge
-from reconciler.pool.status import PoolTable
+from reconciler.pool.status import Mode, PoolStatus, PoolTable
 
 SECTOR = 512
 YOUNGER_OR_OLDER = ("RegistryOlder", "PoolOlder")
@@ -47,12 +47,13 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """Everything about a pool that can be seen without changing anything."""
+    """Everything about a pool that can be seen without changing anything; ``status`` where it is up, and ours."""
 
     data: Found
     metadata: Found
     content: Metadata | None
     device: Device | None
+    status: PoolStatus | None
     row: PoolRow | None
     rows: Mapping[int, DeviceRow]
     verdict: Verdict
@@ -78,9 +79,15 @@ class Assembly:
         content = metadata.read(meta.path) if meta.present else None
         row, rows, device = self.journal.pool(), self.journal.devices(), self.dm.info(self.name)
         verdict = judge(self.name, row, rows, content)
-        seen = Sight(data, meta, content, device, row, rows, verdict, verdict.trouble, "")
+        ours = device is not None and device.live_table and device.uuid == Names(self.name, row.stamp if row else 0).pool_uuid
+        status = self._status() if ours else None
+        seen = Sight(data, meta, content, device, status, row, rows, verdict, verdict.trouble, "")
         trouble = verdict.trouble or self._obstacle(seen)
         return replace(seen, trouble=trouble, unready=self._unready(seen) if trouble is None else self._quarantined(seen))
+
+    def _status(self) -> PoolStatus:
+        (target,) = self.dm.status(self.name)
+        return PoolStatus.parse(target.params)
 
     def _quarantined(self, seen: Sight) -> str:
         """A pool that is ours, and older or younger than the registry, comes up after a reboot: what both know can be used."""
@@ -101,7 +108,9 @@ class Assembly:
             rename = "rename the pool in its manifest, or that mapping with dmsetup rename"
             return Trouble("NameTaken", f"/dev/mapper/{self.name} is a mapping that is not ours ({held}): {rename}")
         if seen.verdict.standing is not Standing.NEW and not seen.data.present:
-            return Trouble("PoolLost", f"the data of pool {self.name} is gone: there is no {self._where(self.geometry.data)}")
+            gone, left = self._where(self.geometry.data), self._where(self.geometry.metadata)
+            lost = f"where it is lost, take {left} away too, and see `reconcile adopt {self.name}`"
+            return Trouble("PoolLost", f"the data of pool {self.name} is gone: there is no {gone}: put it back; {lost}")
         return None
 
     def _where(self, one: Backing) -> str:
@@ -114,8 +123,10 @@ class Assembly:
             return "not assembled since the host was started"
         if seen.device.suspended:
             return "the pool is suspended"
+        if seen.status and (seen.status.needs_check or seen.status.mode is Mode.FAIL):
+            return ""  # neither settled nor grown before somebody has had it checked
         if seen.verdict.standing is not Standing.CURRENT:
-            return str(seen.verdict.standing.value)
+            return str(seen.verdict.standing.value) if seen.status and seen.status.writable else ""
         if larger := [what for what, now, wanted in self._sizes(seen) if wanted > now]:
             return f"declared larger: {' and '.join(larger)}"
         return ""
@@ -146,6 +157,8 @@ class Assembly:
         else:
             row = now.row or PoolRow(0, 0)
         done += self._activate(now, Names(self.name, row.stamp))
+        if not self._status().writable:
+            return tuple(done)  # its snapshots can be used; what a crash has left open is settled when it can be written again
         if row.transaction == 0:
             self._stamp(brackets, row)
         done += brackets.recover()
@@ -161,8 +174,8 @@ class Assembly:
         """Make sure that nothing is overwritten, write down that the pool is being made, and make its files."""
         for found in (now.data, now.metadata):
             if found.present and (held := backing.blank(found.path)):
-                wipe = f"if it may be overwritten: wipefs --all {found.path}"
-                raise PoolUnusable(f"pool {self.name}: {found.path} holds {held}, and is not overwritten", hint=wipe)
+                hint = f"if it may be overwritten: {backing.wiping(found)}"
+                raise PoolUnusable(f"pool {self.name}: {found.path} holds {held}, and is not overwritten", hint=hint)
         row = now.row or PoolRow(secrets.randbelow((1 << 31) - 1) + 1, 0)
         self.journal.write(row)
         for one in (self.geometry.data, self._metadata()):
@@ -219,8 +232,8 @@ class Assembly:
 
     def _release(self) -> Iterator[str]:
         """Nobody can be reading a metadata snapshot of a pool that was not there a moment ago."""
-        (target,) = self.dm.status(self.name)
-        if wire.PoolStatus.parse(target.params).held_root is not None:
+        status = self._status()
+        if status.held_root is not None and status.writable:
             self.dm.message(self.name, wire.release_metadata_snap())
             yield "released a stale metadata snapshot"
 

@@ -174,6 +174,15 @@ def blank(path: Path) -> str:
     return "something (its first or last bytes are not zero)" if any(head) or any(tail) else ""
 
 
+def wiping(found: Found) -> str:
+    """The command that makes it blank. wipefs knows nothing of thin pools, and all that those need is their first block."""
+    if found.kind is Kind.FILE:
+        return f"rm {found.path}"
+    with found.path.open("rb") as device:
+        is_pool = metadata.is_superblock(device.read(BLOCK))
+    return f"dd if=/dev/zero of={found.path} bs={BLOCK} count=1 conv=fsync" if is_pool else f"wipefs --all {found.path}"
+
+
 def _ends(path: Path) -> tuple[bytes, bytes]:
     """Opened exclusively, which the kernel grants of a block device only where nobody else uses it."""
     exclusive = os.O_EXCL if path.is_block_device() else 0

@@ -22,7 +22,7 @@ from reconciler.pool.devmapper import DeviceMapper, DmError
 from reconciler.pool.journal import DeviceRow, Journal, PoolRow, Role, State
 from reconciler.pool.metadata import Metadata
 from reconciler.pool.recovery import pending, settle
-from reconciler.pool.status import Mode, PoolStatus
+from reconciler.pool.status import PoolStatus
 
 ID_LIMIT = 1 << 24
 """Thin ids are 24 bits wide."""
@@ -141,5 +141,5 @@ class Brackets:
         self._check_writable(self.status())
 
     def _check_writable(self, status: PoolStatus) -> None:
-        if status.mode in (Mode.RO, Mode.FAIL) or status.needs_check:
+        if not status.writable:
             raise PoolUnusable(f"pool {self.pool} can't be changed now: {status}", hint="see `reconcile health`")

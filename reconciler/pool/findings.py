@@ -14,6 +14,9 @@ from reconciler.pool.journal import DeviceRow, identified, stamp_of
 from reconciler.pool.metadata import Metadata, ThinDevice
 from reconciler.pool.status import Mode, PoolStatus
 
+FULL_SHARE = 20
+"""Metadata of which less than one in so many blocks is free counts as full: a change that needs several finds them no more."""
+
 
 def proved(row: DeviceRow, content: Metadata) -> bool:
     """Whether the pool still holds this very device: the same id, created under the same transaction."""
@@ -70,10 +73,10 @@ def leftovers(seen: Sight, identities: Collection[str]) -> tuple[str, ...]:
     return tuple(str(row) for row in seen.rows.values() if (row.id, row.transaction) not in known and proved(row, content))
 
 
-def troubles(name: str, seen: Sight, status: PoolStatus | None, geometry: Geometry) -> tuple[Trouble, ...]:
+def troubles(name: str, seen: Sight, geometry: Geometry) -> tuple[Trouble, ...]:
     found = [seen.trouble] if seen.trouble else []
-    if status is not None:
-        found += _of_status(name, status, geometry)
+    if seen.status is not None:
+        found += _of_status(name, seen.status, geometry)
     if seen.content and geometry.data.file and geometry.data.size and geometry.data.size < seen.data.size:
         sizes = f"{geometry.data.size} bytes are declared, and {geometry.data.file} has {seen.data.size}"
         found.append(Trouble("CannotShrink", f"pool {name} can't become smaller: {sizes}; declare what it has", halts=False))
@@ -87,15 +90,19 @@ def troubles(name: str, seen: Sight, status: PoolStatus | None, geometry: Geomet
 def _of_status(name: str, status: PoolStatus, geometry: Geometry) -> list[Trouble]:
     where = geometry.metadata.file or geometry.metadata.device
     mend = (
-        f"stop what uses its snapshots, run `reconcile detach {name}`, then `thin_check {where}` and, where that finds nothing, "
-        f"`thin_check --clear-needs-check-flag {where}`, or thin_repair to a new device; then `reconcile --once`"
+        f"stop what uses its snapshots, run `reconcile detach {name} --apply`, then `thin_check {where}` and, where that finds "
+        f"nothing, `thin_check --clear-needs-check-flag {where}`, or thin_repair to a new device; then `reconcile --once`"
     )
     if status.mode is Mode.FAIL:
         return [Trouble("PoolFailed", f"pool {name} has failed, and can't even be read: {mend}")]
     if status.needs_check:
         return [Trouble("PoolNeedsCheck", f"the kernel has put pool {name} into read-only mode, and it needs a check: {mend}")]
     if status.mode is Mode.RO:
-        return [Trouble("PoolReadOnly", f"pool {name} is read-only: its metadata is full or can't be written; {mend}")]
+        is_full = status.total_metadata - status.used_metadata <= status.total_metadata // FULL_SHARE
+        why = (
+            "its metadata is full: declare it larger; where that does not help," if is_full else "its metadata can't be written:"
+        )
+        return [Trouble("PoolReadOnly", f"pool {name} is read-only: {why} {mend}")]
     if status.mode is Mode.OUT_OF_DATA_SPACE:
         full = "declare it larger, or remove images with --prune; what its snapshots could not write is lost to their users"
         return [Trouble("PoolFull", f"pool {name} has no data space left: {full}", removes=True)]

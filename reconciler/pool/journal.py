@@ -100,16 +100,8 @@ class Journal(Protocol):
         """Write down a device that is to be created, under an id that was never given before and is larger than ``above``."""
         ...
 
-    def skip(self, above: int) -> None:
-        """Give no id up to ``above`` any more."""
-        ...
-
     def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
         """All of it, or nothing."""
-        ...
-
-    def forget(self) -> None:
-        """Drop all that is known of the pool, but not the ids that were given."""
         ...
 
 

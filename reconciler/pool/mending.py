@@ -96,16 +96,6 @@ class Mending:
         finally:
             self.pool.mappings.deactivate(device.name)
 
-    def adopt(self, plan: Adoption) -> None:
-        """Remember what the plan says. The pool is not changed."""
-        with self.pool.brackets.lock:
-            if plan.pool is None:
-                self.pool.journal.forget()
-                return
-            put = (*plan.keep, *plan.take)
-            self.pool.journal.skip(max((row.id for row in (*put, *plan.drop)), default=0))
-            self.pool.journal.write(plan.pool, put, [row.id for row in plan.drop])
-
     def detach(self, *, apply: bool) -> tuple[str, ...]:
         """Deactivate all that is ours, the pool last; return the mappings' names. Raises Busy, PoolUnusable."""
         with self.pool.reported("detach it"), self.pool.brackets.lock:

@@ -62,10 +62,12 @@ def judge(name: str, row: PoolRow | None, rows: Mapping[int, DeviceRow], found: 
     if row is None or row.transaction == 0:
         return _judge_new(name, row, found)
     if found is None:
-        return _quarantined("PoolLost", f"pool {name} was made by this registry, and its metadata is gone", name)
+        lost = f"pool {name} was made by this registry, and its metadata is gone"
+        return _quarantined("PoolLost", lost, name, "put it back")
     tid = found.transaction
     if stamp_of(tid) != row.stamp:
-        return _quarantined("PoolSwapped", f"another pool stands where pool {name} was ({_stamps(row, tid)})", name)
+        swapped = f"another pool stands where pool {name} was ({_stamps(row, tid)})"
+        return _quarantined("PoolSwapped", swapped, name, "put the right disk back")
     open_rows = pending(rows)
     if tid == row.transaction:
         return Verdict(Standing.PENDING if open_rows else Standing.CURRENT)
@@ -86,8 +88,9 @@ def _judge_new(name: str, row: PoolRow | None, found: Metadata | None) -> Verdic
     return _quarantined("PoolNotOurs", f"pool {name} is there, and this registry has not made it ({held})", name)
 
 
-def _quarantined(reason: str, what: str, name: str) -> Verdict:
-    hint = f"nothing in it is changed; see what would be taken over with `reconcile adopt {name}`"
+def _quarantined(reason: str, what: str, name: str, better: str = "") -> Verdict:
+    adopt = f"see what would be taken over with `reconcile adopt {name}`"
+    hint = f"nothing in it is changed; {better + ', or ' if better else ''}{adopt}"
     return Verdict(Standing.QUARANTINED, Trouble(reason, f"{what}: {hint}"))
 
 

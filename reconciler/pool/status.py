@@ -46,6 +46,11 @@ class PoolStatus:
     needs_check: bool = False
     metadata_low_water: int | None = None
 
+    @property
+    def writable(self) -> bool:
+        """Whether the kernel changes the pool's metadata: a full one's, too, and not where that was given up."""
+        return self.mode in (Mode.RW, Mode.OUT_OF_DATA_SPACE) and not self.needs_check
+
     @classmethod
     def parse(cls, params: str) -> PoolStatus:
         """Raises ValueError with the text that is no status of a pool."""

@@ -31,7 +31,7 @@ from reconciler.pool.journal import DeviceRow, Journal, Role, identified
 from reconciler.pool.mappings import Mappings
 from reconciler.pool.metadata import Metadata
 from reconciler.pool.naming import MAPPER, Names
-from reconciler.pool.status import Mode, PoolStatus, PoolTable
+from reconciler.pool.status import PoolStatus, PoolTable
 from reconciler.pool.volume import ThinVolume
 
 
@@ -106,8 +106,6 @@ class ThinPool:
         """See ``Driver.observe``. Changes nothing, whether the pool is assembled or not. Raises HostCannot."""
         with self.reported("read it"):
             seen = self.assembly.sight()
-            up = seen.device is not None and seen.device.live_table and seen.device.uuid == seen.names(self.name).pool_uuid
-            status = self.brackets.status() if up else None
             active = frozenset(one.name for one in self.dm.devices())
             return PoolState(
                 space=space.of_data(seen, self.geometry, self.reserve_data_percent),
@@ -116,10 +114,10 @@ class ThinPool:
                 foreign=findings.foreign(seen) if whole else (),
                 leftovers=findings.leftovers(seen, {*volumes.values(), *snapshots.values()}) if whole else (),
                 orphans=findings.orphans(seen) if whole else (),
-                troubles=findings.troubles(self.name, seen, status, self.geometry),
+                troubles=findings.troubles(self.name, seen, self.geometry),
                 unready=seen.unready,
                 metadata=space.of_metadata(seen, self.reserve_metadata_percent),
-                reachable=up or bool(seen.unready),
+                reachable=seen.status is not None or bool(seen.unready),
             )
 
     def _volume(self, seen: Sight, chain: str, identity: str) -> VolumeState:
@@ -372,6 +370,8 @@ class ThinPool:
             if seen.trouble or seen.unready:
                 return ()
             self.mappings.drop_stale(self._promised)
+            if seen.status and not seen.status.writable:
+                return ()
             known = {*map(identified, volumes.values()), *map(identified, snapshots.values())}
             gone = []
             for row in seen.rows.values():
@@ -395,7 +395,7 @@ class ThinPool:
     # ------------------------------------------------------------------------------------------------ small parts
 
     def _check(self, status: PoolStatus) -> None:
-        if status.mode in (Mode.RO, Mode.FAIL) or status.needs_check:
+        if not status.writable:
             raise PoolUnusable(f"pool {self.name} can't be changed now: {status}", hint="see `reconcile health`")
 
     @cached_property

@@ -40,14 +40,8 @@ class Journal:
     def begin(self, row: DeviceRow, above: int = 0) -> DeviceRow:
         return self.registry.begin_device(self.name, row, above)
 
-    def skip(self, above: int) -> None:
-        self.registry.next_id(self.name, above)
-
     def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
         self.registry.journal(self.name, pool, put, drop)
-
-    def forget(self) -> None:
-        self.registry.forget_pool(self.name)
 
 
 @dataclass

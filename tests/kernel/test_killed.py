@@ -10,15 +10,15 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reconciler.errors import PoolUnusable
 from reconciler.pool.devmapper import DeviceMapper
 from reconciler.pool.driver import PoolState
-from reconciler.pool.journal import DeviceRow, PoolRow, Role, State, stamp_of
+from reconciler.pool.journal import DeviceRow, State
 from reconciler.pool.thin import ThinPool
 from reconciler.registry import Registry
 
@@ -290,56 +290,96 @@ def test_while_a_snapshot_is_brought_back_after_a_reboot(stride: int, tmp_path: 
             unharmed(thin, pool, known)
 
 
-# ------------------------------------------------------------------------- cells that a kill alone does not come to
+# ------------------------------------------------------- cells that need somebody else's hand between the kill and the next run
 
 
-def intend(pool: ThinPool, row: DeviceRow) -> None:
-    """The intent is on disk, and then the process is gone."""
-    pool.journal.write(put=[row])
+def killed_after_intent(thin: Rig, act: Callable[[ThinPool], object]) -> DeviceRow:
+    """SIGKILL once the intent of a change is on disk, and before the pool has heard of it; that intent."""
+    moment = 1
+    while True:
+        assert killed(thin, moment, act), "it died before it was through"
+        with Registry.open(thin.registry_path) as registry:
+            rows = registry.thin_devices(thin.name).values()
+        if found := [row for row in rows if row.state is not State.HELD]:
+            return found[0]
+        moment += 1
 
 
-def rows(pool: ThinPool) -> tuple[PoolRow, dict[int, DeviceRow]]:
-    row = pool.journal.pool()
-    assert row is not None
-    return row, dict(pool.journal.devices())
+def transact(thin: Rig, *messages: str, by: int = 0) -> None:
+    """What somebody tells the pool under a transaction id of their own, which then is what it was, or is moved ``by`` so many."""
+    ours = int(thin.status().split()[3])
+    for message in (f"set_transaction_id {ours} 5", *messages, f"set_transaction_id 5 {ours + by}"):
+        dmsetup("message", thin.name, "0", message)
 
 
-def test_an_id_that_somebody_else_took_meanwhile_is_theirs(thin: Rig) -> None:
-    """Creating, transaction id N, present, and created under another one."""
-    known = made(thin)
-    with thin.pool() as pool:
-        row, _ = rows(pool)
-        intend(pool, DeviceRow(FOREIGN, Role.SNAPSHOT, "new", A, 16 * MIB, row.transaction, State.CREATING))
-    with next_run(thin, known) as (pool, _):
-        unharmed(thin, pool, known)
-        assert FOREIGN not in pool.journal.devices()
-        known["new"] = pool.create_snapshot("new", A)
-    with next_run(thin, known):
-        pass
-
-
-def test_an_id_that_somebody_else_took_is_not_deleted(thin: Rig) -> None:
-    """Deleting, transaction id N, present, and created under another one."""
-    known = made(thin)
-    with thin.pool() as pool:
-        row, _ = rows(pool)
-        intend(pool, DeviceRow(FOREIGN, Role.SNAPSHOT, "gone", A, 16 * MIB, row.transaction - 1, State.DELETING))
-    with next_run(thin, known) as (pool, _):
-        unharmed(thin, pool, known)
-
-
-def test_a_transaction_id_that_nobody_expects_stops_everything(thin: Rig) -> None:
-    known = made(thin)
-    with thin.pool() as pool:
-        row, devices = rows(pool)
-        kept = next(one for one in devices.values() if one.name == "kept")
-        intend(pool, replace(kept, state=State.DELETING))
-    dmsetup("message", thin.name, "0", f"set_transaction_id {row.transaction} {row.transaction + 7}")
+def quarantined(thin: Rig, known: dict[str, str], reason: str) -> None:
+    """Nothing is changed, what is there can be used, and it is said what to do."""
+    before = thin.status().split()[3], mapped(thin)
     with thin.pool() as pool:
         state = pool.observe({A: known[A]}, {"kept": known["kept"]})
         assert state.halted is not None
-        assert state.halted.reason == "RegistryOlder"
+        assert state.halted.reason == reason
         assert "reconcile adopt rig" in state.halted.message
         assert pool.discard_leftovers({}, {}) == ()
-        assert stamp_of(int(thin.status().split()[3])) == row.stamp
         unharmed(thin, pool, known)
+        with pytest.raises(PoolUnusable):
+            pool.create_snapshot("other", A)
+    assert (thin.status().split()[3], mapped(thin)) == before
+
+
+def mapped(thin: Rig) -> list[int]:
+    """The thin ids that the pool holds."""
+    with thin.pool() as pool:
+        return sorted(content(pool).devices)
+
+
+def test_an_id_that_somebody_else_took_meanwhile_is_theirs(thin: Rig) -> None:
+    """Creating, transaction id N, present, and created under another one: another id is taken."""
+    known = made(thin)
+    row = killed_after_intent(thin, lambda pool: pool.create_snapshot("new", A))
+    assert row.state is State.CREATING
+    dmsetup("message", thin.name, "0", f"delete {FOREIGN}")
+    transact(thin, f"create_thin {row.id}", f"create_thin {FOREIGN}")
+    with thin.pool() as pool:
+        pool.assemble()
+        assert row.id in content(pool).devices
+        assert row.id not in pool.journal.devices()
+        pool.discard_leftovers({A: known[A]}, {"kept": known["kept"]})
+        known["new"] = pool.create_snapshot("new", A)
+        assert known["new"] != row.identity
+        state = pool.observe({A: known[A]}, {"kept": known["kept"], "new": known["new"]})
+        assert [word.split(" (")[0] for word in state.foreign] == [f"thin id {row.id}", f"thin id {FOREIGN}"]
+        assert (state.leftovers, state.orphans, state.unready) == ((), (), "")
+        assert state.snapshots["new"].active
+
+
+def test_an_id_that_is_another_device_now_is_not_deleted(thin: Rig) -> None:
+    """Deleting, transaction id N, present, and created under another one: it is somebody else's."""
+    known = made(thin)
+    with thin.pool() as pool:
+        pool.create_snapshot("going", A)
+    row = killed_after_intent(thin, lambda pool: pool.remove_snapshot("going"))
+    assert row.state is State.DELETING
+    transact(thin, f"delete {row.id}", f"create_thin {row.id}")
+    with thin.pool() as pool:
+        pool.assemble()
+        pool.discard_leftovers({A: known[A]}, {"kept": known["kept"]})
+        state = pool.observe({A: known[A]}, {"kept": known["kept"]})
+        assert [word.split(" (")[0] for word in state.foreign] == [f"thin id {row.id}", f"thin id {FOREIGN}"]
+        assert row.id in content(pool).devices
+        assert row.id not in pool.journal.devices()
+        assert (state.leftovers, state.orphans, state.unready) == ((), (), "")
+
+
+@pytest.mark.parametrize(("by", "reason"), [(7, "RegistryOlder"), (-1, "PoolOlder")])
+@pytest.mark.parametrize("change", ["creating", "deleting"])
+def test_a_transaction_id_that_nobody_expects_stops_everything(change: str, by: int, reason: str, thin: Rig) -> None:
+    """Killed in the middle of a change, and the pool's id is neither N nor N + 1: a person has to look."""
+    known = made(thin)
+    with thin.pool() as pool:
+        pool.create_snapshot("going", A)
+    act = (lambda pool: pool.create_snapshot("new", A)) if change == "creating" else (lambda pool: pool.remove_snapshot("going"))
+    assert killed_after_intent(thin, act).state == change
+    transact(thin, by=by)
+
+    quarantined(thin, known, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,9 +11,13 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import Busy, NameTaken, NoSpace, PoolUnusable, Retryable
+from reconciler.pool.assembly import Geometry
+from reconciler.pool.backing import Backing
 from reconciler.pool.driver import Condition
+from reconciler.pool.thin import ThinPool
+from reconciler.registry import Registry
 
-from .rig import BLOCK, MIB, A, B, C, Rig, dmsetup, read, rig, volume, write
+from .rig import BLOCK, MIB, A, B, C, Journal, Rig, dmsetup, read, rig, volume, write
 
 
 @pytest.fixture
@@ -87,8 +92,32 @@ def test_a_device_that_holds_something_is_not_made_a_pool(thin: Rig) -> None:
     thin.data.write_bytes(bytes(16 * MIB))
     os.system(f"mke2fs -q -F {thin.data}")
 
-    with thin.pool() as pool, pytest.raises(PoolUnusable, match=r"holds .*ext.*wipefs"):
+    with thin.pool() as pool, pytest.raises(PoolUnusable, match=r"holds .*ext.*rm .*thin\.data"):
         pool.assemble()
+
+
+@pytest.mark.parametrize("what", ["a file system", "the metadata of a thin pool"])
+def test_a_device_that_holds_something_is_made_blank_as_the_message_says(what: str, thin: Rig) -> None:
+    with thin.assembled():
+        pass
+    thin.take_down()
+    file = thin.metadata if what == "the metadata of a thin pool" else thin.data
+    if file == thin.data:
+        subprocess.run(["mke2fs", "-q", "-F", file], check=True)
+    device = subprocess.run(["losetup", "--find", "--show", file], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        geometry = Geometry(Backing(device), Backing(file=str(thin.root / "new.meta"), size=4 * MIB), BLOCK)
+        with Registry.open(thin.root / "other.sqlite3") as registry:
+            pool = ThinPool(thin.name, geometry, Journal(thin.name, registry))
+            with pytest.raises(PoolUnusable, match="if it may be overwritten: ") as caught:
+                pool.assemble()
+            subprocess.run(caught.value.hint.removeprefix("if it may be overwritten: "), shell=True, check=True)
+            pool.assemble()
+            assert pool.observe({}, {}).unready == ""
+    finally:
+        thin.take_down()
+        subprocess.run(["losetup", "--detach", device], check=True)
+        thin.metadata.unlink()
 
 
 def test_a_mapping_of_the_same_name_that_is_not_ours_is_left_alone(thin: Rig) -> None:
@@ -269,6 +298,42 @@ def test_a_busy_snapshot_names_its_holder_and_stays(thin: Rig) -> None:
             dmsetup("remove", "above")
             os.close(fd)
         assert pool.observe({}, {"web": identity}).snapshots["web"].active
+
+
+def test_a_process_that_holds_a_snapshot_is_named(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A)
+        pool.create_snapshot("web", A)
+        with pool.snapshot_path("web").open("rb") as device, subprocess.Popen(["sleep", "600"], stdin=device) as vm:
+            device.close()
+            try:
+                with pytest.raises(Busy, match=rf"web is held by process {vm.pid} \(sleep\)"):
+                    pool.remove_snapshot("web")
+            finally:
+                vm.kill()
+        pool.remove_snapshot("web")
+
+
+def test_a_mount_in_a_namespace_that_nobody_sees_is_named(thin: Rig) -> None:
+    """As a container leaves it that was started while it was mounted."""
+    with thin.assembled() as pool:
+        volume(pool, A)
+        pool.create_snapshot("web", A)
+        path, top = pool.snapshot_path("web"), thin.root / "mnt"
+        subprocess.run(["mke2fs", "-q", "-F", path], check=True)
+        top.mkdir()
+        command = f"mount {path} {top} && echo mounted && exec sleep 600"
+        unshared = ["unshare", "--mount", "--propagation=private", "sh", "-c", command]
+        with subprocess.Popen(unshared, stdout=subprocess.PIPE, text=True) as container:
+            assert container.stdout is not None
+            assert container.stdout.readline() == "mounted\n"
+            try:
+                named = rf"a mount at {top} in the mount namespace of process {container.pid} \(sleep\)"
+                with pytest.raises(Busy, match=named):
+                    pool.remove_snapshot("web")
+            finally:
+                container.kill()
+        pool.remove_snapshot("web")
 
 
 def test_what_a_microvm_has_open_is_not_discarded(thin: Rig) -> None:
