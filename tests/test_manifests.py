@@ -282,6 +282,16 @@ def test_an_empty_directory_wants_nothing(tmp_path: Path) -> None:
     assert load(tmp_path) == Desired({}, {}, str(tmp_path))
 
 
+def test_a_file_without_a_byte_does_not_want_nothing(tmp_path: Path) -> None:
+    """What was written just before the power failed is often a file of no bytes; what is meant to be empty can have a comment."""
+    write(tmp_path, "# nothing yet", name="meant.yaml")
+    write(tmp_path, "", name="cut.yaml")
+
+    [fault] = faults(tmp_path)
+
+    assert fault.startswith("cut.yaml:1:1: file: is empty")
+
+
 def test_a_missing_directory_is_not_an_empty_one(tmp_path: Path) -> None:
     assert faults(tmp_path / "gone") == (
         f"{tmp_path}/gone:1:1: directory: cannot be read: No such file or directory (this is not taken for an empty one)",

@@ -50,6 +50,7 @@ disk() {
 
 # A bare repository to push to, and a clone of it that root keeps up to date: the stand-in for a Git server and its agent.
 git_repository() {
+  git config --system core.fsync all # a power cut must not cost the clone, nor what was pushed
   [ -d "$repository" ] && return
   local draft
   draft=$(mktemp -d)

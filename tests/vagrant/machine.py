@@ -118,9 +118,13 @@ class Machine:
         rows = (dict(zip(columns, line.split("|"), strict=True)) for line in told.splitlines() if "|" in line)
         return {row["name"]: row for row in rows}
 
-    def power_off(self) -> None:
-        """As if the plug were pulled."""
-        self.vagrant("halt", "--force")
+    def pull_the_plug(self, once: str) -> None:
+        """Off as soon as a condition of shell holds: nothing is stopped, nothing synced.
+
+        Not ``vagrant halt --force``: to libvirt that is a shutdown.
+        """
+        self.ssh(f"until {once}; do sleep 0.05; done; echo o >/proc/sysrq-trigger; sleep 60", timeout=300)
+        self.eventually(lambda: ",state,running" not in self.vagrant("status", "--machine-readable"), "the machine is off")
 
     def _disconnect(self) -> None:
         """A connection does not outlive the machine that it leads to."""
