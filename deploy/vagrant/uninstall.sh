@@ -14,6 +14,5 @@ rm -f /etc/systemd/system/{reconcile,reconcile-once,sample-s3,manifests-pull}.{s
 systemctl daemon-reload
 git config --system --unset-all safe.directory /srv/git/manifests.git || true
 git config --system --unset core.fsync || true
-git config --system --remove-section core 2>/dev/null || true
-[ -s /etc/gitconfig ] || rm -f /etc/gitconfig
+[ -n "$(git config --system --list)" ] || rm -f /etc/gitconfig
 rm -rf /usr/local/bin/reconcile /opt/reconciler /etc/reconciler /var/lib/reconciler /srv/manifests /srv/git /srv/sample-s3
