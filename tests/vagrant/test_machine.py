@@ -284,7 +284,7 @@ def test_nothing_is_left_once_it_is_uninstalled(serving: Machine, empty: set[str
 
     assert serving.mappings() == {}
     assert serving.run("losetup --list --noheadings") == ""
-    assert serving.ssh("pgrep -f /opt/reconciler").returncode == 1
+    assert serving.ssh("pgrep -f '[/]opt/reconciler'").returncode == 1
     assert set(serving.run(ADDED).splitlines()) - empty == set()
     assert serving.run("wipefs --no-act $(lsblk --nodeps --noheadings --paths --output NAME | tail -n 1)") == "", (
         "the disk is empty"
