@@ -25,6 +25,7 @@ from reconciler.pool.clone import extents, reflink, sparse_copy
 from reconciler.pool.driver import Condition, Driver, Space
 from reconciler.pool.file import FilePool
 from reconciler.pool.identity import Identity
+from tests.support.sleeper import command_name, sleeper
 
 MIB = 1 << 20
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -296,13 +297,11 @@ def test_a_snapshot_is_replaced_by_one_of_another_volume(pool: FilePool, snapsho
 def test_a_snapshot_that_is_open_is_not_replaced(pool: FilePool, snapshot: str) -> None:
     build(pool, B)
     path = pool.snapshot_path("vm")
-    with subprocess.Popen(["sleep", "60"], stdin=path.open("rb")) as user:
-        try:
-            assert pool.holders({"vm": snapshot}) == {"vm": f"process {user.pid} (sleep)"}
-            with pytest.raises(Busy, match=rf"held by process {user.pid} \(sleep\)"):
-                pool.replace_snapshot("vm", B, snapshot)
-        finally:
-            user.kill()
+    with path.open("rb") as image, sleeper(image) as pid:
+        image.close()
+        assert pool.holders({"vm": snapshot}) == {"vm": f"process {pid} (sleep)"}
+        with pytest.raises(Busy, match=rf"held by process {pid} \(sleep\)"):
+            pool.replace_snapshot("vm", B, snapshot)
 
     assert pool.holders({"vm": snapshot}) == {}
     assert path.read_bytes() == pool.volume_path(A).read_bytes()
@@ -316,17 +315,10 @@ def test_many_snapshots_are_asked_for_at_once_who_holds_them(pool: FilePool) -> 
     pool.snapshot_path("gone").unlink()
     become_directory(pool.snapshot_path("odd"))
     paths = pool.snapshot_path("open"), pool.snapshot_path("too")
-    with (
-        paths[0].open("rb") as one,
-        paths[1].open("r+b") as two,
-        subprocess.Popen(["sleep", "60"], stdin=one, stdout=two) as user,
-    ):
-        try:
-            found = pool.holders(known)
-            assert found == {path.stem: holders.holder(path) for path in paths}
-            assert set(found.values()) <= {f"process {pid} ({comm(pid)})" for pid in (os.getpid(), user.pid)}
-        finally:
-            user.kill()
+    with paths[0].open("rb") as one, paths[1].open("r+b") as two, sleeper(one, two) as asleep:
+        found = pool.holders(known)
+        assert found == {path.stem: holders.holder(path) for path in paths}
+        assert set(found.values()) <= {f"process {pid} ({command_name(pid)})" for pid in (os.getpid(), asleep)}
     assert pool.holders(known) == {}
 
 
@@ -340,10 +332,6 @@ def test_a_lock_of_a_process_that_is_hidden_from_us_is_seen(pool: FilePool, snap
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         assert list(holders.flocks(path, found)) == [f"a lock of process {os.getpid()}"]
-
-
-def comm(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def test_what_took_the_place_of_a_snapshot_is_set_aside_when_that_is_replaced(pool: FilePool, snapshot: str) -> None:
@@ -506,12 +494,10 @@ def test_a_directory_in_place_of_a_snapshot_is_not_removed_with_it(pool: FilePoo
 
 def test_a_snapshot_that_a_process_has_open_is_busy(pool: FilePool, snapshot: str) -> None:
     path = pool.snapshot_path("vm")
-    with subprocess.Popen(["sleep", "60"], stdin=path.open("rb")) as child:
-        try:
-            with pytest.raises(Busy, match=rf"snapshot vm is in use: .*held by process {child.pid} \(sleep\)"):
-                pool.remove_snapshot("vm")
-        finally:
-            child.kill()
+    with path.open("rb") as image, sleeper(image) as pid:
+        image.close()
+        with pytest.raises(Busy, match=rf"snapshot vm is in use: .*held by process {pid} \(sleep\)"):
+            pool.remove_snapshot("vm")
 
     pool.remove_snapshot("vm")
     assert not path.exists()

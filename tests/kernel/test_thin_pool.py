@@ -16,6 +16,7 @@ from reconciler.pool.backing import Backing
 from reconciler.pool.driver import Condition
 from reconciler.pool.thin import ThinPool
 from reconciler.registry import Registry
+from tests.support.sleeper import await_name, sleeper
 
 from .rig import BLOCK, MIB, A, B, C, Journal, Rig, dmsetup, read, rig, volume, write
 
@@ -304,13 +305,10 @@ def test_a_process_that_holds_a_snapshot_is_named(thin: Rig) -> None:
     with thin.assembled() as pool:
         volume(pool, A)
         pool.create_snapshot("web", A)
-        with pool.snapshot_path("web").open("rb") as device, subprocess.Popen(["sleep", "600"], stdin=device) as vm:
+        with pool.snapshot_path("web").open("rb") as device, sleeper(device) as pid:
             device.close()
-            try:
-                with pytest.raises(Busy, match=rf"web is held by process {vm.pid} \(sleep\)"):
-                    pool.remove_snapshot("web")
-            finally:
-                vm.kill()
+            with pytest.raises(Busy, match=rf"web is held by process {pid} \(sleep\)"):
+                pool.remove_snapshot("web")
         pool.remove_snapshot("web")
 
 
@@ -328,6 +326,7 @@ def test_a_mount_in_a_namespace_that_nobody_sees_is_named(thin: Rig) -> None:
             assert container.stdout is not None
             assert container.stdout.readline() == "mounted\n"
             try:
+                await_name(container.pid, "sleep")
                 named = rf"a mount at {top} in the mount namespace of process {container.pid} \(sleep\)"
                 with pytest.raises(Busy, match=named):
                     pool.remove_snapshot("web")
