@@ -26,10 +26,11 @@ from .rig import MIB, A, B, Rig, dmsetup, read, rig, volume, write
 
 CHANGING = ("create", "load", "suspend", "resume", "remove", "rename", "message")
 FOREIGN = 77
-STRIDES = [4, pytest.param(1, marks=pytest.mark.slow)]
-"""The quick tier tries one moment of so many, the slow one tries them all."""
+STRIDE = 4
+"""One test tries one moment of so many."""
 
-each_stride = pytest.mark.parametrize("stride", STRIDES, ids=["some", "all"])
+each_share = pytest.mark.parametrize("first", [3, *(pytest.param(first, marks=pytest.mark.slow) for first in (1, 2, 4))])
+"""The first moment that a test tries: one share in the quick tier, the others in the slow one, each as long as that."""
 
 
 @pytest.fixture
@@ -121,10 +122,10 @@ def intrude(thin: Rig) -> None:
 
 
 def moments(
-    stride: int, tmp_path: Path, prepare: Callable[[Rig], Any], act: Callable[[ThinPool], object]
+    first: int, tmp_path: Path, prepare: Callable[[Rig], Any], act: Callable[[ThinPool], object]
 ) -> Iterator[tuple[Rig, Any]]:
-    """A pool that was killed at each moment in turn, until a run is through before it comes."""
-    moment = 1 + stride // 2
+    """A pool that was killed at one moment of its share after the other, until a run is through before it comes."""
+    moment = first
     while True:
         directory = tmp_path / str(moment)
         directory.mkdir()
@@ -134,8 +135,8 @@ def moments(
             yield thin, before
         if alive:
             break
-        moment += stride
-    assert moment > 4, "there are many moments"
+        moment += STRIDE
+    assert moment > STRIDE, "there are many moments"
 
 
 def made(thin: Rig) -> dict[str, str]:
@@ -157,19 +158,19 @@ def unharmed(thin: Rig, pool: ThinPool, known: dict[str, str]) -> None:
         assert device.read(8) == b"mineaaaa"
 
 
-@each_stride
+@each_share
 @pytest.mark.timeout(600)
-def test_while_the_pool_is_made(stride: int, tmp_path: Path) -> None:
-    for thin, _ in moments(stride, tmp_path, lambda thin: None, lambda pool: pool.assemble()):
+def test_while_the_pool_is_made(first: int, tmp_path: Path) -> None:
+    for thin, _ in moments(first, tmp_path, lambda thin: None, lambda pool: pool.assemble()):
         with next_run(thin, {}) as (pool, state):
             assert state.space.free == state.space.total
             volume(pool, A)
 
 
-@each_stride
+@each_share
 @pytest.mark.timeout(600)
-def test_while_a_volume_is_made(stride: int, tmp_path: Path) -> None:
-    for thin, known in moments(stride, tmp_path, made, lambda pool: volume(pool, B, parent=A, data=b"b" * MIB, at=2 * MIB)):
+def test_while_a_volume_is_made(first: int, tmp_path: Path) -> None:
+    for thin, known in moments(first, tmp_path, made, lambda pool: volume(pool, B, parent=A, data=b"b" * MIB, at=2 * MIB)):
         with next_run(thin, known) as (pool, _):
             unharmed(thin, pool, known)
             assert used(pool) == MIB + 65536, "no space is lost"
@@ -178,10 +179,10 @@ def test_while_a_volume_is_made(stride: int, tmp_path: Path) -> None:
             pass
 
 
-@each_stride
+@each_share
 @pytest.mark.timeout(600)
-def test_while_a_snapshot_is_made(stride: int, tmp_path: Path) -> None:
-    for thin, known in moments(stride, tmp_path, made, lambda pool: pool.create_snapshot("new", A)):
+def test_while_a_snapshot_is_made(first: int, tmp_path: Path) -> None:
+    for thin, known in moments(first, tmp_path, made, lambda pool: pool.create_snapshot("new", A)):
         with next_run(thin, known) as (pool, _):
             unharmed(thin, pool, known)
             known["new"] = pool.create_snapshot("new", A)
@@ -189,9 +190,9 @@ def test_while_a_snapshot_is_made(stride: int, tmp_path: Path) -> None:
             assert state.snapshots["new"].active
 
 
-@each_stride
+@each_share
 @pytest.mark.timeout(600)
-def test_while_a_snapshot_is_removed(stride: int, tmp_path: Path) -> None:
+def test_while_a_snapshot_is_removed(first: int, tmp_path: Path) -> None:
     def prepare(thin: Rig) -> dict[str, str]:
         known = made(thin)
         with thin.pool() as pool:
@@ -199,16 +200,16 @@ def test_while_a_snapshot_is_removed(stride: int, tmp_path: Path) -> None:
             write(pool.snapshot_path("going"), 4 * MIB, b"g" * MIB)
         return known
 
-    for thin, known in moments(stride, tmp_path, prepare, lambda pool: pool.remove_snapshot("going")):
+    for thin, known in moments(first, tmp_path, prepare, lambda pool: pool.remove_snapshot("going")):
         with next_run(thin, known) as (pool, _):
             pool.remove_snapshot("going")
             unharmed(thin, pool, known)
             assert used(pool) == MIB + 65536
 
 
-@each_stride
+@each_share
 @pytest.mark.timeout(600)
-def test_while_a_snapshot_is_replaced(stride: int, tmp_path: Path) -> None:
+def test_while_a_snapshot_is_replaced(first: int, tmp_path: Path) -> None:
     """Under the name stands the old one or the new one, or for a moment none; never is a name lost to the one that goes."""
 
     def prepare(thin: Rig) -> dict[str, str]:
@@ -223,7 +224,7 @@ def test_while_a_snapshot_is_replaced(stride: int, tmp_path: Path) -> None:
         old = next(row.identity for row in pool.journal.devices("web").values())
         pool.discard_replaced("web", pool.replace_snapshot("web", B, old))
 
-    for thin, known in moments(stride, tmp_path, prepare, act):
+    for thin, known in moments(first, tmp_path, prepare, act):
         volumes, snapshots = {A: known[A], B: known[B]}, {"kept": known["kept"], "web": known["web"]}
         with thin.pool() as pool:
             before = pool.dm.info("rig-web")
@@ -242,38 +243,38 @@ def test_while_a_snapshot_is_replaced(stride: int, tmp_path: Path) -> None:
             assert used(pool) == 2 * MIB + 65536, "no space is lost"
 
 
-@each_stride
+@each_share
 @pytest.mark.timeout(600)
-def test_while_a_volume_is_removed(stride: int, tmp_path: Path) -> None:
+def test_while_a_volume_is_removed(first: int, tmp_path: Path) -> None:
     def prepare(thin: Rig) -> dict[str, str]:
         known = made(thin)
         with thin.pool() as pool:
             volume(pool, B, parent=A, data=b"b" * MIB, at=4 * MIB)
         return known
 
-    for thin, known in moments(stride, tmp_path, prepare, lambda pool: pool.remove_volume(B)):
+    for thin, known in moments(first, tmp_path, prepare, lambda pool: pool.remove_volume(B)):
         with next_run(thin, known) as (pool, _):
             unharmed(thin, pool, known)
             assert used(pool) == MIB + 65536
 
 
-@each_stride
+@each_share
 @pytest.mark.timeout(600)
-def test_while_the_pool_grows(stride: int, tmp_path: Path) -> None:
+def test_while_the_pool_grows(first: int, tmp_path: Path) -> None:
     def prepare(thin: Rig) -> dict[str, str]:
         known = made(thin)
         thin.data_bytes *= 2
         return known
 
-    for thin, known in moments(stride, tmp_path, prepare, lambda pool: pool.assemble()):
+    for thin, known in moments(first, tmp_path, prepare, lambda pool: pool.assemble()):
         with next_run(thin, known) as (pool, state):
             assert state.space.total == thin.data_bytes
             unharmed(thin, pool, known)
 
 
-@each_stride
+@each_share
 @pytest.mark.timeout(600)
-def test_while_a_snapshot_is_brought_back_after_a_reboot(stride: int, tmp_path: Path) -> None:
+def test_while_a_snapshot_is_brought_back_after_a_reboot(first: int, tmp_path: Path) -> None:
     def prepare(thin: Rig) -> dict[str, str]:
         known = made(thin)
         thin.take_down()
@@ -283,7 +284,7 @@ def test_while_a_snapshot_is_brought_back_after_a_reboot(stride: int, tmp_path: 
         pool.assemble()
         pool.activate_snapshot("kept")
 
-    for thin, known in moments(stride, tmp_path, prepare, act):
+    for thin, known in moments(first, tmp_path, prepare, act):
         with next_run(thin, known) as (pool, state):
             if not state.snapshots["kept"].active:
                 pool.activate_snapshot("kept")
