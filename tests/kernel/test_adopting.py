@@ -55,6 +55,7 @@ def test_killed_while_an_orphan_is_adopted(stride: int, host: ThinWorkshop) -> N
     host.settled()
 
 
+# Six commands for each moment: to try them all takes longer than all other slow tests of adopting together.
 @pytest.mark.parametrize("stride", [9, pytest.param(4, marks=pytest.mark.slow)], ids=["some", "more"])
 @pytest.mark.timeout(600)
 def test_killed_while_the_pool_of_a_lost_registry_is_adopted(stride: int, host: ThinWorkshop) -> None:  # noqa: F811
