@@ -80,8 +80,10 @@ class Beside:
         if self._has_settled(host):
             read = host.informed(self._wish.on_invalid)
             names = ahead.changed(self._desired, read.desired) if not read.faults else frozenset()
-            if names and self._do(host.wishing(read.desired), names, ahead.MAKING):
-                self._desired, self.outdated = read.desired, True
+            if names:
+                self.outdated = True  # what fails half-way has made something, too
+                if self._do(host.wishing(read.desired), names, ahead.MAKING):
+                    self._desired = read.desired
         mine = host.wishing(self._desired)
         if names := self._broken(mine):
             self._do(mine, names, ahead.MAKING | MENDING)

@@ -211,7 +211,7 @@ def _bytes(path: str) -> tuple[bytes, Status]:
     finally:
         os.close(fd)
     if not data:
-        raise ValueError("is empty, as a power cut leaves a file that was being written (write it again, or remove it)")
+        raise ValueError("is empty (a power cut leaves such files): write it again, or remove it")
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"is larger than {MAX_FILE_BYTES >> 20} MiB (split it: any number of files may declare images)")
     return data, _status(status)

@@ -25,7 +25,12 @@ def validate(where: Path, directory: Path, **settings: str) -> subprocess.Comple
         "VAGRANT_HOME": str(directory / "home"),
         "VAGRANT_DOTFILE_PATH": str(directory / "dot"),
     }
-    settings |= {"HOME": str(directory), "XDG_RUNTIME_DIR": str(directory), "VAGRANT_CHECKPOINT_DISABLE": "1"}
+    settings |= {
+        "RECONCILER_VM_DRIVER": "kvm",
+        "HOME": str(directory),
+        "XDG_RUNTIME_DIR": str(directory),
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+    }
     command = ["vagrant", "validate"]
     return subprocess.run(command, cwd=where, env=OUTSIDE | settings, capture_output=True, text=True, timeout=300, check=False)
 
