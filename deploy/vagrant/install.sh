@@ -21,6 +21,7 @@ packages() {
 
 reconciler() {
   local source=$checkout from=()
+  rm -rf "$checkout"/build/{lib,bdist.*} # what setuptools has left there outlives the modules that it was made of
   if [ -d "$wheels" ]; then
     from=(--no-index --find-links "$wheels")
     source=$(echo "$wheels"/reconciler-*.whl)
@@ -34,16 +35,30 @@ reconciler() {
   ln -sfn /opt/reconciler/bin/reconcile /usr/local/bin/reconcile
 }
 
-# The first disk without anything on it becomes the pool's. A disk that holds anything is left alone.
+# Nobody uses it, nothing that is known is on it, and both its ends are zero. What can't be read is not empty.
+empty() {
+  local known size
+  [ "$(lsblk --noheadings --output NAME "$1" | wc -l)" = 1 ] || return 1 # partitions, LVM, RAID, mappings
+  [ -z "$(lsblk --noheadings --output MOUNTPOINTS "$1" | tr -d ' \n')" ] || return 1
+  known=$(wipefs --no-act "$1") || return 1
+  [ -z "$known" ] || return 1
+  size=$(blockdev --getsize64 "$1") || return 1
+  cmp --silent --bytes 4194304 "$1" /dev/zero || return 1
+  dd if="$1" bs=1M skip=$((size / 1048576 - 1)) count=1 status=none | cmp --silent --bytes 1048576 - /dev/zero || return 1
+  python3 -c 'import os, sys; os.open(sys.argv[1], os.O_RDONLY | os.O_EXCL)' "$1" 2>/dev/null # granted where nobody else has it
+}
+
+# The first empty disk becomes the pool's.
 disk() {
   local name
   [ -e /dev/disk/by-partlabel/reconciler-data ] && return
   while read -r name; do
-    [ -z "$(wipefs --no-act "$name")" ] && [ "$(lsblk -no MOUNTPOINTS "$name" | tr -d '\n')" = "" ] || continue
+    empty "$name" || continue
     printf '%s\n' 'label: gpt' 'size=64MiB, name=reconciler-metadata' 'name=reconciler-data' | sfdisk --quiet "$name"
     udevadm settle
     return
-  done < <(lsblk --nodeps --noheadings --paths --output NAME,TYPE | awk '$2 == "disk" { print $1 }')
+  done < <(lsblk --nodeps --noheadings --paths --bytes --output NAME,TYPE,RO,SIZE |
+    awk '$2 == "disk" && $3 == 0 && $4 >= 536870912 { print $1 }')
   echo "there is no empty second disk for the pool; with VirtualBox, Vagrant before 2.4 needs VAGRANT_EXPERIMENTAL=disks" >&2
   return 1
 }
@@ -51,7 +66,12 @@ disk() {
 # A bare repository to push to, and a clone of it that root keeps up to date: the stand-in for a Git server and its agent.
 git_repository() {
   git config --system core.fsync all # a power cut must not cost the clone, nor what was pushed
-  [ -d "$repository" ] && return
+  git config --system --get-all safe.directory | grep -qxF "$repository" || git config --system --add safe.directory "$repository"
+  [ -d "$repository" ] || bare_repository
+  [ -d "$manifests/.git" ] || git clone --quiet "$repository" "$manifests"
+}
+
+bare_repository() {
   local draft
   draft=$(mktemp -d)
   git init --quiet --initial-branch main "$draft"
@@ -59,11 +79,11 @@ git_repository() {
   sed -i '/yaml-language-server/d' "$draft"/*.yaml # the schema is not beside them here
   git -C "$draft" add .
   git -C "$draft" -c user.name=reconciler -c user.email=root@localhost commit --quiet --message 'The quickstart, on a thin pool'
-  git clone --quiet --bare "$draft" "$repository"
+  rm -rf "$repository.draft"
+  git clone --quiet --bare "$draft" "$repository.draft"
+  chown -R vagrant: "$repository.draft"
+  mv "$repository.draft" "$repository"
   rm -r "$draft"
-  chown -R vagrant: "$repository"
-  git config --system --add safe.directory "$repository"
-  git clone --quiet "$repository" "$manifests"
 }
 
 # Sample layers are made by the endpoint where they don't come with the checkout.
@@ -73,13 +93,15 @@ layers() {
 }
 
 packages e2fsprogs dmsetup thin-provisioning-tools fdisk git python3 python3-venv python3-pip
+systemctl stop reconcile.service 2>/dev/null || true # it must not go on while its code changes under it; service.sh starts it
 modprobe dm_thin_pool
 echo dm_thin_pool >/etc/modules-load.d/reconciler.conf
 reconciler
 disk
 git_repository
 layers
-install -D -m 644 /dev/stdin /etc/reconciler/environment <<<"RECONCILER_MANIFESTS=$manifests"
+[ -e /etc/reconciler/environment ] || install -D -m 644 /dev/stdin /etc/reconciler/environment <<<"RECONCILER_MANIFESTS=$manifests"
 install -m 644 "$checkout"/deploy/systemd/* "$checkout"/deploy/vagrant/*.{service,timer} /etc/systemd/system
 systemctl daemon-reload
-systemctl enable --quiet --now sample-s3.service
+systemctl enable --quiet sample-s3.service
+systemctl restart sample-s3.service

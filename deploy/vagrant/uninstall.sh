@@ -3,16 +3,20 @@
 set -euo pipefail
 set -a
 . /etc/reconciler/environment
-systemctl disable --quiet --now reconcile.service reconcile-once.timer manifests-pull.timer sample-s3.service
-reconcile detach thin --apply
 metadata=$(readlink -f /dev/disk/by-partlabel/reconciler-metadata)
 disk=/dev/$(lsblk --noheadings --nodeps --output PKNAME "$metadata")
-wipefs --quiet --all /dev/disk/by-partlabel/reconciler-{data,metadata}
-wipefs --quiet --all "$disk"
+[ "$(lsblk --noheadings --list --output TYPE "$disk" | grep -c part)" = 2 ] || {
+  echo "$disk has other partitions than the pool's: nothing has been taken away" >&2
+  exit 1
+}
+systemctl disable --quiet --now reconcile.service reconcile-once.timer manifests-pull.timer sample-s3.service
+reconcile detach thin --apply
+blkdiscard --force --zeroout "$disk" # wipefs knows nothing of thin pools
 blockdev --rereadpt "$disk"
 rm -f /etc/systemd/system/{reconcile,reconcile-once,sample-s3,manifests-pull}.{service,timer} /etc/modules-load.d/reconciler.conf
 systemctl daemon-reload
 git config --system --unset-all safe.directory /srv/git/manifests.git || true
 git config --system --unset core.fsync || true
 [ -n "$(git config --system --list)" ] || rm -f /etc/gitconfig
-rm -rf /usr/local/bin/reconcile /opt/reconciler /etc/reconciler /var/lib/reconciler /srv/manifests /srv/git /srv/sample-s3
+rm -rf /usr/local/bin/reconcile /opt/reconciler /etc/reconciler /var/lib/reconciler /srv/manifests /srv/git/manifests.git /srv/sample-s3
+rmdir --ignore-fail-on-non-empty /srv/git

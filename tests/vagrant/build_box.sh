@@ -15,6 +15,8 @@ packages+=,iproute2,ca-certificates,fdisk,e2fsprogs,dmsetup,thin-provisioning-to
 mkdir -p "$out"
 work=$(mktemp -d "${TMPDIR:-/tmp}/box.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
+chmod 755 "$work" # without root, mmdebstrap's hooks run as another user
+mkdir -m 1777 "$work/tmp"
 
 # Before the kernel is installed: an initrd with two drivers, which a slow machine unpacks quickly.
 cat >"$work/early" <<'EARLY'
@@ -48,7 +50,7 @@ done
 : >"$root/etc/machine-id"
 LATE
 
-mmdebstrap --variant=minbase --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
+TMPDIR=$work/tmp mmdebstrap --variant=minbase --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
   --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
   --essential-hook="sh $work/early \"\$1\"" --customize-hook="sh $work/late \"\$1\" $key" \
   --include="$packages" bookworm "$work/root.tar"

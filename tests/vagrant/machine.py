@@ -17,8 +17,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-OUTSIDE = dict(os.environ)
-"""What chooses the machine; the tests' own environment is without it."""
+OWN = {
+    "RECONCILER_VM_STATE": f"/var/tmp/reconciler-test-{os.getuid()}",
+    "VAGRANT_DOTFILE_PATH": str(HERE.parent.parent / ".vagrant" / "test"),
+}
+OUTSIDE = OWN | dict(os.environ)
+"""What chooses the machine; the tests' own environment is without it. It is not the machine that somebody is trying things in."""
 
 EMULATED = OUTSIDE.get("RECONCILER_VM_DRIVER", "qemu") == "qemu"
 VAGRANT = str(HERE / "emulated") if EMULATED else "vagrant"
@@ -54,7 +58,7 @@ class Machine:
         done = subprocess.run(
             command,
             cwd=HERE.parent.parent,
-            env=OUTSIDE | {"RECONCILER_VM_DISK": DISK},
+            env=OUTSIDE | {"RECONCILER_VM_DISK": DISK, "VAGRANT_DEFAULT_PROVIDER": "libvirt"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

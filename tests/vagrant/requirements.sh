@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # What `make vagrant-test` needs of a Debian machine beside make and Python. As root it is installed; others are told what to install.
 set -euo pipefail
-packages=(vagrant rsync openssh-client)
+packages=(vagrant vagrant-libvirt libvirt-clients qemu-system-x86 qemu-utils rsync openssh-client)
 if [ "${RECONCILER_VM_DRIVER:-qemu}" = qemu ]; then
-  packages+=(vagrant-libvirt libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils mmdebstrap util-linux e2fsprogs)
+  packages+=(libvirt-daemon libvirt-daemon-driver-qemu mmdebstrap util-linux e2fsprogs)
+  [ "$(id -u)" = 0 ] || packages+=(uidmap) # for mmdebstrap
+else
+  packages+=(libvirt-daemon-system)
 fi
 missing=()
 for package in "${packages[@]}"; do

@@ -12,6 +12,7 @@ import pytest
 
 from .machine import Machine
 
+CAP_SYS_MODULE = 16
 SNAPSHOTS = {"base-a", "python-a", "python-ci-0", "python-ci-1", "slim-a"}
 POOL = "thin"
 LATE = textwrap.dedent("""\
@@ -210,8 +211,9 @@ def test_a_service_that_does_not_activate_is_caught(serving: Machine) -> None:
     serving.run(f"! cmp -s {module} /root/sound.py")
     try:
         serving.vagrant("reload", "--no-provision")
-        with pytest.raises(AssertionError):
-            back_after_boot(serving, SNAPSHOTS, within=20)
+        with pytest.raises(AssertionError, match="are active"):
+            back_after_boot(serving, SNAPSHOTS, within=40)
+        assert active(serving) == set()
     finally:
         serving.run(f"mv /root/sound.py {module} && systemctl restart reconcile.service")
     back_after_boot(serving, SNAPSHOTS)
@@ -275,20 +277,26 @@ def test_the_service_is_as_confined_as_its_unit_says(serving: Machine) -> None:
     """What it needs works within the unit's limits: all above; and what it does not need is not there."""
     serving.run("systemctl start reconcile.service")
     serving.eventually(lambda: converged(serving), "the plan is empty")
+    pid = serving.run("systemctl show --value --property MainPID reconcile.service").strip()
+    status = serving.run(f"cat /proc/{pid}/status")
+    assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+    assert not int(status.split("CapBnd:")[1].split()[0], 16) >> CAP_SYS_MODULE & 1
+    assert "Read-only" in serving.ssh(f"nsenter --target {pid} --mount touch /usr/ours").stderr
     health = serving.reconcile("health")
     assert not [check for check in health["checks"] if check["level"] == "fail"], health
 
 
 def test_nothing_is_left_once_it_is_uninstalled(serving: Machine, empty: set[str]) -> None:
+    disk = serving.run("readlink -f /dev/disk/by-partlabel/reconciler-data").strip().rstrip("0123456789")
+
     serving.run("bash /vagrant/deploy/vagrant/uninstall.sh")
 
     assert serving.mappings() == {}
     assert serving.run("losetup --list --noheadings") == ""
     assert serving.ssh("pgrep -f '[/]opt/reconciler'").returncode == 1
     assert set(serving.run(ADDED).splitlines()) - empty == set()
-    assert serving.run("wipefs --no-act $(lsblk --nodeps --noheadings --paths --output NAME | tail -n 1)") == "", (
-        "the disk is empty"
-    )
+    serving.run(f"cmp --bytes $(blockdev --getsize64 {disk}) {disk} /dev/zero")
 
 
 def data_used(machine: Machine) -> int:
