@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from reconciler import report
 from reconciler.execute import Ledger, Meanwhile
 from reconciler.host import Host
-from reconciler.image.spec import Source, chain_ids
+from reconciler.image.spec import Source
 from reconciler.loop import Look, Wish, carry_on, resolve, selected
 from reconciler.marks import suspending
 from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Kind, Plan, Result, SnapshotRow, Verb, VolumeRow
@@ -23,6 +23,7 @@ from reconciler.observe import held, observe, resolutions
 from reconciler.outcome import outcome
 from reconciler.patience import Patience
 from reconciler.plan import plan
+from reconciler.planner.goals import chains, known_layers
 from reconciler.planner.replacing import candidates
 from reconciler.planner.unpinned import known_digests
 from reconciler.records import Records
@@ -124,24 +125,18 @@ class Few:
         return self.records.snapshots(self.desired.images, names)
 
     def volumes(self) -> Mapping[tuple[str, str], VolumeRow]:
-        wanted = {chain for image in self.desired.images.values() for chain in self._chains(image)}
+        wanted = {chain for image in self.desired.images.values() for chain in chains(image, known_layers(image, self.known))}
         had = {row.chain for row in self.images().values() if row.chain} | {row.chain for row in self.snapshots().values()}
         return self._with_parents(wanted | had)
 
     def failures(self) -> Mapping[tuple[Kind, str], Failure]:
         return {}
 
-    def _chains(self, image: ImageSpec) -> tuple[str, ...]:
-        """The volumes that it may want, as far as its layers are known."""
-        digests = [layer.sha256 or self.known.get(layer.source, "") for layer in image.layers]
-        known = digests.index("") if "" in digests else len(digests)
-        return chain_ids(image.size, digests[:known], image.limits.policy)
-
-    def _with_parents(self, chains: Collection[str]) -> Mapping[tuple[str, str], VolumeRow]:
+    def _with_parents(self, asked: Collection[str]) -> Mapping[tuple[str, str], VolumeRow]:
         """A volume that is there was made on its parents, and what is looked at without them would seem to lack them."""
         found: dict[tuple[str, str], VolumeRow] = {}
-        while chains:
-            rows = self.records.volumes(chains)
+        while asked:
+            rows = self.records.volumes(asked)
             found |= rows
-            chains = {row.parent for row in rows.values() if row.parent} - {chain for _, chain in found}
+            asked = {row.parent for row in rows.values() if row.parent} - {chain for _, chain in found}
         return found

@@ -5,10 +5,11 @@ Called by ``plan`` and the rest of ``planner``. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
-from reconciler.image.spec import GIB, Layer, chain_ids
+from reconciler.image.spec import GIB, Layer, Source, chain_ids
 from reconciler.model import Failure, ImageSpec, Kind, VolumeRow
 from reconciler.planner.facts import Facts, Key
 
@@ -67,13 +68,20 @@ def goal_of(image: ImageSpec, facts: Facts) -> Goal:
 
 
 def _goal(image: ImageSpec, facts: Facts) -> Goal:
-    layers = tuple(layer if layer.sha256 else replace(layer, sha256=facts.known.get(layer.source)) for layer in image.layers)
-    digests = [layer.sha256 or "" for layer in layers]
-    known = digests.index("") if "" in digests else len(digests)
+    layers = known_layers(image, facts.known)
     pool = facts.observed.pools.get(image.pool)
-    return Goal(
-        image, layers, chain_ids(image.size, digests[:known], image.limits.policy), shares=pool is not None and pool.shares_blocks
-    )
+    return Goal(image, layers, chains(image, layers), shares=pool is not None and pool.shares_blocks)
+
+
+def known_layers(image: ImageSpec, known: Mapping[Source, str]) -> tuple[Layer, ...]:
+    """Its layers, unpinned ones with the digest that is ``known`` of their source, where there is one."""
+    return tuple(layer if layer.sha256 else replace(layer, sha256=known.get(layer.source)) for layer in image.layers)
+
+
+def chains(image: ImageSpec, layers: Iterable[Layer]) -> tuple[str, ...]:
+    """The ids of its volumes from the bottom, as far as its layers are known."""
+    digests = takewhile(bool, (layer.sha256 or "" for layer in layers))
+    return chain_ids(image.size, digests, image.limits.policy)
 
 
 def outlook(image: ImageSpec, facts: Facts) -> Goal | Failure:
