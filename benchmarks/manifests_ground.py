@@ -51,7 +51,7 @@ class Ground:
 
     def command(self, *words: str) -> list[str]:
         where = ("-f", str(self.manifests), "--state", str(self.state))
-        return [sys.executable, "-m", "reconciler.cli", *words[:1], *where, *words[1:]]
+        return [sys.executable, "-m", "reconciler.cli.main", *words[:1], *where, *words[1:]]
 
     def declare(self) -> None:
         for number in range(self.count):

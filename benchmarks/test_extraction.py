@@ -15,13 +15,13 @@ from uuid import UUID
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from reconciler.image.codec import open_stream
+from reconciler.image.archive.codec import open_stream
+from reconciler.image.archive.member import Member
+from reconciler.image.archive.tar import Reader
 from reconciler.image.ext4 import Writer
-from reconciler.image.judge import Judge
-from reconciler.image.member import Member
 from reconciler.image.spec import GIB, MIB, Limits
-from reconciler.image.tar import Reader
-from reconciler.image.tree import Inode, Tree
+from reconciler.image.tree.judge import Judge
+from reconciler.image.tree.tree import Inode, Tree
 
 pytestmark = pytest.mark.timeout(0)
 

@@ -23,9 +23,9 @@ from typing import Any, cast
 
 from benchmarks.measure import MIB
 from benchmarks.thin_ground import POOL, Ground, main, ratios, said, spread
-from reconciler.host import writing
-from reconciler.pool import loop
-from reconciler.pool.thin import ThinPool
+from reconciler.controller.context import writing
+from reconciler.pool.thin import loop
+from reconciler.pool.thin.pool import ThinPool
 from reconciler.settings import Settings
 from reconciler.sizes import parse_size
 

@@ -23,7 +23,7 @@ import yaml
 
 from benchmarks.measure import Spread
 from reconciler.errors import HostCannot
-from reconciler.pool.devmapper import DeviceMapper
+from reconciler.pool.thin.devmapper import DeviceMapper
 from tests.support.guest import DISK, Guest, make_disk, unusable
 
 API = "reconciler/v1alpha1"

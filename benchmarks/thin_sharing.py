@@ -25,8 +25,8 @@ from typing import Any
 
 from benchmarks.measure import MIB
 from benchmarks.thin_ground import POOL, Ground, main
-from reconciler.pool import metadata
-from reconciler.records import Records
+from reconciler.pool.thin import metadata
+from reconciler.registry.reader import Records
 from samples import layers as samples
 
 FS_BLOCK = 4096

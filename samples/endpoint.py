@@ -11,7 +11,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from reconciler.notify import notify
+from reconciler.telemetry.systemd import notify
 from samples import layers
 from samples.quickstart import BUCKET, PORT
 from samples.s3 import S3Server, upload

@@ -1,1 +1,1 @@
-"""Bytes in, file system out. Knows nothing of hosts, pools or registries."""
+"""Bytes in, file system out. Knows no hosts, pools or registry."""

@@ -1,1 +1,1 @@
-"""The rooms of ``plan``: facts, goals, what is made, what is removed, what is only said. Pure, all of them."""
+"""Desired x Observed -> Plan. Pure: no clock, no files, no registry, no drivers."""

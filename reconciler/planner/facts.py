@@ -1,21 +1,18 @@
-"""What is declared and what is there, side by side, and the one difference that a volume or snapshot can have.
+"""Desired and observed state side by side: the goal of each image, and how each volume or snapshot differs from it.
 
-Made once a plan; asked by all of ``planner``. Frozen.
+``Facts`` is made once for each plan and read by all of ``planner``; ``goals`` computes the ``Goal`` values. Frozen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from reconciler.image.spec import Source
-from reconciler.model import Desired, Observed, Verb
+from reconciler.image.spec import Layer, Source
+from reconciler.model import Desired, ImageSpec, Observed, Verb
 from reconciler.planner.unpinned import known_digests
 from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeState
-
-if TYPE_CHECKING:
-    from reconciler.planner.goals import Goal
 
 Key = tuple[str, str]
 """(pool, chain) of a volume, (pool, name) of a snapshot."""
@@ -28,6 +25,46 @@ class Difference(NamedTuple):
 
     verb: Verb
     because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One volume: all its layers from the bottom; ``parent`` where only the last of them is new."""
+
+    key: Key
+    parent: str | None
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What one image wants. ``layers`` carry their digests where these are known, ``chains`` are the prefixes that are known.
+
+    ``stale`` says why the last known chain stands in for the one that is declared.
+    """
+
+    image: ImageSpec
+    layers: tuple[Layer, ...]
+    chains: tuple[str, ...]
+    shares: bool
+    stale: str = ""
+
+    @property
+    def chain(self) -> str | None:
+        """The whole chain, None until every digest is known."""
+        return self.chains[-1] if self.chains and len(self.chains) == len(self.layers) else None
+
+    @property
+    def top(self) -> Key:
+        return self.image.pool, self.chain or ""
+
+    def volumes(self) -> Iterator[Wanted]:
+        """Parents first: one a layer where the pool shares blocks, the whole chain in one elsewhere."""
+        if self.shares:
+            for n, chain in enumerate(self.chains):
+                yield Wanted((self.image.pool, chain), self.chains[n - 1] if n else None, self.layers[: n + 1])
+        elif self.chain:
+            yield Wanted(self.top, None, self.layers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from reconciler.model import Finding, ImageSpec, Kind
-from reconciler.planner import replacing
-from reconciler.planner.facts import Facts, Key
-from reconciler.planner.goals import Goal, goal_of, volume_name
+from reconciler.planner import replacement
+from reconciler.planner.facts import Facts, Goal, Key
+from reconciler.planner.goals import goal_of, volume_name
 from reconciler.planner.pools import in_use
 from reconciler.pool.driver import Condition, PoolState
 
@@ -92,4 +92,4 @@ def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
         owner = facts.claims[image.pool, name]
         if owner != image.name:
             yield Finding(Kind.SNAPSHOT, name, "DeclaredTwice", f"declared by images {owner} and {image.name}: it is {owner}'s")
-    yield from replacing.of_goal(goal, facts)
+    yield from replacement.of_goal(goal, facts)

@@ -5,58 +5,18 @@ Called by ``plan`` and the rest of ``planner``. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import takewhile
 
 from reconciler.image.spec import GIB, Layer, Source, chain_ids
 from reconciler.model import Failure, ImageSpec, Kind, VolumeRow
-from reconciler.planner.facts import Facts, Key
+from reconciler.planner.facts import Facts, Goal
 
 
 def volume_name(chain: str) -> str:
     """What a volume is called where people read it."""
     return chain[:12]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One volume: all its layers from the bottom; ``parent`` where only the last of them is new."""
-
-    key: Key
-    parent: str | None
-    layers: tuple[Layer, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What one image wants. ``layers`` carry their digests where these are known, ``chains`` are the prefixes that are known.
-
-    ``stale`` says why the last known chain stands in for the one that is declared.
-    """
-
-    image: ImageSpec
-    layers: tuple[Layer, ...]
-    chains: tuple[str, ...]
-    shares: bool
-    stale: str = ""
-
-    @property
-    def chain(self) -> str | None:
-        """The whole chain, None until every digest is known."""
-        return self.chains[-1] if self.chains and len(self.chains) == len(self.layers) else None
-
-    @property
-    def top(self) -> Key:
-        return self.image.pool, self.chain or ""
-
-    def volumes(self) -> Iterator[Wanted]:
-        """Parents first: one a layer where the pool shares blocks, the whole chain in one elsewhere."""
-        if self.shares:
-            for n, chain in enumerate(self.chains):
-                yield Wanted((self.image.pool, chain), self.chains[n - 1] if n else None, self.layers[: n + 1])
-        elif self.chain:
-            yield Wanted(self.top, None, self.layers)
 
 
 def goal_of(image: ImageSpec, facts: Facts) -> Goal:

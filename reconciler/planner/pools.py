@@ -16,8 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from reconciler.model import Action, Failure, Kind, Verb
-from reconciler.planner.facts import Facts
-from reconciler.planner.goals import Goal
+from reconciler.planner.facts import Facts, Goal
 from reconciler.pool.driver import Condition
 
 

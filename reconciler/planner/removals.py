@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from reconciler.model import Action, Finding, Kind, SnapshotRow, Verb, VolumeRow
-from reconciler.planner.facts import Facts, Key
-from reconciler.planner.goals import Goal, goal_of, volume_name
+from reconciler.planner.facts import Facts, Goal, Key
+from reconciler.planner.goals import goal_of, volume_name
 from reconciler.pool.driver import Condition
 
 KEPT = "no longer declared, and kept because the deletionPolicy of image {} is Retain (declare it with Delete to change that)"

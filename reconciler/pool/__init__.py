@@ -1,1 +1,1 @@
-"""The hands: where volumes live. Knows nothing of manifests or runs."""
+"""Pool drivers: where volumes and snapshots live. Knows no manifests, images or runs."""

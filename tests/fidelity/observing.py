@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from reconciler import errors
-from reconciler.image.codec import open_stream
+from reconciler.image.archive.codec import open_stream
+from reconciler.image.archive.tar import Reader
 from reconciler.image.ext4 import Writer
-from reconciler.image.judge import Judge
-from reconciler.image.tar import Reader
-from reconciler.image.tree import Tree
+from reconciler.image.tree.judge import Judge
+from reconciler.image.tree.tree import Tree
 from tests.support import compare, ext4, images, peers
 from tests.support.compare import Facts
 

@@ -10,9 +10,9 @@ from typing import Literal
 
 import pytest
 
-from reconciler.image.codec import open_stream
+from reconciler.image.archive.codec import open_stream
+from reconciler.image.archive.tar import Reader
 from reconciler.image.spec import Limits
-from reconciler.image.tar import Reader
 from tests.support import ext4, images
 
 from .cases import SPARSE

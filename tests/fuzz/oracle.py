@@ -20,18 +20,18 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from reconciler.errors import ImageTooSmall, LayerCorrupt, LayerRefused, NoSpace, ReconcilerError
-from reconciler.image import index
-from reconciler.image.codec import open_stream
+from reconciler.image.archive.codec import open_stream
+from reconciler.image.archive.member import HARDLINK, Member
+from reconciler.image.archive.tar import Reader
 from reconciler.image.ext4 import Summary, Writer
-from reconciler.image.inode import Inode
-from reconciler.image.judge import MAX_COMPONENT, MAX_ID, MAX_MAJOR, MAX_MINOR, MAX_MTIME, MAX_TARGET, MIN_MTIME, Judge
-from reconciler.image.member import HARDLINK, Member
 from reconciler.image.spec import KIB, MIB, POLICIES, Limits
-from reconciler.image.tar import Reader
-from reconciler.image.tree import MAX_LINKS, Tree
-from tests.ext4_images import check, same_bytes
+from reconciler.image.tree import index
+from reconciler.image.tree.inode import Inode
+from reconciler.image.tree.judge import MAX_COMPONENT, MAX_ID, MAX_MAJOR, MAX_MINOR, MAX_MTIME, MAX_TARGET, MIN_MTIME, Judge
+from reconciler.image.tree.tree import MAX_LINKS, Tree
 from tests.fuzz import readers, tarball
 from tests.support import ext4
+from tests.support.ext4_images import check, same_bytes
 
 _T = TypeVar("_T")
 

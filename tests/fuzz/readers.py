@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from threading import Timer
 
-from reconciler.image.member import HARDLINK
+from reconciler.image.archive.member import HARDLINK
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 QUIET = "--warning=no-unknown-keyword"

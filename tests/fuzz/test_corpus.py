@@ -118,7 +118,7 @@ def _with(member: readers.Listed, **fields: object) -> list[readers.Listed]:
 
 def test_an_error_that_is_no_verdict_is_a_finding(bench: oracle.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     from reconciler.errors import BuilderDied
-    from reconciler.image.judge import Judge
+    from reconciler.image.tree.judge import Judge
 
     def fail(*_: object) -> None:
         raise BuilderDied("it died")

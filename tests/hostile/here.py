@@ -8,13 +8,13 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from uuid import UUID
 
-from reconciler.image.codec import open_stream
+from reconciler.image.archive.codec import open_stream
+from reconciler.image.archive.tar import Reader
 from reconciler.image.ext4 import Writer
-from reconciler.image.inode import Inode
-from reconciler.image.judge import Judge
 from reconciler.image.spec import GIB, Limits
-from reconciler.image.tar import Reader
-from reconciler.image.tree import Tree
+from reconciler.image.tree.inode import Inode
+from reconciler.image.tree.judge import Judge
+from reconciler.image.tree.tree import Tree
 from tests.support.compare import ROOT, Facts, grouped
 
 SIZE = GIB

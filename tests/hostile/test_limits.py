@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from reconciler.errors import LayerRefused
-from reconciler.image.codec import open_stream
-from reconciler.image.judge import Judge
+from reconciler.image.archive.codec import open_stream
+from reconciler.image.archive.tar import Reader
 from reconciler.image.spec import MIB, Limits
-from reconciler.image.tar import Reader
-from reconciler.image.tree import Tree
+from reconciler.image.tree.judge import Judge
+from reconciler.image.tree.tree import Tree
 from tests.hostile.archive import entry, file, long_name, pax
 
 AHEAD = 2 * MIB

@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from reconciler import errors, oneshot
+from reconciler import errors
+from reconciler.cli import build_image
 from reconciler.image.spec import Limits, Source
-from reconciler.report import Silent
+from reconciler.output.console import Silent
 from reconciler.settings import Settings
 
 OUTPUT = "volume.ext4"
@@ -115,7 +116,7 @@ def build(asked: Mapping[str, Any]) -> None:
     sources = [Source(str(directory / f"{number}.tar")) for number in range(asked["layers"])]
     settings = Settings(manifests=directory, state=directory)
     limits, stop = Limits(**asked["limits"]), threading.Event()
-    oneshot.build(sources, directory / OUTPUT, asked["size"], limits, settings, Silent(), stop=stop)
+    build_image.build(sources, directory / OUTPUT, asked["size"], limits, settings, Silent(), stop=stop)
 
 
 def children() -> list[str]:

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.pool.assembly import Geometry
-from reconciler.pool.backing import Backing
-from reconciler.pool.journal import DeviceRow, PoolRow
-from reconciler.pool.thin import ThinPool
-from reconciler.registry import Registry
+from reconciler.pool.thin.assembly import Geometry
+from reconciler.pool.thin.backing import Backing
+from reconciler.pool.thin.journal import DeviceRow, PoolRow
+from reconciler.pool.thin.pool import ThinPool
+from reconciler.registry.writer import Registry
 
 MIB = 1 << 20
 BLOCK = 64 << 10

@@ -22,10 +22,10 @@ from threading import Event
 import pytest
 
 from reconciler.errors import HostCannot
-from reconciler.pool import status
-from reconciler.pool.devices import DIRECTORY
-from reconciler.pool.devmapper import Device, DeviceMapper, DmError, Listed, Target
-from reconciler.pool.status import Mode, PoolStatus, PoolTable, ThinStatus, ThinTable
+from reconciler.pool.thin import status
+from reconciler.pool.thin.devices import DIRECTORY
+from reconciler.pool.thin.devmapper import Device, DeviceMapper, DmError, Listed, Target
+from reconciler.pool.thin.status import Mode, PoolStatus, PoolTable, ThinStatus, ThinTable
 
 MIB = 1 << 20
 SECTORS = MIB // 512
@@ -628,7 +628,7 @@ def test_it_is_for_root() -> None:
         os.seteuid(0)
 
 
-OPEN = "from reconciler.pool.devmapper import DeviceMapper; print(DeviceMapper.open().devices() is not None)"
+OPEN = "from reconciler.pool.thin.devmapper import DeviceMapper; print(DeviceMapper.open().devices() is not None)"
 
 
 def in_namespace(*commands: str, code: str = OPEN) -> subprocess.CompletedProcess[str]:
@@ -658,7 +658,7 @@ SEEMING = ("mkdir -p /run/udev", "mount -t tmpfs none /run/udev", "touch /run/ud
 MAKE = """
 import os
 from pathlib import Path
-from reconciler.pool.devmapper import DeviceMapper, Target
+from reconciler.pool.thin.devmapper import DeviceMapper, Target
 
 def semaphores():
     return [int(line.split()[0]) for line in Path("/proc/sysvipc/sem").read_text().splitlines()[1:]]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.pool import metadata
+from reconciler.pool.thin import metadata
 from tests.stories.conftest import zygote  # noqa: F401 - a fixture
 from tests.stories.layers import noise, root
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from reconciler.errors import PoolUnusable
-from reconciler.pool.devmapper import DeviceMapper
 from reconciler.pool.driver import PoolState
-from reconciler.pool.journal import DeviceRow, State
-from reconciler.pool.thin import ThinPool
-from reconciler.registry import Registry
+from reconciler.pool.thin.devmapper import DeviceMapper
+from reconciler.pool.thin.journal import DeviceRow, State
+from reconciler.pool.thin.pool import ThinPool
+from reconciler.registry.writer import Registry
 
 from .rig import MIB, A, B, Rig, dmsetup, read, rig, volume, write
 

@@ -12,7 +12,7 @@ import pytest
 
 from reconciler.errors import Busy, NameTaken
 from reconciler.pool.driver import Condition
-from reconciler.pool.thin import ThinPool
+from reconciler.pool.thin.pool import ThinPool
 
 from .rig import MIB, A, B, Rig, dmsetup, mappings, read, rig, volume, write
 

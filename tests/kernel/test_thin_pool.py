@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import Busy, NameTaken, NoSpace, PoolUnusable, Retryable
-from reconciler.pool.assembly import Geometry
-from reconciler.pool.backing import Backing
 from reconciler.pool.driver import Condition
-from reconciler.pool.thin import ThinPool
-from reconciler.registry import Registry
+from reconciler.pool.thin.assembly import Geometry
+from reconciler.pool.thin.backing import Backing
+from reconciler.pool.thin.pool import ThinPool
+from reconciler.registry.writer import Registry
 from tests.support.sleeper import await_name, sleeper
 
 from .rig import BLOCK, MIB, A, B, C, Journal, Rig, dmsetup, read, rig, volume, write

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.pool.devmapper import DeviceMapper
+from reconciler.pool.thin.devmapper import DeviceMapper
 from tests.stories.conftest import zygote  # noqa: F401 - a fixture
 from tests.stories.layers import change, noise, root
 from tests.stories.workshop import Completed

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from reconciler.pool import metadata
+from reconciler.pool.thin import metadata
 from tests.stories.workshop import Completed, Running, Workshop, contents
 
 from .rig import Rig, dmsetup, mappings

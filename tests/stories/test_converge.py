@@ -149,7 +149,9 @@ HEAVY = {"boto3", "botocore", "sqlmodel", "sqlalchemy", "pydantic", "yaml", "ric
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["completion", "bash"]], ids=" ".join)
 def test_asking_for_help_loads_nothing_heavy(words: list[str]) -> None:
     """Help, version and completion answer at once, because nothing that takes time to load is loaded."""
-    asked = f"import sys; from reconciler import cli; cli.main({words!r}); print('loaded', *({HEAVY!r} & sys.modules.keys()))"
+    asked = (
+        f"import sys; from reconciler.cli import main; main.main({words!r}); print('loaded', *({HEAVY!r} & sys.modules.keys()))"
+    )
 
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
 

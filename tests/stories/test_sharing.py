@@ -68,7 +68,7 @@ def test_fifteen_sources_of_which_eight_are_distinct_are_eight_downloads(bucket:
 
 def test_where_blocks_cannot_be_shared_there_is_one_volume_for_each_image(bucket: Workshop) -> None:
     """On an ordinary file system a chain is one volume, written in one go."""
-    from reconciler.pool.clone import shares_blocks
+    from reconciler.pool.file.clone import shares_blocks
 
     if shares_blocks(bucket.root):
         pytest.skip("this file system can share blocks")

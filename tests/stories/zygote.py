@@ -30,7 +30,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-LOADED = ["reconciler.cli", "reconciler.inventory", "reconciler.checks", "reconciler.oneshot", "reconciler.inspecting"]
+LOADED = [
+    "reconciler.cli.main",
+    "reconciler.status.inventory",
+    "reconciler.status.health",
+    "reconciler.cli.build_image",
+    "reconciler.cli.inspect_layer",
+]
 LOADED += ["boto3.session", "botocore.config", "botocore.httpsession", "botocore.parsers", "watchfiles"]
 
 STACKS = signal.SIGUSR1
@@ -152,7 +158,7 @@ def report(ended: int, pid: int, connection: socket.socket) -> None:
 
 def warm_up() -> None:
     """Load everything, and have the libraries compile what they compile at its first use."""
-    from reconciler import cli
+    from reconciler.cli import main as cli
 
     for name in LOADED:
         importlib.import_module(name)
@@ -165,7 +171,7 @@ def warm_up() -> None:
 
 def become(asked: Mapping[str, Any], out: int, err: int) -> NoReturn:
     """Run the command to its end. What an interpreter does at its end is done, but for taking all modules apart again."""
-    from reconciler import cli
+    from reconciler.cli import main as cli
 
     os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
@@ -202,7 +208,7 @@ class Death:
         self._lock = threading.Lock()
 
     def await_it(self) -> None:
-        from reconciler.pool.devmapper import DeviceMapper
+        from reconciler.pool.thin.devmapper import DeviceMapper
 
         connect = sqlite3.connect
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from reconciler.image.codec import open_stream
+from reconciler.image.archive.codec import open_stream
+from reconciler.image.archive.tar import Reader
 from reconciler.image.ext4 import Summary, Writer
-from reconciler.image.judge import Judge
 from reconciler.image.spec import MIB, Limits
-from reconciler.image.tar import Reader
-from reconciler.image.tree import Tree
+from reconciler.image.tree.judge import Judge
+from reconciler.image.tree.tree import Tree
 
 SIZE = 64 * MIB
 ANY_UUID = UUID("00000000-0000-4000-8000-000000000001")

@@ -7,37 +7,38 @@ import sys
 import time
 from typing import Any
 
-from reconciler.image import builder, index
-from reconciler.image.control import Channel
-from reconciler.image.room import Room
+from reconciler.image.builder import child
+from reconciler.image.builder.protocol import Channel
+from reconciler.image.free_space import Room
+from reconciler.image.tree import index
 
 
 def main(flaw: str) -> int:
     match flaw:
         case "hangs":
-            builder.apply_layer = lambda *_: time.sleep(600)  # type: ignore[assignment,return-value,func-returns-value]
+            child.apply_layer = lambda *_: time.sleep(600)  # type: ignore[assignment,return-value,func-returns-value]
         case "dies":
-            builder.apply_layer = lambda *_: os.abort()  # type: ignore[assignment]
+            child.apply_layer = lambda *_: os.abort()  # type: ignore[assignment]
         case "forges its index":
             index.dump = lambda *_: b"reconidx" + bytes(100)
         case "shouts":
-            builder.apply_layer = _shout
+            child.apply_layer = _shout
         case "claims to be done":
-            builder.apply_layer = _claim
+            child.apply_layer = _claim
         case "counts wildly":
-            builder.apply_layer = _forge({"entries": 10**40})
+            child.apply_layer = _forge({"entries": 10**40})
         case "moves the cursor":
-            builder.apply_layer = _forge({"entries": "\x1b[2J\x1b[H0"})
+            child.apply_layer = _forge({"entries": "\x1b[2J\x1b[H0"})
         case "sees nonsense":
-            builder.apply_layer = _see({"compression": 5, "entries": [], "times": {"firstNs": "now"}})
+            child.apply_layer = _see({"compression": 5, "entries": [], "times": {"firstNs": "now"}})
         case "sees nothing":
-            builder.apply_layer = _see({"compression": "none"})
+            child.apply_layer = _see({"compression": "none"})
         case "hangs up":
-            builder.apply_layer = _hang_up
+            child.apply_layer = _hang_up
         case "writes on":
-            builder.Room = _Noted  # type: ignore[misc]
+            child.Room = _Noted  # type: ignore[misc]
             Channel.send = _send_and_write_on  # type: ignore[method-assign]
-    return builder.main(sys.argv)
+    return child.main(sys.argv)
 
 
 def _shout(channel: Channel, *_: Any) -> dict[str, object]:
@@ -54,7 +55,7 @@ def _claim(channel: Channel, *_: Any) -> dict[str, object]:
 
 def _forge(totals: dict[str, object]) -> Any:
     """A builder that reads its layer, and tells other totals."""
-    honest = builder.apply_layer
+    honest = child.apply_layer
 
     def forge(*given: Any) -> dict[str, object]:
         honest(*given)
@@ -65,7 +66,7 @@ def _forge(totals: dict[str, object]) -> Any:
 
 def _see(totals: dict[str, object]) -> Any:
     """A builder that accepts its layer, and has seen this."""
-    honest = builder.apply_layer
+    honest = child.apply_layer
 
     def see(channel: Channel, *rest: Any) -> dict[str, object]:
         found = honest(channel, *rest[:-1])

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from reconciler.errors import LayerCorrupt
-from reconciler.image import builder, libc, seccomp
-from reconciler.image.member import Member
-from reconciler.image.tar import Reader
+from reconciler.image.archive.member import Member
+from reconciler.image.archive.tar import Reader
+from reconciler.image.builder import child, libc, seccomp
 
 NOT_THERE = OSError(errno.ENOSYS, "left out by the test")
 
@@ -102,19 +102,19 @@ def _refuse(*_: object) -> NoReturn:
 
 
 def main() -> int:
-    builder.Reader = Planted  # type: ignore[misc]
+    child.Reader = Planted  # type: ignore[misc]
     if "seccomp" in SETTINGS["without"]:
         seccomp.prepare = _refuse
     if "Landlock" in SETTINGS["without"]:
         libc.landlock = _refuse
     if "namespaces" in SETTINGS["without"]:
         libc.unshare = _refuse
-    builder.prepare()
+    child.prepare()
     if SETTINGS["user"]:
         os.setgroups([])
         os.setresgid(SETTINGS["user"], SETTINGS["user"], SETTINGS["user"])
         os.setresuid(SETTINGS["user"], SETTINGS["user"], SETTINGS["user"])
-    return builder.main(sys.argv)
+    return child.main(sys.argv)
 
 
 SETTINGS: dict[str, Any] = json.loads(sys.argv.pop(1)) if __name__ == "__main__" else {}

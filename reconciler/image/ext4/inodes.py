@@ -22,7 +22,7 @@ from reconciler.image.ext4.refusal import NotRepresentable
 from reconciler.image.ext4.structs import EXTRA_ISIZE, FLAG_EXTENTS, FLAG_INDEX, INODE
 
 if TYPE_CHECKING:
-    from reconciler.image.inode import Inode
+    from reconciler.image.tree.inode import Inode
 
 SECTORS = BLOCK // 512  # i_blocks counts in sectors
 MAX_FILE = (2**32 - 1) * BLOCK  # the kernel's s_maxbytes for extents

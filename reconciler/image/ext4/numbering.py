@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reconciler.image.inode import Inode
+    from reconciler.image.tree.inode import Inode
 
 ROOT = 2
 JOURNAL = 8

@@ -22,7 +22,7 @@ from reconciler.image.ext4.metadata import Written
 from reconciler.image.ext4.output import Discard, Output, VolumeOutput
 
 if TYPE_CHECKING:
-    from reconciler.image.inode import Inode
+    from reconciler.image.tree.inode import Inode
 
 
 @dataclass(frozen=True, slots=True)

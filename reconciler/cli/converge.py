@@ -1,0 +1,189 @@
+"""Converge, once or for ever, and say what that would change: ``reconcile``, ``plan``, ``drift``. No state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reconciler.cli.options import changing, options, shared
+from reconciler.cli.signals import Interrupted
+from reconciler.errors import Exit, UsageError
+
+if TYPE_CHECKING:
+    from reconciler.controller.context import Host
+    from reconciler.controller.converge import Look, Wish
+    from reconciler.model import Action
+    from reconciler.planner.plan_file import Saved
+
+
+def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
+    """What the options ask for. Raises UsageError."""
+    from reconciler.controller import converge
+    from reconciler.registry import marks
+
+    params = context.params
+    most, grace = params["prune_max"] or converge.MOST_PRUNED, params.get("prune_grace")
+    try:
+        converge.prunable(most, 0)
+        seconds = marks.duration(grace) if grace else 0.0
+    except ValueError as error:
+        raise UsageError(f"--prune-max {most} or --prune-grace {grace}: {error}", hint="for example 10, 20%; 15m, 2h") from None
+    return converge.Wish(params["prune"], params["selector"], params["diff"], seconds, most, on_invalid)
+
+
+def run(context: click.Context, *, once: bool) -> int:
+    from reconciler.controller import context as host
+    from reconciler.controller import converge, service, summary
+    from reconciler.output import console
+    from reconciler.telemetry import activity
+
+    chosen, params = options(context), context.params
+    wish = wished(context, on_invalid=params["on_invalid"] or ("fail" if once else "freeze"))
+    shown = activity.Board(console.progress("none" if chosen.json else params["progress"]), chosen.settings.running)
+    with (
+        Interrupted().installed() as interrupted,
+        host.writing(chosen.settings, stop=interrupted.stop, on_invalid=wish.on_invalid) as ours,
+    ):
+        if not once:
+            telling = service.Telling(params["metrics_file"], params["metrics_port"])
+            service.Service(ours, wish, shown, telling, stop=interrupted.stop).run()
+            return interrupted.exit
+        result = converge.converge(ours, wish, shown, stop=interrupted.stop)
+    if chosen.json:
+        console.document(console.result_json(result))
+    else:
+        console.show_result(result)
+    if interrupted.signal:
+        return interrupted.exit
+    return summary.exit_code(result, detailed=params["detailed_exitcode"])
+
+
+def show_plan(context: click.Context, out: Path | None = None) -> int:
+    from reconciler.controller import context as host
+    from reconciler.controller import converge, summary
+    from reconciler.output import console
+    from reconciler.planner import plan_file
+
+    chosen, params = options(context), context.params
+    wish = wished(context)
+    with host.reading(chosen.settings) as ours:
+        found = converge.look(ours, wish)
+        if out is not None:
+            plan_file.write(out, saved(ours, found, wish))
+        selected = converge.selected(ours.desired, params["selector"])
+        images = set(ours.desired.images) if selected is None else selected
+    if chosen.json:
+        console.document(console.plan_json(found.plan, ours.name))
+    else:
+        console.show_plan(found.plan, diff=params["diff"])
+    return summary.plan_exit_code(found.plan, images, detailed=params["detailed_exitcode"])
+
+
+def saved(ours: Host, look: Look, wish: Wish) -> Saved:
+    """The plan that ``look`` came to, with what it depends on."""
+    from reconciler.planner import plan_file
+
+    marks = (f"{key} {mark}" for key, mark in sorted(ours.records.marks().items()))
+    runs = (f"{run.subject} {run.status}" for run in ours.records.open_runs())
+    basis = plan_file.basis(ours.desired, look.observed, (*marks, *runs))
+    asked = {"prune": wish.prune, "selector": wish.selector, "most": wish.most}
+    return plan_file.Saved(ours.name, time.time(), ours.revision, basis, asked, look.plan.actions)
+
+
+@click.command()
+@shared
+@changing
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Also write the plan to FILE, for `reconcile apply FILE`."
+)
+@click.pass_context
+def plan(context: click.Context, /, out: Path | None, **_: Any) -> int:
+    """Say what would change, and why. Reads only."""
+    return show_plan(context, out)
+
+
+@click.command()
+@shared
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 where something changed.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_context
+def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, **_: Any) -> int:
+    """Carry out the plan in FILE, exactly: refused (5) where manifests, registry or pools have moved since it was made."""
+    from reconciler.controller import context as host
+    from reconciler.controller import converge, summary
+    from reconciler.output import console
+    from reconciler.planner import plan_file
+    from reconciler.telemetry import activity
+
+    chosen, plan = options(context), plan_file.read(file)
+    wish = converge.Wish(prune=plan.wish["prune"], selector=plan.wish["selector"], most=plan.wish["most"])
+    shown = activity.Board(console.progress("none" if chosen.json else "auto"), chosen.settings.running)
+    with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
+
+        def approved(look: Look) -> Sequence[Action]:
+            plan_file.check(plan, saved(ours, look, wish))
+            return plan.actions
+
+        result = converge.converge(ours, wish, shown, stop=interrupted.stop, approved=approved)
+    if chosen.json:
+        console.document(console.result_json(result))
+    else:
+        console.show_result(result)
+    return interrupted.exit if interrupted.signal else summary.exit_code(result, detailed=detailed_exitcode)
+
+
+@click.command()
+@shared
+@click.option("--diff", is_flag=True, help="Show the fields of each change.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_context
+def show(context: click.Context, /, file: Path, diff: bool, **_: Any) -> int:
+    """Show the plan in FILE, and say whether it could still be carried out."""
+    from reconciler.controller import context as host
+    from reconciler.controller import converge
+    from reconciler.errors import Guarded
+    from reconciler.output import console
+    from reconciler.planner import plan_file
+
+    chosen, plan = options(context), plan_file.read(file)
+    if chosen.json:
+        console.document(console.plan_json(plan_file.as_plan(plan), plan.host))
+    else:
+        console.show_plan(plan_file.as_plan(plan), diff=diff)
+    wish = converge.Wish(prune=plan.wish["prune"], selector=plan.wish["selector"], most=plan.wish["most"])
+    with host.reading(chosen.settings, lenient=True) as ours:
+        try:
+            plan_file.check(plan, saved(ours, converge.look(ours, wish), wish))
+        except Guarded as stale:
+            console.note(f"note: {stale}", "warning")
+    return Exit.OK
+
+
+@click.command()
+@shared
+@click.pass_context
+def drift(context: click.Context, /, **_: Any) -> int:
+    """Say what somebody else has changed since the last run. Asks no source, writes nothing; exits with 2 where something has.
+
+    What the manifests want and nobody has made yet is not drift: `reconcile plan` shows that.
+    """
+    from reconciler.controller import context as host
+    from reconciler.controller import converge
+    from reconciler.output import console
+    from reconciler.planner.drift import drifted
+
+    chosen = options(context)
+    with host.reading(chosen.settings, lenient=True) as ours:
+        for fault in ours.faults:
+            console.note(fault, "error")
+        found = drifted(converge.look_offline(ours).plan)
+        name = ours.name
+    if chosen.json:
+        console.document(console.drift_json(found, name))
+    else:
+        console.show_drift(found)
+    return Exit.CHANGED if found.actions or found.findings else Exit.OK

@@ -1,0 +1,102 @@
+"""A live view: ``top``. No state."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reconciler.cli.options import Options, options, shared
+from reconciler.errors import Exit
+
+if TYPE_CHECKING:
+    from reconciler.manifests.loader import Known
+    from reconciler.status.top import Scene
+    from reconciler.telemetry.activity import Running
+
+
+SHARE = 0.25
+"""Most of one core that looking may take: with ten thousand images a frame takes longer than a second."""
+
+
+@click.command()
+@shared
+@click.option("-n", "--frames", type=click.IntRange(min=1), help="End after N frames.  [default: one where there is no terminal]")
+@click.option(
+    "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, metavar="SECONDS", help="Between frames."
+)
+@click.pass_context
+def top(context: click.Context, /, frames: int | None, every: float, **_: Any) -> int:
+    """Watch pools fill, work run and events come, until you press q. Reads only, beside a service or without one."""
+    from reconciler.output import console
+    from reconciler.status import top
+
+    chosen = options(context)
+    if chosen.json:
+        console.document(top.document(next(scenes(chosen))))
+        return Exit.OK
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        for number, scene in zip(range(frames or 1), scenes(chosen), strict=False):
+            time.sleep(every if number else 0)
+            console.data(top.frame(scene, painted, width=shutil.get_terminal_size((120, 40)).columns))
+        return Exit.OK
+    with top.Screen().taken() as screen:
+        began = time.process_time()
+        for number, scene in enumerate(scenes(chosen), 1):
+            screen.show(top.frame(scene, painted, width=shutil.get_terminal_size().columns))
+            took = time.process_time() - began
+            if number == frames or screen.asked_to_end(max(every, took / SHARE)):
+                return Exit.OK
+            began = time.process_time()
+    return Exit.OK
+
+
+def scenes(chosen: Options) -> Iterator[Scene]:
+    """What there is to see, each time that somebody looks."""
+    from reconciler.manifests.loader import Known
+
+    before: Sequence[Running] = ()
+    known = Known()
+    while True:
+        scene = look(chosen, before, known)
+        before = scene.running
+        yield scene
+
+
+def look(chosen: Options, before: Sequence[Running], known: Known) -> Scene:
+    from reconciler.controller import context as host
+    from reconciler.controller import converge
+    from reconciler.controller.observe import Phases
+    from reconciler.model import Kind
+    from reconciler.registry import lock
+    from reconciler.status import top
+    from reconciler.telemetry import activity
+
+    settings = chosen.settings
+    with host.reading(settings, lenient=True, known=known) as ours:
+        seen = converge.look_offline(ours)
+        under_way = {(Kind(run.subject.kind), run.subject.name): run.state for run in ours.records.open_runs()}
+        phases = Phases(ours.desired, seen.observed, seen.plan, under_way)
+        running = activity.read(settings.running)
+        return top.Scene(
+            host=ours.name,
+            at=time.time(),
+            holder=lock.holder(settings.lock),
+            pools=seen.observed.pools,
+            phases=[phases.of(name).value for name in sorted({*ours.desired.images, *seen.observed.images})],
+            running=running,
+            rates=top.rates(before, running),
+            events=ours.records.events(limit=top.EVENTS),
+            pending=len(seen.plan.actions),
+            faults=len(ours.faults),
+        )
+
+
+def painted(text: str, code: str) -> str:
+    from reconciler.output import console
+
+    return console.paint(text, code, sys.stdout)

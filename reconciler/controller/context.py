@@ -1,0 +1,283 @@
+"""Puts the objects of one invocation together: settings, manifests, registry, drivers, spool, engine.
+
+Called by ``cli``; the one place that chooses a driver for a pool. ``reading`` writes nothing; ``writing`` holds the lock.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+import threading
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler.controller.machines import Hands, Pipelines, machines
+from reconciler.engine.engine import Engine
+from reconciler.errors import HostCannot, ManifestsInvalid
+from reconciler.image.source.spool import Spool
+from reconciler.manifests import last_good as standing
+from reconciler.manifests import loader
+from reconciler.manifests.files import shown
+from reconciler.manifests.loader import Known
+from reconciler.manifests.revision import revision
+from reconciler.model import Desired, HostFacts, PoolSpec
+from reconciler.pool.driver import Driver
+from reconciler.pool.file.pool import FilePool
+from reconciler.pool.thin.assembly import Geometry
+from reconciler.pool.thin.backing import Backing
+from reconciler.pool.thin.journal import DeviceRow, PoolRow
+from reconciler.pool.thin.pool import ThinPool
+from reconciler.registry.lock import lock
+from reconciler.registry.reader import Records
+from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.registry.writer import Registry
+
+
+@dataclass(frozen=True)
+class Host:
+    """What an invocation works with. ``desired`` is as it was read at the beginning; ``faults`` where it could not be."""
+
+    settings: Settings
+    desired: Desired
+    records: Records
+    spool: Spool
+    stop: threading.Event
+    faults: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    """Manifest files that have faults, and whose last good text stands in."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Of the manifests without fault, by path."""
+    known: Known = field(default_factory=Known)
+    """What need not be read again where it has not changed; a service's passes share it."""
+
+    own_facts: HostFacts | None = None
+    """As they were when the manifests were read; None before."""
+
+    def informed(self, on_invalid: str, *, lenient: bool = False) -> Host:
+        """The same with what the manifests say now, to this host as it is now.
+
+        Raises ManifestsInvalid as ``standing.read`` does, unless it is lenient.
+        """
+        settings = self.settings
+        last = self.last_good if on_invalid != "fail" else {}
+        try:
+            own = facts(settings)
+            now = standing.read(settings.manifests, last, host=own, policy=on_invalid, known=self.known)
+        except ManifestsInvalid as error:
+            if not lenient:
+                raise
+            return replace(self, desired=Desired({}, {}), faults=error.faults)
+        return replace(self, desired=now.desired, faults=now.faults, frozen=now.frozen, texts=now.good, own_facts=own)
+
+    def glanced(self, named: Iterable[str]) -> Host | None:
+        """The same with what these files say now, as if no other had changed; None where that is not enough to tell."""
+        if self.faults:
+            return None
+        desired = standing.glance(self.settings.manifests, named, host=self.facts, known=self.known)
+        return None if desired is None else replace(self, desired=desired)
+
+    def wishing(self, desired: Desired) -> Host:
+        """The same, with the same hands, for other images; its pools are those of this one."""
+        other = replace(self, desired=desired)
+        for made in ("drivers", "registry", "hands", "pipelines", "engine"):
+            other.__dict__[made] = getattr(self, made)
+        return other
+
+    @property
+    def last_good(self) -> Mapping[str, str]:
+        """The last good text of each manifest. Only who holds the lock writes them, so they are read once."""
+        if self.known.texts is None:
+            self.known.texts = self.records.manifests()
+        return self.known.texts
+
+    def remember(self) -> None:
+        """Keep the texts of the manifests without fault for the day when they have one."""
+        if self.known.texts is None:
+            self._count(self.desired.images.keys() - self.records.generations().keys())
+        if self.texts != self.last_good:
+            before = {shown(path) for path, text in self.texts.items() if self.last_good.get(path) != text}
+            self._count([name for name, image in self.desired.images.items() if image.where and image.where.file in before])
+            self.registry.remember_manifests(self.texts, whole=not self.faults, known=self.last_good)
+            self.known.texts = self.texts if not self.faults else {**self.last_good, **self.texts}
+
+    def _count(self, images: Iterable[str]) -> None:
+        """Count the generations of these images."""
+        if digests := {name: self.desired.images[name].digest for name in images}:
+            self.registry.observe_generations(digests)
+
+    @cached_property
+    def revision(self) -> str:
+        """Which state of their source the manifests are in."""
+        return revision(self.settings.manifests, self.texts)
+
+    @cached_property
+    def facts(self) -> HostFacts:
+        return self.own_facts or facts(self.settings)
+
+    @property
+    def relabelled(self) -> bool:
+        """Whether the manifests knew this host by other labels when it last converged: a typo in one deselects everything."""
+        before = self.records.labels()
+        return before is not None and before != dict(self.facts.labels)
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+    @cached_property
+    def drivers(self) -> Mapping[str, Driver]:
+        """A driver for each pool that is declared, and for each that the registry remembers."""
+        return drivers(self)
+
+    def pulse(self) -> Hashable:
+        """Differs once a pool, what somebody else has written to the registry, or this host's own file is not what it was."""
+        try:
+            own = self.settings.host_file.stat()
+        except OSError:
+            own = None
+        of_file = own and (own.st_ino, own.st_size, own.st_mtime_ns, own.st_ctime_ns)
+        return self.records.others, of_file, tuple(driver.pulse() for driver in self.drivers.values())
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The transactions that write; imported when the first one is due."""
+        from reconciler.registry.writer import Registry
+
+        return Registry.over(self.records)
+
+    @cached_property
+    def hands(self) -> Hands:
+        return Hands(self.settings, self.drivers, self.spool)
+
+    @cached_property
+    def pipelines(self) -> Pipelines:
+        return Pipelines(self.hands)
+
+    @cached_property
+    def engine(self) -> Engine:
+        return Engine(self.registry, machines(self.hands, self.pipelines), stop=self.stop)
+
+
+MACHINE_ID = Path("/etc/machine-id")
+
+
+def facts(settings: Settings) -> HostFacts:
+    """Name, labels and id of this host. Raises ManifestsInvalid where its own file has faults."""
+    own = loader.load_host(settings.host_file)
+    name = own.name or socket.gethostname()
+    try:
+        machine = MACHINE_ID.read_text().strip()
+    except OSError:
+        machine = ""
+    return HostFacts(name, own.labels | dict(settings.host_labels), own.name or machine or name)
+
+
+def new_schema() -> Iterable[str]:
+    """The tables of a registry that is not there yet; only then are they imported."""
+    from reconciler.registry.tables import schema
+
+    return schema()
+
+
+def drivers(host: Host) -> dict[str, Driver]:
+    """A driver for each pool that is declared; of those that no longer are, for the file pools, which need no declaration."""
+    known = {pool for pool in host.records.pools() if host.records.thin_pool(pool) is None}
+    specs = dict(host.desired.pools) | {name: PoolSpec(name) for name in known - set(host.desired.pools)}
+    return {name: driver(host, spec) for name, spec in sorted(specs.items())}
+
+
+def driver(host: Host, spec: PoolSpec) -> Driver:
+    if spec.thin is None:
+        return FilePool(spec.name, host.settings.pool(spec.name), spec.reserve_data_percent)
+    data, metadata = (Backing(one.device, one.file, one.size) for one in (spec.thin.data, spec.thin.metadata))
+    geometry = Geometry(data, metadata, spec.thin.block_size, spec.reserve_data_percent)
+    journal = HostJournal(spec.name, host)
+    return ThinPool(spec.name, geometry, journal, spec.reserve_data_percent, spec.reserve_metadata_percent)
+
+
+@dataclass(frozen=True)
+class HostJournal:
+    """A thin pool's part of the registry (``pool.journal.Journal``)."""
+
+    name: str
+    host: Host
+
+    def pool(self) -> PoolRow | None:
+        return self.host.records.thin_pool(self.name)
+
+    def devices(self, name: str | None = None) -> Mapping[int, DeviceRow]:
+        return self.host.records.thin_devices(self.name, name)
+
+    def pending(self) -> bool:
+        return self.host.records.thin_pending(self.name)
+
+    def begin(self, row: DeviceRow, above: int = 0) -> DeviceRow:
+        return self.host.registry.begin_device(self.name, row, above)
+
+    def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
+        self.host.registry.journal(self.name, pool, put, drop)
+
+
+@contextmanager
+def reading(settings: Settings, *, lenient: bool = False, known: Known | None = None) -> Iterator[Host]:
+    """For the verbs that only read. ``lenient`` goes on where manifests can't be read, with the last good ones in their place.
+
+    ``faults`` then says what is wrong. Who looks again and again gives what is ``known`` from before. Raises ManifestsInvalid
+    where it is not lenient, and HostCannot.
+    """
+    stop = threading.Event()
+    with Records.of(settings.registry, new_schema, read_only=True) as records, Spool(settings.spool, stop=stop) as spool:
+        host = Host(settings, Desired({}, {}), records, spool, stop, known=known or Known())
+        host.known.texts = None  # somebody else writes them
+        host = host.informed("freeze" if lenient else "fail", lenient=lenient)
+        if known is None:
+            gc.freeze()  # as in ``writing``
+        yield host
+
+
+@contextmanager
+def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fail") -> Iterator[Host]:
+    """For the verbs that change something. Manifests are read first: where they are invalid nothing is touched.
+
+    Raises ManifestsInvalid, HostCannot, LockHeld.
+    """
+    known = Known()
+    early = None
+    if on_invalid == "fail":
+        early = standing.read(settings.manifests, {}, host=facts(settings), policy="fail", known=known)
+    make_state(settings.state)
+    with (
+        lock(settings.lock),
+        Records.of(settings.registry, new_schema) as records,
+        Spool(settings.spool, stop=stop) as spool,
+    ):
+        if early is not None:
+            host = Host(settings, early.desired, records, spool, stop, texts=early.good, known=known)
+        else:
+            host = Host(settings, Desired({}, {}), records, spool, stop).informed(on_invalid)
+        host.remember()
+        gc.freeze()  # what the manifests say stays: a collector that looks through it finds nothing, for a tenth of the time
+        yield host
+
+
+@contextmanager
+def noting(settings: Settings) -> Iterator[Registry]:
+    """For the verbs that only note something of an image. No lock: they may be given beside a service, which is woken by it."""
+    from reconciler.registry.writer import Registry
+
+    make_state(settings.state)
+    with Records.of(settings.registry, new_schema) as records:
+        yield Registry.over(records)
+
+
+def make_state(state: Path) -> None:
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostCannot(f"{state}: {error.strerror}", hint="choose a state directory with --state") from error

@@ -1,0 +1,419 @@
+"""The machines: volume (downloading, validating, provisioning), snapshot (snapshotting), activation, removal, a pool's assembly,
+and an unpinned layer's fetch.
+
+Introduces images to pools: here, and only here, a volume is a file descriptor and a size. ``execute`` opens runs of these
+machines with the inputs that ``run_input`` makes from a plan's actions; ``fsm`` executes them. State in memory: the pipelines
+of the volumes in progress (``Pipelines``), rebuilt after a crash: a step that is resumed starts its stream again from the spool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.engine.definitions import Context, Machine, Outcome, Step
+from reconciler.errors import HostCannot, NeedsOperator, ReconcilerError
+from reconciler.image import e2fsck
+from reconciler.image.builder.parent import Build, Fetch, Input, Milestone, Progress, Report, Request
+from reconciler.image.source import s3
+from reconciler.image.source.spool import Spool
+from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
+from reconciler.model import (
+    Action,
+    Kind,
+    LayerSeen,
+    SnapshotGone,
+    SnapshotMade,
+    SnapshotRow,
+    Verb,
+    VolumeGone,
+    VolumeRow,
+    VolumeSealed,
+)
+from reconciler.pool.driver import Driver, OpenVolume
+from reconciler.settings import Settings
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What the machines work with. ``drivers`` by pool name."""
+
+    settings: Settings
+    drivers: Mapping[str, Driver]
+    spool: Spool
+
+    def driver(self, pool: str) -> Driver:
+        if pool not in self.drivers:
+            raise HostCannot(f"pool {pool!r} is not declared", hint="declare it again, or remove what it held with --prune")
+        return self.drivers[pool]
+
+    def index(self, chain: str) -> Path:
+        return self.settings.indexes / f"{chain}.idx"
+
+
+# ----------------------------------------------------------------------------------------------------- inputs
+
+
+def layer_input(layer: Layer) -> dict[str, Any]:
+    return {"url": layer.source.url, "s3": asdict(layer.source.s3), "sha256": layer.sha256}
+
+
+def layer_of(value: Mapping[str, Any]) -> Layer:
+    return Layer(Source(value["url"], S3Options(**value["s3"])), value["sha256"])
+
+
+def run_input(action: Action) -> tuple[str, dict[str, Any]]:
+    """The machine that carries out an action, and the run's input: plain JSON, all that a resumed run needs."""
+    if action.verb is Verb.RESOLVE:
+        return "layer", {"layer": layer_input(action.layers[0])}
+    if action.verb is Verb.ASSEMBLE:
+        return "pool", {"name": action.name}
+    common = {"pool": action.pool, "chain": action.chain}
+    if action.verb is Verb.ACTIVATE:
+        return "activation", common | {"name": action.name, "identity": action.identity}
+    if action.verb is Verb.REPLACE:
+        return "replacement", common | {"name": action.name, "image": action.image, "identity": action.identity}
+    if action.verb is Verb.REMOVE:
+        return "removal", common | {"kind": action.kind.value, "name": action.name}
+    if action.kind is Kind.SNAPSHOT:
+        return "snapshot", common | {"name": action.name, "image": action.image}
+    layers = [layer_input(layer) for layer in action.layers]
+    return "volume", common | {
+        "parent": action.parent,
+        "size": action.size,
+        "layers": layers,
+        "limits": asdict(action.limits),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ volume
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePlan:
+    """A volume run's input, typed."""
+
+    pool: str
+    chain: str
+    parent: str | None
+    size: int
+    layers: tuple[Layer, ...]
+    limits: Limits
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> VolumePlan:
+        return cls(
+            value["pool"],
+            value["chain"],
+            value["parent"],
+            value["size"],
+            tuple(layer_of(layer) for layer in value["layers"]),
+            Limits(**value["limits"]),
+        )
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        return tuple(layer.sha256 or "" for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One volume in progress: its stream, and the volume that it is written to. ``close`` discards what is not sealed."""
+
+    volume: OpenVolume
+    build: Build
+    index: Path
+    close: Callable[[], None]
+
+
+class Pipelines:
+    """The streams under way, by run. A step finds its run's pipeline here, or starts it (again)."""
+
+    def __init__(self, hands: Hands) -> None:
+        self._hands = hands
+        self._open: dict[str, Pipeline] = {}
+        self._lock = threading.Lock()
+
+    def reach(self, context: Context, milestone: Milestone) -> tuple[Pipeline, Report]:
+        """Wait until the run's stream has passed the milestone; an error ends the stream and discards the volume."""
+        run = context.run.id
+        try:
+            pipeline = self._of(run, VolumePlan.of(context.run.input))
+            return pipeline, pipeline.build.wait(milestone, stop=context.stop, tick=lambda now: tell(context, now))
+        except BaseException:
+            self.close(run)
+            raise
+
+    def close(self, run: str) -> None:
+        """End the run's stream and discard its volume, if there are any left."""
+        with self._lock:
+            pipeline = self._open.pop(run, None)
+        if pipeline is not None:
+            pipeline.close()
+
+    def _of(self, run: str, plan: VolumePlan) -> Pipeline:
+        with self._lock:
+            found = self._open.get(run)
+        if found is None:
+            found = start(self._hands, plan)
+            with self._lock:
+                self._open[run] = found
+        return found
+
+
+def tell(context: Context, now: Progress) -> None:
+    context.check()
+    context.progress(now.read, now.total or 0)
+
+
+def start(hands: Hands, plan: VolumePlan) -> Pipeline:
+    """Open the volume and its stream; layers below the parent are not fetched unless the parent's index is lost."""
+    driver = hands.driver(plan.pool)
+    index = hands.index(plan.chain)
+    with contextlib.ExitStack() as stack:
+        volume = stack.enter_context(driver.create_volume(plan.chain, plan.size, plan.parent, lambda: expected(plan)))
+        index_in, below = parent_index(hands, plan, stack)
+        index_out = stack.enter_context(writing(index)) if driver.shares_blocks else None
+        layers = plan.layers[-1:] if index_in is not None else plan.layers
+        request = Request(
+            layers=tuple(Input(layer.source.url, beginning(hands.spool, layer)) for layer in layers),
+            size=plan.size,
+            chain=lambda digests: chain_ids(
+                plan.size, (*plan.digests[: len(plan.layers) - len(layers)], *digests), plan.limits.policy
+            )[-1],
+            limits=plan.limits,
+            volume=volume.fd,
+            index_in=index_in,
+            index_out=index_out,
+            replay=below,
+            room=volume.room,
+        )
+        build = stack.enter_context(Build(request))
+        kept = stack.pop_all()
+    return Pipeline(volume, build, index, kept.close)
+
+
+def expected(plan: VolumePlan) -> int:
+    """Bytes that the volume takes at least: those that its new layers are stored as, where their sources say."""
+    new = plan.layers[-1:] if plan.parent is not None else plan.layers
+    answers = s3.head([layer.source for layer in new]).values()
+    return sum(answer.size for answer in answers if not isinstance(answer, ReconcilerError))
+
+
+def parent_index(hands: Hands, plan: VolumePlan, stack: contextlib.ExitStack) -> tuple[int | None, int]:
+    """The parent's member index as a descriptor; where it is lost, the number of layers to replay instead."""
+    if plan.parent is None:
+        return None, 0
+    try:
+        file = stack.enter_context(hands.index(plan.parent).open("rb"))
+    except FileNotFoundError:
+        return None, len(plan.layers) - 1
+    return file.fileno(), 0
+
+
+@contextlib.contextmanager
+def writing(index: Path) -> Iterator[int]:
+    """A descriptor for an index in the making; it is gone afterwards unless it was given its name meanwhile."""
+    index.parent.mkdir(parents=True, exist_ok=True)
+    path = unfinished(index)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+        path.unlink(missing_ok=True)
+
+
+def unfinished(index: Path) -> Path:
+    return index.with_name(f".{index.name}.partial")
+
+
+def discard_unfinished_indexes(directory: Path) -> None:
+    """Remove what a run that was cut off left: its chain may never be built again. Callers hold the lock."""
+    for path in directory.glob(unfinished(directory / "*.idx").name):
+        path.unlink(missing_ok=True)
+
+
+def beginning(spool: Spool, layer: Layer) -> Callable[[], Fetch]:
+    return lambda: spool.fetch(layer)
+
+
+class VolumeMachine:
+    """Steps of a volume's run; the states are milestones on one stream."""
+
+    def __init__(self, hands: Hands, pipelines: Pipelines) -> None:
+        self._hands = hands
+        self._pipelines = pipelines
+
+    def admit(self, context: Context) -> Outcome:
+        """The pool can be used; space is looked at by the driver when the volume is begun."""
+        self._hands.driver(context.run.input["pool"]).space()
+        return Outcome()
+
+    def download(self, context: Context) -> Outcome:
+        _, report = self._pipelines.reach(context, Milestone.DOWNLOADED)
+        expected = context.run.input["chain"]
+        if report.chain != expected:
+            self._pipelines.close(context.run.id)
+            raise NeedsOperator(f"the layers make chain {report.chain}, not {expected}", hint="this is a bug: please report it")
+        return Outcome(data={"digests": list(report.digests)})
+
+    def validate(self, context: Context) -> Outcome:
+        _, report = self._pipelines.reach(context, Milestone.ACCEPTED)
+        return Outcome(data={"layers": [dict(layer) for layer in report.layers]})
+
+    def provision(self, context: Context) -> Outcome:
+        plan, run = VolumePlan.of(context.run.input), context.run.id
+        try:
+            pipeline, report = self._pipelines.reach(context, Milestone.WRITTEN)
+            checked = e2fsck.check(pipeline.volume.path)
+            pipeline.build.wait(Milestone.CHECKED, stop=context.stop)
+            if unfinished(pipeline.index).exists():
+                unfinished(pipeline.index).replace(pipeline.index)
+            identity = pipeline.volume.seal()
+        finally:
+            self._pipelines.close(run)
+        row = VolumeRow(plan.pool, plan.chain, plan.parent, plan.size, plan.digests, identity)
+        return Outcome(data={"summary": dict(report.summary), "checked": checked}, facts=(VolumeSealed(row),))
+
+
+def volume(hands: Hands, pipelines: Pipelines) -> Machine:
+    steps = VolumeMachine(hands, pipelines)
+    return Machine(
+        "volume",
+        initial="pending",
+        steps=(
+            Step("pending", steps.admit, "downloading", timeout=60),
+            Step("downloading", steps.download, "validating", timeout=12 * HOUR),
+            Step("validating", steps.validate, "provisioning", timeout=12 * HOUR),
+            Step("provisioning", steps.provision, "ready", timeout=12 * HOUR),
+        ),
+        ends=frozenset({"ready"}),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- snapshot
+
+
+def snapshot(hands: Hands) -> Machine:
+    def admit(context: Context) -> Outcome:
+        hands.driver(context.run.input["pool"]).space()
+        return Outcome()
+
+    def make(context: Context) -> Outcome:
+        wish = context.run.input
+        identity = hands.driver(wish["pool"]).create_snapshot(wish["name"], wish["chain"])
+        row = SnapshotRow(wish["pool"], wish["name"], wish["image"], wish["chain"], identity)
+        return Outcome(facts=(SnapshotMade(row),))
+
+    return Machine(
+        "snapshot",
+        initial="pending",
+        steps=(
+            Step("pending", admit, "snapshotting", timeout=60),
+            Step("snapshotting", make, "ready", timeout=HOUR),
+        ),
+        ends=frozenset({"ready"}),
+    )
+
+
+def activation(hands: Hands) -> Machine:
+    """Back under its path after a reboot, or after somebody took it down: no content changes."""
+
+    def activate(context: Context) -> Outcome:
+        wish = context.run.input
+        hands.driver(wish["pool"]).activate_snapshot(wish["name"], wish.get("identity", ""))
+        return Outcome()
+
+    steps = (Step("activating", activate, "ready", timeout=HOUR),)
+    return Machine("activation", steps, "activating", frozenset({"ready"}))
+
+
+def replacement(hands: Hands) -> Machine:
+    """The new snapshot has the name before the registry knows it, and the old one goes after that.
+
+    Cut off in between, what has the name is the new one: the next run finds it there, and writes it down.
+    """
+
+    def admit(context: Context) -> Outcome:
+        hands.driver(context.run.input["pool"]).space()
+        return Outcome()
+
+    def replace(context: Context) -> Outcome:
+        wish = context.run.input
+        identity = hands.driver(wish["pool"]).replace_snapshot(wish["name"], wish["chain"], wish["identity"])
+        row = SnapshotRow(wish["pool"], wish["name"], wish["image"], wish["chain"], identity)
+        return Outcome({"identity": identity}, (SnapshotMade(row),), f"now of chain {wish['chain'][:12]}")
+
+    def discard(context: Context) -> Outcome:
+        wish = context.run.input
+        hands.driver(wish["pool"]).discard_replaced(wish["name"], context.run.data["identity"])
+        return Outcome()
+
+    steps = (
+        Step("pending", admit, "replacing", timeout=60),
+        Step("replacing", replace, "discarding", timeout=HOUR),
+        Step("discarding", discard, "ready", timeout=HOUR),
+    )
+    return Machine("replacement", steps, "pending", frozenset({"ready"}))
+
+
+def pool(hands: Hands) -> Machine:
+    def assemble(context: Context) -> Outcome:
+        done = hands.driver(context.run.input["name"]).assemble()
+        return Outcome(data={"done": done}, message=done)
+
+    steps = (Step("assembling", assemble, "ready", timeout=HOUR),)
+    return Machine("pool", steps, "assembling", frozenset({"ready"}))
+
+
+# ----------------------------------------------------------------------------------------------------- removal
+
+
+def removal(hands: Hands) -> Machine:
+    def remove(context: Context) -> Outcome:
+        wish = context.run.input
+        driver = hands.driver(wish["pool"])
+        if wish["kind"] == Kind.SNAPSHOT:
+            driver.remove_snapshot(wish["name"])
+            return Outcome(facts=(SnapshotGone(wish["pool"], wish["name"]),))
+        driver.remove_volume(wish["chain"])
+        hands.index(wish["chain"]).unlink(missing_ok=True)
+        return Outcome(facts=(VolumeGone(wish["pool"], wish["chain"]),))
+
+    return Machine(
+        "removal", initial="removing", steps=(Step("removing", remove, "gone", timeout=HOUR),), ends=frozenset({"gone"})
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- layer
+
+
+def layer(hands: Hands) -> Machine:
+    def fetch(context: Context) -> Outcome:
+        wanted = layer_of(context.run.input["layer"])
+        with contextlib.closing(hands.spool.fetch(wanted)) as fetching:
+            arrived = fetching.wait(0, 0.0)
+            while not arrived.complete:
+                context.check()
+                arrived = fetching.wait(arrived.length, 0.2)
+                context.progress(fetching.progress.done, fetching.progress.total or 0)
+            got = fetching.result()
+        seen = LayerSeen(wanted.source, got.etag, got.size, got.digest)
+        return Outcome(data={"digest": got.digest}, facts=(seen,))
+
+    steps = (Step("downloading", fetch, "ready", timeout=12 * HOUR),)
+    return Machine("layer", steps, "downloading", frozenset({"ready"}))
+
+
+def machines(hands: Hands, pipelines: Pipelines) -> Sequence[Machine]:
+    """All machines, bound to these hands. Whoever has executed a run closes what it may have left in ``pipelines``."""
+    copies = snapshot(hands), activation(hands), replacement(hands)
+    return (volume(hands, pipelines), *copies, removal(hands), pool(hands), layer(hands))

@@ -1,0 +1,81 @@
+"""What an invocation comes to: every object once, with what was done to it, its phase, and the exit code.
+
+Called by ``loop`` and ``cli`` with finished values. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from reconciler.controller.executor import Done, Ledger
+from reconciler.controller.observe import Phases
+from reconciler.errors import Exit
+from reconciler.model import Desired, Kind, ObjectResult, Observed, Plan, Result, Verb
+
+SAID = frozenset({"SnapshotInUse", "SnapshotOutdated"})
+"""Findings about an object that is as it should be for now, and will not be for ever."""
+
+
+def outcome(host: str, desired: Desired, observed: Observed, plan: Plan, ledger: Ledger, seconds: float) -> Result:
+    """Every object once: what was done to it, or that nothing had to be."""
+    objects = [acted(done) for done in ledger.done.values() if done.action.kind is not Kind.IMAGE]
+    touched = {(o.kind, o.name) for o in objects}
+    said = {(one.kind, one.name): (one.reason, one.message) for one in plan.findings if one.reason in SAID}
+    objects += [
+        ObjectResult(kind, name, "none", "Ready", *said.get((kind, name), ()))
+        for kind, name in plan.unchanged
+        if kind is not Kind.IMAGE and (kind, name) not in touched
+    ]
+    objects += images(desired, observed, plan, ledger)
+    pruned = sum(1 for done in ledger.done.values() if done.ok and done.action.verb in (Verb.REMOVE, Verb.FORGET))
+    order = list(Kind)
+    objects.sort(key=lambda o: (order.index(o.kind), o.name))
+    pools = {name: pool.state for name, pool in observed.pools.items()}
+    return Result(host, tuple(objects), plan.findings, plan.held, seconds, pruned, pools)
+
+
+def acted(done: Done) -> ObjectResult:
+    verb = done.action.verb.value
+    state = "Failed" if not done.ok else "Gone" if done.action.verb is Verb.REMOVE else "Ready"
+    return ObjectResult(done.action.kind, done.action.name, verb, state, done.reason, done.message, done.ok, changed=done.ok)
+
+
+def images(desired: Desired, observed: Observed, plan: Plan, ledger: Ledger) -> list[ObjectResult]:
+    blocked = {failure.name: failure for failure in plan.blocked}
+    rows = {done.action.name: done for done in ledger.done.values() if done.action.kind is Kind.IMAGE}
+    bad_of: dict[str, Done] = {}
+    for done in ledger.done.values():
+        for image in () if done.ok else {*done.action.images, done.action.image}:
+            bad_of.setdefault(image, done)
+    phases = Phases(desired, observed, plan)
+    found = []
+    for name in sorted(desired.images.keys() | rows.keys()):
+        row, bad = rows.get(name), bad_of.get(name)
+        state = phases.of(name).value
+        one = ObjectResult(Kind.IMAGE, name, row.action.verb.value if row else "none", state, changed=row is not None and row.ok)
+        if name in blocked:
+            one = replace(one, ok=False, reason=blocked[name].reason, message=blocked[name].message)
+        elif bad is not None:
+            one = replace(one, ok=False, reason=bad.reason, message=bad.message)
+        found.append(one)
+    return found
+
+
+def exit_code(result: Result, *, detailed: bool) -> Exit:
+    """Where nothing could be done because this host can't use the pools (no device-mapper, say), that is what the code says."""
+    if result.failed:
+        reached = any(one.ok for one in result.objects if one.kind is Kind.IMAGE)
+        return _failure({one.reason for one in result.objects if not one.ok}, reached=reached)
+    return Exit.CHANGED if detailed and result.changed else Exit.OK
+
+
+def plan_exit_code(plan: Plan, images: Collection[str], *, detailed: bool) -> Exit:
+    """The same of a plan that is only shown; ``images`` are those that it is about."""
+    if plan.blocked:
+        return _failure({one.reason for one in plan.blocked}, reached=not {one.name for one in plan.blocked}.issuperset(images))
+    return Exit.CHANGED if detailed and plan.actions else Exit.OK
+
+
+def _failure(reasons: set[str], *, reached: bool) -> Exit:
+    return Exit.HOST_CANNOT if reasons == {"PoolUnavailable"} and not reached else Exit.FAILED

@@ -1,0 +1,378 @@
+"""The engine of durable runs: open, attempt, record, back off, resume, cancel.
+
+``loop`` opens and executes runs, ``lifecycle`` defines their machines, ``registry`` is the store. The engine knows neither
+kernel nor S3, and keeps nothing that a restart would miss: what is under way is read from the store at every turn.
+
+What an attempt raises decides what happens next:
+
+    returned an Outcome             facts, data and the next state are committed together; attempts start again at 0
+    Retryable                       attempt counted, back-off; failed once the attempts or the time are used up
+    Terminal                        failed
+    NeedsOperator                   stops for a person, until the run is released or cancelled
+    Stopped, or the stop event      the run stays active and resumable; no attempt is counted
+    CommandError                    as Stopped, and raised to the caller: it ends the whole command
+    any other Exception             a fault of ours: recorded with its traceback, retried as Retryable but less often
+    BaseException                   not caught: as if the process had died
+
+While the engine is being stopped every error but NeedsOperator counts as Stopped: what fails then may fail because of the stop.
+A step that returns after its deadline has succeeded: what is done and verified is not thrown away.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from reconciler.engine.definitions import (
+    Context,
+    Entry,
+    Json,
+    Machine,
+    Outcome,
+    Result,
+    Retry,
+    Run,
+    Status,
+    Step,
+    Store,
+    Subject,
+)
+from reconciler.errors import CommandError, NeedsOperator, Retryable, Stopped, Terminal
+from reconciler.model import Fact
+
+INTERNAL_ATTEMPTS = 2
+"""Attempts of a step that fails by a fault of ours: a second one tells a rare state from a plain mistake, more teach nothing."""
+
+POLL = 1.0
+"""Seconds between two looks at the store for a cancel that another thread or process has asked for."""
+
+Progress = Callable[[Run, int, int], None]
+"""``progress(run, done, total)``, as the run's step reports it."""
+
+Listener = Callable[[Run, Entry], None]
+
+
+class Conflict(Exception):
+    """The run is no longer as it was read: somebody else has moved it. What stands in the store holds."""
+
+
+class Cancelled(Stopped):
+    """Raised inside a step by ``Context.check``, so that it ends early."""
+
+    reason = "Cancelled"
+
+
+class StepTimeout(Retryable):
+    reason = "StepTimeout"
+
+
+def _quiet(run: Run, done: int, total: int) -> None:
+    """The progress of somebody who doesn't watch."""
+
+
+class Engine:
+    """Drives runs of ``machines`` that ``store`` keeps; several threads may execute runs at once.
+
+    ``clock`` gives seconds since the epoch (recorded), ``monotonic`` the seconds that deadlines and durations are measured in.
+    ``wait(seconds)`` sleeps and returns True, at once, when asked to stop. ``listener`` hears of each change after it is durable.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        machines: Iterable[Machine],
+        *,
+        stop: threading.Event | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+        wait: Callable[[float], bool] | None = None,
+        listener: Listener = lambda run, entry: None,
+    ) -> None:
+        self.store = store
+        self.machines = {machine.name: machine for machine in machines}
+        self.stop = stop or threading.Event()
+        self._clock = clock
+        self._monotonic = monotonic
+        self._rng = rng or random.SystemRandom()
+        self._wait = wait or self.stop.wait
+        self._listener = listener
+        self._claims = _Claims()
+        self._beats: dict[str, float] = {}
+
+    # -------------------------------------------------------------------------------------- what callers ask for
+
+    def open(self, machine: str, subject: Subject, input: Json) -> Run:
+        """The run that takes ``subject`` through ``machine``: the one already open if its input is equal, a new one otherwise.
+
+        An open run with other input is cancelled as superseded. Raises KeyError for a machine that isn't there, and
+        TypeError or ValueError where ``input`` isn't JSON.
+        """
+        definition = self.machines[machine]
+        now = self._clock()
+        new = Run(ulid(now, self._rng), machine, subject, definition.initial, definition.digest, now, now, input)
+        run = self.store.open_run(new)
+        for old in self.store.open_runs():
+            if old.subject == subject and old.cancel:
+                self._finish_cancelled(old)
+        return run
+
+    def execute(self, run_id: str, progress: Progress = _quiet) -> Run:
+        """Drive a run, in this thread, until it ends, needs a person, or the engine is asked to stop; return how it stands.
+
+        Waits while another thread executes a run of the same subject. Raises KeyError for an unknown run, and whatever the
+        store raises: a run whose change can't be recorded does not go on.
+        """
+        with self._claims.hold(self.store.run(run_id).subject):
+            run, go_on = self.store.run(run_id), True
+            while go_on and run.status is Status.ACTIVE and not self.stop.is_set():
+                try:
+                    go_on = self._turn(run, progress)
+                except Conflict:
+                    go_on = True
+                run = self.store.run(run_id)
+        return run
+
+    def resume(self) -> tuple[Run, ...]:
+        """Runs that were cut off and can be executed again, oldest first. One that no machine knows stops for a person."""
+        for run in self.store.open_runs():
+            if run.cancel:
+                self._finish_cancelled(run)
+            elif run.status is Status.ACTIVE and self._step(run) is None:
+                self._commit(run, *_unknown(run, self.machines.get(run.machine)))
+        return tuple(run for run in self.store.open_runs() if run.status is Status.ACTIVE)
+
+    def cancel(self, run_id: str, why: str = "cancelled on request") -> Run:
+        """Ask an open run to end: at once where nobody executes it, at the next boundary or ``Context.check`` otherwise."""
+        return self._finish_cancelled(self.store.request_cancel(run_id, why))
+
+    def release(self, run_id: str) -> Run:
+        """A person has looked: let a run that needs an operator try its step again, with all its attempts."""
+        run = self.store.run(run_id)
+        if run.status is not Status.NEEDS_OPERATOR:
+            return run
+        after = replace(_rested(run), status=Status.ACTIVE, reason="", message="")
+        return self._commit(run, after, Entry(Result.NOTED, "Released"))
+
+    def silence(self) -> Mapping[str, float]:
+        """Seconds since the step of each run under way last called ``Context.check``; for watchdogs."""
+        now = self._monotonic()
+        return {run: now - beat for run, beat in self._beats.copy().items()}
+
+    # ------------------------------------------------------------------------------------------------- one turn
+
+    def _turn(self, run: Run, progress: Progress) -> bool:
+        """Do the one thing that the run needs next; False where it must be left alone now."""
+        if run.cancel:
+            self._end_cancelled(run)
+            return True
+        step = self._step(run)
+        if step is None:
+            self._commit(run, *_unknown(run, self.machines.get(run.machine)))
+        elif run.digest != self.machines[run.machine].digest:
+            self._commit(run, *_redefined(run, self.machines[run.machine]))
+        elif self._rest(run, step.retry):
+            return self._attempt(self.store.begin_attempt(run, self._clock()), step, progress)
+        return True
+
+    def _rest(self, run: Run, retry: Retry) -> bool:
+        """Wait out the back-off; False where the run has to be looked at again because of a stop or a cancel.
+
+        Never longer than the longest back-off, so that a clock that was set back doesn't hold the run for hours.
+        """
+        left = min(run.not_before - self._clock(), retry.cap)
+        while left > 0:
+            if self._wait(min(left, POLL)) or _called_off(self.store.run(run.id)):
+                return False
+            left -= POLL
+        return True
+
+    def _attempt(self, run: Run, step: Step, progress: Progress) -> bool:
+        if run.crashes >= step.retry.crashes:
+            self._commit(run, *_crashed(run))
+            return True
+        began = self._beats[run.id] = self._monotonic()
+        try:
+            outcome = step.act(self._context(run, began + step.timeout, progress))
+        except Stopped as stopped:
+            self._commit(run, *_paused(run, stopped))
+            return isinstance(stopped, Cancelled)
+        except CommandError as error:
+            self._commit(run, *_paused(run, error))
+            raise
+        except Exception as error:
+            elapsed = self._monotonic() - began
+            verdict = after_error(run, step.retry, error, elapsed, self._clock(), self._rng)
+            if self.stop.is_set() and verdict[0].status is not Status.NEEDS_OPERATOR:
+                verdict = _paused(run, error)
+            self._commit(run, *verdict)
+        else:
+            self._commit(run, *self._advanced(run, step, outcome), outcome.facts)
+        finally:
+            self._beats.pop(run.id, None)
+        return True
+
+    def _context(self, run: Run, deadline: float, progress: Progress) -> Context:
+        looked = self._monotonic()
+
+        def check() -> None:
+            nonlocal looked
+            now = self._beats[run.id] = self._monotonic()
+            if self.stop.is_set():
+                raise Stopped(f"{run.subject}: asked to stop while {run.state}")
+            if now >= deadline:
+                raise StepTimeout(f"{run.subject}: time is up while {run.state}")
+            if now - looked >= POLL:
+                looked = now
+                if _called_off(self.store.run(run.id)):
+                    raise Cancelled(f"{run.subject}: cancelled while {run.state}")
+
+        def remaining() -> float:
+            return max(0.0, deadline - self._monotonic())
+
+        return Context(run, self.stop, check, remaining, lambda done, total: progress(run, done, total))
+
+    # ------------------------------------------------------------------------------------------- what is recorded
+
+    def _advanced(self, run: Run, step: Step, outcome: Outcome) -> tuple[Run, Entry]:
+        status = Status.DONE if step.next in self.machines[run.machine].ends else Status.ACTIVE
+        data = {**run.data, **outcome.data}
+        after = replace(_rested(run), state=step.next, status=status, data=data, reason="", message=outcome.message)
+        return after, Entry(Result.ADVANCED, step.next.capitalize(), outcome.message, outcome.data)
+
+    def _finish_cancelled(self, run: Run) -> Run:
+        """End a run that is marked to be cancelled, unless somebody executes it: then that thread does."""
+        with self._claims.hold_if_free(run.subject) as free:
+            now = self.store.run(run.id)
+            return self._end_cancelled(now) if free and now.cancel and now.status.is_open else now
+
+    def _end_cancelled(self, run: Run) -> Run:
+        after = replace(run, status=Status.CANCELLED, reason=Cancelled.reason, message=run.cancel)
+        return self._commit(run, after, Entry(Result.CANCELLED, Cancelled.reason, run.cancel))
+
+    def _step(self, run: Run) -> Step | None:
+        machine = self.machines.get(run.machine)
+        return machine.by_state.get(run.state) if machine else None
+
+    def _commit(self, before: Run, after: Run, entry: Entry, facts: tuple[Fact, ...] = ()) -> Run:
+        after = replace(after, updated=self._clock())
+        self.store.commit_run(before, after, entry, facts)
+        self._listener(after, entry)
+        return after
+
+
+# ------------------------------------------------------------------------------------------- verdicts, all of them pure
+
+
+def after_error(run: Run, retry: Retry, error: Exception, elapsed: float, now: float, rng: random.Random) -> tuple[Run, Entry]:
+    """How a run stands after an attempt of ``elapsed`` seconds that raised ``error``, and what the history says of it."""
+    reason, message = describe(error)
+    attempt = run.attempt + 1
+    failed = replace(run, attempt=attempt, crashes=0, status=Status.FAILED, reason=reason, message=message)
+    if isinstance(error, NeedsOperator):
+        return replace(failed, status=Status.NEEDS_OPERATOR), Entry(Result.NEEDS_OPERATOR, reason, message)
+    if isinstance(error, Terminal):
+        return failed, Entry(Result.FAILED, reason, message)
+    limit = retry.attempts if isinstance(error, Retryable) else min(INTERNAL_ATTEMPTS, retry.attempts)
+    delay = retry.delay(attempt, rng)
+    spent = run.spent + elapsed + delay
+    if attempt >= limit or spent > retry.total:
+        text = f"{message}; given up after {attempt} attempt{'s' * (attempt > 1)}"
+        return replace(failed, spent=spent, message=text), Entry(Result.FAILED, reason, text)
+    waiting = replace(failed, status=Status.ACTIVE, spent=spent, not_before=now + delay)
+    return waiting, Entry(Result.RETRY, reason, message)
+
+
+def _paused(run: Run, error: Exception) -> tuple[Run, Entry]:
+    return run, Entry(Result.STOPPED, *describe(error))
+
+
+def describe(error: Exception) -> tuple[str, str]:
+    """Reason and message of an error; one that isn't ours names the innermost calls as well."""
+    if isinstance(error, Retryable | Terminal | NeedsOperator | Stopped | CommandError):
+        return error.reason, str(error)
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    trail = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+    return "InternalError", f"{type(error).__name__}: {error} [{trail}]"
+
+
+def _rested(run: Run) -> Run:
+    return replace(run, attempt=0, spent=0.0, crashes=0, not_before=0.0)
+
+
+def _called_off(run: Run) -> bool:
+    return bool(run.cancel) or run.status is not Status.ACTIVE
+
+
+def _stopped_for_a_person(run: Run, reason: str, message: str) -> tuple[Run, Entry]:
+    after = replace(run, status=Status.NEEDS_OPERATOR, reason=reason, message=message)
+    return after, Entry(Result.NEEDS_OPERATOR, reason, message)
+
+
+def _unknown(run: Run, machine: Machine | None) -> tuple[Run, Entry]:
+    what = f"machine {run.machine!r} is" if machine is None else f"state {run.state!r} of machine {run.machine!r} is"
+    text = f"{run.subject}: {what} unknown to this version (it was written by another one: run that one, or cancel the run)"
+    return _stopped_for_a_person(run, "UnknownState", text)
+
+
+def _redefined(run: Run, machine: Machine) -> tuple[Run, Entry]:
+    text = f"{run.subject}: machine {machine.name!r} has changed since the run began; going on from {run.state!r}"
+    return replace(run, digest=machine.digest), Entry(Result.NOTED, "DefinitionChanged", text)
+
+
+def _crashed(run: Run) -> tuple[Run, Entry]:
+    text = f"{run.subject}: the process died {run.crashes} times while {run.state} (look at the host's log, then release the run)"
+    return _stopped_for_a_person(run, "CrashLoop", text)
+
+
+# ------------------------------------------------------------------------------------------------------ small parts
+
+
+@dataclass(slots=True)
+class _Claims:
+    """Which subjects are being worked on in this process: at most one thread each."""
+
+    _held: set[Subject] = field(default_factory=set)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @contextmanager
+    def hold(self, subject: Subject) -> Iterator[None]:
+        """Wait until nobody else works on it."""
+        with self._changed:
+            self._changed.wait_for(lambda: subject not in self._held)
+            self._held.add(subject)
+        try:
+            yield
+        finally:
+            self._release(subject)
+
+    @contextmanager
+    def hold_if_free(self, subject: Subject) -> Iterator[bool]:
+        with self._changed:
+            free = subject not in self._held
+            self._held.add(subject)
+        try:
+            yield free
+        finally:
+            if free:
+                self._release(subject)
+
+    def _release(self, subject: Subject) -> None:
+        with self._changed:
+            self._held.discard(subject)
+            self._changed.notify_all()
+
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def ulid(at: float, rng: random.Random) -> str:
+    """26 characters that sort by time: 48 bits of milliseconds, 80 of chance (github.com/ulid/spec)."""
+    value = int(at * 1000) << 80 | rng.getrandbits(80)
+    return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))

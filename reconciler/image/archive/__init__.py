@@ -1,0 +1,1 @@
+"""Compressed tar streams to members: codecs, headers, pax, sparse files, extended attributes."""

@@ -1,0 +1,152 @@
+"""One transfer from S3 into one spool file: what an earlier try has left, what is still missing, and the verdict on the whole.
+
+``workers`` bring the bytes; the thread that runs ``Download.run`` hashes them in order, right behind the frontier.
+Run by ``spool``. State: an ``Arrival`` in memory, a ``Partial`` on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+
+from reconciler.errors import DigestMismatch, NoSpace, SourceChanged
+from reconciler.image.source.arrival import HEARTBEAT, Arrival
+from reconciler.image.source.partial import Partial, Proof, Record
+from reconciler.image.source.s3 import get
+from reconciler.image.source.stamp import Head
+from reconciler.image.source.window import Window
+from reconciler.image.source.workers import Workers
+from reconciler.image.spec import Layer
+
+PROOF_BYTES = 64 << 20
+"""One proof for every so many bytes is kept, so that a damaged end does not cost the whole prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How to transfer: connections for each layer, bytes for each request, seconds between two records of how far it has come."""
+
+    connections: int = 4
+    part_bytes: int = 8 << 20
+    checkpoint_seconds: float = 1.0
+
+
+class Download:
+    """One transfer. ``head`` None: the object is what the first answer, or an earlier try's record, says it is."""
+
+    def __init__(self, layer: Layer, head: Head | None, partial: Partial, arrival: Arrival, manner: Manner) -> None:
+        self._layer = layer
+        self._head = head
+        self._partial = partial
+        self._arrival = arrival
+        self._manner = manner
+        self._record = self._left_over()
+        self._sha = sha256()
+        self._hashed = 0
+        self._proofs: list[Proof] = []
+        self._saved_at = time.monotonic()
+
+    def _left_over(self) -> Record | None:
+        """What an earlier try has left of this very object; what it left of another one is thrown away."""
+        record = self._partial.load()
+        if record and self._head in (None, Head(record.etag, record.size)):
+            return record
+        self._partial.discard()
+        return None
+
+    def run(self) -> str:
+        """Bring the layer, and return its digest once it is the one that was asked for.
+
+        What has arrived stays for the next try, unless it turned out to be of no use.
+        Raises SourceChanged, SourceUnavailable, SourceNotFound, SourceForbidden, DigestMismatch, NoSpace, Stopped and OSError.
+        """
+        try:
+            with self._partial.opened() as descriptor:
+                resumed = self._prove(descriptor)
+                self._transfer(descriptor)
+            self._require_digest(self._sha.hexdigest(), resumed=resumed)
+        except (SourceChanged, DigestMismatch):
+            self._partial.discard()
+            raise
+        return self._sha.hexdigest()
+
+    def _prove(self, descriptor: int) -> bool:
+        """Hash what an earlier try has left, as far as it is what it was when it arrived, and cut off the rest."""
+        for proof in self._record.proofs if self._record else ():
+            sha = self._sha.copy()
+            self._arrival.digest(descriptor, self._hashed, proof.length, sha)
+            if sha.hexdigest() != proof.sha256:
+                break
+            self._sha, self._hashed = sha, proof.length
+            self._proofs.append(proof)
+            self._arrival.advance(self._hashed)
+        os.ftruncate(descriptor, self._hashed)
+        if self._record and self._hashed:
+            self._head = Head(self._record.etag, self._record.size)
+        return self._hashed > 0
+
+    def _transfer(self, descriptor: int) -> None:
+        """Bring what is missing."""
+        layer, manner = self._layer, self._manner
+        if (head := self._head) is None:
+            first = get(layer.source, 0, manner.part_bytes)
+            head = first.head
+        else:
+            first = None
+        self._arrival.describe(head.etag, head.size)
+        window = Window(self._hashed, head.size, manner.part_bytes, first)
+        with Workers(layer.source, head, window, descriptor, self._arrival, manner.connections):
+            self._require_space(descriptor, head.size - self._hashed)
+            self._follow(descriptor, window, head)
+
+    def _follow(self, descriptor: int, window: Window, head: Head) -> None:
+        """Hash what the workers bring, in order, to the end."""
+        try:
+            while self._hashed < head.size:
+                window.check()
+                self._hash(descriptor, self._arrival.wait(self._hashed, HEARTBEAT).length)
+                if time.monotonic() - self._saved_at >= self._manner.checkpoint_seconds:
+                    self._checkpoint(head)
+        except BaseException:
+            with suppress(OSError):
+                self._checkpoint(head)
+            raise
+
+    def _hash(self, descriptor: int, frontier: int) -> None:
+        while self._hashed < frontier:
+            stop = min(frontier, self._hashed - self._hashed % PROOF_BYTES + PROOF_BYTES)
+            self._arrival.digest(descriptor, self._hashed, stop, self._sha)
+            self._hashed = stop
+            if stop % PROOF_BYTES == 0:
+                self._proofs.append(Proof(stop, self._sha.hexdigest()))
+
+    def _checkpoint(self, head: Head) -> None:
+        """Note how far the bytes can be trusted. An object without an ETag can't be told from its successor: no note."""
+        if head.etag and self._hashed:
+            last = Proof(self._hashed, self._sha.hexdigest())
+            proofs = self._proofs if last in self._proofs[-1:] else [*self._proofs, last]
+            self._partial.save(Record(head.etag, head.size, tuple(proofs)))
+        self._saved_at = time.monotonic()
+
+    def _require_space(self, descriptor: int, needed: int) -> None:
+        """Fail early, and not in the middle of the transfer."""
+        status = os.fstatvfs(descriptor)
+        free = status.f_bavail * status.f_frsize
+        if free < needed:
+            hint = "free some, or put the state directory on a larger file system"
+            raise NoSpace(
+                f"{self._partial.bytes.parent} has {free} bytes left, and {self._layer.source.url} needs {needed}", hint=hint
+            )
+
+    def _require_digest(self, digest: str, *, resumed: bool) -> None:
+        url, wanted = self._layer.source.url, self._layer.sha256
+        if wanted in (None, digest):
+            return
+        if resumed:
+            hint = "they are thrown away, and the next try begins anew"
+            raise SourceChanged(f"parts of {url}, fetched at different times, do not add up to sha256 {wanted}", hint=hint)
+        hint = "correct the manifest's sha256, or put the right object back"
+        raise DigestMismatch(f"{url} has sha256 {digest}, and not {wanted} as its manifest says", hint=hint)

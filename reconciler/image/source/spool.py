@@ -1,0 +1,241 @@
+"""Layers on their way to the builder: each fetched once, however many want it, and kept until nobody does.
+
+Names in the directory, all others are left alone:
+``<sha256>`` a whole layer that was right when it arrived; ``<key>.part`` and ``<key>.json`` an unfinished one (``partial``);
+``etag-<hash>`` a link to the whole layer that an unpinned source's ETag and length stood for.
+Called by ``lifecycle``. State: the directory; in memory, who is reading what.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from threading import Event, Lock
+
+from reconciler.errors import SourceUnavailable, Terminal
+from reconciler.image.source.arrival import Arrival, Arrived, Fetched, Progress, host_error
+from reconciler.image.source.download import Download, Manner
+from reconciler.image.source.local import check_whole, read_file
+from reconciler.image.source.partial import BYTES, DRAFT, RECORD, Partial
+from reconciler.image.source.s3 import head_one
+from reconciler.image.source.stamp import Head
+from reconciler.image.spec import Layer, Source
+
+_OURS = re.compile(rf"((?:etag-)?[0-9a-f]{{64}})({re.escape(BYTES)}|{re.escape(RECORD)}|{re.escape(DRAFT)})?")
+
+
+class Fetch:
+    """One reader's hold on a layer that is on its way or there. A context manager."""
+
+    def __init__(self, spool: Spool, key: str, shared: Shared, source: Source) -> None:
+        self._arrival = shared.arrival
+        self._leave: Callable[[], None] | None = lambda: spool.leave(key, shared)
+        self._foreign = shared.source != source
+
+    def open(self) -> int:
+        """A new read-only descriptor of the layer's file; its owner closes it. It stays good after ``close`` and any renaming."""
+        return self._arrival.open()
+
+    def wait(self, beyond: int, timeout: float | None = None) -> Arrived:
+        """Wait until more than ``beyond`` bytes can be read, or the layer is whole and verified, or ``timeout`` seconds are over.
+
+        Raises what ended the transfer: SourceChanged, SourceUnavailable, SourceNotFound, SourceForbidden, DigestMismatch,
+        NoSpace, NeedsOperator, Stopped.
+        """
+        with self._own_errors():
+            return self._arrival.wait(beyond, timeout)
+
+    def result(self) -> Fetched:
+        """Wait for the end and tell what was fetched; to be called after the last byte was read. Raises what ``wait`` raises.
+
+        For a file that is read where it lies, this makes sure that it has stayed the same until now.
+        """
+        with self._own_errors():
+            return self._arrival.result()
+
+    @property
+    def progress(self) -> Progress:
+        """Bytes that have arrived, and bytes in all."""
+        return self._arrival.progress
+
+    def close(self) -> None:
+        """Let go. The last one to do so ends a transfer that is still under way; what has arrived stays for the next one."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+    def __enter__(self) -> Fetch:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _own_errors(self) -> Iterator[None]:
+        """The same layer at another place may be missing or wrong there; that is no verdict on this reader's own source."""
+        try:
+            yield
+        except Terminal as error:
+            if not self._foreign:
+                raise
+            raise SourceUnavailable(
+                f"a transfer of the same layer has failed: {error}", hint="the next try is one of its own"
+            ) from error
+
+
+@dataclass(slots=True)
+class Shared:
+    """An arrival, where it comes from, and how many hold it."""
+
+    arrival: Arrival
+    source: Source
+    readers: int = 0
+
+
+class Spool:
+    """A context manager; thread-safe. ``directory`` is made where it is missing. ``stop`` ends every transfer with Stopped."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        connections: int = 4,
+        part_bytes: int = 8 << 20,
+        checkpoint_seconds: float = 1.0,
+        stop: Event | None = None,
+    ) -> None:
+        self.directory = directory
+        self._manner = Manner(connections, part_bytes, checkpoint_seconds)
+        self._stop = stop or Event()
+        self._lock = Lock()
+        self._shared: dict[str, Shared] = {}
+
+    def fetch(self, layer: Layer, head: Head | None = None) -> Fetch:
+        """Begin to fetch a layer, or join whoever is fetching it. ``head`` spares a request where the layer is not pinned.
+
+        Raises what is known at once: SourceNotFound, SourceForbidden, SourceUnavailable, SourceChanged, NoSpace, NeedsOperator.
+        """
+        if layer.source.is_s3 and layer.sha256 is None and head is None:
+            head = head_one(layer.source)
+        key = spool_key(layer, head)
+        with self._lock:
+            shared = self._usable(key)
+            if shared is None:
+                shared = self._shared[key] = Shared(self._begin(key, layer, head), layer.source)
+            shared.readers += 1
+        return Fetch(self, key, shared, layer.source)
+
+    def _usable(self, key: str) -> Shared | None:
+        shared = self._shared.get(key)
+        if shared is None or not shared.arrival.over:
+            return shared
+        shared.arrival.join()
+        return None
+
+    def leave(self, key: str, shared: Shared) -> None:
+        """What ``Fetch.close`` calls."""
+        with self._lock:
+            shared.readers -= 1
+            if not shared.readers:
+                shared.arrival.cancel()
+
+    def _begin(self, key: str, layer: Layer, head: Head | None) -> Arrival:
+        if not layer.source.is_s3:
+            return read_file(layer, head, self._stop)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            whole = self._whole(key)
+            return check_whole(whole, head, self._stop) if whole else self._download(key, layer, head)
+        except OSError as error:
+            raise host_error(error, self.directory) from error
+
+    def _whole(self, key: str) -> Path | None:
+        path = self.directory / key
+        if path.is_symlink():
+            path = self.directory / path.readlink().name
+        return path if path.is_file() else None
+
+    def _download(self, key: str, layer: Layer, head: Head | None) -> Arrival:
+        partial = Partial.of(self.directory, key)
+        arrival = Arrival(partial.bytes, self._stop)
+        download = Download(layer, head, partial, arrival, self._manner)
+        partial.bytes.touch(0o600)
+
+        def produce() -> str:
+            digest = download.run()
+            self._adopt(arrival, partial, key, digest)
+            return digest
+
+        arrival.start(produce)
+        return arrival
+
+    def _adopt(self, arrival: Arrival, partial: Partial, key: str, digest: str) -> None:
+        """Give a whole layer its name. It is not synced: ``check_whole`` finds what a power cut did to it."""
+        arrival.move(self.directory / digest)
+        partial.record.unlink(missing_ok=True)
+        if key != digest:
+            link = self.directory / key
+            link.unlink(missing_ok=True)
+            link.symlink_to(digest)
+
+    def sweep(self, keep: Collection[str]) -> tuple[str, ...]:
+        """Remove what is not in use and not named by ``keep`` (digests of layers); return the names of what was removed."""
+        with self._lock:
+            # Looked up in this order, so that a file which is renamed in between is spared.
+            found = sorted(self.directory.iterdir()) if self.directory.is_dir() else []
+            wanted = {*keep, *self._in_use()}
+            return tuple(path.name for path in found if self._remove_unless(path, wanted))
+
+    def discard(self, digest: str) -> bool:
+        """Remove a layer, whole or partial; False where somebody is reading it."""
+        with self._lock:
+            if digest in self._in_use():
+                return False
+            Partial.of(self.directory, digest).discard()
+            (self.directory / digest).unlink(missing_ok=True)
+            return True
+
+    def close(self, timeout: float = 10.0) -> None:
+        """End what is under way, and wait until nothing touches the directory any more, for ``timeout`` seconds at most."""
+        until = time.monotonic() + timeout
+        with self._lock:
+            arrivals = [shared.arrival for shared in self._shared.values()]
+        for arrival in arrivals:
+            arrival.cancel()
+        for arrival in arrivals:
+            arrival.join(max(0.0, until - time.monotonic()))
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _in_use(self) -> set[str]:
+        self._shared = {key: shared for key, shared in self._shared.items() if shared.readers or shared.arrival.busy}
+        return {*self._shared, *(shared.arrival.path.name for shared in self._shared.values())}
+
+    def _remove_unless(self, path: Path, wanted: set[str]) -> bool:
+        match = _OURS.fullmatch(path.name)
+        linked = path.readlink().name if path.is_symlink() else ""
+        if match is None or match[1] in wanted or linked in wanted:
+            return False
+        path.unlink(missing_ok=True)
+        return True
+
+
+def spool_key(layer: Layer, head: Head | None) -> str:
+    """What a transfer is shared by: the digest, or the ETag and length that stand for it at one endpoint and bucket."""
+    source = layer.source
+    if not source.is_s3:
+        return f"{source.url} {layer.sha256}"
+    if layer.sha256 is not None:
+        return layer.sha256
+    assert head is not None
+    identity = (source.s3.endpoint_url or "", source.bucket_key[0], head.etag, str(head.size))
+    return "etag-" + sha256("\n".join(identity).encode()).hexdigest()

@@ -1,0 +1,82 @@
+"""What the layer that is being applied has put where, so that whiteouts hide what lower layers brought and nothing else.
+
+Used by ``tree``. OCI lets a whiteout stand before or after the members beside it: both must give the same tree, so a directory
+of a lower layer that the current one has been in is not dropped but emptied of what is not the current layer's. State: marks on
+the directories of one layer; on the first layer nothing is marked, everything is its own.
+"""
+
+from __future__ import annotations
+
+from reconciler.image.tree.inode import Inode, directory
+
+
+class LayerMarks:
+    """``lower`` says whether there is anything below this layer."""
+
+    def __init__(self, *, lower: bool) -> None:
+        self._lower = lower
+        self._made: set[Inode] = set()
+        """Directories that hold nothing of lower layers: made by this one, or emptied by it."""
+        self._placed: dict[Inode, set[bytes]] = {}
+        """For the others: names that this layer has put into them, or gone through."""
+        self._described: set[Inode] = set()
+        """Directories of lower layers whose metadata this layer has given."""
+
+    def made(self, directory: Inode) -> None:
+        if self._lower:
+            self._made.add(directory)
+
+    def described(self, directory: Inode) -> None:
+        if self._lower:
+            self._described.add(directory)
+
+    def place(self, parent: Inode, name: bytes) -> None:
+        """The current layer put this name there, or went through it."""
+        if self._lower and parent not in self._made:
+            self._placed.setdefault(parent, set()).add(name)
+
+    def owns(self, parent: Inode, name: bytes) -> bool:
+        """Whether the current layer put this name there or went through it."""
+        return not self._lower or parent in self._made or name in self._placed.get(parent, ())
+
+    def hide(self, parent: Inode, name: bytes) -> None:
+        """Hide what lower layers have under a name."""
+        child = children_of(parent).get(name)
+        if child is None:
+            return
+        if not self.owns(parent, name):
+            del children_of(parent)[name]
+        elif child.children is not None and self._is_lower(child):
+            self._forget_lower(child)
+            self.hide_all(child)
+
+    def hide_all(self, top: Inode) -> None:
+        """Hide what lower layers have in a directory, and in all below it. Each directory is emptied once a layer at most."""
+        emptied = [top] if self._is_lower(top) else []
+        while emptied:
+            parent = emptied.pop()
+            own = self._placed.pop(parent, set())
+            self._made.add(parent)
+            children = children_of(parent)
+            for name in [name for name in children if name not in own]:
+                del children[name]
+            for child in children.values():
+                if child.children is not None and self._is_lower(child):
+                    self._forget_lower(child)
+                    emptied.append(child)
+
+    def _is_lower(self, directory: Inode) -> bool:
+        return self._lower and directory not in self._made
+
+    def _forget_lower(self, found: Inode) -> None:
+        """Make a directory as it would be had the lower one been hidden first: described by this layer, or implied by it."""
+        if found not in self._described:
+            implied = directory()
+            found.mode, found.uid, found.gid = implied.mode, implied.uid, implied.gid
+            found.mtime, found.xattrs = implied.mtime, implied.xattrs
+
+
+def children_of(parent: Inode) -> dict[bytes, Inode]:
+    """The children of what is known to be a directory."""
+    assert parent.children is not None
+    return parent.children

@@ -1,0 +1,283 @@
+"""The name space of an image: members applied, links resolved inside the root, whiteouts, later layers over earlier ones.
+
+Filled by the builder, one member after the other and one layer after the other; written out by ``ext4``, kept by ``index``.
+No path of the host is ever touched: a symlink can lead nowhere but to another place in this tree. State: the inodes, and what the
+current layer has put where.
+
+A member's parent resolves as a process with this root would see it (symlinks followed, ``..`` of the root is the root); its last
+component is never followed. Decisions, and where they come from:
+
+- A directory over a directory keeps the children and takes the new metadata (OCI image specification, "Layers").
+- A directory over a symlink to a directory keeps the link, and leaves what it points to alone, where the same layer made the
+  link: archives joined from two trees need it for a merged ``/usr``. A link of a lower layer is replaced, as overlayfs has it.
+- Anything else over a directory with children: replaces one of a lower layer (OCI), is refused where the same layer filled it.
+- Whiteouts hide what lower layers brought, wherever in the layer they stand (OCI).
+"""
+
+from __future__ import annotations
+
+import stat
+from itertools import pairwise
+
+from reconciler.image.archive.member import HARDLINK, Malformed, Member, shown
+from reconciler.image.spec import Limits
+from reconciler.image.tree.inode import Inode, directory
+from reconciler.image.tree.judge import OPAQUE, WHITEOUT, components
+from reconciler.image.tree.layer import LayerMarks, children_of
+
+__all__ = ["Inode", "Tree"]
+
+MAX_SYMLINKS = 40
+"""Symlinks that one resolution may follow, as in Linux."""
+
+STEPS_AN_ENTRY = 16
+"""Components that a layer may walk in all, by its limit of entries: a million long ways through links are an attack."""
+
+BYTES_A_STEP = 16
+"""Bytes of a link's target that cost as much to follow as one more directory: it may be thousands of slashes."""
+
+MAX_LINKS = 65_000
+"""Names that an ext4 inode can have."""
+
+
+_PASSABLE = (stat.S_IFDIR, stat.S_IFLNK)
+"""What the way to a name can go through."""
+
+_Trail = list[tuple[bytes, Inode]]
+
+
+class Tree:
+    """``entries`` counts what the current layer has added, ``implied`` the directories among them that no member described."""
+
+    def __init__(self, limits: Limits, root: Inode | None = None) -> None:
+        self.root = root or directory()
+        self._limits = limits
+        self._last_head: bytes | None = None
+        self._last_parent = self.root
+        self.begin_layer()
+
+    def begin_layer(self) -> None:
+        """What is there now belongs to lower layers from here on."""
+        self.entries = 0
+        self.implied = 0
+        self._steps_left = 2**16 + STEPS_AN_ENTRY * self._limits.max_entries
+        self._marks = LayerMarks(lower=bool(self.root.children))
+        self._forget_parent()
+
+    def add(self, member: Member) -> Inode | None:
+        """Apply a member of the current layer; a new inode where it is a regular file, whose data is to be written, else None.
+
+        Raises LayerRefused.
+        """
+        try:
+            return self._add(member)
+        except Malformed as broken:
+            raise broken.refusal(member.name, member.offset) from None
+
+    def _add(self, member: Member) -> Inode | None:
+        self._count()
+        head, name = _split(member.name)
+        if not name:
+            self._describe_root(member)
+            return None
+        if name.startswith(WHITEOUT):
+            self._apply_whiteout(head, name)
+            return None
+        parent = self._parent(head)
+        if member.type == HARDLINK:
+            self._link(parent, name, member.linkname)
+            return None
+        if member.type == stat.S_IFDIR:
+            self._put_directory(parent, head, name, member)
+            return None
+        inode = _inode(member)
+        self._put(parent, name, inode)
+        return inode if member.type == stat.S_IFREG else None
+
+    def _count(self) -> None:
+        self.entries += 1
+        if self.entries > self._limits.max_entries:
+            raise Malformed(
+                "limit-entries", f"the layer has more than {self._limits.max_entries} entries, implied directories included"
+            )
+
+    def _describe_root(self, member: Member) -> None:
+        if member.type != stat.S_IFDIR:
+            raise Malformed("root-type", "the root can only be a directory")
+        _describe(self.root, member)
+
+    # -------------------------------------------------------------------------------------------------- placing
+
+    def _put(self, parent: Inode, name: bytes, inode: Inode) -> None:
+        """Give a name to an inode, whatever had it before; who is linked elsewhere lives on there."""
+        children = children_of(parent)
+        existing = children.get(name)
+        if existing is not None:
+            if existing.children and self._marks.owns(parent, name):
+                raise Malformed("type-change", "it would replace a directory that the same layer has filled")
+            if existing.kind in _PASSABLE:
+                self._forget_parent()
+        children[name] = inode
+        self._marks.place(parent, name)
+
+    def _put_directory(self, parent: Inode, head: bytes, name: bytes, member: Member) -> None:
+        existing = children_of(parent).get(name)
+        if existing is None or existing.children is None:
+            if existing is not None and self._keeps_link(parent, existing, head, name):
+                return
+            made = directory()
+            self._put(parent, name, made)
+            self._marks.made(made)
+            _describe(made, member)
+        else:
+            self._marks.place(parent, name)
+            _describe(existing, member)
+            self._marks.described(existing)
+
+    def _keeps_link(self, parent: Inode, existing: Inode, head: bytes, name: bytes) -> bool:
+        if existing.kind != stat.S_IFLNK or not self._marks.owns(parent, name):
+            return False
+        return bool(self._walk([*components(head), name], create=False))
+
+    def _link(self, parent: Inode, name: bytes, linkname: bytes) -> None:
+        target = self._lookup(linkname)
+        if target is None:
+            raise Malformed("hardlink-missing", "it is a hard link to something that is not there")
+        if target.children is not None:
+            raise Malformed("hardlink-directory", "it is a hard link to a directory")
+        if children_of(parent).get(name) is target:
+            self._marks.place(parent, name)
+            return
+        target.names += 1
+        if target.names > MAX_LINKS:
+            raise Malformed(
+                "limit-links", f"it would be the name after {MAX_LINKS} of one file, which is all that ext4 can count"
+            )
+        self._put(parent, name, target)
+
+    def _lookup(self, path: bytes) -> Inode | None:
+        """What a path names, without following its last component; None where there is nothing."""
+        parts = components(path)
+        if parts[-1:] == [b".."] or (b".." in parts and self._limits.climbing_links == "refuse"):
+            raise Malformed("name-climbs", "the name of a hard link's target has a component ..")
+        trail = self._walk(parts[:-1], create=False)
+        if not (trail and parts):
+            return self.root if not parts else None
+        return children_of(trail[-1][1]).get(parts[-1])
+
+    # ------------------------------------------------------------------------------------------------- resolving
+
+    def _parent(self, head: bytes) -> Inode:
+        """The directory that a name's head leads to, made where it is missing. Members come by directory: one is remembered."""
+        if head == self._last_head:
+            return self._last_parent
+        parts = components(head)
+        if b".." in parts:
+            raise Malformed("name-climbs", "a name has a component ..")
+        trail = self._walk(parts, create=True)
+        for (_, above), (name, _) in pairwise(trail):
+            self._marks.place(above, name)
+        self._last_head, self._last_parent = head, trail[-1][1]
+        return self._last_parent
+
+    def _forget_parent(self) -> None:
+        self._last_head = None
+
+    def _walk(self, parts: list[bytes], *, create: bool) -> _Trail:
+        """The directories from the root to the one that ``parts`` lead to, with the names they have there.
+
+        Where it leads to no directory: an empty trail, or, with ``create``, what is missing is made and the rest refused.
+        """
+        trail: _Trail = [(b"", self.root)]
+        todo, links = parts[::-1], 0
+        while todo:
+            self._spend_step()
+            part = todo.pop()
+            if part == b"..":
+                del trail[max(1, len(trail) - 1) :]
+                continue
+            child = self._step(trail[-1][1], part, create)
+            if child is None:
+                return []
+            if child.kind == stat.S_IFLNK:
+                links += 1
+                self._spend_step(len(child.target) // BYTES_A_STEP)
+                if child.target.startswith(b"/"):
+                    del trail[1:]
+                todo += components(child.target)[::-1]
+            else:
+                trail.append((part, child))
+            if links > MAX_SYMLINKS or len(trail) > self._limits.max_depth:
+                return _lost(create)
+        return trail
+
+    def _spend_step(self, steps: int = 1) -> None:
+        self._steps_left -= steps
+        if self._steps_left < 0:
+            raise Malformed("limit-resolution", "the layer's names lead through too many links and directories")
+
+    def _step(self, above: Inode, name: bytes, create: bool) -> Inode | None:
+        """The directory or symlink of that name; what is missing is made where ``create`` says so."""
+        child = children_of(above).get(name)
+        if child is None and create:
+            if name.startswith(WHITEOUT):
+                raise Malformed("whiteout", "a link on its way leads below a name that begins with .wh.")
+            if len(name) > self._limits.max_name_bytes:
+                most = self._limits.max_name_bytes
+                raise Malformed(
+                    "name-length", f"a link on its way leads to a name of more than {most} bytes (limits.maxNameBytes)"
+                )
+            self._count()
+            self.implied += 1
+            child = children_of(above)[name] = directory()
+            self._marks.made(child)
+            self._marks.place(above, name)
+        if child is not None and child.kind in _PASSABLE:
+            return child
+        if create:
+            raise Malformed("parent-type", f"{shown(name)} on its way is not a directory")
+        return None
+
+    # ------------------------------------------------------------------------------------------------- whiteouts
+
+    def _apply_whiteout(self, head: bytes, name: bytes) -> None:
+        """Hide what lower layers have there; nothing there is fine."""
+        trail = self._walk(components(head), create=False)
+        if not trail:
+            return
+        self._forget_parent()
+        if name == OPAQUE:
+            self._marks.hide_all(trail[-1][1])
+        else:
+            self._marks.hide(trail[-1][1], name.removeprefix(WHITEOUT))
+
+
+def _split(path: bytes) -> tuple[bytes, bytes]:
+    """Head and last component of a name; the last is empty for the root."""
+    head, _, name = path.rstrip(b"/").rpartition(b"/")
+    if name not in (b"", b".", b".."):
+        return head, name
+    parts = components(path)
+    if b".." in parts:
+        raise Malformed("name-climbs", "a name has a component ..")
+    return b"/".join(parts[:-1]), parts[-1] if parts else b""
+
+
+def _lost(create: bool) -> _Trail:
+    if create:
+        raise Malformed("link-loop", "it lies behind too many symlinks, or too deep (limits.maxDepth)")
+    return []
+
+
+def _describe(inode: Inode, member: Member) -> None:
+    inode.mode, inode.uid, inode.gid = member.mode, member.uid, member.gid
+    inode.mtime, inode.xattrs = member.mtime_ns, member.xattrs
+
+
+def _inode(member: Member) -> Inode:
+    inode = Inode(member.type, member.mode, member.uid, member.gid, member.mtime_ns, member.size, xattrs=member.xattrs)
+    if member.type == stat.S_IFLNK:
+        inode.target = member.linkname
+    elif member.type in (stat.S_IFCHR, stat.S_IFBLK):
+        inode.device = member.devmajor, member.devminor
+    return inode

@@ -1,0 +1,130 @@
+"""How the text of a manifest's scalar becomes a value: one reader, and one JSON Schema for editors, for each kind of field.
+
+Used by ``documents``, which ties them to fields. A reader raises ValueError with words that go on from the text they are about.
+The schemas are wider than the readers in one respect: editors type ``123`` and ``no`` by their look, the readers never do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from reconciler import sizes
+from reconciler.image.spec import GIB, KIB, MIB
+from reconciler.manifests import location
+from reconciler.manifests.faults import noun, quoted
+
+BLOCK = 4096
+TIB = 1 << 40
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scalar:
+    """``secret`` keeps the text out of messages."""
+
+    read: Callable[[str], object]
+    schema: Mapping[str, object] = field(default_factory=lambda: {"type": "string"})
+    secret: bool = False
+
+    def __call__(self, text: object) -> object:
+        """The value. ValueError with a whole sentence where the text is not right, or not a text."""
+        if not isinstance(text, str):
+            raise ValueError(f"expected text, found {noun(text)}")
+        try:
+            return self.read(text)
+        except ValueError as error:
+            raise ValueError(f"the value {error}" if self.secret else f"{quoted(text)} {error}") from None
+
+
+def _word(pattern: str, what: str, longest: int) -> Scalar:
+    compiled = re.compile(pattern)
+
+    def read(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError(f"is not {what}")
+        if len(text) > longest:
+            raise ValueError(f"has {len(text)} characters; {longest} is the most")
+        return text
+
+    return Scalar(read, {"type": ["string", "number", "boolean"], "pattern": f"^({pattern})$", "maxLength": longest})
+
+
+def _whole(low: int, high: int) -> Scalar:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text):
+            raise ValueError("is not a whole number (decimal digits, no leading zero)")
+        return _between(int(text), low, high, str)
+
+    return Scalar(read, {"type": ["integer", "string"], "minimum": low, "maximum": high, "pattern": "^(0|[1-9][0-9]*)$"})
+
+
+def _size(low: int, high: int, multiple: int = 1) -> Scalar:
+    def read(text: str) -> int:
+        size = _between(sizes.parse_size(text), low, high, sizes.format_size)
+        if size % multiple:
+            raise ValueError(f"is not a multiple of {sizes.format_size(multiple)}")
+        return size
+
+    return Scalar(read, {"type": ["string", "integer"], "pattern": sizes.PATTERN, "minimum": low, "multipleOf": multiple})
+
+
+def _between(value: int, low: int, high: int, show: Callable[[int], str]) -> int:
+    if not low <= value <= high:
+        raise ValueError(f"is not within {show(low)} and {show(high)}")
+    return value
+
+
+def _switch(text: str) -> bool:
+    word = text.lower()
+    if word not in ("true", "yes", "on", "false", "no", "off"):
+        raise ValueError("is not true or false")
+    return word in ("true", "yes", "on")
+
+
+def _sha256(text: str) -> str:
+    """In lower case, whichever the tool that printed it prefers: it names the same bytes."""
+    if text.lower().startswith("sha256:"):
+        raise ValueError("is not 64 hex digits (leave 'sha256:' out)")
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
+        raise ValueError(f"is not 64 hex digits ({len(text)} characters; sha256sum FILE prints what belongs here)")
+    return text.lower()
+
+
+def _absolute_path(text: str) -> str:
+    if not text.startswith("/") or text.endswith("/") or not text.isprintable():
+        raise ValueError("is not the absolute path of a file or device")
+    return text
+
+
+NAME = _word(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", "a name (a-z, 0-9 and '-', with a letter or digit at both ends)", 63)
+SNAPSHOT_NAME = _word(r"[a-z0-9_][a-z0-9._-]*", "a snapshot's name (a-z, 0-9, '.', '_' and '-', with no '.' or '-' first)", 120)
+LABEL_KEY = _word(
+    r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?",
+    "a label's key (letters, digits, '-', '_', '.', with a letter or digit at both ends; 'prefix/' may come first)",
+    317,
+)
+LABEL_VALUE = _word(
+    r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?",
+    "a label's value (letters, digits, '-', '_', '.', with a letter or digit at both ends)",
+    63,
+)
+REGION = _word(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?", "a region's name, as us-east-1", 63)
+PERCENT = _whole(0, 90)
+SHARE = _whole(0, 100)
+COUNT = _whole(1, 1000)
+NUMBER = _whole(1, 10**9)
+BYTES = _size(1, (1 << 63) - 1)
+NAME_BYTES = _whole(1, 255)
+PATH_BYTES = _whole(1, 4096)
+XATTR_BYTES = _size(1, MIB)
+METADATA_BYTES = _size(512, 64 * MIB)
+SECONDS = _whole(1, 7 * 24 * 3600)
+IMAGE_SIZE = _size(16 * MIB, 16 * TIB, BLOCK)
+BACKING_SIZE = _size(2 * MIB, (1 << 63) - BLOCK, BLOCK)
+BLOCK_SIZE = _size(64 * KIB, GIB, 64 * KIB)
+SWITCH = Scalar(_switch, {"enum": [True, False, "true", "false", "yes", "no", "on", "off"]})
+SHA256 = Scalar(_sha256, {"type": ["string", "number"], "pattern": "^[0-9A-Fa-f]{64}$"})
+SOURCE = Scalar(location.parse_source, {"type": "string", "minLength": 1})
+ENDPOINT = Scalar(location.parse_endpoint, {"type": "string", "pattern": "^https?://[^/?#@]+[^?#@]*$"}, secret=True)
+ABSOLUTE_PATH = Scalar(_absolute_path, {"type": "string", "pattern": "^/.*[^/]$"})

@@ -1,0 +1,156 @@
+"""Actions that make something: layers to resolve, volumes from the bottom up, then each image's row and its snapshots.
+
+Called by ``plan``. Pure. An image whose layers are not all known gets actions without a chain: they show what will happen,
+and the plan that follows once the layers are resolved replaces them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+
+from reconciler.image.spec import POLICIES, Limits, Source
+from reconciler.model import Action, ImageSpec, Kind, Verb
+from reconciler.planner.facts import Difference, Facts, Goal, Key, Wanted
+from reconciler.planner.goals import image_difference, volume_name
+from reconciler.planner.replacement import replacing
+from reconciler.planner.unpinned import resolves
+
+
+def making(goals: Sequence[Goal], facts: Facts) -> tuple[Action, ...]:
+    """In dependency order; ``goals`` in the order in which images are to be reached."""
+    sources = resolves(_unknown(goals), facts.observed.resolutions)
+    volumes = _volumes(goals, facts)
+    actions = {action.key: action for action in (*sources.values(), *volumes.values())}
+    for goal in goals:
+        top = volumes.get(goal.top) if goal.chain else _provisional(goal, facts, sources, volumes)
+        record = _record(goal, facts, top)
+        before = tuple(action for action in (top, record) if action)
+        copies = (*_snapshots(goal, facts, before), *replacing(goal, facts, _keys(*before)))
+        actions |= {action.key: action for action in (*before, *copies)}
+    return tuple(actions.values())
+
+
+def _keys(*actions: Action | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(action.key for action in actions if action))
+
+
+def _unknown(goals: Sequence[Goal]) -> dict[Source, set[str]]:
+    wanted: dict[Source, set[str]] = defaultdict(set)
+    for goal in goals:
+        for layer in goal.layers:
+            if layer.sha256 is None:
+                wanted[layer.source].add(goal.image.name)
+    return wanted
+
+
+def _volumes(goals: Sequence[Goal], facts: Facts) -> dict[Key, Action]:
+    """Volumes whose chain is known; a shared one once, for all the images that want it."""
+    wishes: dict[Key, list[tuple[Goal, Wanted]]] = defaultdict(list)
+    for goal in goals:
+        for wanted in goal.volumes():
+            wishes[wanted.key].append((goal, wanted))
+    actions: dict[Key, Action] = {}
+    for key, wish in wishes.items():
+        if difference := facts.volume(key):
+            below = actions.get((key[0], wish[0][1].parent or ""))
+            actions[key] = _volume(wish[0][1], [goal for goal, _ in wish], difference, below, facts)
+    return actions
+
+
+def _volume(wanted: Wanted, goals: Sequence[Goal], difference: Difference, below: Action | None, facts: Facts) -> Action:
+    pool, chain = wanted.key
+    return Action(
+        difference.verb,
+        Kind.VOLUME,
+        volume_name(chain),
+        difference.because or image_difference(goals[0], facts) or "it was never built",
+        pool=pool,
+        image=goals[0].image.name,
+        chain=chain,
+        parent=wanted.parent,
+        size=goals[0].image.size,
+        layers=wanted.layers,
+        limits=_most_generous([goal.image.limits for goal in goals]),
+        after=_keys(below),
+        images=tuple(goal.image.name for goal in goals),
+    )
+
+
+def _most_generous(limits: Sequence[Limits]) -> Limits:
+    """For a volume that several images share: what one of them may have built, the others find already there."""
+    generous = {
+        field.name: max(getattr(one, field.name) for one in limits) for field in fields(Limits) if field.name not in POLICIES
+    }
+    return replace(limits[0], **generous)
+
+
+def _provisional(goal: Goal, facts: Facts, sources: Mapping[Source, Action], volumes: Mapping[Key, Action]) -> Action:
+    """The top volume of an image whose chain is not known yet, named after the image."""
+    image = goal.image
+    parent = goal.chains[-1] if goal.shares and goal.chains else None
+    return Action(
+        Verb.BUILD,
+        Kind.VOLUME,
+        image.name,
+        f"{image_difference(goal, facts)}; its chain is known when its layers are",
+        pool=image.pool,
+        image=image.name,
+        parent=parent,
+        size=image.size,
+        layers=goal.layers,
+        limits=image.limits,
+        after=_keys(
+            *(sources[layer.source] for layer in goal.layers if layer.sha256 is None), volumes.get((image.pool, parent or ""))
+        ),
+        images=(image.name,),
+    )
+
+
+def _record(goal: Goal, facts: Facts, top: Action | None) -> Action | None:
+    """The image's row, once its top volume is there."""
+    because = image_difference(goal, facts)
+    if not because or goal.chain is None:
+        return None
+    image = goal.image.name
+    return Action(
+        Verb.RECORD,
+        Kind.IMAGE,
+        image,
+        because,
+        image=image,
+        chain=goal.chain,
+        size=goal.image.size,
+        after=_keys(top),
+        images=(image,),
+    )
+
+
+def _difference(image: ImageSpec, name: str, facts: Facts) -> Difference | None:
+    """What is wrong with a snapshot; the last thing is that another image had it: that one's end must not be its own."""
+    key = image.pool, name
+    row, difference = facts.observed.snapshots.get(key), facts.snapshot(key)
+    if difference or row is None or row.image == image.name or not facts.snapshot_state(key).active:
+        return difference
+    return Difference(Verb.RECORD, f"it was image {row.image}'s")
+
+
+def _snapshots(goal: Goal, facts: Facts, before: Sequence[Action]) -> Iterator[Action]:
+    """After the image's row: a snapshot always has an image that remembers what becomes of it."""
+    image = goal.image
+    for name in dict.fromkeys(image.snapshots):
+        difference = _difference(image, name, facts)
+        if difference and facts.claims[image.pool, name] == image.name:
+            yield Action(
+                difference.verb,
+                Kind.SNAPSHOT,
+                name,
+                difference.because,
+                pool=image.pool,
+                image=image.name,
+                chain=goal.chain,
+                size=image.size,
+                after=_keys(*before),
+                images=(image.name,),
+            )

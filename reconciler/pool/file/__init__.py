@@ -1,0 +1,1 @@
+"""The file pool: volumes and snapshots are image files."""

@@ -1,0 +1,291 @@
+"""The file pool: volumes and snapshots are image files. Needs no root and works on any file system of Linux.
+
+    <root>/volumes/<chain>.ext4       sealed bases, mode 0444, in a directory of mode 0700: images hold secrets too
+    <root>/snapshots/<name>.ext4      writable copies, mode 0600: their owner decides who else may open them
+
+Where the file system can share blocks, volumes and snapshots are reflinks, elsewhere sparse copies. Finished files appear
+whole or not at all (``pool.shelf``), and are recognised by what ``pool.identity`` wrote down for the registry.
+
+Made by ``cli``, called through ``pool.driver.Driver``. Keeps no state but the files; callers hold the registry's lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from reconciler.errors import Busy, HostCannot, NoSpace, Retryable
+from reconciler.pool.driver import Condition, Expected, PoolState, SnapshotState, Space, VolumeState, nothing
+from reconciler.pool.file.clone import data_bytes, reflink, shares_blocks, sparse_copy
+from reconciler.pool.file.directory import Listing, Shelf, nearest_directory
+from reconciler.pool.file.identity import Identity, judge_snapshot, judge_volume, look
+from reconciler.pool.holders import holder, holders
+
+CHAIN = re.compile(r"[0-9a-f]{64}")
+SNAPSHOT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass
+class FilePool:
+    """A pool under ``root``, which need not exist yet. ``reserve_percent`` of its file system is left free by new work."""
+
+    name: str
+    root: Path
+    reserve_percent: int
+
+    @cached_property
+    def shares_blocks(self) -> bool:
+        """Asked of the file system once, without leaving a trace. Raises HostCannot where nothing may be written."""
+        with self._reported("find out whether files can share blocks"):
+            return shares_blocks(nearest_directory(self.root))
+
+    @property
+    def _volumes(self) -> Shelf:
+        return Shelf(self.root / "volumes", CHAIN, "volume", 0o700)
+
+    @property
+    def _snapshots(self) -> Shelf:
+        return Shelf(self.root / "snapshots", SNAPSHOT, "snapshot", 0o755)
+
+    def volume_path(self, chain: str) -> Path:
+        return self._volumes.path(chain)
+
+    def snapshot_path(self, name: str) -> Path:
+        return self._snapshots.path(name)
+
+    def space(self) -> Space:
+        """Of the file system that the pool is on, or would be made on. Raises HostCannot."""
+        with self._reported("ask for free space"):
+            found = os.statvfs(nearest_directory(self.root))
+        total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+        return Space(total, free, reserve=total * self.reserve_percent // 100)
+
+    def pulse(self) -> Hashable:
+        return self._volumes.pulse(), self._snapshots.pulse()
+
+    def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
+        """What stands in the two directories; a pool that was never used is empty, one that can't be read raises HostCannot."""
+        with self._reported("read the pool"):
+            bases, copies = (self._volumes.scan(), self._snapshots.scan()) if whole else (Listing(), Listing())
+            listings = ((self._volumes, bases), (self._snapshots, copies))
+            return PoolState(
+                space=self.space(),
+                volumes={chain: self._volume(chain, volumes.get(chain)) for chain in sorted({*volumes, *bases.finished})},
+                snapshots={name: self._snapshot(name, snapshots.get(name)) for name in sorted({*snapshots, *copies.finished})},
+                foreign=tuple(shelf.describe(entry) for shelf, listing in listings for entry in listing.foreign),
+                leftovers=tuple(str(shelf.directory / entry) for shelf, listing in listings for entry in listing.partial),
+            )
+
+    def _volume(self, chain: str, remembered: str | None) -> VolumeState:
+        path, found = self._volumes.find(chain)
+        condition, detail = judge_volume(remembered, found)
+        size, used = (found.identity.size, found.used) if found else (0, 0)
+        return VolumeState(chain, condition, path, size, used, detail)
+
+    def _snapshot(self, name: str, remembered: str | None) -> SnapshotState:
+        path, found = self._snapshots.find(name)
+        condition, detail = judge_snapshot(remembered, found)
+        size, used = (found.identity.size, found.used) if found else (0, 0)
+        active = found is not None and found.regular
+        return SnapshotState(name, condition, path, active, size, used, detail)
+
+    def assemble(self) -> str:
+        return ""
+
+    def create_volume(self, chain: str, size: int, parent: str | None, expected: Expected = nothing) -> VolumeFile:
+        """See ``Driver.create_volume``. Raises NoSpace, HostCannot, and Retryable where the parent is not there."""
+        self._admit(0)
+        with self._reported(f"begin volume {chain[:12]}"):
+            fd = self._volumes.begin(chain)
+            with ExitStack() as undo:
+                volume = undo.enter_context(VolumeFile(chain, size, fd, self._volumes.partial(chain), self._volumes))
+                if parent is not None:
+                    self._copy(parent, fd)
+                os.ftruncate(fd, size)
+                undo.pop_all()
+            return volume
+
+    def create_snapshot(self, name: str, chain: str) -> str:
+        """See ``Driver.create_snapshot``. A whole snapshot of this very chain that nobody recorded is taken as the one asked for.
+
+        Raises NoSpace, HostCannot, and Retryable where the volume is not there.
+        """
+        self._admit(0)
+        with self._reported(f"make snapshot {name}"):
+            if finished := self._finished(name, chain):
+                return str(finished)
+            fd = self._snapshots.begin(name)
+            try:
+                self._copy(chain, fd)
+                os.fsync(fd)
+                if os.path.lexists(self.snapshot_path(name)):
+                    self._snapshots.set_aside(name)
+                self._snapshots.publish(name)
+                return str(Identity.of(fd))
+            finally:
+                os.close(fd)
+                self._snapshots.discard(name)
+
+    def _finished(self, name: str, chain: str) -> Identity | None:
+        """What a run that was cut off after the file had its name, and before the registry had its row, has left."""
+        base, found = look(self.volume_path(chain)), look(self.snapshot_path(name))
+        if base is None or found is None or not found.regular or found.identity.uuid is None:
+            return None
+        whole = found.identity.uuid == base.identity.uuid and found.identity.size >= base.identity.size
+        return found.identity if whole else None
+
+    def _copy(self, chain: str, target: int) -> None:
+        with self._sealed(chain) as source:
+            if not reflink(source, target):
+                self._admit(data_bytes(source))
+                sparse_copy(source, target)
+
+    @contextmanager
+    def _sealed(self, chain: str) -> Iterator[int]:
+        try:
+            fd = os.open(self.volume_path(chain), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            missing = f"volume {chain[:12]} of pool {self.name} is not there"
+            raise Retryable(missing, hint="the next run builds it again") from None
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def reading(self, chain: str) -> Iterator[Path]:
+        yield self.volume_path(chain)
+
+    def activate_snapshot(self, name: str, identity: str = "") -> None:
+        """A file is always active."""
+
+    def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
+        with self._reported("find out who uses its snapshots"):
+            return holders({name: self.snapshot_path(name) for name in snapshots})
+
+    def replace_snapshot(self, name: str, chain: str, identity: str) -> str:
+        """See ``Driver.replace_snapshot``: the new file is renamed over the old one, and has its owner and mode.
+
+        Raises Busy, NoSpace, HostCannot, and Retryable where the volume is not there.
+        """
+        self._admit(0)
+        with self._reported(f"replace snapshot {name}"):
+            if finished := self._finished(name, chain):
+                return str(finished)
+            self._free(self._snapshots, name)
+            fd = self._snapshots.begin(name)
+            try:
+                self._copy(chain, fd)
+                self._free(self._snapshots, name)  # copying may have taken a while
+                found = look(self.snapshot_path(name))
+                if found and judge_snapshot(identity, found)[0] is Condition.REPLACED:
+                    self._snapshots.set_aside(name)
+                elif found and found.regular:
+                    keep_access(fd, self.snapshot_path(name))
+                os.fsync(fd)
+                self._snapshots.replace(name)
+                return str(Identity.of(fd))
+            finally:
+                os.close(fd)
+                self._snapshots.discard(name)
+
+    def discard_replaced(self, name: str, identity: str) -> None:
+        """The old file has gone with its name."""
+
+    def remove_volume(self, chain: str) -> None:
+        self._remove(self._volumes, chain)
+
+    def remove_snapshot(self, name: str) -> None:
+        self._remove(self._snapshots, name)
+
+    def _remove(self, shelf: Shelf, name: str) -> None:
+        path = shelf.path(name)
+        with self._reported(f"remove {shelf.noun} {name}"):
+            if not os.path.lexists(path):
+                return
+            self._free(shelf, name)
+            shelf.remove(name)
+
+    def _free(self, shelf: Shelf, name: str) -> None:
+        path = shelf.path(name)
+        if path.is_file() and (who := holder(path)):
+            raise Busy(f"{shelf.noun} {name} is in use: {path} is held by {who}", hint="stop what uses it, then run again")
+
+    def set_aside(self, name: str) -> str:
+        with self._reported(f"set aside what stands in place of snapshot {name}"):
+            return str(self._snapshots.set_aside(name))
+
+    def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
+        with self._reported("discard half-built files"):
+            partial = [shelf.directory / entry for shelf in (self._volumes, self._snapshots) for entry in shelf.scan().partial]
+            for path in partial:
+                path.unlink(missing_ok=True)
+            return tuple(str(path) for path in partial)
+
+    def _admit(self, need: int) -> None:
+        space = self.space()
+        if space.free - need < space.reserve:
+            wanted = f"{need} more bytes would leave" if need else "there are"
+            raise NoSpace(
+                f"pool {self.name}: {wanted} {max(0, space.free - need)} bytes free, and {space.reserve} are to be left free",
+                hint=f"free space on the file system of {self.root}, or lower the pool's reserve",
+            )
+
+    def _reported(self, doing: str) -> AbstractContextManager[None]:
+        return reported(f"pool {self.name}: can't {doing}", self.root)
+
+
+@dataclass
+class VolumeFile:
+    """A volume that is being written, under a hidden name until it is sealed."""
+
+    chain: str
+    size: int
+    fd: int
+    path: Path
+    shelf: Shelf
+    room: int | None = None
+
+    def __enter__(self) -> VolumeFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self.fd)
+        self.shelf.discard(self.chain)
+
+    def seal(self) -> str:
+        with reported(f"can't seal volume {self.chain[:12]}", self.path):
+            os.fchmod(self.fd, 0o444)
+            os.fsync(self.fd)
+            self.shelf.replace(self.chain)
+            self.path = self.shelf.path(self.chain)
+            return str(Identity.of(self.fd))
+
+
+def keep_access(fd: int, like: Path) -> None:
+    """Owner and mode of another file, as far as we may: its users open it as they always did."""
+    old = like.stat(follow_symlinks=False)
+    with suppress(PermissionError):
+        os.fchown(fd, old.st_uid, old.st_gid)
+        os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o777)
+
+
+@contextmanager
+def reported(what: str, where: Path) -> Iterator[None]:
+    """Turn an error of the operating system into one of ours that says what could not be done and where to look."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{what}: {error.strerror}" + (f": {error.filename}" if error.filename else "")
+        if error.errno in _FULL:
+            raise NoSpace(message, hint=f"free space on the file system of {where}") from error
+        raise HostCannot(message, hint=f"check owner, permissions and file system of {where}") from error

@@ -1,0 +1,1 @@
+"""The thin pool: volumes and snapshots are device-mapper thin devices."""

@@ -1,0 +1,213 @@
+"""What a thin pool lies on: block devices, or files that are used through loops. Files are made once and only ever grow.
+
+Called by ``pool.assembly``. State: the files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from reconciler import process
+from reconciler.errors import HostCannot
+from reconciler.pool.thin import metadata
+from reconciler.pool.thin.metadata import BLOCK, LARGEST
+
+MIB = 1 << 20
+_ENDS = 64 << 10
+_PROBE_SECONDS = 60
+_NOTHING_FOUND, _AMBIVALENT = 2, 8
+
+
+class Kind(StrEnum):
+    DEVICE = "device"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """Either a ``device``, or a ``file`` of ``size`` bytes (None for metadata: by rule)."""
+
+    device: str | None = None
+    file: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """``path`` is what can be read: the file itself, or the device. ``size`` in bytes, 0 where it is not there."""
+
+    path: Path
+    present: bool
+    size: int
+    kind: Kind = Kind.FILE
+
+
+def metadata_size(data_bytes: int, block_bytes: int) -> int:
+    """48 bytes for each block of data (thin-provisioning.rst), 2 MiB at least, what the kernel can use at most; whole blocks."""
+    wanted = max(2 * MIB, 48 * (data_bytes // block_bytes))
+    return min(-(-wanted // BLOCK) * BLOCK, LARGEST)
+
+
+def look(backing: Backing) -> Found:
+    """What is there now; reads only. Raises HostCannot where something else is in its place."""
+    kind = Kind.DEVICE if backing.file is None else Kind.FILE
+    path = Path(backing.file or backing.device or "")
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        if kind is Kind.FILE:
+            return Found(path, False, 0)
+        hint = "is the disk there? name it by /dev/disk/by-id, which stays the same"
+        raise HostCannot(f"{path}: there is no such device", hint=hint) from None
+    except OSError as error:
+        raise HostCannot(f"{path}: {error.strerror}", hint="run as root, and check the path") from error
+    if kind is Kind.FILE:
+        if not stat.S_ISREG(found.st_mode):
+            hint = "declare a block device as `device`, and a file as `file`"
+            raise HostCannot(f"{path}: {_what(found.st_mode)}, and not a regular file", hint=hint)
+        return Found(path, True, found.st_size)
+    if not stat.S_ISBLK(found.st_mode):
+        hint = "declare a file as `file`, with its size"
+        raise HostCannot(f"{path}: {_what(found.st_mode)}, and not a block device", hint=hint)
+    return Found(path, True, _device_size(path), kind)
+
+
+def _what(mode: int) -> str:
+    kinds = {
+        stat.S_IFREG: "a regular file", stat.S_IFDIR: "a directory", stat.S_IFBLK: "a block device",
+        stat.S_IFCHR: "a character device", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
+    }  # fmt: skip
+    return kinds.get(stat.S_IFMT(mode), "something unknown")
+
+
+def _device_size(path: Path) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostCannot(f"{path}: {error.strerror}", hint="run as root; is there a medium in it?") from error
+    try:
+        return os.lseek(fd, 0, os.SEEK_END)
+    finally:
+        os.close(fd)
+
+
+def make(backing: Backing) -> None:
+    """Create the file, sparse and durably; one that is there stays as it is, and is extended. Raises HostCannot.
+
+    A crash may come between any two steps: all that it can leave is an empty file, which the next ``make`` completes.
+    """
+    path = Path(backing.file or "")
+    hint = f"check {path.parent} and its permissions"
+    try:
+        _make_directory(path.parent)
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            made = True
+        except FileExistsError:
+            made = False
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise HostCannot(f"{path}: can't be created: {error.strerror}", hint=hint) from error
+    try:
+        grow(backing)
+    except HostCannot:
+        if made:
+            path.unlink()
+        raise
+
+
+def _make_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        _make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        _sync_directory(directory.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def grow(backing: Backing) -> bool:
+    """Extend the file to its declared size, durably; True where it was smaller. Never shrinks. Raises HostCannot."""
+    path, size = Path(backing.file or ""), backing.size or 0
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostCannot(f"{path}: {error.strerror}", hint="the pool's file must be readable and writable") from error
+    try:
+        if os.fstat(fd).st_size >= size:
+            return False
+        os.ftruncate(fd, size)
+        os.fsync(fd)
+        return True
+    except OSError as error:
+        hint = "declare less, or use another disk"
+        raise HostCannot(f"{path}: can't have {size} bytes: {error.strerror}", hint=hint) from error
+    finally:
+        os.close(fd)
+
+
+def blank(path: Path) -> str:
+    """What a device or file holds, in words; empty where it holds nothing that anybody knows. Raises HostCannot.
+
+    A device that somebody uses now (a mount, a mapping) is never blank. Where blkid is not installed, only zeros are.
+    """
+    try:
+        head, tail = _ends(path)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return "something that is in use: it is mounted, or part of another device"
+        raise HostCannot(f"{path}: can't be read: {error.strerror}", hint="run as root, and check the device") from error
+    if metadata.is_superblock(head[:BLOCK]):
+        return "the metadata of a thin pool"
+    if (probe := process.find("blkid")) is not None:
+        return _probed(probe, path)
+    return "something (its first or last bytes are not zero)" if any(head) or any(tail) else ""
+
+
+def wiping(found: Found) -> str:
+    """The command that makes it blank. wipefs knows nothing of thin pools, and all that those need is their first block."""
+    if found.kind is Kind.FILE:
+        return f"rm {found.path}"
+    with found.path.open("rb") as device:
+        is_pool = metadata.is_superblock(device.read(BLOCK))
+    return f"dd if=/dev/zero of={found.path} bs={BLOCK} count=1 conv=fsync" if is_pool else f"wipefs --all {found.path}"
+
+
+def _ends(path: Path) -> tuple[bytes, bytes]:
+    """Opened exclusively, which the kernel grants of a block device only where nobody else uses it."""
+    exclusive = os.O_EXCL if path.is_block_device() else 0
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | exclusive)
+    try:
+        end = os.lseek(fd, 0, os.SEEK_END)
+        return os.pread(fd, _ENDS, 0), os.pread(fd, _ENDS, max(0, end - _ENDS))
+    finally:
+        os.close(fd)
+
+
+def _probed(probe: str, path: Path) -> str:
+    """Asked of libblkid, without its cache. Exit codes and keys: blkid(8)."""
+    said = process.run([probe, "-p", "-o", "export", str(path)], timeout=_PROBE_SECONDS)
+    if said.code == _NOTHING_FOUND:
+        return ""
+    if said.code == _AMBIVALENT:
+        return "several things at once, as blkid says"
+    if said.code != 0:
+        hint = f"see what `{said.command}` says; nothing is written where it is not known what is there"
+        raise HostCannot(f"{path}: blkid ended with code {said.code}: {said.stderr.strip()}", hint=hint)
+    found = dict(line.partition("=")[::2] for line in said.stdout.splitlines())
+    label = f", labelled {found['LABEL']}" if "LABEL" in found else ""
+    if found.get("USAGE") == "filesystem":
+        return f"{'an' if found['TYPE'][0] in 'aeioux' else 'a'} {found['TYPE']} file system{label}"
+    if "TYPE" in found:
+        return f"{found['TYPE']} (as blkid says){label}"
+    return f"a partition table ({found['PTTYPE']})" if "PTTYPE" in found else ""

@@ -1,0 +1,30 @@
+"""How full a thin pool is, and how much of it new work must leave free.
+
+Called by ``pool.thin`` with what ``pool.assembly`` has seen. Pure.
+"""
+
+from __future__ import annotations
+
+from reconciler.pool.driver import Space
+from reconciler.pool.thin import metadata
+from reconciler.pool.thin.assembly import Geometry, Sight
+
+HIDDEN_BLOCKS = 4096
+"""Of metadata, or a tenth of it, that the kernel keeps to itself, so that deletions still work (dm-thin-metadata.c)."""
+
+
+def of_data(seen: Sight, geometry: Geometry, reserve_percent: int) -> Space:
+    """Of what is declared where the pool was never made."""
+    if seen.content is None:
+        total = geometry.data.size or seen.data.size
+        return Space(total, total, total * reserve_percent // 100)
+    total, used, block = seen.content.data_blocks, seen.content.data_used, seen.content.block_size
+    return Space(total * block, (total - used) * block, total * block * reserve_percent // 100)
+
+
+def of_metadata(seen: Sight, reserve_percent: int) -> Space | None:
+    if seen.content is None:
+        return None
+    total = seen.content.metadata_blocks
+    free = max(0, total - seen.content.metadata_used - min(HIDDEN_BLOCKS, total // 10))
+    return Space(total * metadata.BLOCK, free * metadata.BLOCK, total * reserve_percent // 100 * metadata.BLOCK)

@@ -1,0 +1,50 @@
+"""A thin pool's volume while it is being written.
+
+Made by ``pool.thin``, which seals and abandons it. State: an open device, and the mapping under it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from reconciler.pool.thin.journal import DeviceRow
+
+
+class Owner(Protocol):
+    """The pool, as far as its volume knows it."""
+
+    def seal(self, row: DeviceRow, fd: int) -> str: ...
+    def abandon(self, row: DeviceRow) -> None: ...
+
+
+@dataclass
+class ThinVolume:
+    """A volume that is being written, active under a name of its own until it is sealed or discarded."""
+
+    size: int
+    fd: int
+    path: Path
+    room: int
+    row: DeviceRow
+    pool: Owner
+    _open: bool = True
+
+    def __enter__(self) -> ThinVolume:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._open:
+            self._open = False
+            os.close(self.fd)
+            self.pool.abandon(self.row)
+
+    def seal(self) -> str:
+        self._open = False
+        try:
+            return self.pool.seal(self.row, self.fd)
+        except BaseException:
+            self.pool.abandon(self.row)
+            raise

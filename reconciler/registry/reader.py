@@ -1,0 +1,207 @@
+"""The registry's reading half: what was made, and what happened, as the values of ``model`` and ``machine``.
+
+``observe`` and everything that shows something read from here; ``registry`` adds the transactions that write. Plain SQL over the
+standard library's sqlite3, because looking is what happens most and importing SQLModel costs more than all of it: a run that
+finds nothing to do, ``plan`` and ``list`` never load it. State: one SQLite connection, see ``database``.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Self
+
+from reconciler.engine.definitions import Attempt, Event, Run, Transition
+from reconciler.image.spec import Source
+from reconciler.model import Failure, ImageRow, Kind, SnapshotRow, VolumeRow
+from reconciler.pool.thin.journal import DeviceRow, PoolRow
+from reconciler.registry import database, rows
+from reconciler.registry.marks import Mark, What
+
+OPEN = "status IN ('active', 'needs-operator')"
+_FAILED = """
+    SELECT * FROM run WHERE number IN (SELECT MAX(number) FROM run GROUP BY kind, pool, name)
+    AND (status IN ('failed', 'needs-operator') OR (status = 'active' AND attempt > 0)) ORDER BY number
+"""
+
+_GIVEN = "(SELECT value FROM json_each(?1))"
+
+
+def _given(values: Iterable[str] | None) -> str | None:
+    """A list as a query takes it."""
+    return None if values is None else json.dumps(list(values))
+
+
+class Records:
+    """The open registry, for reading. Thread-safe; a context manager. Raises HostCannot where SQLite can't read its file."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, read_only: bool, clock: Callable[[], float]) -> None:
+        self.path = path
+        self._raw = connection
+        self._lock = threading.RLock()
+        self._read_only = read_only
+        self._clock = clock
+
+    @classmethod
+    def of(
+        cls, path: Path, create: Callable[[], Iterable[str]], *, read_only: bool = False, clock: Callable[[], float] = time.time
+    ) -> Self:
+        """Open the registry, migrating it first where that is due; ``create`` gives the statements that make a new one.
+
+        ``read_only`` gives what it holds now, as a copy in memory; empty where there is no file. Nothing is written.
+        """
+        connection = database.snapshot(path) if read_only else database.connect(path)
+        try:
+            database.upgrade(connection, path, create, database.MIGRATIONS)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, path, read_only=read_only, clock=clock)
+
+    def close(self) -> None:
+        self._raw.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --------------------------------------------------------------------------------------- what there should be
+
+    @property
+    def host(self) -> str:
+        """Random id of this host, made when the registry was."""
+        return self._meta("host")
+
+    @property
+    def serial(self) -> int:
+        """Grows with every change; equal serials mean an unchanged registry."""
+        return int(self._meta("serial"))
+
+    @property
+    def others(self) -> int:
+        """Differs once somebody else has written to the registry's file."""
+        return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
+
+    def pools(self) -> list[str]:
+        """The pools that hold something which is recorded."""
+        return [row["pool"] for row in self._rows("SELECT pool FROM volume UNION SELECT pool FROM snapshot ORDER BY pool")]
+
+    def images(self, names: Iterable[str] | None = None) -> dict[str, ImageRow]:
+        """By name: all of them, or these."""
+        query = f"SELECT * FROM image WHERE ?1 IS NULL OR name IN {_GIVEN} ORDER BY name"  # noqa: S608
+        return {row["name"]: rows.image_of(row) for row in self._rows(query, (_given(names),))}
+
+    def volumes(self, chains: Iterable[str] | None = None) -> dict[tuple[str, str], VolumeRow]:
+        """By pool and chain: all of them, or those of these chains."""
+        query = f"SELECT * FROM volume WHERE ?1 IS NULL OR chain IN {_GIVEN} ORDER BY pool, chain"  # noqa: S608
+        return {(row["pool"], row["chain"]): rows.volume_of(row) for row in self._rows(query, (_given(chains),))}
+
+    def snapshots(self, images: Iterable[str] | None = None, names: Iterable[str] = ()) -> dict[tuple[str, str], SnapshotRow]:
+        """By pool and name: all of them, or those of these images or names."""
+        named = "name IN (SELECT value FROM json_each(?2))"
+        query = f"SELECT * FROM snapshot WHERE ?1 IS NULL OR image IN {_GIVEN} OR {named} ORDER BY pool, name"  # noqa: S608
+        found = self._rows(query, (_given(images), _given(names)))
+        return {(row["pool"], row["name"]): SnapshotRow(**row) for row in found}
+
+    def thin_pool(self, pool: str) -> PoolRow | None:
+        """What a thin pool's driver remembers of its pool."""
+        found = self._rows('SELECT stamp, "transaction" FROM pool WHERE name = ?', (pool,))
+        return PoolRow(**found[0]) if found else None
+
+    def thin_devices(self, pool: str, name: str | None = None) -> dict[int, DeviceRow]:
+        """Of its devices, by thin id: all of them, or those of one name."""
+        query = "SELECT * FROM device WHERE pool = ? AND (?2 IS NULL OR name = ?2) ORDER BY id"
+        return {row["id"]: rows.device_of(row) for row in self._rows(query, (pool, name))}
+
+    def thin_pending(self, pool: str) -> bool:
+        """Whether a change of one of its devices was begun and never closed."""
+        return bool(self._rows("SELECT 1 FROM device WHERE pool = ? AND state <> 'held' LIMIT 1", (pool,)))
+
+    def digest_seen(self, source: Source, etag: str, size: int) -> str | None:
+        """The digest that the bytes of this ETag and length were seen to have, or None where they never were."""
+        query = "SELECT digest FROM seen WHERE origin = ? AND etag = ? AND size = ?"
+        return next((row["digest"] for row in self._rows(query, (rows.origin(source), etag, size))), None)
+
+    # ---------------------------------------------------------------------------------------------- what happened
+
+    def labels(self) -> dict[str, str] | None:
+        """This host's labels when it last converged; None where it never has."""
+        found = self._rows("SELECT value FROM meta WHERE key = 'labels'")
+        return dict(json.loads(found[0]["value"])) if found else None
+
+    def manifests(self) -> dict[str, str]:
+        """The last good text of each manifest file, by its path."""
+        return {row["path"]: row["text"] for row in self._rows("SELECT * FROM manifest")}
+
+    def generations(self, images: Iterable[str] | None = None) -> dict[str, tuple[str, int]]:
+        """By image: the digest of the specification that was seen last, and the how many-th it was."""
+        query = f"SELECT * FROM generation WHERE ?1 IS NULL OR image IN {_GIVEN}"  # noqa: S608
+        return {row["image"]: (row["digest"], row["number"]) for row in self._rows(query, (_given(images),))}
+
+    def marks(self) -> dict[tuple[str, What], Mark]:
+        found = (rows.mark_of(row) for row in self._rows("SELECT * FROM mark ORDER BY image, what"))
+        return {(mark.image, mark.what): mark for mark in found}
+
+    def failures(self) -> dict[tuple[Kind, str], Failure]:
+        """Objects whose last run failed, needs a person, or waits to be tried again; by kind and name."""
+        return {(Kind(row["kind"]), row["name"]): rows.failure_of(row) for row in self._rows(_FAILED)}
+
+    def events(self, kind: str | None = None, name: str | None = None, limit: int = 100) -> tuple[Event, ...]:
+        """The newest ``limit`` events, oldest first."""
+        return tuple(Event(**row) for row in self._newest("event", "seq", limit, kind=kind, name=name))
+
+    def runs(
+        self, kind: str | None = None, name: str | None = None, status: str | None = None, limit: int = 100
+    ) -> tuple[Run, ...]:
+        """The newest ``limit`` runs, oldest first."""
+        return tuple(rows.run_of(row) for row in self._newest("run", "number", limit, kind=kind, name=name, status=status))
+
+    def run(self, run_id: str) -> Run:
+        """Raises KeyError."""
+        found = self._rows("SELECT * FROM run WHERE id = ?", (run_id,))
+        if not found:
+            raise KeyError(run_id)
+        return rows.run_of(found[0])
+
+    def open_runs(self) -> tuple[Run, ...]:
+        """Runs that have not ended, oldest first."""
+        return tuple(rows.run_of(row) for row in self._rows(f"SELECT * FROM run WHERE {OPEN} ORDER BY number"))  # noqa: S608
+
+    def transitions(self, run_id: str) -> tuple[Transition, ...]:
+        """Every attempt and other change of a run, oldest first."""
+        found = self._rows("SELECT * FROM transition WHERE run = ? ORDER BY seq", (run_id,))
+        return tuple(rows.transition_of(row) for row in found)
+
+    def attempts(self, since: float) -> tuple[Attempt, ...]:
+        """What was tried and has ended after that time, in the order in which it ended."""
+        query = """
+            SELECT run.machine, from_state AS state, result, transition.reason, ended - started AS seconds, ended
+            FROM transition JOIN run ON run.id = transition.run WHERE ended > ? ORDER BY ended
+        """
+        return tuple(Attempt(**row) for row in self._rows(query, (since,)))
+
+    # ------------------------------------------------------------------------------------------------- small parts
+
+    def _rows(self, query: str, values: Iterable[object] = ()) -> list[dict[str, Any]]:
+        with self._lock:
+            try:
+                cursor = self._raw.execute(query, tuple(values))
+                names = [column[0] for column in cursor.description]
+                return [dict(zip(names, row, strict=True)) for row in cursor]
+            except sqlite3.Error as error:
+                raise database.in_our_words(self.path, error) from error
+
+    def _newest(self, table: str, order: str, limit: int, **equal: str | None) -> list[dict[str, Any]]:
+        wanted = {name: value for name, value in equal.items() if value is not None}
+        where = " AND ".join(["1", *(f"{name} = ?" for name in wanted)])
+        query = f"SELECT * FROM {table} WHERE {where} ORDER BY {order} DESC LIMIT ?"  # noqa: S608 - no name comes from outside
+        return self._rows(query, (*wanted.values(), limit))[::-1]
+
+    def _meta(self, key: str) -> str:
+        return str(self._rows("SELECT value FROM meta WHERE key = ?", (key,))[0]["value"])

@@ -1,0 +1,219 @@
+"""The registry's tables, as SQLModel classes, and the statements that make them in an empty database.
+
+Used by ``registry`` only; migrations (``database``) don't move when these change. State: none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+import sqlmodel as sql
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.orm import declared_attr
+from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlmodel import CheckConstraint, Field, SQLModel, Text
+
+from reconciler.engine.definitions import Result, Status
+from reconciler.model import Kind
+from reconciler.pool.thin.journal import Role, State
+from reconciler.registry import database
+from reconciler.registry.marks import What
+
+Key = Annotated[str, Field(sa_type=Text, primary_key=True)]
+Words = Annotated[str, Field(sa_type=Text)]
+Seconds = Annotated[float, Field(sa_type=sql.REAL)]
+
+
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(v.value) for v in values)})")
+
+
+def _json(column: str) -> CheckConstraint:
+    return CheckConstraint(f"json_valid({column})")
+
+
+STRICT = {"sqlite_strict": True}
+NUMBERED = {"sqlite_strict": True, "sqlite_autoincrement": True}
+"""A number that was given once is not given again, whatever is deleted."""
+
+
+class Table(SQLModel):
+    metadata = sql.MetaData()
+    __table_args__: ClassVar[Any] = (STRICT,)
+
+    @declared_attr.directive
+    def __tablename__(cls) -> str:
+        return cls.__name__.removesuffix("Table").lower()
+
+
+class MetaTable(Table, table=True):
+    """``schema``, ``host`` (random, made once), ``serial`` (of the last change), ``horizon`` (events below it may be deleted)."""
+
+    key: Key
+    value: Words
+
+
+class ImageTable(Table, table=True):
+    __table_args__ = (CheckConstraint("retain IN (0, 1)"), STRICT)
+    name: Key
+    pool: Words
+    chain: str | None = Field(sa_type=Text)
+    size: int
+    retain: int
+
+
+class VolumeTable(Table, table=True):
+    __table_args__ = (_json("digests"), STRICT)
+    pool: Key
+    chain: Key
+    parent: str | None = Field(sa_type=Text)
+    size: int
+    digests: Words
+    identity: Words
+
+
+class SnapshotTable(Table, table=True):
+    pool: Key
+    name: Key
+    image: Words
+    chain: Words
+    identity: Words
+
+
+class SeenTable(Table, table=True):
+    """Bytes of this ETag and length, at this origin (endpoint and bucket, or a file's path), have this digest."""
+
+    origin: Key
+    etag: Key
+    size: int = Field(primary_key=True)
+    digest: Words
+
+
+class ManifestTable(Table, table=True):
+    """The text that each manifest file had when it last had no fault (see ``standing``)."""
+
+    path: Key
+    text: Words
+
+
+class GenerationTable(Table, table=True):
+    """How often an image's specification has become another one, and the digest of the one that was seen last."""
+
+    image: Key
+    digest: Words
+    number: int
+
+
+class MarkTable(Table, table=True):
+    """What somebody, or the reconciler, has noted of an image; ``until`` 0 is for ever (see ``marks``)."""
+
+    __table_args__ = (_one_of("what", What), STRICT)
+    image: Key
+    what: Key
+    reason: Words
+    since: Seconds
+    until: Seconds
+
+
+class PoolTable(Table, table=True):
+    """Thin pools: the stamp that says which pool it is, and the transaction id that it must be at (see ``pool.journal``)."""
+
+    name: Key
+    stamp: int
+    transaction: int
+
+
+class DeviceTable(Table, table=True):
+    """Thin devices that are ours, and changes of them that are under way."""
+
+    __table_args__ = (_one_of("role", Role), _one_of("state", State), STRICT)
+    pool: Key
+    id: int = Field(primary_key=True)
+    role: Words
+    name: Words
+    chain: Words
+    size: int
+    transaction: int
+    state: Words
+    mapped: int
+
+
+class SequenceTable(Table, table=True):
+    pool: Key
+    last: int
+
+
+class RunTable(Table, table=True):
+    __table_args__ = (
+        _one_of("status", Status),
+        _one_of("kind", Kind),
+        _json("input"),
+        _json("data"),
+        sql.Index("run_subject", "kind", "pool", "name"),
+        sql.Index(
+            "run_open",
+            *("machine", "kind", "pool", "name"),
+            unique=True,
+            sqlite_where=sql.text("status IN ('active', 'needs-operator') AND cancel = ''"),
+        ),
+        NUMBERED,
+    )
+    number: int | None = Field(default=None, primary_key=True)
+    id: str = Field(sa_type=Text, unique=True)
+    machine: Words
+    kind: Words
+    name: Words
+    pool: Words
+    state: Words
+    digest: Words
+    opened: Seconds
+    updated: Seconds
+    input: Words
+    data: Words
+    status: Words
+    attempt: int
+    spent: Seconds
+    crashes: int
+    not_before: Seconds
+    cancel: Words
+    reason: Words
+    message: Words
+
+
+class TransitionTable(Table, table=True):
+    __table_args__ = (_one_of("result", Result), _json("data"), STRICT)
+    run: str = Field(sa_type=Text, sa_column_args=(sql.ForeignKey("run.id", ondelete="CASCADE"),), primary_key=True)
+    seq: int = Field(primary_key=True)
+    from_state: Words
+    to_state: Words
+    attempt: int
+    started: Seconds
+    ended: float | None = Field(sa_type=sql.REAL)
+    result: Words
+    reason: Words
+    message: Words
+    data: Words
+
+
+class EventTable(Table, table=True):
+    __table_args__ = (sql.Index("event_subject", "kind", "name"), NUMBERED)
+    seq: int | None = Field(default=None, primary_key=True)
+    at: Seconds
+    kind: Words
+    name: Words
+    reason: Words
+    message: Words
+    run: Words
+
+
+def schema() -> Iterator[str]:
+    """The statements that make the newest schema in an empty database."""
+    dialect = sqlite.dialect()
+    for table in Table.metadata.sorted_tables:
+        indexes = sorted(table.indexes, key=lambda index: str(index.name))
+        yield str(CreateTable(table).compile(dialect=dialect))
+        yield from (str(CreateIndex(index).compile(dialect=dialect)) for index in indexes)
+    yield from database.TRIGGERS
+    yield "INSERT INTO meta VALUES ('host', lower(hex(randomblob(16)))), ('serial', '0'), ('horizon', '0')"

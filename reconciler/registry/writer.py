@@ -1,0 +1,325 @@
+"""The registry: SQLModel tables, and the few transactions allowed on them.
+
+``observe`` reads it, ``execute`` and ``fsm`` change it, ``cli`` shows it. State: one SQLite file, see ``database``.
+Values go in and out as the frozen dataclasses of ``model`` and ``machine``; the table classes never leave this file.
+
+Every change is one ``BEGIN IMMEDIATE`` transaction, on disk (``synchronous=FULL``) when the method returns. All of them go
+through one connection behind a lock: a second one would wait for the first as well, but in SQLite, neither fairly nor promptly.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import sqlmodel as sql
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import col, select
+
+from reconciler.engine.definitions import Entry, Result, Run, Status, Subject
+from reconciler.engine.engine import Conflict
+from reconciler.model import Fact, ImageRow, Kind
+from reconciler.pool.thin.adoption import Adoption
+from reconciler.pool.thin.journal import DeviceRow, PoolRow
+from reconciler.registry import database, rows
+from reconciler.registry.marks import Mark, What
+from reconciler.registry.reader import Records
+from reconciler.registry.tables import (
+    DeviceTable,
+    EventTable,
+    GenerationTable,
+    ImageTable,
+    PoolTable,
+    RunTable,
+    Table,
+    TransitionTable,
+    schema,
+)
+
+
+class Registry(Records):
+    """The open registry. Thread-safe; a context manager. Raises HostCannot where SQLite can't read or write its file."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, read_only: bool, clock: Callable[[], float]) -> None:
+        super().__init__(connection, path, read_only=read_only, clock=clock)
+        self._engine = sql.create_engine("sqlite://", creator=lambda: connection, poolclass=sql.StaticPool)
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> Registry:
+        """See ``Records.of``."""
+        return cls.of(path, schema, read_only=read_only, clock=clock)
+
+    @classmethod
+    def over(cls, records: Records) -> Registry:
+        """The writing half of an open registry; it shares the connection, which stays the other's to close."""
+        registry = cls(records._raw, records.path, read_only=records._read_only, clock=records._clock)
+        registry._lock = records._lock
+        return registry
+
+    def close(self) -> None:
+        self._engine.dispose()
+        super().close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._lock, self._engine.connect() as db:
+            try:
+                yield db
+            except DBAPIError as error:
+                raise database.in_our_words(self.path, error.orig or error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """One transaction, rolled back by any exception; moves the serial where it has changed something."""
+        if self._read_only:
+            raise RuntimeError(f"registry {self.path} was opened for reading")
+        with self._reading() as db:
+            db.exec_driver_sql("BEGIN IMMEDIATE")
+            before = self._raw.total_changes
+            yield db
+            if self._raw.total_changes != before:
+                self._raw.execute("UPDATE meta SET value = value + 1 WHERE key = 'serial'")
+            db.commit()
+
+    def record_image(self, row: ImageRow) -> None:
+        with self._writing() as db:
+            old = _first(db, select(ImageTable).where(ImageTable.name == row.name))
+            if old is None or rows.image_of(old) != row:
+                db.execute(_put("image", asdict(row)))
+
+    def forget_image(self, name: str) -> None:
+        """Drop the row; absent is success."""
+        with self._writing() as db:
+            db.execute(sql.delete(ImageTable).where(col(ImageTable.name) == name))
+            db.execute(sql.delete(GenerationTable).where(col(GenerationTable.image) == name))
+
+    def hand_over(self, pool: str, name: str, image: str) -> None:
+        """A snapshot is another image's from now on."""
+        with self._writing() as db:
+            self._raw.execute("UPDATE snapshot SET image = ? WHERE pool = ? AND name = ?", (image, pool, name))
+            self._log(db, Subject(Kind.SNAPSHOT, name), "HandedOver", f"it is image {image}'s now", "")
+
+    def move_image(self, old: str, new: str, message: str) -> None:
+        """Give an image another name: its row, its marks and its snapshots; told of under both names."""
+        with self._writing() as db:
+            self._raw.execute("UPDATE image SET name = ? WHERE name = ?", (new, old))
+            self._raw.execute("UPDATE snapshot SET image = ? WHERE image = ?", (new, old))
+            self._raw.execute("DELETE FROM mark WHERE image = ? AND what IN (?, ?)", (old, What.UNDECLARED, What.RETRY))
+            self._raw.execute("UPDATE OR REPLACE mark SET image = ? WHERE image = ?", (new, old))
+            self._raw.execute("UPDATE OR REPLACE generation SET image = ? WHERE image = ?", (new, old))
+            for name in (old, new):
+                self._log(db, Subject(Kind.IMAGE, name), "Moved", message, "")
+
+    def abandon_image(self, name: str, devices: Sequence[tuple[str, int]], message: str) -> None:
+        """Forget an image with all that is known of it and its snapshots; ``devices`` are their thin ids, by pool."""
+        with self._writing() as db:
+            self._raw.execute("DELETE FROM image WHERE name = ?", (name,))
+            self._raw.execute("DELETE FROM snapshot WHERE image = ?", (name,))
+            self._raw.execute("DELETE FROM mark WHERE image = ?", (name,))
+            self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", devices)
+            self._log(db, Subject(Kind.IMAGE, name), "Forgotten", message, "")
+
+    def apply(self, facts: Sequence[Fact]) -> None:
+        """Record facts that no run brings, such as drift that was found; runs commit theirs with the transition."""
+        with self._writing() as db:
+            _apply(db, facts)
+
+    def next_id(self, pool: str, above: int = 0) -> int:
+        """The pool's next id, from 1 and larger than ``above``. On disk before it is returned, and never returned again."""
+        with self._writing():
+            return self._take_id(pool, above)
+
+    def _take_id(self, pool: str, above: int) -> int:
+        take = """INSERT INTO sequence VALUES (:pool, :above + 1)
+                  ON CONFLICT (pool) DO UPDATE SET last = MAX(last, :above) + 1 RETURNING last"""
+        return int(self._raw.execute(take, {"pool": pool, "above": above}).fetchone()[0])
+
+    def begin_device(self, pool: str, row: DeviceRow, above: int) -> DeviceRow:
+        """Give a thin device its id and write it down, as one; see ``pool.journal.Journal.begin``."""
+        with self._writing():
+            given = replace(row, id=self._take_id(pool, above))
+            self._raw.execute(_PUT_DEVICE, (pool, *rows.device_row(given)))
+        return given
+
+    def journal(self, pool: str, row: PoolRow | None, put: Sequence[DeviceRow], drop: Sequence[int]) -> None:
+        """What the pool's driver remembers; see ``pool.journal.Journal.write``.
+
+        Plain SQL: this is two thirds of what a snapshot costs, and composing statements would double it.
+        """
+        with self._writing():
+            if row is not None:
+                self._raw.execute("INSERT OR REPLACE INTO pool VALUES (?, ?, ?)", (pool, row.stamp, row.transaction))
+            self._raw.executemany(_PUT_DEVICE, [(pool, *rows.device_row(device)) for device in put])
+            self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", [(pool, thin_id) for thin_id in drop])
+
+    def adopt_pool(self, pool: str, plan: Adoption, facts: Sequence[Fact], messages: Sequence[str]) -> None:
+        """Remember a pool as the plan says, with the snapshots that it brings, as one; ids that were given stay given.
+
+        A device of which nothing knows what it is would be taken for something half-built, and removed.
+        """
+        with self._writing() as db:
+            if plan.pool is None:
+                db.execute(sql.delete(DeviceTable).where(col(DeviceTable.pool) == pool))
+                db.execute(sql.delete(PoolTable).where(col(PoolTable.name) == pool))
+            else:
+                put = (*plan.keep, *plan.take)
+                self._take_id(pool, max((row.id for row in (*put, *plan.drop)), default=0))
+                self._raw.execute("INSERT OR REPLACE INTO pool VALUES (?, ?, ?)", (pool, plan.pool.stamp, plan.pool.transaction))
+                self._raw.executemany(_PUT_DEVICE, [(pool, *rows.device_row(row)) for row in put])
+                self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", [(pool, row.id) for row in plan.drop])
+            _apply(db, facts)
+            for message in messages:
+                self._log(db, Subject(Kind.POOL, pool), "Adopted", message, "")
+
+    def remember_manifests(self, texts: Mapping[str, str], *, whole: bool, known: Mapping[str, str]) -> None:
+        """Keep these texts where they are not ``known``; with ``whole`` they are all there are, and others are forgotten."""
+        changed = [(path, text) for path, text in texts.items() if known.get(path) != text]
+        gone = [(path,) for path in known if path not in texts] if whole else []
+        if changed or gone:
+            with self._writing():
+                self._raw.executemany("INSERT OR REPLACE INTO manifest VALUES (?, ?)", changed)
+                self._raw.executemany("DELETE FROM manifest WHERE path = ?", gone)
+
+    def observe_generations(self, digests: Mapping[str, str]) -> None:
+        """Count each image whose specification has this digest now and had another one before."""
+        known = self.generations(digests)
+        changed = [(name, digest) for name, digest in digests.items() if known.get(name, ("", 0))[0] != digest]
+        if changed:
+            with self._writing():
+                self._raw.executemany(
+                    "INSERT INTO generation VALUES (?, ?, 1)"
+                    " ON CONFLICT (image) DO UPDATE SET digest = excluded.digest, number = number + 1",
+                    changed,
+                )
+
+    def remember_labels(self, labels: Mapping[str, str]) -> None:
+        """What this host was to the manifests when it last converged."""
+        if self.labels() != dict(labels):
+            with self._writing():
+                text = json.dumps(dict(sorted(labels.items())))
+                self._raw.execute("INSERT OR REPLACE INTO meta VALUES ('labels', ?)", (text,))
+
+    def mark(self, mark: Mark) -> None:
+        """Note it, in the place of an earlier one of the same sort."""
+        with self._writing():
+            values = (mark.image, mark.what.value, mark.reason, mark.since, mark.until)
+            self._raw.execute("INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?, ?)", values)
+
+    def unmark(self, image: str, what: What) -> bool:
+        """Take a mark away; False where there is none."""
+        with self._writing():
+            return self._raw.execute("DELETE FROM mark WHERE image = ? AND what = ?", (image, what.value)).rowcount > 0
+
+    def event(self, kind: str, name: str, reason: str, message: str, run: str = "") -> None:
+        """Append to the log."""
+        with self._writing() as db:
+            self._log(db, Subject(kind, name), reason, message, run)
+
+    def prune_history(self, keep: int) -> int:
+        """Keep the newest ``keep`` events and runs, and each object's last run; return how many were deleted."""
+        with self._writing():
+            return database.prune(self._raw, keep)
+
+    # ------------------------------------------------------------------------------ what the engine needs (its Store)
+
+    def open_run(self, run: Run) -> Run:
+        about = {"machine": run.machine, **asdict(run.subject), "cancel": ""}
+        with self._writing() as db:
+            row = _first(db, select(RunTable).filter_by(**about).where(_OPEN))
+            if row is not None and row["input"] == rows.dump(run.input):
+                return rows.run_of(row)
+            if row is not None:
+                self._mark(db, rows.run_of(row), f"superseded by run {run.id}, which has other input")
+            db.execute(sql.insert(RunTable).values(**rows.run_row(run)))
+            self._log(db, run.subject, "Opened", f"{run.machine}: {run.state}", run.id)
+        return run
+
+    def begin_attempt(self, run: Run, at: float) -> Run:
+        with self._writing() as db:
+            now = _find(db, run.id)
+            if (now.state, now.attempt, now.status) != (run.state, run.attempt, run.status):
+                raise Conflict(run.id)
+            if _close(db, run.id, {"result": Result.INTERRUPTED, "ended": at}):
+                now = replace(now, crashes=now.crashes + 1)
+                db.execute(sql.update(RunTable).where(col(RunTable.id) == run.id).values(crashes=now.crashes))
+                self._log(db, run.subject, "Interrupted", f"the process died while {run.state}", run.id)
+            _append(db, run, run.attempt + 1, at)
+        return now
+
+    def commit_run(self, before: Run, after: Run, entry: Entry, facts: Sequence[Fact] = ()) -> None:
+        unmoved = {name: getattr(before, name) for name in rows.COMPARED}
+        changed = {name: value for name, value in rows.run_row(after).items() if name in rows.COMMITTED}
+        ending = rows.ending(after.state, after.updated, entry)
+        with self._writing() as db:
+            if db.execute(sql.update(RunTable).filter_by(**unmoved).values(**changed)).rowcount != 1:
+                raise Conflict(before.id)
+            if not _close(db, before.id, ending):
+                _append(db, before, before.attempt, after.updated)
+                _close(db, before.id, ending)
+            _apply(db, facts)
+            self._log(db, after.subject, entry.reason, entry.message, after.id)
+
+    def request_cancel(self, run_id: str, why: str) -> Run:
+        with self._writing() as db:
+            run = _find(db, run_id)
+            return self._mark(db, run, why) if run.status.is_open and not run.cancel else run
+
+    # ------------------------------------------------------------------------------------------------- small parts
+
+    def _mark(self, db: Connection, run: Run, why: str) -> Run:
+        db.execute(sql.update(RunTable).where(col(RunTable.id) == run.id).values(cancel=why))
+        self._log(db, run.subject, "CancelRequested", why, run.id)
+        return replace(run, cancel=why)
+
+    def _log(self, db: Connection, subject: Subject, reason: str, message: str, run: str) -> None:
+        values = {"kind": subject.kind, "name": subject.name, "reason": reason, "message": message, "run": run}
+        db.execute(sql.insert(EventTable).values(at=self._clock(), **{name: rows.storable(v) for name, v in values.items()}))
+
+
+# ------------------------------------------------------------------------------- statements inside a transaction
+
+_PUT_DEVICE = """INSERT OR REPLACE INTO device (pool, id, role, name, chain, size, "transaction", state, mapped)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+_OPEN = col(RunTable.status).in_([Status.ACTIVE, Status.NEEDS_OPERATOR])
+
+
+def _first(db: Connection, query: Any) -> dict[str, Any] | None:
+    row = db.execute(query).mappings().first()
+    return None if row is None else dict(row)
+
+
+def _find(db: Connection, run_id: str) -> Run:
+    row = _first(db, select(RunTable).where(RunTable.id == run_id))
+    if row is None:
+        raise KeyError(run_id)
+    return rows.run_of(row)
+
+
+def _put(table: str, row: dict[str, Any]) -> Any:
+    return sql.insert(Table.metadata.tables[table]).prefix_with("OR REPLACE").values(**row)
+
+
+def _apply(db: Connection, facts: Sequence[Fact]) -> None:
+    for table, row, present in map(rows.effect, facts):
+        db.execute(_put(table, row) if present else sql.delete(Table.metadata.tables[table]).filter_by(**row))
+
+
+def _append(db: Connection, run: Run, attempt: int, at: float) -> None:
+    """A new row of the run's history, for an attempt that begins."""
+    last = select(sql.func.max(TransitionTable.seq)).where(TransitionTable.run == run.id)
+    seq = (db.execute(last).scalar() or 0) + 1
+    db.execute(sql.insert(TransitionTable).values(**rows.beginning(run, seq, attempt, at)))
+
+
+def _close(db: Connection, run_id: str, ending: dict[str, Any]) -> bool:
+    """Write how the run's attempt under way ended; False where there is none."""
+    running = {"run": run_id, "result": Result.RUNNING}
+    return bool(db.execute(sql.update(TransitionTable).filter_by(**running).values(**ending)).rowcount)

@@ -1,0 +1,1 @@
+"""What users and tools read: list, describe, get, conditions, health, graph, top."""

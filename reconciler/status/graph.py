@@ -1,0 +1,132 @@
+"""Images, the volumes that they share and the snapshots made of them, as a picture: lines of text, or SVG.
+
+Called by ``verbs``. Pure: a plan's look becomes nodes and edges, these become text. What is declared and not there is drawn too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from reconciler.controller.observe import Phases
+from reconciler.model import Desired, Kind
+from reconciler.planner.goals import volume_name
+
+if TYPE_CHECKING:
+    from reconciler.controller.converge import Look
+
+ROW, COLUMN, WIDTH, HEIGHT, MARGIN = 44, 250, 210, 32, 20
+LONGEST = 30
+COLOURS = {"pool": "#dfe7f2", "volume": "#e9e4f5", "image": "#e3f1e3", "snapshot": "#fdf3d8"}
+BAD = "#f7d4d4"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """``below`` is the key of what it stands on; ``good`` whether it is as it should be."""
+
+    key: str
+    kind: str
+    name: str
+    note: str
+    below: str
+    good: bool = True
+
+
+def nodes(desired: Desired, look: Look) -> tuple[Node, ...]:
+    """Pools, volumes on their parents, images on their top volumes, snapshots on their images: parents before children."""
+    observed, phases = look.observed, Phases(desired, look.observed, look.plan)
+    found: dict[str, Node] = {}
+    for name, pool in sorted(observed.pools.items()):
+        found[f"pool/{name}"] = Node(
+            f"pool/{name}", "pool", name, "" if pool.state else "can't be read", "", pool.state is not None
+        )
+    for (pool_name, chain), row in sorted(observed.volumes.items(), key=lambda item: (len(item[1].digests), item[0])):
+        below = f"volume/{pool_name}/{row.parent}" if row.parent else f"pool/{pool_name}"
+        layers = "one layer more" if row.parent else f"{len(row.digests)} layer{'s' if len(row.digests) > 1 else ''}"
+        found[f"volume/{pool_name}/{chain}"] = Node(f"volume/{pool_name}/{chain}", "volume", volume_name(chain), layers, below)
+    for name in sorted({*desired.images, *observed.images}):
+        spec, image = desired.images.get(name), observed.images.get(name)
+        pool_name = image.pool if image else spec.pool if spec else ""
+        below = f"volume/{pool_name}/{image.chain}" if image and image.chain else f"pool/{pool_name}"
+        phase = phases.of(name).value
+        found[f"image/{name}"] = Node(
+            f"image/{name}", "image", name, phase, below if below in found else f"pool/{pool_name}", phase == "Ready"
+        )
+    acted = {action.name for action in look.plan.actions if action.kind is Kind.SNAPSHOT}
+    for (_, snapshot), made in sorted(observed.snapshots.items()):
+        key, drifted = f"snapshot/{snapshot}", snapshot in acted
+        note = "to be mended" if drifted else ""
+        found[key] = Node(key, "snapshot", snapshot, note, f"image/{made.image}", not drifted)
+    return tuple(found.values())
+
+
+def text(found: tuple[Node, ...]) -> str:
+    return "\n".join(_lines(_children(found), "", ""))
+
+
+def _children(found: tuple[Node, ...]) -> Mapping[str, list[Node]]:
+    known = {node.key for node in found}
+    children: defaultdict[str, list[Node]] = defaultdict(list)
+    for node in found:
+        children[node.below if node.below in known else ""].append(node)
+    return children
+
+
+def _lines(children: Mapping[str, list[Node]], key: str, indent: str) -> Iterator[str]:
+    siblings = children.get(key, [])
+    for node in siblings:
+        last = node is siblings[-1]
+        branch = ("└─ " if last else "├─ ") if key else ""
+        note = f"  {node.note}" if node.note else ""
+        yield f"{indent}{branch}{node.kind} {node.name}{note}{'' if node.good else '  !'}"
+        yield from _lines(children, node.key, indent + (("   " if last else "│  ") if key else ""))
+
+
+def svg(found: tuple[Node, ...]) -> str:
+    """One column for each step away from the pool, one row for each leaf; what is not as it should be is red."""
+    children = _children(found)
+    places: dict[str, tuple[int, float]] = {}
+    rows = _place(children, "", -1, 0, places)
+    columns = 1 + max((column for column, _ in places.values()), default=0)
+    width, height = columns * COLUMN + 2 * MARGIN, rows * ROW + 2 * MARGIN
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"']
+    parts[0] += ' font-family="sans-serif" font-size="12">'
+    parts.append('<rect width="100%" height="100%" fill="white"/>')
+    parts += (_edge(places[node.below], places[node.key]) for node in found if node.below in places)
+    parts += (_box(node, places[node.key]) for node in found)
+    return "\n".join([*parts, "</svg>"])
+
+
+def _place(children: Mapping[str, list[Node]], key: str, column: int, row: int, places: dict[str, tuple[int, float]]) -> int:
+    """Place what stands on ``key``, from a row on; the first free row behind it. A parent is in the middle of its children."""
+    for node in children.get(key, []):
+        first = row
+        row = max(_place(children, node.key, column + 1, row, places), first + 1)
+        places[node.key] = column + 1, (first + row - 1) / 2
+    return row
+
+
+def _corner(place: tuple[int, float]) -> tuple[float, float]:
+    return MARGIN + place[0] * COLUMN, MARGIN + place[1] * ROW
+
+
+def _edge(begin: tuple[int, float], end: tuple[int, float]) -> str:
+    (x1, y1), (x2, y2) = _corner(begin), _corner(end)
+    x1, y1, y2 = x1 + WIDTH, y1 + HEIGHT / 2, y2 + HEIGHT / 2
+    middle = (x1 + x2) / 2
+    return f'<path d="M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}" fill="none" stroke="#8a8f99"/>'
+
+
+def _box(node: Node, place: tuple[int, float]) -> str:
+    x, y = _corner(place)
+    colour = COLOURS[node.kind] if node.good else BAD
+    name = node.name if len(node.name) <= LONGEST else node.name[: LONGEST - 1] + "…"
+    title = f"<title>{escape(f'{node.kind} {node.name} {node.note}')}</title>"
+    label = f'<text x="{x + 8}" y="{y + 14}">{escape(name)}</text>'
+    note = f'<text x="{x + 8}" y="{y + 27}" font-size="9" fill="#666">{escape(f"{node.kind} {node.note}")}</text>'
+    shape = f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="5" fill="{colour}" stroke="#b9bdc5"/>'
+    return f"<g>{title}{shape}{label}{note}</g>"

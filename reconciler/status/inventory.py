@@ -1,0 +1,329 @@
+"""What this host holds and what happened to it: ``list``, ``describe``, ``events`` and ``runs``.
+
+Called by ``cli`` with a Host opened for reading. Works without manifests and with pools that can't be read. No state.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reconciler.controller import converge
+from reconciler.controller.context import Host
+from reconciler.controller.observe import Phases
+from reconciler.engine.definitions import Event, Run
+from reconciler.errors import UsageError
+from reconciler.model import ImageRow, ImageSpec, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow
+from reconciler.output import console
+from reconciler.planner.goals import volume_name
+from reconciler.pool.driver import Condition, SnapshotState, Space, VolumeState
+from reconciler.status import image as status
+
+# ----------------------------------------------------------------------------------------------------- listing
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The contract of ``list -o json``: images with their snapshots, volumes, and pools."""
+
+    images: tuple[Mapping[str, Any], ...]
+    volumes: tuple[Mapping[str, Any], ...]
+    pools: tuple[Mapping[str, Any], ...]
+
+    def json(self, kind: Kind | None) -> dict[str, Any]:
+        whole = {"images": list(self.images), "volumes": list(self.volumes), "pools": list(self.pools)}
+        if kind is None:
+            return whole
+        if kind is Kind.SNAPSHOT:
+            return {"snapshots": [snapshot for image in self.images for snapshot in image["snapshots"]]}
+        key = f"{kind.lower()}s"
+        return {key: whole.get(key, [])}
+
+    def show(self, kind: Kind | None) -> None:
+        if kind in (None, Kind.IMAGE):
+            rows = [(i["name"], i["phase"], short(i["chain"]), console.size(i["size"]), len(i["snapshots"])) for i in self.images]
+            console.table(("IMAGE", "PHASE", "CHAIN", "SIZE", "SNAPSHOTS"), rows)
+        if kind is None:
+            console.data("")
+        if kind in (None, Kind.SNAPSHOT):
+            snapshots = [(s, i) for i in self.images for s in i["snapshots"]]
+            rows = [(s["name"], i["name"], s["state"], console.size(s["used"]), s["path"]) for s, i in snapshots]
+            console.table(("SNAPSHOT", "IMAGE", "STATE", "USED", "PATH"), rows)
+        if kind is None:
+            console.data("")
+        if kind in (None, Kind.VOLUME):
+            rows = [(short(v["chain"]), v["pool"], v["state"], console.size(v["used"]), v["path"]) for v in self.volumes]
+            console.table(("VOLUME", "POOL", "STATE", "USED", "PATH"), rows)
+        if kind is None:
+            console.data("")
+        if kind in (None, Kind.POOL):
+            pools = [(p["name"], p["driver"], p["state"], occupied(p["data"]), occupied(p["metadata"])) for p in self.pools]
+            console.table(("POOL", "DRIVER", "STATE", "DATA", "METADATA"), pools)
+
+
+def occupied(space: Mapping[str, int] | None) -> str:
+    return f"{console.size(space['used'])} of {console.size(space['total'])}" if space else "-"
+
+
+def short(chain: str | None) -> str:
+    return volume_name(chain) if chain else "-"
+
+
+def listing(host: Host) -> Listing:
+    """Everything that is declared or recorded, as it stands now."""
+    now = converge.look_offline(host)
+    names = sorted(set(host.desired.images) | set(now.observed.images))
+    phases, rows = status.phases_of(host, now), rows_of(now.observed)
+    images = tuple(image(name, host, now, phases, rows[name]) for name in names)
+    volumes = tuple(volume(row, now.observed) for _, row in sorted(now.observed.volumes.items()))
+    return Listing(images, volumes, tuple(pool(name, host, now.observed) for name in pool_names(host, now.observed)))
+
+
+def rows_of(observed: Observed) -> defaultdict[str, list[SnapshotRow]]:
+    """The snapshots of each image, in order of name."""
+    rows: defaultdict[str, list[SnapshotRow]] = defaultdict(list)
+    for _, row in sorted(observed.snapshots.items()):
+        rows[row.image].append(row)
+    return rows
+
+
+def image(name: str, host: Host, now: converge.Look, phases: Phases, rows: Sequence[SnapshotRow]) -> dict[str, Any]:
+    observed = now.observed
+    spec, row = host.desired.images.get(name), observed.images.get(name)
+    snapshots = [snapshot(one, observed) for one in rows]
+    return {
+        "name": name,
+        "phase": phases.of(name).value,
+        "chain": row.chain if row else None,
+        "size": spec.size if spec else row.size if row else 0,
+        "pool": spec.pool if spec else row.pool if row else None,
+        "snapshots": snapshots,
+    }
+
+
+def snapshot(row: SnapshotRow, observed: Observed) -> dict[str, Any]:
+    state = observed.snapshot_state(row.pool, row.name)
+    return {
+        "name": row.name,
+        "path": state.path if state else None,
+        "active": state.active if state else False,
+        "state": condition(state),
+        "used": state.used if state else 0,
+        "image": row.image,
+        "pool": row.pool,
+        "chain": row.chain,
+    }
+
+
+def volume(row: VolumeRow, observed: Observed) -> dict[str, Any]:
+    state = observed.volume_state(row.pool, row.chain)
+    return {
+        "chain": row.chain,
+        "parent": row.parent,
+        "pool": row.pool,
+        "size": row.size,
+        "used": state.used if state else 0,
+        "state": condition(state),
+        "path": state.path if state else None,
+    }
+
+
+def pool_names(host: Host, observed: Observed) -> list[str]:
+    """Pools that are declared, and those that hold something which is recorded."""
+    recorded = {pool for pool, _ in (*observed.volumes, *observed.snapshots)}
+    return sorted({*host.desired.pools, *observed.pools, *recorded})
+
+
+def pool(name: str, host: Host, observed: Observed) -> dict[str, Any]:
+    spec, found = host.desired.pools.get(name), observed.pools.get(name)
+    is_thin = spec.thin is not None if spec else host.records.thin_pool(name) is not None
+    state, message = pool_state(found)
+    return {
+        "name": name,
+        "driver": "thin" if is_thin else "file",
+        "state": state,
+        "message": message,
+        "data": space(found.state.space if found and found.state else None),
+        "metadata": space(found.state.metadata if found and found.state else None),
+    }
+
+
+def pool_state(found: PoolObserved | None) -> tuple[str, str]:
+    """One word for programs, and why: ready, unready (the next run assembles it), halted (a person is needed), unavailable."""
+    if found is None:
+        return "unavailable", "no longer declared"
+    if found.state is None:
+        return "unavailable", found.problem
+    if found.state.halted:
+        return "halted", f"{found.state.halted.reason}: {found.state.halted.message}"
+    return ("unready", found.state.unready) if found.state.unready else ("ready", "")
+
+
+def space(found: Space | None) -> dict[str, int] | None:
+    """``available`` is what new work may take: what is free above the reserve. Bytes, all of them."""
+    return {"total": found.total, "used": found.total - found.free, "available": found.available} if found else None
+
+
+def condition(state: SnapshotState | VolumeState | None) -> str:
+    return (state.condition if state else Condition.MISSING).value
+
+
+# ---------------------------------------------------------------------------------------------------- describe
+
+
+def describe(host: Host, kind: Kind, name: str) -> dict[str, Any]:
+    """All that is known of one object. Raises UsageError where nothing is."""
+    told = about(host, converge.look_offline(host), kind, name)
+    if not told:
+        raise UsageError(f"there is no {kind.lower()} {name!r}", hint=f"see them with: reconcile list {kind.lower()}")
+    subjects = [(kind, str(told["name"])), *parts(kind, told)]
+    runs = sorted((run for of, its in subjects for run in host.records.runs(of, its, limit=10)), key=lambda run: run.id)
+    log = sorted((event for of, its in subjects for event in host.records.events(of, its, 20)), key=lambda event: event.seq)
+    return {"kind": kind.value} | told | {"runs": [run_json(run) for run in runs], "events": [event_json(one) for one in log]}
+
+
+def parts(kind: Kind, told: Mapping[str, Any]) -> list[tuple[Kind, str]]:
+    """What an image is made of: its story is theirs."""
+    if kind is not Kind.IMAGE:
+        return []
+    volume = [(Kind.VOLUME, short(told["chain"]))] if told["chain"] else []
+    return [*volume, *((Kind.SNAPSHOT, str(one["name"])) for one in told["snapshots"])]
+
+
+def about(host: Host, now: converge.Look, kind: Kind, name: str) -> dict[str, Any]:
+    observed = now.observed
+    if kind is Kind.IMAGE and (name in host.desired.images or name in observed.images):
+        return about_image(host, now, name)
+    if kind is Kind.SNAPSHOT:
+        return next((snapshot(row, observed) for row in observed.snapshots.values() if row.name == name), {})
+    if kind is Kind.VOLUME:
+        row = next((row for row in observed.volumes.values() if row.chain.startswith(name)), None)
+        return {"name": short(row.chain)} | volume(row, observed) | {"digests": list(row.digests)} if row else {}
+    if kind is Kind.POOL and name in pool_names(host, observed):
+        return about_pool(host, observed, name)
+    return {}
+
+
+def about_pool(host: Host, observed: Observed, name: str) -> dict[str, Any]:
+    spec, found = host.desired.pools.get(name), observed.pools.get(name)
+    state = found.state if found else None
+    declared = (
+        {"where": str(spec.where) if spec.where else None, "thin": asdict(spec.thin) if spec.thin else None} if spec else None
+    )
+    return pool(name, host, observed) | {
+        "declared": declared,
+        "sharesBlocks": found.shares_blocks if found else False,
+        "volumes": [short(chain) for where, chain in sorted(observed.volumes) if where == name],
+        "snapshots": [one for where, one in sorted(observed.snapshots) if where == name],
+        "troubles": [asdict(trouble) for trouble in state.troubles] if state else [],
+        "foreign": list(state.foreign) if state else [],
+        "orphans": list(state.orphans) if state else [],
+        "leftovers": list(state.leftovers) if state else [],
+    }
+
+
+def about_image(host: Host, now: converge.Look, name: str) -> dict[str, Any]:
+    observed = now.observed
+    spec: ImageSpec | None = host.desired.images.get(name)
+    row: ImageRow | None = observed.images.get(name)
+    declared = None
+    if spec is not None:
+        declared = {"where": str(spec.where), "labels": dict(spec.labels), "suspend": spec.suspend, "limits": asdict(spec.limits)}
+        applied = converge.as_applied(spec, observed)
+        declared["layers"] = [
+            {"source": layer.source.url, "sha256": layer.sha256, "applied": found.sha256}
+            for layer, found in zip(spec.layers, applied.layers, strict=True)
+        ]
+        declared["snapshots"] = list(spec.snapshots)
+        declared["replacePolicy"] = spec.replace.value
+    shown = image(name, host, now, status.phases_of(host, now), rows_of(now.observed)[name])
+    return shown | status.document(host, now, name) | {"declared": declared, "recorded": asdict(row) if row else None}
+
+
+def show_description(told: Mapping[str, Any], indent: int = 0) -> None:
+    """Nested values as indented lines; empty ones are left out."""
+    pad = "  " * indent
+    for name, value in told.items():
+        if value in (None, "", [], {}):
+            continue
+        if isinstance(value, Mapping):
+            console.data(f"{pad}{name}:")
+            show_description(value, indent + 1)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            console.data(f"{pad}{name}:")
+            for item in value:
+                console.data(f"{pad}  - {console.visible(inline(item))}")
+        else:
+            console.data(f"{pad}{name}: {console.visible(str(value))}")
+
+
+def inline(item: object) -> str:
+    if isinstance(item, Mapping):
+        return "  ".join(f"{k}={v}" for k, v in item.items() if v not in (None, "", [], {}))
+    return str(item)
+
+
+# --------------------------------------------------------------------------------------------- events and runs
+
+
+def events(host: Host, kind: Kind | None, name: str | None, limit: int) -> list[dict[str, Any]]:
+    return [event_json(event) for event in host.records.events(kind, name, limit)]
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    return asdict(event) | {"at": status.at(event.at)}
+
+
+def show_events(found: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(e["at"], f"{e['kind'].lower()}/{e['name']}", e["reason"], e["message"]) for e in found]
+    console.table(("AT", "OBJECT", "REASON", "MESSAGE"), rows)
+
+
+def runs(host: Host, run_id: str | None, limit: int) -> list[dict[str, Any]]:
+    """The newest runs; one run comes with its transitions. Raises UsageError for an unknown one."""
+    if run_id is None:
+        return [run_json(run) for run in host.records.runs(limit=limit)]
+    try:
+        run = host.records.run(run_id)
+    except KeyError:
+        raise UsageError(f"there is no run {run_id!r}", hint="see them with: reconcile runs") from None
+    steps = [
+        asdict(step) | {"started": status.at(step.started), "ended": status.at(step.ended) if step.ended is not None else None}
+        for step in host.records.transitions(run_id)
+    ]
+    return [run_json(run) | {"input": run.input, "data": run.data, "transitions": steps}]
+
+
+def settle(host: Host, run_id: str, *, release: bool) -> None:
+    """Let a run that waits for a person go on, or end it. Raises UsageError for an unknown one."""
+    try:
+        host.engine.release(run_id) if release else host.engine.cancel(run_id, "cancelled by a person")
+    except KeyError:
+        raise UsageError(f"there is no run {run_id!r}", hint="see them with: reconcile runs") from None
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "machine": run.machine,
+        "object": str(run.subject),
+        "status": run.status.value,
+        "state": run.state,
+        "attempt": run.attempt,
+        "opened": status.at(run.opened),
+        "updated": status.at(run.updated),
+        "reason": run.reason,
+        "message": run.message,
+    }
+
+
+def show_runs(found: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(r["id"], r["object"], r["status"], r["state"], r["opened"], r["reason"]) for r in found]
+    console.table(("RUN", "OBJECT", "STATUS", "STATE", "OPENED", "REASON"), rows)
+    for step in (step for run in found for step in run.get("transitions", ())):
+        moved = f"{step['from_state']} -> {step['to_state']}"
+        console.data(
+            f"  {step['started']}  {moved}  {step['result']}  {step['reason']} {console.visible(step['message'])}".rstrip()
+        )

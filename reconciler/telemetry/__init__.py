@@ -1,0 +1,1 @@
+"""Metrics, tracing, systemd notification, and the activity file that ``top`` reads."""

@@ -1,0 +1,229 @@
+"""A layer is decompressed whole, in bounded memory, or refused."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import struct
+import tarfile
+import tracemalloc
+import zlib
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.errors import LayerCorrupt, LayerRefused
+from reconciler.image.archive.codec import CHUNK, open_stream
+from reconciler.image.spec import MIB, Limits
+
+SKIPPABLE = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"hello"
+
+
+class Dribble:
+    """A source that gives at most ``step`` bytes at once, as a slow download does."""
+
+    def __init__(self, data: bytes, step: int) -> None:
+        self._file = io.BytesIO(data)
+        self._step = step
+
+    def read(self, n: int) -> bytes:
+        return self._file.read(min(n, self._step))
+
+
+def unpack(data: bytes, limits: Limits | None = None, step: int = 1 << 30) -> bytes:
+    stream = open_stream(Dribble(data, step), limits or Limits())
+    parts = []
+    while chunk := stream.read():
+        assert len(chunk) <= CHUNK
+        parts.append(chunk)
+    whole = b"".join(parts)
+    assert (stream.stored, stream.unpacked) == (len(data), len(whole))
+    assert stream.read() == b""
+    return whole
+
+
+def zstd(data: bytes, **options: object) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True, **options).compress(data)  # type: ignore[arg-type]
+
+
+def gzip_header(*, extra: bytes = b"", name: bytes = b"", comment: bytes = b"", crc: bool = False) -> bytes:
+    flags = (4 if extra else 0) | (8 if name else 0) | (16 if comment else 0) | (2 if crc else 0)
+    head = b"\x1f\x8b\x08" + bytes([flags]) + b"\0\0\0\0\0\3"
+    head += len(extra).to_bytes(2, "little") + extra if extra else b""
+    head += name + b"\0" if name else b""
+    head += comment + b"\0" if comment else b""
+    return head + (struct.pack("<H", zlib.crc32(head) & 0xFFFF) if crc else b"")
+
+
+DATA = os.urandom(3000) + b"reconcile " * 5000
+FORMS = {"plain": DATA, "gzip": gzip.compress(DATA), "zstd": zstd(DATA)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("step", [1, 7, 4096, 1 << 30])
+def test_a_layer_unpacks_however_slowly_it_arrives(form: str, step: int) -> None:
+    assert unpack(FORMS[form], step=step) == DATA
+
+
+@pytest.mark.parametrize("step", [1, 13, 1 << 30])
+def test_gzip_headers_with_every_field_may_lie_across_reads(step: int) -> None:
+    body = gzip.compress(DATA)[10:]
+    header = gzip_header(extra=b"BC\2\0ab", name=b"layer.tar", comment=b"made by hand", crc=True)
+
+    assert unpack(header + body + header + body, step=step) == DATA + DATA
+
+
+def test_members_and_frames_that_follow_each_other_are_one_layer() -> None:
+    assert unpack(b"".join(gzip.compress(DATA[i : i + 97]) for i in range(0, len(DATA), 97))) == DATA
+    assert unpack(SKIPPABLE + zstd(DATA[:9]) + SKIPPABLE + zstd(b"") + zstd(DATA[9:]) + SKIPPABLE) == DATA
+
+
+def test_zero_padding_behind_gzip_is_fine_and_anything_else_is_not() -> None:
+    assert unpack(FORMS["gzip"] + bytes(1)) == DATA
+    assert unpack(FORMS["gzip"] + bytes(10_000)) == DATA
+    for junk in (b"x", b"\0x", bytes(600_000) + b"\1", b"\x1f", b"\x1f\x8c"):
+        with pytest.raises(LayerCorrupt):
+            unpack(FORMS["gzip"] + junk)
+
+
+def test_junk_behind_zstd_is_damage() -> None:
+    for junk in (b"x", b"junk and more junk", bytes(4), SKIPPABLE[:-1], SKIPPABLE[:3]):
+        with pytest.raises(LayerCorrupt):
+            unpack(FORMS["zstd"] + junk)
+
+
+@pytest.mark.parametrize("form", ["gzip", "zstd"])
+def test_a_compressed_layer_cut_anywhere_is_never_taken_for_whole(form: str) -> None:
+    data = {"gzip": gzip.compress, "zstd": zstd}[form](b"a small layer, cut " * 3)  # type: ignore[operator]
+    for end in range(4, len(data)):
+        with pytest.raises(LayerCorrupt):
+            unpack(data[:end])
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_a_wrong_checksum_or_length_in_the_gzip_trailer_is_damage(at: int) -> None:
+    damaged = bytearray(FORMS["gzip"])
+    damaged[-at] ^= 0x40
+
+    with pytest.raises(LayerCorrupt, match="damaged"):
+        unpack(bytes(damaged))
+
+
+def test_a_wrong_checksum_of_a_zstd_frame_is_damage() -> None:
+    damaged = bytearray(FORMS["zstd"])
+    damaged[-1] ^= 1
+
+    with pytest.raises(LayerCorrupt, match="damaged"):
+        unpack(bytes(damaged))
+
+
+@given(st.sampled_from(["gzip", "zstd"]), st.integers(0, 10**6), st.integers(0, 7), st.integers(1, 5000))
+def test_flipped_bits_give_the_same_bytes_or_an_error_of_ours(form: str, at: int, bit: int, step: int) -> None:
+    data = bytearray({"gzip": gzip.compress, "zstd": zstd}[form](DATA[-2000:]))  # type: ignore[operator]
+    data[at % len(data)] ^= 1 << bit
+    try:
+        whole = unpack(bytes(data), step=step)
+    except (LayerCorrupt, LayerRefused):
+        return
+    # What is left are headers without a meaning for the content, or a magic that makes it a plain stream.
+    assert whole == DATA[-2000:] or whole == bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("xz", lzma.compress(DATA)),
+        ("bzip2", bz2.compress(DATA)),
+        ("lz4", b"\x04\x22\x4d\x18" + bytes(20)),
+        ("zip", b"PK\x03\x04" + bytes(20)),
+    ],
+)
+def test_other_compressions_are_refused_by_name(name: str, data: bytes) -> None:
+    with pytest.raises(LayerRefused, match=f"{name}.*gzip or zstd") as refused:
+        unpack(data)
+    assert refused.value.rule == "compression"
+
+
+def test_an_empty_layer_is_damage() -> None:
+    with pytest.raises(LayerCorrupt, match="empty"):
+        unpack(b"")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstd])
+def test_a_bomb_is_stopped_while_it_inflates(compress: object) -> None:
+    """Neither limit lets more through than one chunk, and memory does not follow the promised size."""
+    bomb = compress(bytes(200 * MIB))  # type: ignore[operator]
+    for limits, rule in (
+        (Limits(max_unpacked_bytes=20 * MIB), "limit-unpacked"),
+        (Limits(max_ratio=100), "limit-ratio"),
+    ):
+        stream = open_stream(io.BytesIO(bomb), limits)
+        tracemalloc.start()
+        with pytest.raises(LayerRefused) as refused:
+            while stream.read():
+                pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+        assert refused.value.rule == rule
+        assert stream.unpacked <= (20 if rule == "limit-unpacked" else 64) * MIB + CHUNK
+        assert peak < 16 * MIB
+
+
+def test_a_small_layer_may_compress_as_well_as_it_likes() -> None:
+    assert len(unpack(gzip.compress(bytes(20 * MIB)), Limits(max_ratio=2))) == 20 * MIB
+
+
+def test_the_plain_stream_counts_too() -> None:
+    with pytest.raises(LayerRefused) as refused:
+        unpack(bytes(3000), Limits(max_unpacked_bytes=2999))
+    assert refused.value.rule == "limit-unpacked"
+
+
+def test_endless_empty_members_come_to_an_end() -> None:
+    for member in (gzip.compress(b""), SKIPPABLE):
+        with pytest.raises(LayerRefused) as refused:
+            unpack(member * 50, Limits(max_entries=10))
+        assert refused.value.rule == "limit-members"
+
+
+def test_endless_empty_zstd_blocks_come_to_an_end() -> None:
+    frame = b"\x28\xb5\x2f\xfd\0\0" + b"\0\0\0" * 100 + b"\1\0\0"
+    assert unpack(frame) == b""
+    with pytest.raises(LayerRefused) as refused:
+        unpack(frame, Limits(max_entries=10))
+    assert refused.value.rule == "limit-members"
+
+
+@pytest.mark.parametrize("window_log", [28, 31, 41])
+def test_a_zstd_window_beyond_128_mib_is_refused(window_log: int) -> None:
+    frame = b"\x28\xb5\x2f\xfd\0" + bytes([(window_log - 10) << 3]) + b"\1\0\0"
+    with pytest.raises(LayerRefused) as refused:
+        unpack(frame)
+    assert refused.value.rule == "zstd-window"
+
+
+def test_a_zstd_window_of_128_mib_is_accepted() -> None:
+    parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=27)
+    squeezer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+
+    assert unpack(squeezer.compress(DATA) + squeezer.flush()) == DATA
+
+
+def test_what_was_compressed_twice_is_unwrapped_once() -> None:
+    assert unpack(gzip.compress(FORMS["gzip"])) == FORMS["gzip"]
+
+
+@pytest.mark.parametrize(
+    "name", [b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"BZh91AY&SY", b"PK\x03\x04", b"\xfd7zXZ"]
+)
+def test_a_tar_whose_first_name_begins_like_a_compression_is_a_tar(name: bytes) -> None:
+    header = tarfile.TarInfo(os.fsdecode(name)).tobuf(tarfile.GNU_FORMAT, errors="surrogateescape")
+    layer = header + bytes(1024)
+
+    assert unpack(layer) == layer

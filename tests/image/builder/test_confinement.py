@@ -1,0 +1,122 @@
+"""Hostile code in the builder: what it can reach when a parser's flaw has let it in. The flaw is planted, all else is real."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler import errors
+from reconciler.image.builder import libc, process
+from reconciler.image.builder.parent import Build, Input, Milestone, Request
+from reconciler.image.source.spool import Spool
+from reconciler.image.spec import MIB, Layer, Source, chain_ids
+from samples import layers as samples
+from tests.support import planted
+
+ROOT = os.geteuid() == 0
+SOMEBODY = 65533
+USERS = [0, SOMEBODY] if ROOT else [0]
+"""As who the builder is started: as whoever runs the tests, and where that is root as an ordinary user too."""
+
+
+@pytest.fixture
+def targets(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Things of this host that anybody could reach who is not confined."""
+    secret = tmp_path / "secret"
+    secret.write_text("not for images")
+    for path in (secret, *tmp_path.parents[:3], tmp_path):
+        with contextlib.suppress(PermissionError):
+            path.chmod(path.stat().st_mode | 0o777)
+    abstract = f"reconciler-test-{os.getpid()}"
+    with contextlib.ExitStack() as stack:
+        tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        unix = stack.enter_context(socket.socket(socket.AF_UNIX))
+        unix.bind("\0" + abstract)
+        unix.listen()
+        victim = subprocess.Popen(["sleep", "600"], user=SOMEBODY if ROOT else None)
+        stack.callback(victim.wait)
+        stack.callback(victim.kill)
+        yield {
+            "secret": str(secret),
+            "directory": str(tmp_path),
+            "port": tcp.getsockname()[1],
+            "abstract": abstract,
+            "victim": victim.pid,
+            "parent": os.getpid(),
+        }
+        assert not (tmp_path / "planted").exists()
+
+
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, targets: dict[str, Any], user: int, *without: str) -> dict[str, str]:
+    settings = json.dumps({"targets": targets, "user": user, "without": without})
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, planted.__file__, settings))
+    layer = tmp_path / "layer.tar"
+    samples.pack(layer, [samples.file("etc/hostname", "mallory\n")])
+    stop = threading.Event()
+    spool = Spool(tmp_path / "spool", stop=stop)
+    inputs = (Input("layer.tar", lambda: spool.fetch(Layer(Source(str(layer))))),)
+    request = Request(inputs, 64 * MIB, lambda digests: chain_ids(64 * MIB, digests)[-1])
+    with pytest.raises(errors.LayerCorrupt) as told, Build(request) as build:
+        build.wait(Milestone.ACCEPTED, stop=stop)
+    said: dict[str, str] = json.loads(told.value.message.partition(": ")[2])
+    return said
+
+
+@pytest.mark.parametrize("user", USERS, ids=["as is", "as a user"][: len(USERS)])
+def test_code_in_the_builder_reaches_nothing_of_the_host(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, targets: dict[str, Any], user: int
+) -> None:
+    said = run(monkeypatch, tmp_path, targets, user)
+
+    assert set(said) == set(planted.attempts(targets))
+    assert {attempt for attempt, outcome in said.items() if outcome == "done"} == set()
+
+
+def scopes_signals() -> bool:
+    """Since Linux 6.12. Before, only seccomp keeps a user's builder from that user's own processes."""
+    try:
+        return libc.landlock_version() >= 6
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("without", ["seccomp", "Landlock", "namespaces"])
+@pytest.mark.parametrize("user", USERS, ids=["as is", "as a user"][: len(USERS)])
+def test_one_measure_that_a_host_lacks_opens_no_way_to_files_network_or_processes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, targets: dict[str, Any], user: int, without: str
+) -> None:
+    """No single measure is what everything hangs on: a flaw in the kernel's part of one leaves the others."""
+    said = run(monkeypatch, tmp_path, targets, user, without)
+
+    allowed = {"signal another process"} if user and without == "seccomp" and not scopes_signals() else set()
+    assert {attempt for attempt, outcome in said.items() if outcome == "done"} <= allowed
+
+
+def test_the_attempts_are_real_without_confinement_they_succeed(tmp_path: Path, targets: dict[str, Any]) -> None:
+    """The same code, run by whoever runs the tests: a test of the test."""
+    harmless = ("read a file of the host", "list the root directory", "reach a server on this host", "reach an abstract socket")
+    found = planted.attempts(targets)
+
+    for name in (*harmless, "send a datagram", "signal its parent"):
+        result = found[name]()
+        if isinstance(result, int) and name.startswith("read"):
+            os.close(result)
+
+
+def test_health_can_tell_what_confines_the_builder() -> None:
+    measures = process.confinement()
+
+    assert list(measures)[:2] == ["resource limits", "namespaces"]
+    assert measures["resource limits"] == measures["no new privileges"] == ""
+    if ROOT:
+        assert measures["own uid"] == measures["empty root directory"] == ""

@@ -1,0 +1,658 @@
+"""Layers are fetched once, in order, whole and right, whatever the network, the server, the disk and other readers do."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.errors import (
+    DigestMismatch,
+    NeedsOperator,
+    NoSpace,
+    SourceChanged,
+    SourceForbidden,
+    SourceNotFound,
+    SourceUnavailable,
+    Stopped,
+)
+from reconciler.image.source import download, workers
+from reconciler.image.source.partial import Partial, Proof, Record
+from reconciler.image.source.s3 import head_one
+from reconciler.image.source.spool import Fetch, Spool
+from reconciler.image.source.stamp import Head
+from reconciler.image.source.window import Window
+from reconciler.image.spec import MIB, Layer, S3Options, Source
+from samples.s3 import S3Server, upload
+from tests.support.origin import Answer, Asked, Origin, eventually, failure
+
+DATA = random.Random(1).randbytes(3 * MIB + 12345)
+SHA256 = hashlib.sha256(DATA).hexdigest()
+SIZE = len(DATA)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Origin]:
+    with Origin() as origin:
+        yield origin
+
+
+@pytest.fixture
+def origin(address: Origin) -> Origin:
+    address.reset()
+    return address
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "BACK_OFF_SECONDS", 0.001)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    """Parts of 1 MiB, and a record of how far it has come whenever there is something to record."""
+    with Spool(tmp_path / "spool", part_bytes=MIB, checkpoint_seconds=0) as spool:
+        yield spool
+
+
+def content(fetch: Fetch) -> bytes:
+    """The layer as a builder reads it: along with its arrival."""
+    read, descriptor = bytearray(), fetch.open()
+    try:
+        while True:
+            arrived = fetch.wait(len(read), 10)
+            while len(read) < arrived.length:
+                read += os.pread(descriptor, arrived.length - len(read), len(read))
+            if arrived.complete:
+                return bytes(read)
+    finally:
+        os.close(descriptor)
+
+
+def fetched(spool: Spool, layer: Layer, head: Head | None = None) -> bytes:
+    with spool.fetch(layer, head) as fetch:
+        data = content(fetch)
+        result = fetch.result()
+    assert (result.digest, result.size) == (hashlib.sha256(data).hexdigest(), len(data))
+    return data
+
+
+def names(spool: Spool) -> set[str]:
+    return {path.name for path in spool.directory.iterdir()}
+
+
+def parts(*stops: int) -> list[tuple[int, int]]:
+    return list(zip((0, *stops), stops, strict=False))
+
+
+# ------------------------------------------------------------------------------------------- a real S3 server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    path = tmp_path_factory.mktemp("objects") / "layer"
+    path.write_bytes(DATA)
+    with S3Server() as server:
+        upload(server.endpoint, {"1.tar": path, "again/1.tar": path}, "images")
+        yield server
+
+
+def on(server: S3Server, key: str, *, pinned: bool = True) -> Layer:
+    server.forget()
+    s3 = S3Options(server.endpoint, "us-east-1", anonymous=True)
+    return Layer(Source(f"s3://images/{key}", s3), SHA256 if pinned else None)
+
+
+def test_a_pinned_layer_costs_its_ranges_and_no_other_request(server: S3Server, spool: Spool) -> None:
+    layer = on(server, "1.tar")
+
+    assert fetched(spool, layer) == DATA
+
+    asked = server.requests()
+    assert {request.method for request in asked} == {"GET"}
+    assert sorted(request.range for request in asked) == [
+        "bytes=0-1048575",
+        "bytes=1048576-2097151",
+        "bytes=2097152-3145727",
+        f"bytes=3145728-{SIZE - 1}",
+    ]
+    assert names(spool) == {SHA256}
+
+
+def test_a_small_layer_costs_a_single_request(server: S3Server, tmp_path: Path) -> None:
+    layer = on(server, "1.tar")
+
+    assert fetched(Spool(tmp_path / "spool"), layer) == DATA
+    assert len(server.requests()) == 1
+
+
+def test_a_layer_that_is_not_pinned_is_known_by_its_etag(server: S3Server, spool: Spool) -> None:
+    """The same bytes under two keys of a bucket are one layer: the second costs one HEAD, and is there."""
+    first, second = on(server, "1.tar", pinned=False), on(server, "again/1.tar", pinned=False)
+
+    assert fetched(spool, first) == fetched(spool, second) == DATA
+
+    assert len(server.gets("images/1.tar")) == 4
+    assert not server.gets("images/again/1.tar")
+    assert [request.method for request in server.requests()].count("HEAD") == 2
+
+
+def test_a_layer_that_lies_in_the_spool_is_not_asked_for_again(server: S3Server, spool: Spool) -> None:
+    layer = on(server, "1.tar")
+    fetched(spool, layer)
+    server.forget()
+
+    assert fetched(Spool(spool.directory), layer) == DATA
+    assert not server.requests()
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_missing_layer_is_reported_with_its_place(server: S3Server, spool: Spool, pinned: bool) -> None:
+    with pytest.raises(SourceNotFound, match="none"), spool.fetch(on(server, "none", pinned=pinned)) as fetch:
+        fetch.result()
+
+
+# ------------------------------------------------------------------------------------------------ many readers
+
+
+def test_two_who_want_the_same_layer_share_one_transfer(origin: Origin, spool: Spool) -> None:
+    layer, gate = origin.layer(DATA), threading.Event()
+    origin.script = lambda asked: replace(origin.serve(asked), cut=1000, hold=gate)
+    elsewhere = replace(layer, source=origin.put(DATA, "layers/copy.tar"))
+
+    with spool.fetch(layer) as one, spool.fetch(elsewhere) as other:
+        gate.set()
+        assert content(one) == content(other) == DATA
+
+    assert origin.ranges() == parts(MIB, 2 * MIB, 3 * MIB, SIZE)
+    assert {asked.path for asked in origin.gets()} == {"/layers/one.tar"}
+
+
+def test_many_threads_may_ask_at_once(origin: Origin, spool: Spool) -> None:
+    layer, results = origin.layer(DATA), []
+    threads = [threading.Thread(target=lambda: results.append(fetched(spool, layer))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert results == [DATA] * 8
+    assert len(origin.gets()) == 4
+
+
+def test_one_who_leaves_does_not_end_it_for_the_others(origin: Origin, spool: Spool) -> None:
+    layer, gate = origin.layer(DATA), threading.Event()
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate)
+    leaving, staying = spool.fetch(layer), spool.fetch(layer)
+
+    leaving.close()
+    leaving.close()
+    gate.set()
+
+    with staying:
+        assert content(staying) == DATA
+
+
+def test_the_last_one_to_leave_ends_the_transfer_and_the_next_one_goes_on(origin: Origin, spool: Spool) -> None:
+    layer, gate = origin.layer(DATA), threading.Event()
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if asked.start else None
+    with spool.fetch(layer):
+        eventually(Partial.of(spool.directory, SHA256).load)
+    origin.script, origin.asked = (lambda asked: None), []
+
+    assert fetched(spool, layer) == DATA
+    assert origin.ranges()[0] == (MIB, 2 * MIB)
+    gate.set()
+
+
+def test_a_failure_at_somebody_elses_place_is_no_verdict_on_mine(origin: Origin, spool: Spool) -> None:
+    """Two images name the same layer at two places, and one of the places is wrong."""
+    mine, gate = origin.layer(DATA), threading.Event()
+    wrong = replace(mine, source=origin.source("layers/none.tar"))
+
+    def script(asked: Asked) -> Answer | None:
+        gate.wait(10)
+        return None
+
+    origin.script = script
+    with spool.fetch(wrong) as theirs, spool.fetch(mine) as joined:
+        gate.set()
+        with pytest.raises(SourceNotFound):
+            theirs.result()
+        with pytest.raises(SourceUnavailable, match=r"none\.tar"):
+            joined.result()
+
+    assert fetched(spool, mine) == DATA
+
+
+# ---------------------------------------------------------------------------------------- reading along, stopping
+
+
+def test_the_beginning_can_be_read_while_the_rest_is_on_its_way(origin: Origin, spool: Spool) -> None:
+    gate = threading.Event()
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if asked.start else None
+    with spool.fetch(origin.layer(DATA)) as fetch:
+        descriptor = fetch.open()
+        arrived = fetch.wait(0, 10)
+        assert (os.pread(descriptor, arrived.length, 0), arrived.complete) == (DATA[: arrived.length], False)
+        assert fetch.progress == (MIB, SIZE)
+        assert fetch.wait(MIB, 0.05).length == MIB
+        gate.set()
+        fetch.result()
+
+        assert os.pread(descriptor, SIZE, 0) == DATA, "the descriptor outlives the renaming"
+        os.close(descriptor)
+
+
+def test_a_descriptor_outlives_the_fetch_and_the_file(origin: Origin, spool: Spool) -> None:
+    with spool.fetch(origin.layer(DATA)) as fetch:
+        fetch.result()
+        descriptor = fetch.open()
+    spool.sweep(())
+
+    assert os.pread(descriptor, SIZE, 0) == DATA
+    os.close(descriptor)
+
+
+def test_stopping_ends_a_stalled_transfer_at_once(origin: Origin, tmp_path: Path) -> None:
+    stop, gate = threading.Event(), threading.Event()
+    origin.script = lambda asked: replace(origin.serve(asked), cut=MIB // 2, hold=gate)
+    with Spool(tmp_path, part_bytes=MIB, stop=stop) as spool, spool.fetch(origin.layer(DATA)) as fetch:
+        eventually(lambda: len(origin.gets()) == 4)
+        threading.Timer(0.05, stop.set).start()
+        with pytest.raises(Stopped):
+            fetch.result()
+        spool.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("part", "arrival"))]
+    gate.set()
+
+
+# ------------------------------------------------------------------------------------------- bad networks, servers
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(origin: Origin, tmp_path: Path) -> None:
+    layer = origin.layer(DATA)
+    origin.script = lambda asked: replace(origin.serve(asked), cut=2 * MIB - 7) if asked.number == 1 else None
+
+    assert fetched(Spool(tmp_path / "spool"), layer) == DATA
+    assert origin.ranges() == [(0, 8 * MIB), (MIB, SIZE)]
+
+
+def test_a_server_that_never_sends_what_it_promised_is_given_up(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+    origin.script = lambda asked: replace(origin.serve(asked), cut=1000)
+
+    with pytest.raises(SourceUnavailable, match="broke off"), spool.fetch(layer) as fetch:
+        fetch.result()
+
+    assert [asked.start for asked in origin.gets()].count(0) <= workers.FRUITLESS_TRIES
+
+
+def test_a_busy_server_is_asked_once_more(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+    origin.script = lambda asked: failure(503, "SlowDown") if asked.number == 2 else None
+
+    assert fetched(spool, layer) == DATA
+    assert len(origin.gets()) == 5
+
+
+def test_an_object_that_is_replaced_meanwhile_is_an_error_and_not_a_mix(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+
+    def script(asked: Asked) -> Answer | None:
+        if asked.start:
+            origin.put(DATA[::-1])
+        return None
+
+    origin.script = script
+    with pytest.raises(SourceChanged), spool.fetch(layer) as fetch:
+        fetch.result()
+
+    assert names(spool) == set()
+
+
+def test_a_replaced_object_is_noticed_where_the_server_ignores_if_match(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+
+    def script(asked: Asked) -> Answer | None:
+        honest = origin.serve(asked)
+        return replace(honest, headers={**honest.headers, "ETag": '"another"'}) if asked.start else None
+
+    origin.script = script
+    with pytest.raises(SourceChanged, match='"another"'), spool.fetch(layer) as fetch:
+        fetch.result()
+
+
+def test_an_object_that_is_not_what_was_looked_at_before_is_an_error(origin: Origin, spool: Spool) -> None:
+    layer = Layer(origin.put(DATA))
+    seen = head_one(layer.source)
+    origin.put(DATA[::-1])
+
+    with pytest.raises(SourceChanged), spool.fetch(layer, seen) as fetch:
+        fetch.result()
+
+
+def test_an_object_of_another_length_is_an_error(origin: Origin, spool: Spool) -> None:
+    layer = Layer(origin.put(DATA))
+
+    with (
+        pytest.raises(SourceChanged, match=f"{SIZE} bytes"),
+        spool.fetch(layer, replace(head_one(layer.source), size=SIZE + 1)) as fetch,
+    ):
+        fetch.result()
+
+
+def test_credentials_that_are_refused_are_no_reason_to_try_again(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+    origin.script = lambda asked: failure(403, "AccessDenied")
+
+    with pytest.raises(SourceForbidden), spool.fetch(layer) as fetch:
+        fetch.result()
+
+    assert len(origin.gets()) == 1
+
+
+def test_wrong_bytes_are_reported_with_both_digests_and_not_kept(origin: Origin, spool: Spool) -> None:
+    layer = replace(origin.layer(DATA), sha256="0" * 64)
+
+    with pytest.raises(DigestMismatch, match=f"{SHA256}.*{'0' * 64}"), spool.fetch(layer) as fetch:
+        content(fetch)
+
+    assert names(spool) == set()
+
+
+def test_an_empty_layer_is_the_empty_layer(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(b"")
+
+    assert fetched(spool, layer) == fetched(spool, Layer(layer.source)) == b""
+
+
+# ---------------------------------------------------------------------------------------------------- resuming
+
+CHILD = """
+import sys
+from pathlib import Path
+from reconciler.image.spec import Layer, S3Options, Source
+from reconciler.image.source.spool import Spool
+directory, endpoint, digest = sys.argv[1:]
+layer = Layer(Source("s3://layers/one.tar", S3Options(endpoint, "us-east-1", True)), digest)
+Spool(Path(directory), connections=2, part_bytes=1 << 20, checkpoint_seconds=0).fetch(layer).result()
+"""
+
+
+def interrupted(origin: Origin, spool: Spool, layer: Layer) -> int:
+    """Leave the directory as a killed process leaves it; returns how far its record goes."""
+    gate = threading.Event()
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if (asked.start or 0) >= 2 * MIB else None
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(spool.directory), origin.endpoint, str(layer.sha256)])
+    partial = Partial.of(spool.directory, str(layer.sha256))
+    try:
+        eventually(lambda: (record := partial.load()) and record.length == 2 * MIB, 30)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    gate.set()
+    origin.script, origin.asked = (lambda asked: None), []
+    return 2 * MIB
+
+
+def test_a_killed_download_is_resumed_where_it_was(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+    length = interrupted(origin, spool, layer)
+
+    assert fetched(spool, layer) == DATA
+    assert origin.ranges() == [(length, 3 * MIB), (3 * MIB, SIZE)]
+    assert names(spool) == {SHA256}
+
+
+def left_over(spool: Spool, layer: Layer, length: int, etag: str, *, prefix: bytes = DATA) -> Partial:
+    """A partial download with proofs for each MiB."""
+    partial = Partial.of(spool.directory, str(layer.sha256))
+    spool.directory.mkdir(exist_ok=True)
+    partial.bytes.write_bytes(prefix[:length])
+    proofs = [Proof(at, hashlib.sha256(DATA[:at]).hexdigest()) for at in range(MIB, length + 1, MIB)]
+    partial.save(Record(etag, SIZE, tuple(proofs)))
+    return partial
+
+
+def test_only_the_damaged_end_of_a_partial_download_is_fetched_again(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+    left_over(spool, layer, 2 * MIB, head_one(layer.source).etag, prefix=DATA[: 2 * MIB - 1] + b"?")
+
+    assert fetched(spool, layer) == DATA
+    assert origin.ranges()[0] == (MIB, 2 * MIB)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"etag": "x", "size": 1, "proofs": [[9, "y"]]}', '{"proofs": 3}'])
+def test_a_record_that_makes_no_sense_means_from_the_beginning(origin: Origin, spool: Spool, damage: str) -> None:
+    layer = origin.layer(DATA)
+    left_over(spool, layer, 2 * MIB, head_one(layer.source).etag).record.write_text(damage)
+
+    assert fetched(spool, layer) == DATA
+    assert len(origin.gets()) == 4
+
+
+def test_what_is_left_of_another_object_is_not_gone_on_with(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+    left_over(spool, layer, 2 * MIB, '"another"')
+
+    assert spool_with_head(spool, layer) == DATA
+    assert len(origin.gets()) == 4
+
+
+def spool_with_head(spool: Spool, layer: Layer) -> bytes:
+    return fetched(spool, layer, head_one(layer.source))
+
+
+def test_an_object_that_was_replaced_since_is_fetched_anew_by_the_next_try(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+    left_over(spool, layer, 2 * MIB, '"another"')
+
+    with pytest.raises(SourceChanged), spool.fetch(layer) as fetch:
+        fetch.result()
+
+    assert fetched(spool, layer) == DATA
+
+
+def test_wrong_bytes_are_believed_only_when_they_came_in_one_go(origin: Origin, spool: Spool) -> None:
+    """A server may give a new object the old one's ETag; then the parts are of two objects, and the manifest is not to blame."""
+    layer = replace(origin.layer(DATA), sha256="1" * 64)
+    left_over(spool, layer, 2 * MIB, head_one(layer.source).etag)
+
+    with pytest.raises(SourceChanged, match="different times"), spool.fetch(layer) as fetch:
+        fetch.result()
+    with pytest.raises(DigestMismatch), spool.fetch(layer) as fetch:
+        fetch.result()
+
+
+def test_long_downloads_keep_a_proof_every_so_often(origin: Origin, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PROOF_BYTES", MIB)
+    layer, gate = origin.layer(DATA), threading.Event()
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if (asked.start or 0) >= 3 * MIB else None
+    partial = Partial.of(spool.directory, SHA256)
+    with spool.fetch(layer):
+        eventually(lambda: (record := partial.load()) and record.length == 3 * MIB)
+    gate.set()
+
+    assert [proof[0] for proof in json.loads(partial.record.read_text())["proofs"]] == [MIB, 2 * MIB, 3 * MIB]
+
+
+# ------------------------------------------------------------------------------------------------------ the disk
+
+
+def test_a_layer_that_rots_in_the_spool_is_found_out_and_fetched_again(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+    fetched(spool, layer)
+    (spool.directory / SHA256).write_bytes(DATA[:-1] + b"?")
+
+    with pytest.raises(SourceChanged, match=r"damaged|removed"), spool.fetch(layer) as fetch:
+        content(fetch)
+
+    assert fetched(spool, layer) == DATA
+
+
+def test_a_layer_that_can_not_fit_is_refused_before_it_is_fetched(origin: Origin, spool: Spool) -> None:
+    origin.script = lambda asked: Answer(206, {"ETag": '"x"', "Content-Range": f"bytes 0-{MIB - 1}/{1 << 60}"}, bytes(MIB))
+
+    with pytest.raises(NoSpace, match=str(spool.directory)), spool.fetch(Layer(origin.source(), SHA256)) as fetch:
+        fetch.result()
+
+
+def test_a_disk_that_fills_up_is_named(origin: Origin, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    layer = origin.layer(DATA)
+    monkeypatch.setattr(os, "pwrite", full)
+
+    with pytest.raises(NoSpace, match=str(spool.directory)), spool.fetch(layer) as fetch:
+        fetch.result()
+
+
+def test_a_spool_that_can_not_be_made_waits_for_a_person(origin: Origin, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(NeedsOperator, match="file/spool"):
+        Spool(tmp_path / "file" / "spool").fetch(origin.layer(DATA))
+
+
+def test_sweeping_removes_what_nobody_needs_and_nothing_else(origin: Origin, spool: Spool) -> None:
+    kept, unpinned = origin.layer(DATA), Layer(origin.put(DATA[::-1], "layers/two.tar"))
+    fetched(spool, kept)
+    fetched(spool, unpinned)
+    left_over(spool, replace(kept, sha256="2" * 64), MIB, '"x"')
+    (spool.directory / "notes.txt").write_text("not ours")
+
+    removed = spool.sweep([SHA256])
+
+    assert names(spool) == {SHA256, "notes.txt"}
+    assert {"2" * 64 + ".part", "2" * 64 + ".json", hashlib.sha256(DATA[::-1]).hexdigest()} <= set(removed)
+
+
+def test_sweeping_spares_what_is_being_read(origin: Origin, spool: Spool) -> None:
+    layer, gate = origin.layer(DATA), threading.Event()
+    unpinned = Layer(origin.put(DATA[::-1], "layers/two.tar"))
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if asked.path.endswith("one.tar") else None
+    with spool.fetch(layer) as fetch, spool.fetch(unpinned) as whole:
+        whole.result()
+        eventually(lambda: len(origin.gets()) >= 4)
+
+        assert spool.sweep(()) == ()
+        assert not spool.discard(SHA256)
+
+        gate.set()
+        assert content(fetch) == DATA
+        assert content(whole) == DATA[::-1]
+
+
+def test_sweeping_keeps_the_name_by_which_a_kept_layer_is_known(origin: Origin, spool: Spool) -> None:
+    layer = Layer(origin.put(DATA))
+    fetched(spool, layer)
+
+    spool.sweep([SHA256])
+    origin.asked = []
+
+    assert fetched(spool, layer) == DATA
+    assert not origin.gets()
+
+
+def test_a_discarded_layer_is_fetched_again(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+    fetched(spool, layer)
+    eventually(lambda: spool.discard(SHA256))
+
+    assert names(spool) == set()
+    assert fetched(spool, layer) == DATA
+
+
+def test_a_spool_that_was_never_used_has_nothing_to_sweep(tmp_path: Path) -> None:
+    assert Spool(tmp_path / "none").sweep(()) == ()
+
+
+# --------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "layer.tar"
+    path.write_bytes(DATA)
+    return path
+
+
+def test_a_file_is_read_where_it_lies(file: Path, spool: Spool) -> None:
+    assert fetched(spool, Layer(Source(str(file)))) == fetched(spool, Layer(Source(str(file)), SHA256)) == DATA
+    assert not spool.directory.exists()
+
+
+def test_a_file_with_other_bytes_than_its_manifest_says_is_reported_with_both_digests(file: Path, spool: Spool) -> None:
+    with pytest.raises(DigestMismatch, match=f"{SHA256}.*{'0' * 64}"), spool.fetch(Layer(Source(str(file)), "0" * 64)) as fetch:
+        fetch.result()
+
+
+@pytest.mark.parametrize("way", ["written", "replaced", "removed", "shortened"])
+def test_a_file_that_changes_while_it_is_read_is_found_out(file: Path, spool: Spool, way: str) -> None:
+    """Even when that happens after the digest was taken, and before the reader has come to its end."""
+    with spool.fetch(Layer(Source(str(file)))) as fetch:
+        fetch.result()
+        if way == "written":
+            with file.open("r+b") as opened:
+                opened.write(b"?")
+            os.utime(file, ns=(0, 0))
+        elif way == "replaced":
+            file.with_name("new").write_bytes(DATA)
+            file.with_name("new").rename(file)
+        elif way == "removed":
+            file.unlink()
+        else:
+            os.truncate(file, 5)
+
+        with pytest.raises((SourceChanged, SourceNotFound)):
+            fetch.result()
+
+
+def test_a_file_that_is_not_what_was_looked_at_before_is_an_error(file: Path, spool: Spool) -> None:
+    seen = head_one(Source(str(file)))
+    file.write_bytes(DATA * 2)
+
+    with pytest.raises(SourceChanged):
+        spool.fetch(Layer(Source(str(file))), seen)
+
+
+def test_a_missing_file_is_named(tmp_path: Path, spool: Spool) -> None:
+    with pytest.raises(SourceNotFound, match=r"none\.tar"):
+        spool.fetch(Layer(Source(str(tmp_path / "none.tar"))))
+
+
+# -------------------------------------------------------------------------------------------------------- window
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.integers(0, 9), st.integers(0, 30), st.integers(1, 9), st.integers(1, 5))
+def test_the_frontier_is_where_the_first_gap_begins(data: st.DataObject, start: int, more: int, part: int, hands: int) -> None:
+    """Whatever the order in which pieces of parts land."""
+    window, there, busy = Window(start, start + more, part), set(range(start)), []
+    while True:
+        while len(busy) < hands and (taken := window.take()):
+            busy.append(taken)
+        if not busy:
+            break
+        chosen = data.draw(st.sampled_from(busy))
+        length = data.draw(st.integers(1, chosen.stop - chosen.at))
+        there |= set(range(chosen.at, chosen.at + length))
+        frontier = window.landed(chosen, length)
+        assert frontier == next(at for at in range(start + more + 1) if at not in there)
+        busy = [one for one in busy if one.at < one.stop]
+    assert there == set(range(start + more))

@@ -1,0 +1,72 @@
+"""What a host says of itself, and which images that makes its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import ManifestsInvalid
+from reconciler.manifests import loader
+from reconciler.manifests.desired import lot
+from reconciler.model import HostFacts
+
+
+def test_a_host_without_a_file_says_nothing_of_itself(tmp_path: Path) -> None:
+    found = loader.load_host(tmp_path / "host.yaml")
+
+    assert (found.name, found.labels) == (None, {})
+
+
+def test_a_host_has_a_name_and_labels_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "host.yaml"
+    path.write_text("name: web-1.example.org\nlabels: {role: web, rack: 07, gpu: no}\n")
+
+    found = loader.load_host(path)
+
+    assert found.name == "web-1.example.org"
+    assert found.labels == {"role": "web", "rack": "07", "gpu": "no"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: [a]", "host.yaml:1:7: name"),
+        ("lables: {a: b}", "labels"),
+        ("labels: {a: '-'}", "labels.a"),
+        ("- a", "not one mapping"),
+        ("", "is empty"),
+        ("# nothing", "not one mapping"),
+        ("a: b\n---\nc: d", "not one mapping"),
+        ("a: *b", "host.yaml:1:4"),
+    ],
+)
+def test_a_fault_in_it_is_told_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "host.yaml"
+    path.write_text(text)
+
+    with pytest.raises(ManifestsInvalid) as caught:
+        loader.load_host(path)
+    assert told in caught.value.faults[0]
+
+
+def image(name: str, percent: int) -> str:
+    head = f"apiVersion: reconciler/v1alpha1\nkind: Image\nmetadata: {{name: {name}}}\n"
+    return head + f"spec: {{layers: [{{source: /1.tar}}], hosts: {{percent: {percent}}}}}\n"
+
+
+def test_a_share_of_the_hosts_grows_without_losing_any(tmp_path: Path) -> None:
+    """Ten percent are among the twenty, and so on: raising the number is how a canary becomes everybody."""
+    hosts = [f"host-{number}" for number in range(1000)]
+    chosen = []
+    for percent in (0, 10, 20, 50, 100):
+        (tmp_path / "i.yaml").write_text(image("web", percent))
+        chosen.append({host for host in hosts if loader.load(tmp_path, host=HostFacts(host, {}, host)).images})
+
+    assert [len(found) for found in chosen[::4]] == [0, 1000]
+    assert 70 < len(chosen[1]) < 130
+    assert chosen[0] < chosen[1] < chosen[2] < chosen[3] < chosen[4]
+
+
+def test_each_image_draws_its_own_lot() -> None:
+    assert len({lot("host-1", f"image-{number}") for number in range(100)}) > 50

@@ -1,0 +1,74 @@
+"""Lines on standard error, as people, the journal and log collectors want them; standard output is always the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BROKEN = "kind: Imagine\n"
+IMAGE = """apiVersion: reconciler/v1alpha1
+kind: Image
+metadata: {name: web}
+spec: {size: 16MiB, layers: [{source: /nowhere/1.tar}], snapshots: [{name: web-a}]}
+"""
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "web.yaml").write_text(IMAGE)
+    return tmp_path / "manifests"
+
+
+def once(manifests: Path, *options: str, stderr: int = subprocess.PIPE, **env: str) -> subprocess.CompletedProcess[str]:
+    state = manifests.parent / "state"
+    command = [sys.executable, "-m", "reconciler.cli.main", *options, "--once", "-f", str(manifests), "--state", str(state)]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | env, check=False)
+
+
+def test_each_line_is_one_object_that_says_what_it_is_about(manifests: Path) -> None:
+    done = once(manifests, "--log-format", "json")
+
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert all(line.keys() >= {"time", "level", "message"} for line in lines)
+    [failed] = [line for line in lines if line.get("object") == "image/web"]
+    assert (failed["level"], failed["reason"], failed["phase"]) == ("error", "SourceNotFound", "Failed")
+    assert "failed" in lines[-1] and lines[-1]["message"].startswith("RECAP")
+
+
+def test_the_variable_chooses_the_form_too_and_standard_output_is_the_same(manifests: Path) -> None:
+    text, as_json = once(manifests), once(manifests, RECONCILER_LOG_FORMAT="json")
+
+    assert json.loads(as_json.stderr.splitlines()[0])
+    assert text.stdout.split(" in ")[0] == as_json.stdout.split(" in ")[0]
+    assert text.returncode == as_json.returncode == 1
+
+
+def test_an_error_that_ends_the_command_is_a_line_like_others(manifests: Path) -> None:
+    (manifests / "web.yaml").write_text(BROKEN)
+    [line] = once(manifests, "--log-format", "json").stderr.splitlines()
+
+    told = json.loads(line)
+    assert told["level"] == "error"
+    assert "web.yaml:1:7" in told["message"]
+
+
+def test_the_journal_is_told_how_grave_a_line_is(manifests: Path, tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("w+") as journal:
+        found = os.fstat(journal.fileno())
+        once(manifests, stderr=journal.fileno(), JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
+        journal.seek(0)
+        lines = journal.read().splitlines()
+
+    assert lines
+    assert all(line.startswith(("<3>", "<4>", "<5>", "<6>")) for line in lines)
+    assert any(line.startswith("<3>failed   image/web") for line in lines)
+
+
+def test_a_file_that_is_not_the_journal_gets_plain_lines(manifests: Path) -> None:
+    assert "<3>" not in once(manifests, JOURNAL_STREAM="1:2").stderr

@@ -1,0 +1,63 @@
+"""A registry that is made to agree with the pool that is there keeps what both know, and invents nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.pool.thin.adoption import Candidate, adoption
+from reconciler.pool.thin.journal import DeviceRow, PoolRow, Role, State
+
+from .test_recovery import FIRST, POOL, STAMP, N, held, pool, thin
+
+BASE = DeviceRow(3, Role.VOLUME, "c" * 64, "c" * 64, 16 << 20, FIRST + 1, State.HELD, mapped=12)
+SNAPSHOT = DeviceRow(4, Role.SNAPSHOT, "web-a", "c" * 64, 16 << 20, FIRST + 2, State.DELETING)
+ORPHAN = Candidate(9, FIRST + 50, 7, size=16 << 20, filesystem="aa-bb")
+
+
+def test_what_both_know_is_kept_and_settled() -> None:
+    there = pool(N + 20, thin(BASE.transaction, 3) | thin(SNAPSHOT.transaction, 4))
+
+    plan = adoption(there, POOL, {3: BASE, 4: SNAPSHOT}, (), {})
+
+    assert plan.pool == PoolRow(STAMP, N + 20)
+    assert plan.keep == (BASE, held(SNAPSHOT))
+    assert plan.drop == plan.take == plan.orphans == ()
+
+
+def test_what_is_gone_or_means_something_else_now_is_dropped() -> None:
+    there = pool(N + 20, thin(SNAPSHOT.transaction + 7, 4))
+
+    assert adoption(there, POOL, {3: BASE, 4: SNAPSHOT}, (), {}).drop == (BASE, SNAPSHOT)
+
+
+def test_a_snapshot_that_has_a_name_is_taken_with_the_chain_of_its_file_system() -> None:
+    named = replace(ORPHAN, name="web-b")
+
+    plan = adoption(pool(N + 20, thin(FIRST + 50, 9)), POOL, {}, (named,), {"aa-bb": "d" * 64})
+
+    assert plan.take == (DeviceRow(9, Role.SNAPSHOT, "web-b", "d" * 64, 16 << 20, FIRST + 50, State.HELD),)
+    assert plan.orphans == ()
+
+
+def test_a_file_system_that_somebody_else_made_has_an_unknown_chain() -> None:
+    plan = adoption(pool(N, thin(FIRST + 50, 9)), POOL, {}, (replace(ORPHAN, name="web-b"),), {})
+
+    assert [row.chain for row in plan.take] == ["unknown"]
+
+
+def test_nobodys_devices_stay_orphans() -> None:
+    nameless, sizeless = ORPHAN, Candidate(10, FIRST + 51, 7, name="web-c")
+
+    plan = adoption(pool(N, thin(FIRST + 50, 9)), POOL, {}, (nameless, sizeless), {})
+
+    assert (plan.take, plan.orphans) == ((), (nameless, sizeless))
+
+
+def test_a_pool_whose_registry_was_lost_keeps_its_own_identity() -> None:
+    assert adoption(pool(N), None, {}, (), {}).pool == PoolRow(STAMP, N)
+
+
+def test_a_pool_that_is_gone_is_forgotten() -> None:
+    plan = adoption(None, POOL, {3: BASE}, (), {})
+
+    assert (plan.pool, plan.drop) == (None, (BASE,))

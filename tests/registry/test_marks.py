@@ -1,0 +1,95 @@
+"""Notes on images: how long they hold, what they keep from being pruned, and what a service does with failures meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from reconciler.controller.backoff import FIRST_SECONDS, Patience
+from reconciler.controller.converge import prunable
+from reconciler.controller.executor import Done
+from reconciler.image.spec import Layer, Source
+from reconciler.model import Action, Desired, ImageSpec, Kind, Verb
+from reconciler.registry.marks import Mark, What, duration, spared, suspending
+
+NOW = 1_000_000.0
+
+
+def marks(*found: Mark) -> dict[tuple[str, What], Mark]:
+    return {(mark.image, mark.what): mark for mark in found}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1h30m", 5400), ("2d", 172800)])
+def test_durations_are_written_as_people_say_them(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "5x", "m", "0s", "1h 5m", "-1s", "1.5h"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        duration(text)
+
+
+def test_a_suspension_ends_by_itself() -> None:
+    image = ImageSpec("web", "default", 1 << 24, (Layer(Source("/1.tar")),))
+    desired = Desired({}, {"web": image})
+    held = marks(Mark("web", What.SUSPENDED, until=NOW + 10))
+
+    assert suspending(desired, held, NOW).images["web"].suspend
+    assert not suspending(desired, held, NOW + 10).images["web"].suspend
+
+
+def test_what_is_protected_suspended_or_in_grace_is_spared() -> None:
+    found = spared(
+        marks(
+            Mark("new", What.UNDECLARED, since=NOW - 10),
+            Mark("old", What.UNDECLARED, since=NOW - 1000),
+            Mark("dear", What.PROTECTED, "ask Ann"),
+            Mark("held", What.SUSPENDED),
+            Mark("over", What.SUSPENDED, until=NOW - 1),
+        ),
+        NOW,
+        grace=60,
+    )
+
+    assert {name: reason for name, (reason, _) in found.items()} == {
+        "new": "GracePeriod",
+        "dear": "Protected",
+        "held": "Suspended",
+    }
+    assert "ask Ann" in found["dear"][1]
+
+
+@pytest.mark.parametrize(
+    ("most", "images", "allowed"), [("50%", 100, 50), ("50%", 4, 5), ("20%", 100, 20), ("0%", 100, 5), ("3", 100, 3), ("0", 9, 0)]
+)
+def test_how_much_may_be_pruned_is_a_number_or_a_share_with_a_handful_always(most: str, images: int, allowed: int) -> None:
+    assert prunable(most, images) == allowed
+
+
+def action(because: str = "", chain: str = "c1") -> Action:
+    return Action(Verb.BUILD, Kind.VOLUME, "v", because, pool="default", chain=chain, images=("web",))
+
+
+def test_a_service_waits_longer_each_time_and_starts_anew_when_something_else_is_wanted() -> None:
+    patience = Patience()
+    patience.learn([Done(action("first"), False, "Reason", "words")], NOW)
+
+    assert patience.withheld([action("again")], (), NOW + 1)
+    assert patience.next() <= NOW + 1.2 * FIRST_SECONDS
+    assert not patience.withheld([action("again")], (), NOW + 1.2 * FIRST_SECONDS), "it is due"
+    assert not patience.withheld([action(chain="c2")], (), NOW + 1), "another chain is another attempt"
+    assert not patience.withheld([action()], ("web",), NOW + 1), "somebody asked for it"
+
+    patience.learn([Done(action(), False, "Reason", "words")], NOW + 100)
+    assert patience.next() >= NOW + 100 + 1.6 * FIRST_SECONDS
+    patience.learn([Done(action(), True)], NOW + 200)
+    assert not patience.withheld([action()], (), NOW + 201)
+
+
+def test_what_was_only_withheld_is_not_counted_as_another_failure() -> None:
+    patience = Patience()
+    patience.learn([Done(action(), False, "Reason", "words")], NOW)
+    first = patience.next()
+    patience.learn(patience.withheld([action()], (), NOW + 1).values(), NOW + 1)
+
+    assert patience.next() == first
