@@ -20,7 +20,7 @@ from reconciler.image.builder.parent import Build, Fetch, Input, Milestone, Prog
 from reconciler.image.source.spool import Spool
 from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
 from reconciler.manifests.location import parse_source, resolve
-from reconciler.output import console
+from reconciler.output import console, progress
 from reconciler.settings import Settings
 from reconciler.sizes import parse_size
 
@@ -87,7 +87,7 @@ def build(
     size: int,
     limits: Limits,
     settings: Settings,
-    shown: console.Progress,
+    shown: progress.Progress,
     *,
     stop: threading.Event,
 ) -> dict[str, Any]:

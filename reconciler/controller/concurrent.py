@@ -20,7 +20,7 @@ from reconciler.controller.converge import Wish
 from reconciler.errors import ReconcilerError
 from reconciler.manifests.watch import SHARE, Sight, look, same_content
 from reconciler.model import Action, Desired, Kind, Result, Verb
-from reconciler.output import console
+from reconciler.output.progress import Progress
 
 EVERY_SECONDS = 1.0
 """How often it is looked whether there is anything; less often where looking is dear."""
@@ -39,7 +39,7 @@ class Beside:
     def __init__(
         self,
         wish: Wish,
-        progress: console.Progress,
+        progress: Progress,
         patience: Patience,
         tell: Callable[[Result], None],
         *,
@@ -130,7 +130,7 @@ class Beside:
 class _Within:
     """A ``Progress`` that is shown already."""
 
-    def __init__(self, progress: console.Progress) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.update, self.finish, self.tick = progress.update, progress.finish, progress.tick
 
     def __enter__(self) -> _Within:

@@ -23,6 +23,7 @@ from reconciler.image.spec import Source
 from reconciler.manifests.selectors import Selector
 from reconciler.model import Action, Desired, ImageSpec, Kind, Observed, Plan, Resolution, Result, Verb
 from reconciler.output import console
+from reconciler.output.progress import Progress
 from reconciler.planner.plan import plan
 from reconciler.planner.replacement import candidates
 from reconciler.registry.marks import Mark, Marks, What, spared, suspending
@@ -157,7 +158,7 @@ def resolve(host: Host, sources: Sequence[Source]) -> Mapping[Source, Resolution
 def converge(
     host: Host,
     wish: Wish,
-    progress: console.Progress,
+    progress: Progress,
     *,
     stop: threading.Event,
     patience: Patience | None = None,
@@ -220,7 +221,7 @@ def carry_on(
     now: Look,
     see: Callable[[], Look],
     ledger: Ledger,
-    progress: console.Progress,
+    progress: Progress,
     *,
     stop: threading.Event,
     meanwhile: Meanwhile = lambda batch: None,

@@ -16,7 +16,7 @@ from reconciler.controller import machines
 from reconciler.controller.context import Host
 from reconciler.engine.definitions import Run, Status, Subject
 from reconciler.model import Action, ImageRow, Kind, Verb
-from reconciler.output import console
+from reconciler.output.progress import Progress
 from reconciler.telemetry import tracing
 
 LISTEN_SECONDS = 0.2
@@ -76,7 +76,7 @@ Meanwhile = Callable[[Collection[Action]], None]
 def carry_out(
     host: Host,
     actions: Sequence[Action],
-    progress: console.Progress,
+    progress: Progress,
     *,
     stop: threading.Event,
     meanwhile: Meanwhile = lambda batch: None,
@@ -112,7 +112,7 @@ def dependent(action: Action, blocker: Done) -> Done:
     return Done(action, False, blocker.reason, because, tried=False)
 
 
-def perform(host: Host, action: Action, progress: console.Progress) -> Done:
+def perform(host: Host, action: Action, progress: Progress) -> Done:
     """Carry out one action: an image's row is written at once, everything else is a durable run."""
     label = f"{action.kind.lower()}/{action.name}" + (f" ({', '.join(action.images)})" if action.kind is Kind.VOLUME else "")
     if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:

@@ -20,7 +20,7 @@ from reconciler.controller.observe import held, observe, resolutions
 from reconciler.controller.summary import outcome
 from reconciler.image.spec import Source
 from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Kind, Plan, Result, SnapshotRow, Verb, VolumeRow
-from reconciler.output import console
+from reconciler.output.progress import Progress
 from reconciler.planner.goals import chains, known_layers
 from reconciler.planner.plan import plan
 from reconciler.planner.replacement import candidates
@@ -55,7 +55,7 @@ def converge(
     host: Host,
     names: Collection[str],
     wish: Wish,
-    progress: console.Progress,
+    progress: Progress,
     *,
     stop: threading.Event,
     patience: Patience,

@@ -21,6 +21,7 @@ from reconciler.errors import Guarded, ReconcilerError, Stopped
 from reconciler.manifests.watch import Watch
 from reconciler.model import Action, Finding, Result, Verb
 from reconciler.output import console
+from reconciler.output.progress import Progress
 from reconciler.registry.marks import next_end
 from reconciler.telemetry.systemd import Heart, notify
 
@@ -37,7 +38,7 @@ class Telling:
 
 
 class Service:
-    def __init__(self, host: Host, wish: Wish, progress: console.Progress, telling: Telling, *, stop: threading.Event) -> None:
+    def __init__(self, host: Host, wish: Wish, progress: Progress, telling: Telling, *, stop: threading.Event) -> None:
         self._host = host
         self._wish = wish
         self._stop = stop

@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from reconciler.model import Action, Finding, Kind, ObjectResult, Plan, Result, Verb
 from reconciler.output import log
+from reconciler.output.progress import Progress, Silent
 
 GLYPHS = {
     Verb.ASSEMBLE: "↑",
@@ -271,37 +272,6 @@ def _fields(o: ObjectResult) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------------- progress
-
-
-class Progress(Protocol):
-    """Where running work is told about. ``done`` and ``total`` are bytes; called from many threads."""
-
-    def __enter__(self) -> Progress: ...
-    def __exit__(self, *exc: object) -> None: ...
-    def update(self, key: str, state: str, done: int, total: int | None, detail: str = "") -> None: ...
-    def finish(self, key: str, text: str) -> None: ...
-    def tick(self) -> None:
-        """Some time has passed, and work is still running."""
-        ...
-
-
-class Silent:
-    """For JSON output and ``--progress none``."""
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
-
-    def update(self, key: str, state: str, done: int, total: int | None, detail: str = "") -> None:
-        return None
-
-    def finish(self, key: str, text: str) -> None:
-        return None
-
-    def tick(self) -> None:
-        return None
 
 
 class Lines(Silent):

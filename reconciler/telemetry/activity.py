@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reconciler.output.console import Progress
+from reconciler.output.progress import Progress
 
 EVERY_SECONDS = 1.0
 STALE_SECONDS = 15.0

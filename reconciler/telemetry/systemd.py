@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from reconciler.output.console import Progress
+from reconciler.output.progress import Progress
 
 PING_SECONDS = 5.0
 STUCK_SECONDS = 1800.0

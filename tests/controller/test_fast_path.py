@@ -21,7 +21,7 @@ from reconciler.controller.backoff import Patience
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Wish
 from reconciler.model import Desired, ImageSpec, Kind, PoolSpec, Result
-from reconciler.output.console import Silent
+from reconciler.output.progress import Silent
 from reconciler.pool.file.pool import FilePool
 from reconciler.settings import Settings
 from tests.stories import layers

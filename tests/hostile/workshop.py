@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from reconciler import errors
 from reconciler.cli import build_image
 from reconciler.image.spec import Limits, Source
-from reconciler.output.console import Silent
+from reconciler.output.progress import Silent
 from reconciler.settings import Settings
 
 OUTPUT = "volume.ext4"

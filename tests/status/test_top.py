@@ -18,7 +18,7 @@ import pytest
 from reconciler.engine.definitions import Event
 from reconciler.image.spec import GIB, MIB
 from reconciler.model import PoolObserved
-from reconciler.output.console import Silent
+from reconciler.output.progress import Silent
 from reconciler.pool.driver import PoolState, Space
 from reconciler.registry import lock
 from reconciler.status import top

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from reconciler.engine.definitions import Attempt
 from reconciler.errors import HostCannot
 from reconciler.model import Finding, Kind, ObjectResult, Result
-from reconciler.output.console import Silent
+from reconciler.output.progress import Silent
 from reconciler.pool.driver import PoolState, Space
 from reconciler.registry.marks import Mark, What
 from reconciler.telemetry import systemd

@@ -79,7 +79,8 @@ def test_a_run_that_fails_says_so(tmp_path: Path, spans: InMemorySpanExporter) -
 
 
 def test_nothing_is_imported_where_nobody_asked() -> None:
-    code = "import sys; from reconciler.telemetry.tracing import tracer; tracer(); print([m for m in sys.modules if 'opentelemetry' in m])"
+    begin = "import sys; from reconciler.telemetry.tracing import tracer; tracer(); "
+    code = begin + "print([m for m in sys.modules if 'opentelemetry' in m])"
     env = {"PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
 
