@@ -5,16 +5,18 @@ Called by ``cli``. State: a hidden partial file beside the output while a build 
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from reconciler.errors import NoSpace, UsageError
+from reconciler import atomic_file
+from reconciler.errors import HostCannot, NoSpace, UsageError
 from reconciler.image import e2fsck
 from reconciler.image.builder.parent import Build, Fetch, Input, Milestone, Progress, Request
 from reconciler.image.source.spool import Spool
@@ -64,21 +66,22 @@ def inputs(sources: Sequence[Source], spool: Spool) -> tuple[Input, ...]:
 
 @contextmanager
 def partial(output: Path, size: int) -> Iterator[tuple[int, Path]]:
-    """A hidden file beside the output that takes its name only when all went well."""
-    path = output.with_name(f".{output.name}.partial")
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UsageError(f"--output {output}: {error.strerror}") from error
-    try:
-        os.ftruncate(fd, size)
-        yield fd, path
-        path.rename(output)
-    except OSError as error:
-        raise NoSpace(f"{path}: {error.strerror}") from error
-    finally:
-        os.close(fd)
-        path.unlink(missing_ok=True)
+    """A private file beside the output that gets its name when the build has succeeded."""
+    with ExitStack() as stack:
+        try:
+            draft = stack.enter_context(atomic_file.draft(output))
+            atomic_file.keep_access(draft.fd, output)
+        except OSError as error:
+            hint = "name a regular file that no other build writes, in a directory that you may write"
+            raise UsageError(f"--output {output}: {error.strerror}", hint=hint) from error
+        try:
+            os.ftruncate(draft.fd, size)
+            yield draft.fd, draft.path
+            draft.publish()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise NoSpace(f"--output {output}: {error.strerror}", hint=f"free space on {output.parent}") from error
+            raise HostCannot(f"--output {output}: {error.strerror}", hint=f"check {output.parent}") from error
 
 
 def build(

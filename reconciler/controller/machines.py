@@ -9,13 +9,13 @@ of the volumes in progress (``Pipelines``), rebuilt after a crash: a step that i
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from reconciler import atomic_file
 from reconciler.engine.definitions import Context, Machine, Outcome, Step
 from reconciler.errors import HostCannot, NeedsOperator, ReconcilerError
 from reconciler.image import e2fsck
@@ -129,7 +129,7 @@ class Pipeline:
 
     volume: OpenVolume
     build: Build
-    index: Path
+    index: atomic_file.Draft | None
     close: Callable[[], None]
 
 
@@ -176,11 +176,10 @@ def tell(context: Context, now: Progress) -> None:
 def start(hands: Hands, plan: VolumePlan) -> Pipeline:
     """Open the volume and its stream; layers below the parent are not fetched unless the parent's index is lost."""
     driver = hands.driver(plan.pool)
-    index = hands.index(plan.chain)
     with contextlib.ExitStack() as stack:
         volume = stack.enter_context(driver.create_volume(plan.chain, plan.size, plan.parent, lambda: expected(plan)))
         index_in, below = parent_index(hands, plan, stack)
-        index_out = stack.enter_context(writing(index)) if driver.shares_blocks else None
+        index = stack.enter_context(writing(hands.index(plan.chain))) if driver.shares_blocks else None
         layers = plan.layers[-1:] if index_in is not None else plan.layers
         request = Request(
             layers=tuple(Input(layer.source.url, beginning(hands.spool, layer)) for layer in layers),
@@ -191,7 +190,7 @@ def start(hands: Hands, plan: VolumePlan) -> Pipeline:
             limits=plan.limits,
             volume=volume.fd,
             index_in=index_in,
-            index_out=index_out,
+            index_out=index.fd if index else None,
             replay=below,
             room=volume.room,
         )
@@ -219,25 +218,16 @@ def parent_index(hands: Hands, plan: VolumePlan, stack: contextlib.ExitStack) ->
 
 
 @contextlib.contextmanager
-def writing(index: Path) -> Iterator[int]:
-    """A descriptor for an index in the making; it is gone afterwards unless it was given its name meanwhile."""
-    index.parent.mkdir(parents=True, exist_ok=True)
-    path = unfinished(index)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-        path.unlink(missing_ok=True)
-
-
-def unfinished(index: Path) -> Path:
-    return index.with_name(f".{index.name}.partial")
+def writing(index: Path) -> Iterator[atomic_file.Draft]:
+    """An index that is being written; removed at the end unless it was published. The writer's lock excludes other processes."""
+    atomic_file.make_directory(index.parent)
+    with atomic_file.draft(index, lock=False) as draft:
+        yield draft
 
 
 def discard_unfinished_indexes(directory: Path) -> None:
     """Remove what a run that was cut off left: its chain may never be built again. Callers hold the lock."""
-    for path in directory.glob(unfinished(directory / "*.idx").name):
+    for path in directory.glob(atomic_file.private(directory / "*.idx").name):
         path.unlink(missing_ok=True)
 
 
@@ -275,8 +265,8 @@ class VolumeMachine:
             pipeline, report = self._pipelines.reach(context, Milestone.WRITTEN)
             checked = e2fsck.check(pipeline.volume.path)
             pipeline.build.wait(Milestone.CHECKED, stop=context.stop)
-            if unfinished(pipeline.index).exists():
-                unfinished(pipeline.index).replace(pipeline.index)
+            if pipeline.index is not None:
+                pipeline.index.publish()
             identity = pipeline.volume.seal()
         finally:
             self._pipelines.close(run)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from reconciler import atomic_file
 from reconciler.errors import Guarded, UsageError
 from reconciler.image.spec import Layer, Limits, S3Options, Source
 from reconciler.model import Action, Desired, Kind, Observed, Plan, Verb
@@ -104,11 +104,7 @@ def write(path: Path, saved: Saved) -> None:
         "actions": [asdict(action) for action in saved.actions],
     }
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w") as file:
-            os.fchmod(fd, 0o600)
-            json.dump(document, file, indent=1)
-            file.write("\n")
+        atomic_file.write(path, json.dumps(document, indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"the plan can't be written to {path}: {error.strerror}", hint="see --out") from error
 

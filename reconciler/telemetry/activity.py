@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from reconciler import atomic_file
 from reconciler.output.progress import Progress
 
 EVERY_SECONDS = 1.0
@@ -77,10 +78,8 @@ class Board:
         if now - self._written < EVERY_SECONDS:
             return
         self._written = now
-        fresh = self._path.with_name(f".{self._path.name}.new")
         with suppress(OSError):  # a full disk stops work, not the telling of it
-            fresh.write_text(json.dumps([asdict(one) for one in self._running.values()]))
-            fresh.replace(self._path)
+            atomic_file.write(self._path, json.dumps([asdict(one) for one in self._running.values()]), durable=False)
 
 
 def read(path: Path, *, clock: Callable[[], float] = time.time) -> tuple[Running, ...]:

@@ -6,15 +6,15 @@ Names begin with ``reconcile_``; ``docs/service.md`` lists them.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server, write_to_textfile
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 
+from reconciler import atomic_file
 from reconciler.engine.definitions import Attempt
 from reconciler.errors import HostCannot
 from reconciler.model import Kind, Result
@@ -147,8 +147,7 @@ class Metrics:
     def write(self, path: Path) -> None:
         """Replace the file in one step, readable by everybody, as the textfile collector wants it. Raises HostCannot."""
         try:
-            write_to_textfile(str(path), self._registry)
-            os.chmod(path, 0o644)  # noqa: PTH101
+            atomic_file.write(path, generate_latest(self._registry), durable=False, mode=0o644)
         except OSError as error:
             raise HostCannot(f"metrics can't be written to {path}: {error.strerror}", hint="see --metrics-file") from error
 

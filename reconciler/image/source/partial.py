@@ -16,7 +16,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-BYTES, RECORD, DRAFT = ".part", ".json", ".json.new"
+from reconciler import atomic_file
+
+BYTES, RECORD = ".part", ".json"
+DRAFT = ".json.partial"
+"""How the private name of a record ends (``atomic_file``); it begins with a dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,12 @@ class Partial:
     def save(self, record: Record) -> None:
         """Replace the record in one step."""
         told = {"etag": record.etag, "size": record.size, "proofs": [[proof.length, proof.sha256] for proof in record.proofs]}
-        draft = self.record.with_name(self.record.name.removesuffix(RECORD) + DRAFT)
-        draft.write_text(json.dumps(told))
-        draft.replace(self.record)
+        atomic_file.write(self.record, json.dumps(told), durable=False)
 
     @contextmanager
     def opened(self) -> Iterator[int]:
         """A descriptor to read and write the bytes."""
-        descriptor = os.open(self.bytes, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self.bytes, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             yield descriptor
         finally:

@@ -26,7 +26,7 @@ from reconciler.image.source.s3 import head_one
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Layer, Source
 
-_OURS = re.compile(rf"((?:etag-)?[0-9a-f]{{64}})({re.escape(BYTES)}|{re.escape(RECORD)}|{re.escape(DRAFT)})?")
+_OURS = re.compile(rf"\.?((?:etag-)?[0-9a-f]{{64}})({re.escape(BYTES)}|{re.escape(RECORD)}|{re.escape(DRAFT)})?")
 
 
 class Fetch:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler import atomic_file
 from reconciler.errors import Terminal
 from reconciler.pool.file.identity import Look, look
 
@@ -56,7 +57,7 @@ class Shelf:
         return path, look(path)
 
     def partial(self, name: str) -> Path:
-        return self.directory / f".{self._checked(name)}.partial"
+        return atomic_file.private(self.directory / self._checked(name))
 
     def accepts(self, name: str) -> bool:
         return self.name.fullmatch(name) is not None
@@ -104,18 +105,15 @@ class Shelf:
 
     def begin(self, name: str) -> int:
         """A new, empty partial file, open for reading and writing; an earlier one under the name is discarded."""
-        make_directory(self.directory, self.mode)
-        path = self.partial(name)
-        path.unlink(missing_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        atomic_file.make_directory(self.directory, self.mode)
+        return atomic_file.create(self.partial(name))
 
     def replace(self, name: str) -> None:
         """Give the synced partial file its name, over an older file; what is not a file there is set aside."""
         path = self.path(name)
         if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
             self.set_aside(name)
-        self.partial(name).rename(path)
-        sync_directory(self.directory)
+        atomic_file.rename(self.partial(name), path)
 
     def publish(self, name: str) -> None:
         """Give the synced partial file its name, where nothing stands. Raises FileExistsError."""
@@ -127,7 +125,7 @@ class Shelf:
             if error.errno not in _NO_LINKS or os.path.lexists(path):
                 raise
             partial.rename(path)
-        sync_directory(self.directory)
+        atomic_file.sync_directory(self.directory)
 
     def set_aside(self, name: str) -> Path:
         """Rename what stands under the name; FileNotFoundError where nothing does."""
@@ -135,7 +133,7 @@ class Shelf:
         free = (path.with_name(f"{path.name}.aside-{n}") for n in itertools.count(1))
         aside = next(candidate for candidate in free if not os.path.lexists(candidate))
         path.rename(aside)
-        sync_directory(self.directory)
+        atomic_file.sync_directory(self.directory)
         return aside
 
     def remove(self, name: str) -> None:
@@ -144,7 +142,7 @@ class Shelf:
             self.set_aside(name)
             return
         path.unlink()
-        sync_directory(self.directory)
+        atomic_file.sync_directory(self.directory)
 
     def discard(self, name: str) -> None:
         """Remove the partial file, if there is one."""
@@ -152,24 +150,6 @@ class Shelf:
             self.partial(name).unlink()
 
 
-def make_directory(directory: Path, mode: int) -> None:
-    """Make a directory and what is missing above it; durable when it returns."""
-    if directory.is_dir():
-        return
-    make_directory(directory.parent, 0o755)
-    with suppress(FileExistsError):
-        directory.mkdir(mode)
-    sync_directory(directory.parent)
-
-
 def nearest_directory(path: Path) -> Path:
     """The path itself, or the first directory above it that exists."""
     return next(p for p in (path, *path.parents) if p.is_dir())
-
-
-def sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

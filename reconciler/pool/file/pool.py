@@ -14,13 +14,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-import stat
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from reconciler import atomic_file
 from reconciler.errors import Busy, HostCannot, NoSpace, Retryable
 from reconciler.pool.driver import Condition, Expected, PoolState, SnapshotState, Space, VolumeState, nothing
 from reconciler.pool.file.clone import data_bytes, reflink, shares_blocks, sparse_copy
@@ -190,7 +190,7 @@ class FilePool:
                 if found and judge_snapshot(identity, found)[0] is Condition.REPLACED:
                     self._snapshots.set_aside(name)
                 elif found and found.regular:
-                    keep_access(fd, self.snapshot_path(name))
+                    atomic_file.keep_access(fd, self.snapshot_path(name))
                 os.fsync(fd)
                 self._snapshots.replace(name)
                 return str(Identity.of(fd))
@@ -269,14 +269,6 @@ class VolumeFile:
             self.shelf.replace(self.chain)
             self.path = self.shelf.path(self.chain)
             return str(Identity.of(self.fd))
-
-
-def keep_access(fd: int, like: Path) -> None:
-    """Owner and mode of another file, as far as we may: its users open it as they always did."""
-    old = like.stat(follow_symlinks=False)
-    with suppress(PermissionError):
-        os.fchown(fd, old.st_uid, old.st_gid)
-        os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o777)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from reconciler import process
+from reconciler import atomic_file, process
 from reconciler.errors import HostCannot
 from reconciler.pool.thin import metadata
 from reconciler.pool.thin.metadata import BLOCK, LARGEST
@@ -104,13 +104,13 @@ def make(backing: Backing) -> None:
     path = Path(backing.file or "")
     hint = f"check {path.parent} and its permissions"
     try:
-        _make_directory(path.parent)
+        atomic_file.make_directory(path.parent)
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             made = True
         except FileExistsError:
             made = False
-        _sync_directory(path.parent)
+        atomic_file.sync_directory(path.parent)
     except OSError as error:
         raise HostCannot(f"{path}: can't be created: {error.strerror}", hint=hint) from error
     try:
@@ -119,21 +119,6 @@ def make(backing: Backing) -> None:
         if made:
             path.unlink()
         raise
-
-
-def _make_directory(directory: Path) -> None:
-    if not directory.is_dir():
-        _make_directory(directory.parent)
-        directory.mkdir(exist_ok=True)
-        _sync_directory(directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def grow(backing: Backing) -> bool:
