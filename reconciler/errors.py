@@ -33,7 +33,7 @@ Raised everywhere; caught by ``fsm`` (the first four branches) and by ``cli`` (e
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 
 class Exit(IntEnum):
@@ -165,14 +165,36 @@ class CommandError(ReconcilerError):
     exit: ClassVar[Exit] = Exit.FAILED
 
 
+class Position(Protocol):
+    """The place in a file, line and column from 1."""
+
+    @property
+    def file(self) -> str: ...
+    @property
+    def line(self) -> int: ...
+    @property
+    def column(self) -> int: ...
+
+
+class ManifestFault(Protocol):
+    """What is wrong in a file, at ``length`` characters from ``where`` on. Its text is ``file:line:column: path: message``."""
+
+    @property
+    def where(self) -> Position: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def message(self) -> str: ...
+
+
 class ManifestsInvalid(CommandError):
-    """``faults`` are lines of the form ``file:line:column: path: message``, all of them."""
+    """``faults`` are all faults, in order of file and position."""
 
     reason = "InvalidSpec"
     exit = Exit.INVALID
 
-    def __init__(self, faults: tuple[str, ...]) -> None:
-        super().__init__("\n".join(faults))
+    def __init__(self, faults: tuple[ManifestFault, ...]) -> None:
+        super().__init__("\n".join(map(str, faults)))
         self.faults = faults
 
 

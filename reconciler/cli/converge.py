@@ -179,7 +179,7 @@ def drift(context: click.Context, /, **_: Any) -> int:
     chosen = options(context)
     with host.reading(chosen.settings, lenient=True) as ours:
         for fault in ours.faults:
-            console.note(fault, "error")
+            console.note(str(fault), "error")
         found = drifted(converge.look_offline(ours).plan)
         name = ours.name
     if chosen.json:

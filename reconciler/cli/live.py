@@ -14,7 +14,7 @@ from reconciler.cli.options import Options, options, shared
 from reconciler.errors import Exit
 
 if TYPE_CHECKING:
-    from reconciler.manifests.loader import Known
+    from reconciler.manifests.loader import ManifestCache
     from reconciler.status.top import Scene
     from reconciler.telemetry.activity import Running
 
@@ -57,17 +57,17 @@ def top(context: click.Context, /, frames: int | None, every: float, **_: Any) -
 
 def scenes(chosen: Options) -> Iterator[Scene]:
     """What there is to see, each time that somebody looks."""
-    from reconciler.manifests.loader import Known
+    from reconciler.manifests.loader import ManifestCache
 
     before: Sequence[Running] = ()
-    known = Known()
+    cached = ManifestCache()
     while True:
-        scene = look(chosen, before, known)
+        scene = look(chosen, before, cached)
         before = scene.running
         yield scene
 
 
-def look(chosen: Options, before: Sequence[Running], known: Known) -> Scene:
+def look(chosen: Options, before: Sequence[Running], cached: ManifestCache) -> Scene:
     from reconciler.controller import context as host
     from reconciler.controller import converge
     from reconciler.controller.observe import Phases
@@ -77,7 +77,7 @@ def look(chosen: Options, before: Sequence[Running], known: Known) -> Scene:
     from reconciler.telemetry import activity
 
     settings = chosen.settings
-    with host.reading(settings, lenient=True, known=known) as ours:
+    with host.reading(settings, lenient=True, cached=cached) as ours:
         seen = converge.look_offline(ours)
         under_way = {(Kind(run.subject.kind), run.subject.name): run.state for run in ours.records.open_runs()}
         phases = Phases(ours.desired, seen.observed, seen.plan, under_way)

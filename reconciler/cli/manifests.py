@@ -21,7 +21,7 @@ def get(context: click.Context, /, what: str, output: str | None, **_: Any) -> i
     What is printed is a manifest again: `validate` accepts it, and planning it changes nothing.
     """
     from reconciler.cli import session
-    from reconciler.manifests import loader
+    from reconciler.manifests import parser
     from reconciler.model import Kind
     from reconciler.output import console
     from reconciler.status import export
@@ -35,7 +35,7 @@ def get(context: click.Context, /, what: str, output: str | None, **_: Any) -> i
     if chosen.json or output == "json":
         console.document(found[0] if name is not None else {"items": found})
     else:
-        console.data(loader.to_yaml(found).rstrip())
+        console.data(parser.to_yaml(found).rstrip())
     return Exit.OK
 
 

@@ -30,7 +30,7 @@ def looking(settings: Settings) -> Iterator[Host]:
     """A host to look at even where its manifests can't be read: they are complained about, and what is there is shown."""
     with hosts.reading(settings, lenient=True) as ours:
         for fault in ours.faults:
-            console.note(fault, "error")
+            console.note(str(fault), "error")
         yield ours
 
 
@@ -98,7 +98,7 @@ def show_validity(paths: Sequence[Path], *, json: bool) -> Exit:
     except ManifestsInvalid as error:
         if not json:
             raise
-        console.document({"valid": False, "faults": list(error.faults)})
+        console.document({"valid": False, "faults": [str(fault) for fault in error.faults]})
         return Exit.INVALID
     if json:
         console.document({"valid": True, "faults": [], "images": sorted(desired.images), "pools": sorted(desired.pools)})

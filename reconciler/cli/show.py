@@ -27,10 +27,10 @@ def validate(context: click.Context, /, paths: tuple[Path, ...], **_: Any) -> in
 @click.command()
 def schema() -> int:
     """Print the JSON Schema of manifests, for editors."""
-    from reconciler.manifests import documents
+    from reconciler.manifests import schema as json_schema
     from reconciler.output import console
 
-    console.document(documents.schema())
+    console.document(json_schema.schema())
     return Exit.OK
 
 

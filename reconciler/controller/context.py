@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 from reconciler.controller.machines import Hands, Pipelines, machines
 from reconciler.engine.engine import Engine
-from reconciler.errors import HostCannot, ManifestsInvalid
+from reconciler.errors import HostCannot, ManifestFault, ManifestsInvalid
 from reconciler.image.source.spool import Spool
-from reconciler.manifests import last_good as standing
-from reconciler.manifests import loader
-from reconciler.manifests.files import shown
-from reconciler.manifests.loader import Known
+from reconciler.manifests import last_good
+from reconciler.manifests.faults import shown
+from reconciler.manifests.host_file import load_host
+from reconciler.manifests.loader import ManifestCache
 from reconciler.manifests.revision import revision
 from reconciler.model import Desired, HostFacts, PoolSpec
 from reconciler.pool.driver import Driver
@@ -48,27 +48,27 @@ class Host:
     records: Records
     spool: Spool
     stop: threading.Event
-    faults: tuple[str, ...] = ()
+    faults: tuple[ManifestFault, ...] = ()
     frozen: tuple[str, ...] = ()
-    """Manifest files that have faults, and whose last good text stands in."""
+    """Manifest files that have faults, and whose last good text is in force."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Of the manifests without fault, by path."""
-    known: Known = field(default_factory=Known)
-    """What need not be read again where it has not changed; a service's passes share it."""
+    cached: ManifestCache = field(default_factory=ManifestCache)
+    """Parsed manifests; the passes of a service share it."""
 
     own_facts: HostFacts | None = None
     """As they were when the manifests were read; None before."""
 
     def informed(self, on_invalid: str, *, lenient: bool = False) -> Host:
-        """The same with what the manifests say now, to this host as it is now.
+        """The same with the manifests and the facts of this host read again.
 
-        Raises ManifestsInvalid as ``standing.read`` does, unless it is lenient.
+        Raises ManifestsInvalid as ``last_good.read`` does, unless it is lenient.
         """
         settings = self.settings
         last = self.last_good if on_invalid != "fail" else {}
         try:
             own = facts(settings)
-            now = standing.read(settings.manifests, last, host=own, policy=on_invalid, known=self.known)
+            now = last_good.read(settings.manifests, last, host=own, policy=on_invalid, cached=self.cached)
         except ManifestsInvalid as error:
             if not lenient:
                 raise
@@ -76,10 +76,10 @@ class Host:
         return replace(self, desired=now.desired, faults=now.faults, frozen=now.frozen, texts=now.good, own_facts=own)
 
     def glanced(self, named: Iterable[str]) -> Host | None:
-        """The same with what these files say now, as if no other had changed; None where that is not enough to tell."""
+        """The same with these files read again, as if no other had changed; None where all files have to be read."""
         if self.faults:
             return None
-        desired = standing.glance(self.settings.manifests, named, host=self.facts, known=self.known)
+        desired = last_good.read_changed(self.settings.manifests, named, host=self.facts, cached=self.cached)
         return None if desired is None else replace(self, desired=desired)
 
     def wishing(self, desired: Desired) -> Host:
@@ -92,19 +92,19 @@ class Host:
     @property
     def last_good(self) -> Mapping[str, str]:
         """The last good text of each manifest. Only who holds the lock writes them, so they are read once."""
-        if self.known.texts is None:
-            self.known.texts = self.records.manifests()
-        return self.known.texts
+        if self.cached.texts is None:
+            self.cached.texts = self.records.manifests()
+        return self.cached.texts
 
     def remember(self) -> None:
         """Keep the texts of the manifests without fault for the day when they have one."""
-        if self.known.texts is None:
+        if self.cached.texts is None:
             self._count(self.desired.images.keys() - self.records.generations().keys())
         if self.texts != self.last_good:
             before = {shown(path) for path, text in self.texts.items() if self.last_good.get(path) != text}
             self._count([name for name, image in self.desired.images.items() if image.where and image.where.file in before])
             self.registry.remember_manifests(self.texts, whole=not self.faults, known=self.last_good)
-            self.known.texts = self.texts if not self.faults else {**self.last_good, **self.texts}
+            self.cached.texts = self.texts if not self.faults else {**self.last_good, **self.texts}
 
     def _count(self, images: Iterable[str]) -> None:
         """Count the generations of these images."""
@@ -169,7 +169,7 @@ MACHINE_ID = Path("/etc/machine-id")
 
 def facts(settings: Settings) -> HostFacts:
     """Name, labels and id of this host. Raises ManifestsInvalid where its own file has faults."""
-    own = loader.load_host(settings.host_file)
+    own = load_host(settings.host_file)
     name = own.name or socket.gethostname()
     try:
         machine = MACHINE_ID.read_text().strip()
@@ -225,18 +225,18 @@ class HostJournal:
 
 
 @contextmanager
-def reading(settings: Settings, *, lenient: bool = False, known: Known | None = None) -> Iterator[Host]:
+def reading(settings: Settings, *, lenient: bool = False, cached: ManifestCache | None = None) -> Iterator[Host]:
     """For the verbs that only read. ``lenient`` goes on where manifests can't be read, with the last good ones in their place.
 
-    ``faults`` then says what is wrong. Who looks again and again gives what is ``known`` from before. Raises ManifestsInvalid
+    ``faults`` then says what is wrong. ``cached`` is shared by repeated calls. Raises ManifestsInvalid
     where it is not lenient, and HostCannot.
     """
     stop = threading.Event()
     with Records.of(settings.registry, new_schema, read_only=True) as records, Spool(settings.spool, stop=stop) as spool:
-        host = Host(settings, Desired({}, {}), records, spool, stop, known=known or Known())
-        host.known.texts = None  # somebody else writes them
+        host = Host(settings, Desired({}, {}), records, spool, stop, cached=cached or ManifestCache())
+        host.cached.texts = None  # another process writes them
         host = host.informed("freeze" if lenient else "fail", lenient=lenient)
-        if known is None:
+        if cached is None:
             gc.freeze()  # as in ``writing``
         yield host
 
@@ -247,10 +247,10 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
 
     Raises ManifestsInvalid, HostCannot, LockHeld.
     """
-    known = Known()
+    cached = ManifestCache()
     early = None
     if on_invalid == "fail":
-        early = standing.read(settings.manifests, {}, host=facts(settings), policy="fail", known=known)
+        early = last_good.read(settings.manifests, {}, host=facts(settings), policy="fail", cached=cached)
     make_state(settings.state)
     with (
         lock(settings.lock),
@@ -258,7 +258,7 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
         Spool(settings.spool, stop=stop) as spool,
     ):
         if early is not None:
-            host = Host(settings, early.desired, records, spool, stop, texts=early.good, known=known)
+            host = Host(settings, early.desired, records, spool, stop, texts=early.good, cached=cached)
         else:
             host = Host(settings, Desired({}, {}), records, spool, stop).informed(on_invalid)
         host.remember()

@@ -17,7 +17,7 @@ from reconciler.controller.backoff import Patience
 from reconciler.controller.concurrent import Beside
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Wish, converge
-from reconciler.errors import Guarded, ReconcilerError, Stopped
+from reconciler.errors import Guarded, ManifestFault, ReconcilerError, Stopped
 from reconciler.manifests.watch import Watch
 from reconciler.model import Action, Finding, Result, Verb
 from reconciler.output import console
@@ -45,7 +45,7 @@ class Service:
         self._heart = Heart(progress, stop)
         self._patience = Patience()
         self._beside = Beside(wish, self._heart, self._patience, self._tell_ahead, stop=stop)
-        self._complaints: tuple[str, ...] = ()
+        self._complaints: tuple[ManifestFault, ...] = ()
         self._ahead: list[Result] = []
         self._told: frozenset[tuple[str, ...]] = frozenset()
         self._refused = False

@@ -1,22 +1,22 @@
-"""What checked documents say together: references, names that must be unique, and this host's share of it all.
+"""What valid documents declare together: references, names that must be unique, and the images of this host.
 
-Called by ``manifests`` once every document has been read: first ``check``, then, where nothing is wrong, ``assemble``. Pure.
-Every host checks every image, its own or not, so that a fault shows wherever the repository is read first.
+Called by ``loader`` once every document is parsed: first ``check``, then, where nothing is wrong, ``assemble``. Pure.
+Every host checks the images of all hosts, so that a fault shows wherever the repository is read first.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
 
 from reconciler.image.spec import Layer, Limits, S3Options, Source
 from reconciler.manifests.documents import Backing, Expression, Hosts, ImageDocument, LimitsBody, PoolDocument, SnapshotBody
-from reconciler.manifests.faults import Fault, Loc, did_you_mean, path_of, quoted
+from reconciler.manifests.faults import Fault, Loc, Origin, did_you_mean, quoted
 from reconciler.manifests.location import resolve
-from reconciler.model import BackingSpec, Desired, HostFacts, ImageSpec, PoolSpec, ReplacePolicy, ThinSpec, Where
+from reconciler.model import BackingSpec, Desired, HostFacts, ImageSpec, PoolSpec, ReplacePolicy, ThinSpec
 
 DEFAULT_POOL = "default"
 """The file pool that exists where no Pool is declared at all: the smallest repository is one Image."""
@@ -34,14 +34,14 @@ D = TypeVar("D", PoolDocument, ImageDocument)
 
 @dataclass(frozen=True, eq=False)
 class Declared(Generic[D]):
-    """A document and its place: ``locate`` finds that of a node in it, relative paths start from ``directory``.
+    """A document and where it was read; relative paths start from ``directory``.
 
-    What follows from it alone is worked out once, for whoever reads the same repository again and again.
+    What follows from the document alone is computed once: a service combines the same documents again and again.
     """
 
     document: D
     directory: str
-    locate: Callable[[Loc], Where]
+    origin: Origin
     _images: dict[str, ImageSpec] = field(default_factory=dict)
 
     @cached_property
@@ -49,7 +49,7 @@ class Declared(Generic[D]):
         return self.document.metadata.name
 
     def fault(self, message: str, *loc: str | int) -> Fault:
-        return Fault(self.locate(loc), path_of(loc), message)
+        return self.origin.fault(loc, message)
 
     @cached_property
     def layers(self: Declared[ImageDocument]) -> tuple[Layer, ...]:
@@ -176,7 +176,7 @@ def _repeated(kind: str, declared: Iterable[Declared[D]], first: dict[str, Decla
     for one in declared:
         other = first.setdefault(one.name, one)
         if other is not one:
-            yield one.fault(f"{kind} {quoted(one.name)} is already declared at {other.locate(_NAME)}", *_NAME)
+            yield one.fault(f"{kind} {quoted(one.name)} is already declared at {other.origin.where(_NAME)}", *_NAME)
 
 
 def _dangling(documents: Documents) -> Iterator[Fault]:
@@ -205,7 +205,7 @@ def _backing_faults(pools: Iterable[Declared[PoolDocument]]) -> Iterator[Fault]:
             loc: Loc = ("spec", "thin", role, field)
             other, other_loc = first.setdefault(path or "", (pool, loc))
             if other is not pool and other.name != pool.name:
-                yield pool.fault(f"pool {quoted(other.name)} is on it already, at {other.locate(other_loc)}", *loc)
+                yield pool.fault(f"pool {quoted(other.name)} is on it already, at {other.origin.where(other_loc)}", *loc)
 
 
 def _snapshot_faults(documents: Documents, first: dict[tuple[str, str], _SnapshotEntry]) -> Iterator[Fault]:
@@ -224,7 +224,7 @@ def _snapshot_faults(documents: Documents, first: dict[tuple[str, str], _Snapsho
                 yield entry.fault(f"its device's name, {quoted(device)}, has more than {MAX_DEVICE_NAME} characters")
                 break
             if is_thin and device in thin:
-                place = thin[device].locate(_NAME)
+                place = thin[device].origin.where(_NAME)
                 yield entry.fault(f"its device, {device}, has the name of pool {quoted(device)}, which is declared at {place}")
                 break
             other = first.setdefault(("", device) if is_thin else (entry.pool, name), entry)
@@ -260,7 +260,7 @@ def _snapshot_entries(documents: Documents) -> Iterator[_SnapshotEntry]:
 
 
 def _taken(what: str, device: str, other: _SnapshotEntry) -> str:
-    return f"{what}{device} is already declared by image {other.image.name!r} at {other.image.locate(other.loc)}"
+    return f"{what}{device} is already declared by image {other.image.name!r} at {other.image.origin.where(other.loc)}"
 
 
 def _contradicting_digests(
@@ -270,13 +270,13 @@ def _contradicting_digests(
         for index, layer in enumerate(image.layers):
             if layer.sha256 is None:
                 continue
-            known = first.get(layer.source)
-            if known is None:
+            other = first.get(layer.source)
+            if other is None:
                 first[layer.source] = layer, image, index
-            elif known[0].sha256 != layer.sha256:
-                place = known[1].locate(("spec", "layers", known[2], "sha256"))
-                told = f"contradicts {place}, which pins the same source to {str(known[0].sha256)[:12]}…"
-                yield image.fault(told, "spec", "layers", index, "sha256")
+            elif other[0].sha256 != layer.sha256:
+                place = other[1].origin.where(("spec", "layers", other[2], "sha256"))
+                message = f"contradicts {place}, which pins the same source to {str(other[0].sha256)[:12]}…"
+                yield image.fault(message, "spec", "layers", index, "sha256")
 
 
 # ------------------------------------------------------------------------------------------------- documents to values
@@ -285,7 +285,7 @@ def _contradicting_digests(
 def _pool(pool: Declared[PoolDocument]) -> PoolSpec:
     spec = pool.document.spec
     thin = ThinSpec(_backing(spec.thin.data), _backing(spec.thin.metadata), spec.thin.block_size) if spec.thin else None
-    return PoolSpec(pool.name, thin, spec.reserve.data_percent, spec.reserve.metadata_percent, pool.locate(()))
+    return PoolSpec(pool.name, thin, spec.reserve.data_percent, spec.reserve.metadata_percent, pool.origin.where(()))
 
 
 def _backing(backing: Backing) -> BackingSpec:
@@ -304,7 +304,7 @@ def _image(image: Declared[ImageDocument], pool: str) -> ImageSpec:
         labels=image.document.metadata.labels,
         retain=spec.deletion_policy == "Retain",
         suspend=spec.suspend,
-        where=image.locate(()),
+        where=image.origin.where(()),
         replace=ReplacePolicy(spec.replace_policy),
     )
 

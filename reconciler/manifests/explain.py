@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reconciler.errors import UsageError
-from reconciler.manifests import documents
+from reconciler.manifests.documents import KINDS
 from reconciler.manifests.faults import did_you_mean, quoted
+from reconciler.manifests.schema import schema as json_schema
 
 Node = Mapping[str, Any]
 
@@ -26,8 +27,8 @@ BOUNDS = {
 
 def explain(path: str) -> str:
     """The text for a path (``image.spec.layers.source``; a kind alone, or nothing for the kinds). Raises UsageError."""
-    schema = documents.schema()
-    kinds = {kind.lower(): kind for kind in documents.KINDS}
+    schema = json_schema()
+    kinds = {kind.lower(): kind for kind in KINDS}
     if not path:
         return "\n".join(["Kinds:", *(f"  {name}" for name in sorted(kinds)), "", "reconcile explain image.spec tells of fields"])
     head, *rest = path.split(".")
@@ -35,7 +36,7 @@ def explain(path: str) -> str:
     if kind is None:
         told = f"no kind is called {quoted(head)}{did_you_mean(head.lower(), kinds)}"
         raise UsageError(told, hint=f"kinds: {', '.join(kinds)}")
-    node = _resolved(schema["$defs"][documents.KINDS[kind].__name__], schema)
+    node = _resolved(schema["$defs"][KINDS[kind].__name__], schema)
     owner: Node = {}
     for depth, name in enumerate(rest):
         owner, node = node, _child(node, name, ".".join([head, *rest[:depth]]), schema)

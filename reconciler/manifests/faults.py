@@ -1,19 +1,26 @@
-"""What is wrong with the manifests, and where: the value and the words that every check of them shares.
+"""What is wrong with the manifests, and where: the value and the wording that every check of them shares.
 
-Made by ``repository`` (files), ``manifests`` (YAML) and ``desired`` (documents together); ends in ``ManifestsInvalid``. No state.
+Made by ``files`` (what can't be read), ``parser`` (YAML), ``fields`` (one document) and ``desired`` (all documents together);
+raised as ``ManifestsInvalid``. No state.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
 
 from reconciler.model import Where
 
 Loc = tuple[str | int, ...]
 """The way from a document's root to a node: keys and list indexes."""
+
+MAX_FAULTS = 1000
+"""Faults that are reported at once: a hostile file could have a million."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
 _LONGEST_QUOTE = 60
@@ -21,11 +28,15 @@ _LONGEST_QUOTE = 60
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that a person has to mend. ``path`` is the node (``spec.layers[1].sha256``), or what was being read."""
+    """One thing that is wrong. ``path`` is the node (``spec.layers[1].sha256``), or what was being read.
+
+    ``length`` is the number of characters from ``where`` on that are wrong.
+    """
 
     where: Where
     path: str
     message: str
+    length: int = 1
 
     def __str__(self) -> str:
         return f"{self.where}: {self.path}: {self.message}"
@@ -33,6 +44,32 @@ class Fault:
     @property
     def order(self) -> tuple[str, int, int, str, str]:
         return self.where.file, self.where.line, self.where.column, self.path, self.message
+
+
+class Origin(Protocol):
+    """Where a document was read: gives a node its position."""
+
+    def where(self, loc: Loc) -> Where: ...
+
+    def fault(self, loc: Loc, message: str, about_key: bool = False) -> Fault:
+        """``about_key`` marks the key of the node instead of its value."""
+        ...
+
+
+def report(faults: Iterable[Fault], source: str) -> tuple[Fault, ...]:
+    """In order of file and position, bounded: the last one then says that there are more."""
+    found = sorted(faults, key=lambda fault: fault.order)
+    if len(found) < MAX_FAULTS:
+        return tuple(found)
+    more = Fault(Where(shown(source), 1, 1), "directory", f"there are more faults than these {MAX_FAULTS}")
+    return (*found[:MAX_FAULTS], more)
+
+
+@lru_cache(maxsize=1 << 15)
+def shown(path: str) -> str:
+    """A path on one printable line: bytes that are not UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def path_of(loc: Loc) -> str:
@@ -52,19 +89,19 @@ def _step(part: str | int) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text of a manifest as it may stand in a message: on one line, escaped, and not without end."""
+    """Text of a manifest for use in a message: on one line, escaped, bounded."""
     return repr(text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 1] + "…")
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """A hint that is ready to follow a message; empty where nothing is near."""
+    """A hint to append to a message; empty where no choice is similar."""
     plain = {_folded(choice): choice for choice in choices}
     near = difflib.get_close_matches(_folded(word), plain, n=1, cutoff=0.6) if len(word) <= _LONGEST_QUOTE else []
     return f" (did you mean {plain[near[0]]!r}?)" if near else ""
 
 
 def _folded(word: str) -> str:
-    """``deletion_policy``, ``deletion-policy`` and ``DeletionPolicy`` are all meant to be ``deletionPolicy``."""
+    """``deletion_policy``, ``deletion-policy`` and ``DeletionPolicy`` all fold to the same as ``deletionPolicy``."""
     return re.sub(r"[-_ ]", "", word).casefold()
 
 

@@ -1,7 +1,7 @@
 """The manifest files of a directory tree, as text: found, bounded, decoded.
 
-Read by ``manifests`` and ``standing``. The rule that shapes it: what cannot be read is a fault, because a file that is passed
-over looks like a file that was removed. Keeps no state; sees the tree once, file by file (``watching`` waits until it settles).
+Called by ``loader`` and ``last_good``. What can't be read is a fault, never skipped: a skipped file would look like a removed
+one. Keeps no state; reads the tree once, file by file (``watch`` waits until it is at rest).
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-from reconciler.manifests.faults import Fault
+from reconciler.manifests.faults import Fault, shown
 from reconciler.model import Where
 
 SUFFIXES = (".yaml", ".yml")
@@ -235,10 +234,3 @@ def _where_of_byte(path: str, error: UnicodeDecodeError) -> Where:
 
 def _fault(path: str, message: str, what: str = "file") -> Fault:
     return Fault(Where(shown(path), 1, 1), what, message)
-
-
-@lru_cache(maxsize=1 << 15)
-def shown(path: str) -> str:
-    """A path on one printable line: bytes that are not UTF-8 and control characters are escaped."""
-    text = os.fsencode(path).decode(errors="backslashreplace")
-    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

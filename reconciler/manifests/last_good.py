@@ -1,8 +1,8 @@
-"""What stands declared while some of it can't be read: the manifests of now, and the last good ones in place of the bad.
+"""The manifests in force: the current ones, with the last known good text of each file that has a fault.
 
-Called by ``host``. A file with a fault is replaced by the text that it had when it last had none; where a directory can't be
-read, or where the two don't go together, all manifests are. Nothing that can't be read is ever taken for nothing wanted, and
-whoever finds ``faults`` prunes nothing. State: none here; the last good texts are kept in the registry.
+Called by ``controller/context``. Where a directory can't be read, or the last good texts contradict the current files, the last
+good texts of all files are in force. What can't be read never means "declares nothing", and with ``faults`` nothing is pruned.
+State: none here; the registry keeps the last good texts.
 """
 
 from __future__ import annotations
@@ -12,83 +12,84 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.errors import ManifestsInvalid
-from reconciler.manifests import files as repository
-from reconciler.manifests import loader
-from reconciler.manifests.faults import Fault
-from reconciler.manifests.files import ManifestFile, shown
-from reconciler.manifests.loader import Known
+from reconciler.manifests import files, loader
+from reconciler.manifests.faults import Fault, report, shown
+from reconciler.manifests.files import ManifestFile
+from reconciler.manifests.loader import ManifestCache
 from reconciler.model import Desired, HostFacts
 
 POLICIES = ("freeze", "hold", "fail")
-"""What becomes of the rest when a manifest is invalid: it goes on, it stays as it was, or nothing is done at all."""
+"""With an invalid manifest: its file keeps its last good text, all files do, or nothing is done."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """``faults`` in words, in order; ``frozen`` are the files whose last good text stands in; ``good`` the texts to remember."""
+class InForce:
+    """The manifests in force. ``frozen`` are the files whose last good text is used; ``good`` the texts without a fault."""
 
     desired: Desired
-    faults: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
     frozen: tuple[str, ...] = ()
     good: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(
-    directory: Path, last: Mapping[str, str], *, host: HostFacts, policy: str = "freeze", known: Known | None = None
-) -> Standing:
-    """Read all manifests; ``last`` holds the last good texts by path. What is ``known`` and has not changed isn't read again.
+    directory: Path, last: Mapping[str, str], *, host: HostFacts, policy: str = "freeze", cached: ManifestCache | None = None
+) -> InForce:
+    """The manifests in force; ``last`` holds the last good texts by path. Cached files that have not changed are not read again.
 
-    Raises ManifestsInvalid where there is a fault and the policy is to fail, or where nothing good is known to stand in.
+    Raises ManifestsInvalid where there is a fault and the policy is ``fail``, or where no last good text exists.
     """
-    known = known or Known()
-    found = list(repository.read_tree(directory, known.files))
-    known.files = {item.path: item for item in found if isinstance(item, ManifestFile)}
+    cached = cached or ManifestCache()
+    source = str(directory)
+    found = list(files.read_tree(directory, cached.files))
+    cached.files = {item.path: item for item in found if isinstance(item, ManifestFile)}
     broken = [item for item in found if isinstance(item, Fault)]
-    files = {shown(item.path): item for item in found if isinstance(item, ManifestFile)}
-    whole = not any(fault.path == repository.DIRECTORY for fault in broken)
-    if policy == "freeze" and whole:
-        standing = _frozen(files, broken, last, str(directory), host, known)
+    readable = {shown(file.path): file for file in cached.files.values()}
+    is_complete = not any(fault.path == files.DIRECTORY for fault in broken)
+    if policy == "freeze" and is_complete:
+        in_force = _frozen(readable, broken, last, source, host, cached)
     else:
-        desired, faults = loader.judge(files.values(), str(directory), host, known)
-        faults = [*broken, *faults]
-        standing = None if faults else Standing(desired, good=_texts(files, ()))
-        broken = faults
-    if standing is not None:
-        return standing
-    said = loader.in_words(broken, str(directory))
+        desired, faults = loader.combine(readable.values(), source, host, cached)
+        broken += faults
+        in_force = None if broken else InForce(desired, good=_texts(readable, ()))
+    if in_force is not None:
+        return in_force
+    reported = report(broken, source)
     if policy == "fail" or not last:
-        raise ManifestsInvalid(said)
-    return Standing(_held(last, str(directory), host, said), said, tuple(sorted(last)))
+        raise ManifestsInvalid(reported)
+    return InForce(_all_last_good(last, source, host, reported), reported, tuple(sorted(last)))
 
 
-def glance(directory: Path, named: Iterable[str], *, host: HostFacts, known: Known) -> Desired | None:
-    """What is declared if nothing has changed but the files that are named; None where that can't be told, or has a fault."""
-    files = repository.read_named(directory, named, known.files)
-    return None if files is None else loader.glance(files, host, known)
+def read_changed(directory: Path, named: Iterable[str], *, host: HostFacts, cached: ManifestCache) -> Desired | None:
+    """What is declared if only the named files have changed; None where that needs all files, or where one has a fault."""
+    changed = files.read_named(directory, named, cached.files)
+    return None if changed is None else loader.combine_changed(changed, host, cached)
 
 
 def _frozen(
-    files: Mapping[str, ManifestFile],
+    readable: Mapping[str, ManifestFile],
     broken: list[Fault],
     last: Mapping[str, str],
     source: str,
     host: HostFacts,
-    known: Known,
-) -> Standing | None:
-    """Replace what has faults until the rest has none; None where even that leaves some. ``broken`` collects all of them."""
-    remembered: dict[str, ManifestFile] = {}
+    cached: ManifestCache,
+) -> InForce | None:
+    """The last good text for each file with a fault, until no fault is left; None where some remain.
+
+    ``broken`` collects all faults.
+    """
+    last_good: dict[str, ManifestFile] = {}
     bad = {fault.where.file for fault in broken}
     while True:
-        chosen = [file for name, file in files.items() if name not in bad]
+        chosen = [file for name, file in readable.items() if name not in bad]
         if bad:
-            remembered = remembered or {shown(path): _remembered(path, text) for path, text in last.items()}
-            chosen += [file for name, file in remembered.items() if name in bad]
+            last_good = last_good or {shown(path): _last_good(path, text) for path, text in last.items()}
+            chosen += [file for name, file in last_good.items() if name in bad]
             chosen.sort(key=lambda file: file.path)
-        desired, faults = loader.judge(chosen, source, host, known)
+        desired, faults = loader.combine(chosen, source, host, cached)
         if not faults:
-            said = loader.in_words(broken, source) if broken else ()
-            frozen = tuple(sorted(name for name in bad if name in remembered))
-            return Standing(desired, said, frozen, _texts(files, bad))
+            frozen = tuple(sorted(name for name in bad if name in last_good))
+            return InForce(desired, report(broken, source) if broken else (), frozen, _texts(readable, bad))
         broken += (fault for fault in faults if fault.where.file not in bad)
         more = {fault.where.file for fault in faults} - bad
         if not more:
@@ -96,16 +97,16 @@ def _frozen(
         bad |= more
 
 
-def _held(last: Mapping[str, str], source: str, host: HostFacts, said: Sequence[str]) -> Desired:
-    desired, faults = loader.judge([_remembered(path, text) for path, text in sorted(last.items())], source, host)
+def _all_last_good(last: Mapping[str, str], source: str, host: HostFacts, reported: tuple[Fault, ...]) -> Desired:
+    desired, faults = loader.combine([_last_good(path, text) for path, text in sorted(last.items())], source, host)
     if faults:
-        raise ManifestsInvalid(tuple(said))
+        raise ManifestsInvalid(reported)
     return desired
 
 
-def _remembered(path: str, text: str) -> ManifestFile:
+def _last_good(path: str, text: str) -> ManifestFile:
     return ManifestFile(path, text, len(text), (0, 0))
 
 
-def _texts(files: Mapping[str, ManifestFile], bad: Sequence[str] | set[str]) -> dict[str, str]:
-    return {file.path: file.text for name, file in files.items() if name not in bad}
+def _texts(readable: Mapping[str, ManifestFile], bad: Sequence[str] | set[str]) -> dict[str, str]:
+    return {file.path: file.text for name, file in readable.items() if name not in bad}

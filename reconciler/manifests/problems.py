@@ -1,7 +1,6 @@
-"""What is wrong with one document, in words for people.
+"""What is wrong with one document, as faults with their position.
 
-Made by ``documents`` from pydantic's error details (which are plain values: pydantic itself stays there); ``manifests`` gives
-each problem its place. No state.
+Made by ``fields`` from pydantic's error details (which are plain values: pydantic itself stays there). No state.
 """
 
 from __future__ import annotations
@@ -9,54 +8,44 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from reconciler.manifests.faults import Loc, did_you_mean, listed, noun, quoted
+from reconciler.manifests.faults import Fault, Loc, Origin, did_you_mean, listed, noun, quoted
 
 
 class Absent(enum.Enum):
-    """What stands where a value is missing. No field accepts either."""
+    """The value of a node that has none. No field accepts either."""
 
     VALUE = enum.auto()
     """There is nothing after the key: an empty ``hosts:`` could mean every host as well as none."""
     REFUSED = enum.auto()
-    """What was there has been refused and told of already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong at ``loc``. ``about_key`` where the key is to blame and not what it holds."""
-
-    loc: Loc
-    message: str
-    about_key: bool = False
+    """The value was refused, and its fault is reported already."""
 
 
 class DocumentInvalid(ValueError):
-    """``problems`` can be walked once; they are worded as they are asked for, since a hostile document may have a million."""
+    """``faults`` can be iterated once; each is worded when it is asked for, since a hostile document may have a million."""
 
-    def __init__(self, problems: Iterator[Problem]) -> None:
+    def __init__(self, faults: Iterator[Fault]) -> None:
         super().__init__("not a valid document")
-        self.problems = problems
+        self.faults = faults
 
 
-def from_details(details: Iterable[Mapping[str, Any]], fields_at: Callable[[Loc], list[str]]) -> Iterator[Problem]:
-    """``fields_at`` names the fields that are known at a place."""
+def from_details(details: Iterable[Mapping[str, Any]], origin: Origin, fields_at: Callable[[Loc], list[str]]) -> Iterator[Fault]:
+    """A fault for each error of pydantic. ``fields_at`` returns the names of the fields of a mapping."""
     for detail in details:
         loc: Loc = detail["loc"]
         kind, value = detail["type"], detail["input"]
         if kind == "extra_forbidden":
             hint = did_you_mean(str(loc[-1]), fields_at(loc[:-1]))
-            yield Problem(loc, f"is not a known field{hint}", about_key=True)
+            yield origin.fault(loc, f"is not a known field{hint}", about_key=True)
         elif loc[-1:] == ("[key]",):
-            yield Problem(loc[:-1], _message(detail), about_key=True)
-        elif value is not Absent.REFUSED and not _says_nothing_new(kind, value):
-            yield Problem(loc, _message(detail), about_key=value is Absent.VALUE)
+            yield origin.fault(loc[:-1], _message(detail), about_key=True)
+        elif value is not Absent.REFUSED and not _is_repetition(kind, value):
+            yield origin.fault(loc, _message(detail), about_key=value is Absent.VALUE)
 
 
-def _says_nothing_new(kind: str, value: object) -> bool:
-    """Pydantic counts valid items only: a list without any is "too short", but each of them has had its say."""
+def _is_repetition(kind: str, value: object) -> bool:
+    """Pydantic counts valid items only, so it calls a list without any "too short"; each invalid item has its own fault."""
     return kind == "too_short" and bool(value)
 
 
@@ -80,7 +69,7 @@ def _message(detail: Mapping[str, Any]) -> str:
     return str(detail["msg"])
 
 
-def not_one_of(value: object, known: Sequence[str]) -> str:
+def not_one_of(value: object, accepted: Sequence[str]) -> str:
     if not isinstance(value, str):
-        return f"expected {listed(known)}, found {noun(value)}"
-    return f"{quoted(value)} is not {listed(known)}{did_you_mean(value, known)}"
+        return f"expected {listed(accepted)}, found {noun(value)}"
+    return f"{quoted(value)} is not {listed(accepted)}{did_you_mean(value, accepted)}"

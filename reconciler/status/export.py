@@ -31,7 +31,7 @@ def documents(host: Host, kind: Kind, name: str | None) -> list[dict[str, Any]]:
 
 
 def _images(host: Host, now: converge.Look, name: str | None) -> Iterator[dict[str, Any]]:
-    declared = {one.name: one for parsed in host.known.parsed.values() for one in parsed.images}
+    declared = {one.name: one for parsed in host.cached.parsed.values() for one in parsed.images}
     for one in sorted(host.desired.images.values(), key=lambda image: image.name):
         if name in (None, one.name):
             yield _image(declared[one.name], host, now)
@@ -55,7 +55,7 @@ def _image(one: Declared[ImageDocument], host: Host, now: converge.Look) -> dict
 
 
 def _pools(host: Host, now: converge.Look, name: str | None) -> Iterator[dict[str, Any]]:
-    declared = {one.name: one for parsed in host.known.parsed.values() for one in parsed.pools}
+    declared = {one.name: one for parsed in host.cached.parsed.values() for one in parsed.pools}
     for pool in sorted(host.desired.pools):
         if name not in (None, pool):
             continue

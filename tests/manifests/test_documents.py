@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 
 from reconciler.manifests import documents, location
 from reconciler.manifests.documents import ImageDocument, PoolDocument
+from reconciler.manifests.faults import Fault, Loc, path_of
 from reconciler.manifests.problems import Absent, DocumentInvalid
+from reconciler.manifests.schema import schema as json_schema
+from reconciler.model import Where
 from reconciler.sizes import format_size, parse_size
 
 SCHEMA = Path(__file__).parents[2] / "manifests" / "schema.json"
-VALIDATOR = jsonschema.Draft202012Validator(documents.schema())
+VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 
 
 def an_image(**spec: Any) -> dict[str, Any]:
@@ -37,10 +40,24 @@ def a_pool(**spec: Any) -> dict[str, Any]:
     return {"apiVersion": documents.API_VERSION, "kind": "Pool", "metadata": {"name": "fast"}, "spec": spec}
 
 
-def problems(root: dict[str, Any]) -> list[tuple[tuple[str | int, ...], str]]:
+class Origin:
+    """A document that was read from no file."""
+
+    def where(self, loc: Loc) -> Where:
+        return Where("a.yaml", 1, 1)
+
+    def fault(self, loc: Loc, message: str, about_key: bool = False) -> Fault:
+        return Fault(self.where(loc), path_of(loc), message)
+
+
+def parse(root: dict[str, Any]) -> documents.Document:
+    return documents.parse(root, Origin())
+
+
+def faults(root: dict[str, Any]) -> list[tuple[str, str]]:
     with pytest.raises(DocumentInvalid) as caught:
-        documents.parse(root)
-    return [(problem.loc, problem.message) for problem in caught.value.problems]
+        parse(root)
+    return [(fault.path, fault.message) for fault in caught.value.faults]
 
 
 # -------------------------------------------------------------------------------------------------------------- sizes
@@ -151,8 +168,8 @@ def test_other_endpoints_are_refused_without_being_shown(text: str) -> None:
 
 
 def test_kinds_are_told_apart() -> None:
-    assert isinstance(documents.parse(an_image()), ImageDocument)
-    assert isinstance(documents.parse(a_pool(file={})), PoolDocument)
+    assert isinstance(parse(an_image()), ImageDocument)
+    assert isinstance(parse(a_pool(file={})), PoolDocument)
 
 
 def test_a_fault_of_one_field_hides_none_of_another() -> None:
@@ -161,25 +178,25 @@ def test_a_fault_of_one_field_hides_none_of_another() -> None:
         thin={"data": {"device": "x", "file": "/y"}, "blockSize": "1"}, file={}, reserve={"dataPercent": "x"}, extra="1"
     )
 
-    assert {loc for loc, _ in problems(pool)} == {
-        ("spec",),
-        ("spec", "thin", "data"),
-        ("spec", "thin", "data", "device"),
-        ("spec", "thin", "metadata"),
-        ("spec", "thin", "blockSize"),
-        ("spec", "reserve", "dataPercent"),
-        ("spec", "extra"),
+    assert {path for path, _ in faults(pool)} == {
+        "spec",
+        "spec.thin.data",
+        "spec.thin.data.device",
+        "spec.thin.metadata",
+        "spec.thin.blockSize",
+        "spec.reserve.dataPercent",
+        "spec.extra",
     }
 
 
 def test_a_broken_layer_is_not_a_missing_one() -> None:
-    assert [loc for loc, _ in problems(an_image(layers=[{"source": "s3://x"}]))] == [("spec", "layers", 0, "source")]
+    assert [path for path, _ in faults(an_image(layers=[{"source": "s3://x"}]))] == ["spec.layers[0].source"]
 
 
 def test_a_key_with_nothing_after_it_is_not_a_default() -> None:
-    [(loc, message)] = problems(an_image(hosts=Absent.VALUE))
+    [(path, message)] = faults(an_image(hosts=Absent.VALUE))
 
-    assert loc == ("spec", "hosts")
+    assert path == "spec.hosts"
     assert message.startswith("has no value")
 
 
@@ -195,13 +212,13 @@ def test_a_key_with_nothing_after_it_is_not_a_default() -> None:
     ],
 )
 def test_a_mistyped_field_is_recognised(field: str, typo: str) -> None:
-    [(loc, message)] = problems(an_image(**{typo: "x"}))
+    [(path, message)] = faults(an_image(**{typo: "x"}))
 
-    assert (loc, message) == (("spec", typo), f"is not a known field (did you mean {field!r}?)")
+    assert (path, message) == (f"spec.{typo}", f"is not a known field (did you mean {field!r}?)")
 
 
 def test_a_field_without_resemblance_gets_no_hint() -> None:
-    assert problems(an_image(xyzzy="x")) == [(("spec", "xyzzy"), "is not a known field")]
+    assert faults(an_image(xyzzy="x")) == [("spec.xyzzy", "is not a known field")]
 
 
 # ------------------------------------------------------------------------------------------------------------- schema
@@ -209,11 +226,11 @@ def test_a_field_without_resemblance_gets_no_hint() -> None:
 
 def test_the_committed_schema_is_current() -> None:
     """``reconcile schema > manifests/schema.json`` makes it so."""
-    assert json.loads(SCHEMA.read_text()) == documents.schema()
+    assert json.loads(SCHEMA.read_text()) == json_schema()
 
 
 def test_the_schema_is_one_and_branches_on_kind() -> None:
-    schema = documents.schema()
+    schema = json_schema()
 
     jsonschema.Draft202012Validator.check_schema(schema)
     assert "oneOf" not in json.dumps(schema)
@@ -236,7 +253,7 @@ def test_what_an_editor_types_by_its_look_is_no_error_there(spec: dict[str, str]
         f"  {k}: {v}\n" for k, v in fields.items()
     )
 
-    documents.parse(yaml.load(text, yaml.BaseLoader))
+    parse(yaml.load(text, yaml.BaseLoader))
     VALIDATOR.validate(yaml.safe_load(text))
 
 

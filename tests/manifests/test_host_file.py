@@ -9,11 +9,12 @@ import pytest
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import loader
 from reconciler.manifests.desired import lot
+from reconciler.manifests.host_file import load_host
 from reconciler.model import HostFacts
 
 
 def test_a_host_without_a_file_says_nothing_of_itself(tmp_path: Path) -> None:
-    found = loader.load_host(tmp_path / "host.yaml")
+    found = load_host(tmp_path / "host.yaml")
 
     assert (found.name, found.labels) == (None, {})
 
@@ -22,7 +23,7 @@ def test_a_host_has_a_name_and_labels_of_text(tmp_path: Path) -> None:
     path = tmp_path / "host.yaml"
     path.write_text("name: web-1.example.org\nlabels: {role: web, rack: 07, gpu: no}\n")
 
-    found = loader.load_host(path)
+    found = load_host(path)
 
     assert found.name == "web-1.example.org"
     assert found.labels == {"role": "web", "rack": "07", "gpu": "no"}
@@ -46,8 +47,8 @@ def test_a_fault_in_it_is_told_with_its_place(tmp_path: Path, text: str, told: s
     path.write_text(text)
 
     with pytest.raises(ManifestsInvalid) as caught:
-        loader.load_host(path)
-    assert told in caught.value.faults[0]
+        load_host(path)
+    assert told in str(caught.value.faults[0])
 
 
 def image(name: str, percent: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import files, last_good
-from reconciler.manifests.loader import Known
+from reconciler.manifests.loader import ManifestCache
 from reconciler.model import HostFacts
 
 IMAGE = """apiVersion: reconciler/v1alpha1
@@ -30,11 +30,11 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def layers(found: last_good.Standing) -> dict[str, str]:
+def layers(found: last_good.InForce) -> dict[str, str]:
     return {name: Path(spec.layers[0].source.url).stem for name, spec in found.desired.images.items()}
 
 
-def read(tree: Path, last: dict[str, str] | None = None, policy: str = "freeze") -> last_good.Standing:
+def read(tree: Path, last: dict[str, str] | None = None, policy: str = "freeze") -> last_good.InForce:
     return last_good.read(tree, last or {}, host=HostFacts(), policy=policy)
 
 
@@ -56,7 +56,7 @@ def test_a_file_with_a_fault_stays_as_it_was_and_the_others_go_on(tree: Path, br
     found = read(tree, last)
 
     assert layers(found) == {"a": "2", "b": "1"}
-    assert {fault.split(":")[0] for fault in found.faults} == {str(tree / "b.yaml")}
+    assert {fault.where.file for fault in found.faults} == {str(tree / "b.yaml")}
     assert found.frozen == (str(tree / "b.yaml"),)
     assert found.good == {str(tree / "a.yaml"): image("a", "2")}, "what is remembered of b stays"
 
@@ -80,7 +80,7 @@ def test_files_that_contradict_each_other_stay_as_they_were(tree: Path) -> None:
     found = read(tree, last)
 
     assert layers(found) == {"a": "1", "b": "1", "c": "1"}
-    assert "already declared" in found.faults[0]
+    assert "already declared" in found.faults[0].message
 
 
 def test_where_even_the_last_good_texts_contradict_what_is_new_all_of_them_stand(tree: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_directory_that_can_not_be_read_wants_what_it_wanted(tree: Path) -> No
     found = read(tree, last)
 
     assert layers(found) == {"a": "1", "b": "1", "c": "1"}
-    assert "not taken for an empty one" in found.faults[0]
+    assert "not taken for an empty one" in found.faults[0].message
 
 
 def test_an_empty_directory_is_one_that_wants_nothing(tree: Path) -> None:
@@ -145,38 +145,38 @@ def test_where_nothing_is_remembered_a_directory_that_can_not_be_read_is_an_erro
         read(tmp_path / "nowhere")
 
 
-def reread(tree: Path, known: Known) -> last_good.Standing:
-    return last_good.read(tree, {}, host=HostFacts(), known=known)
+def reread(tree: Path, cached: ManifestCache) -> last_good.InForce:
+    return last_good.read(tree, {}, host=HostFacts(), cached=cached)
 
 
 def test_an_edit_is_seen_however_soon_it_follows_and_whatever_its_size(tree: Path) -> None:
-    known = Known()
+    cached = ManifestCache()
     for number in "23456":
         (tree / "a.yaml").write_text(image("a", number))
-        assert layers(reread(tree, known))["a"] == number
+        assert layers(reread(tree, cached))["a"] == number
 
 
 def test_a_file_at_rest_is_not_read_again_until_it_is_written_or_replaced(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "RACY_NANOSECONDS", 0)
-    known = Known()
-    first = reread(tree, known)
-    kept = dict(known.files)
+    cached = ManifestCache()
+    first = reread(tree, cached)
+    kept = dict(cached.files)
     (tree / "b.yaml").write_text(image("b", "9"))
     (tree / "new").write_text(image("c", "8"))
     (tree / "new").rename(tree / "c.yaml")
-    second = reread(tree, known)
+    second = reread(tree, cached)
 
-    assert {name for name, file in known.files.items() if file is kept.get(name)} == {str(tree / "a.yaml")}
+    assert {name for name, file in cached.files.items() if file is kept.get(name)} == {str(tree / "a.yaml")}
     assert layers(second) == {"a": "1", "b": "9", "c": "8"}
     assert second.desired.images["a"] is first.desired.images["a"]
 
 
 def test_a_file_that_was_written_in_place_and_back_dated_is_read_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "RACY_NANOSECONDS", 0)
-    known = Known()
-    reread(tree, known)
+    cached = ManifestCache()
+    reread(tree, cached)
     status = (tree / "a.yaml").stat()
     (tree / "a.yaml").write_text(image("a", "7"))
     os.utime(tree / "a.yaml", ns=(status.st_atime_ns, status.st_mtime_ns))
 
-    assert layers(reread(tree, known))["a"] == "7"
+    assert layers(reread(tree, cached))["a"] == "7"

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from reconciler.errors import ManifestsInvalid
 from reconciler.image.spec import GIB, Layer, Limits, S3Options, Source
-from reconciler.manifests import files, loader
+from reconciler.manifests import files, parser
+from reconciler.manifests.faults import MAX_FAULTS
 from reconciler.manifests.loader import load, load_paths
 from reconciler.model import BackingSpec, Desired, HostFacts, PoolSpec, ThinSpec, Where
 
@@ -46,14 +47,14 @@ def write(directory: Path, *documents: str, name: str = "manifest.yaml") -> Path
 def faults(directory: Path) -> tuple[str, ...]:
     with pytest.raises(ManifestsInvalid) as caught:
         load(directory)
-    return tuple(fault.removeprefix(f"{directory}/") for fault in caught.value.faults)
+    return tuple(str(fault).removeprefix(f"{directory}/") for fault in caught.value.faults)
 
 
 @pytest.fixture(params=["libyaml", "pure"])
-def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def yaml_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """PyYAML with libyaml and without: one behaviour."""
     if request.param == "pure":
-        monkeypatch.setattr(loader, "_Parser", yaml.SafeLoader)
+        monkeypatch.setattr(parser, "_Parser", yaml.SafeLoader)
     elif not yaml.__with_libyaml__:
         pytest.skip("PyYAML was built without libyaml here")
     return str(request.param)
@@ -62,7 +63,7 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 # ------------------------------------------------------------------------------------------------ what is understood
 
 
-def test_a_manifest_becomes_what_the_host_should_hold(tmp_path: Path, parser: str) -> None:
+def test_a_manifest_becomes_what_the_host_should_hold(tmp_path: Path, yaml_parser: str) -> None:
     document = image(
         meta=", labels: {team: build}",
         pool="fast",
@@ -113,7 +114,7 @@ def test_without_a_pool_only_default_can_be_named(tmp_path: Path) -> None:
     assert fault == "manifest.yaml:6:9: spec.pool: no Pool is named 'fast'; none is declared, so there is only 'default'"
 
 
-def test_scalars_mean_what_their_field_takes_them_for(tmp_path: Path, parser: str) -> None:
+def test_scalars_mean_what_their_field_takes_them_for(tmp_path: Path, yaml_parser: str) -> None:
     """Where YAML 1.1 would see false, 750, 1.1, 493, a date and a number, a label has the text and a digest its digits."""
     labels = ", labels: {country: no, at: 12-30, version: 1.10, mode: 0755, date: 2024-01-01, n: 1_000, null: 'null'}"
     desired = load(write(tmp_path, image(meta=labels, layers=f"[{{source: 1.tar, sha256: {DIGEST}}}]", suspend="no")))
@@ -154,7 +155,7 @@ def test_output_of_a_server_can_be_read_back(tmp_path: Path) -> None:
     assert load(write(tmp_path, image(meta=meta) + "status: {phase: Ready, conditions: [null]}\n")).images.keys() == {"golang"}
 
 
-def test_documents_may_share_a_file_and_be_empty(tmp_path: Path, parser: str) -> None:
+def test_documents_may_share_a_file_and_be_empty(tmp_path: Path, yaml_parser: str) -> None:
     text = f"# nothing\n---\n---\n{POOL}---\n~\n---\n{image('a')}...\n---\n{image('b')}"
 
     assert load(write(tmp_path, text)).images.keys() == {"a", "b"}
@@ -226,17 +227,42 @@ def test_validate_looks_at_the_images_of_all_hosts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir()))
-def test_every_fault_is_told_with_its_place(case: str, monkeypatch: pytest.MonkeyPatch, parser: str) -> None:
+def test_every_fault_is_told_with_its_place(case: str, monkeypatch: pytest.MonkeyPatch, yaml_parser: str) -> None:
     monkeypatch.chdir(CASES)
 
     with pytest.raises(ManifestsInvalid) as caught:
         load(Path(case))
 
-    told = list(caught.value.faults)
+    told = [str(fault) for fault in caught.value.faults]
     expected = (CASES / case / "faults.txt").read_text().splitlines()
-    if parser == "pure":  # which words a YAML syntax error has is the parser's own affair
+    if yaml_parser == "pure":  # which words a YAML syntax error has is the parser's own affair
         told, expected = ([fault.partition("is not valid YAML")[0] for fault in some] for some in (told, expected))
     assert told == expected
+
+
+@pytest.mark.parametrize(
+    ("wrong", "marked"),
+    [
+        ("layres: []", "layres"),
+        ("size: 8G  # of the file system", "8G"),
+        ('size: "8G"', '"8G"'),
+        ("pool: &a default", "&a default"),
+        ("hosts:", "hosts"),
+        ("snapshots: [{name: a}, {name: -b}]", "-b"),
+        ("snapshots: [a, {name: b}]", "a"),
+        ("suspend: no\n  suspend: no", "suspend"),
+        ("pool: other", "other"),
+        ("hosts: {", ""),
+    ],
+)
+def test_a_fault_has_the_span_of_what_is_wrong(tmp_path: Path, wrong: str, marked: str, yaml_parser: str) -> None:
+    write(tmp_path, image() + f"  {wrong}\n")
+    with pytest.raises(ManifestsInvalid) as caught:
+        load(tmp_path)
+
+    fault = caught.value.faults[0]
+    line = Path(fault.where.file).read_text().splitlines()[fault.where.line - 1] if marked else ""
+    assert line[fault.where.column - 1 :][: fault.length] == marked
 
 
 def test_a_pool_that_may_hide_behind_a_fault_is_not_called_missing(tmp_path: Path) -> None:
@@ -271,7 +297,7 @@ def test_faults_without_end_are_cut_short(tmp_path: Path) -> None:
     write(tmp_path, image() + "".join(f"x{i}: 1\n" for i in range(30_000)))
     told = faults(tmp_path)
 
-    assert len(told) == loader.MAX_FAULTS + 1
+    assert len(told) == MAX_FAULTS + 1
     assert told[-1] == f"{tmp_path}:1:1: directory: there are more faults than these 1000"
 
 
@@ -381,7 +407,7 @@ def test_names_that_are_not_utf8_are_faults_that_can_be_printed(tmp_path: Path) 
     "".join(told).encode()
 
 
-def test_control_characters_are_faults_with_their_place(tmp_path: Path, parser: str) -> None:
+def test_control_characters_are_faults_with_their_place(tmp_path: Path, yaml_parser: str) -> None:
     assert faults(write(tmp_path, "a: b\nc: \x00d\n")) == (
         "manifest.yaml:2:4: document: '\\x00' is a control character, which YAML does not allow; the file was not read",
     )
@@ -396,7 +422,7 @@ def test_control_characters_are_faults_with_their_place(tmp_path: Path, parser: 
     ids=["flow", "mappings", "block", "keys", "crashes libyaml's composer", "40 levels"],
 )
 @AT_ONCE
-def test_deep_nesting_is_refused_at_once(tmp_path: Path, text: str, parser: str) -> None:
+def test_deep_nesting_is_refused_at_once(tmp_path: Path, text: str, yaml_parser: str) -> None:
     [fault] = faults(write(tmp_path, text))
 
     assert "is nested more than 32 levels deep" in fault or "is not valid YAML" in fault
@@ -405,7 +431,7 @@ def test_deep_nesting_is_refused_at_once(tmp_path: Path, text: str, parser: str)
 def test_the_deepest_manifest_is_read_in_a_process_of_its_own(tmp_path: Path) -> None:
     """PyYAML's own way would have ended this process with a signal before 6.0.4, which has a limit of its own."""
     write(tmp_path, "[" * 30_000 + "]" * 30_000)
-    code = "import pathlib, sys; from reconciler.manifests import loader as manifests; manifests.load(pathlib.Path(sys.argv[1]))"
+    code = "import pathlib, sys; from reconciler.manifests.loader import load; load(pathlib.Path(sys.argv[1]))"
 
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
 
@@ -414,7 +440,7 @@ def test_the_deepest_manifest_is_read_in_a_process_of_its_own(tmp_path: Path) ->
 
 
 @AT_ONCE
-def test_alias_and_merge_bombs_are_refused_unexpanded(tmp_path: Path, parser: str) -> None:
+def test_alias_and_merge_bombs_are_refused_unexpanded(tmp_path: Path, yaml_parser: str) -> None:
     names = "abcdefghi"
     bomb = "a: &a [x]\n" + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(names))
     merge = "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 9)}]}}\n" for a, b in pairwise(names))
@@ -526,14 +552,14 @@ def mutated(draw: st.DrawFn) -> bytes:
 @example(b"&a *a")
 @example(b'"\\ud800": "\\udcff"')
 @example(b"{? , : }")
-def test_no_bytes_whatever_raise_anything_but_faults(tmp_path: Path, parser: str, data: bytes) -> None:
+def test_no_bytes_whatever_raise_anything_but_faults(tmp_path: Path, yaml_parser: str, data: bytes) -> None:
     (tmp_path / "fuzz.yaml").write_bytes(data)
 
     try:
         desired = load(tmp_path)
     except ManifestsInvalid as error:
         assert error.faults
-        for fault in error.faults:
+        for fault in map(str, error.faults):
             assert fault.startswith(f"{tmp_path}/fuzz.yaml:")
             fault.encode()
     else:
