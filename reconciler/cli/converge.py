@@ -36,6 +36,7 @@ def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
 
 
 def run(context: click.Context, *, once: bool) -> int:
+    from reconciler.cli import session
     from reconciler.controller import context as host
     from reconciler.controller import converge, service, summary
     from reconciler.output import console
@@ -52,6 +53,7 @@ def run(context: click.Context, *, once: bool) -> int:
             telling = service.Telling(params["metrics_file"], params["metrics_port"])
             service.Service(ours, wish, shown, telling, stop=interrupted.stop).run()
             return interrupted.exit
+        session.note_ignored(ours)
         result = converge.converge(ours, wish, shown, stop=interrupted.stop)
     if chosen.json:
         console.document(console.result_json(result))
@@ -63,6 +65,7 @@ def run(context: click.Context, *, once: bool) -> int:
 
 
 def show_plan(context: click.Context, out: Path | None = None) -> int:
+    from reconciler.cli import session
     from reconciler.controller import context as host
     from reconciler.controller import converge, summary
     from reconciler.output import console
@@ -71,6 +74,7 @@ def show_plan(context: click.Context, out: Path | None = None) -> int:
     chosen, params = options(context), context.params
     wish = wished(context)
     with host.reading(chosen.settings) as ours:
+        session.note_ignored(ours)
         found = converge.look(ours, wish)
         if out is not None:
             plan_file.write(out, saved(ours, found, wish))

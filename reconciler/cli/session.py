@@ -19,6 +19,7 @@ from reconciler.controller.observe import phase
 from reconciler.controller.repair import Change
 from reconciler.errors import Exit, ManifestsInvalid, NotConverged, UsageError
 from reconciler.manifests import loader
+from reconciler.manifests.faults import ignored_documents
 from reconciler.model import Kind, Phase
 from reconciler.output import console
 from reconciler.settings import Settings
@@ -32,6 +33,12 @@ def looking(settings: Settings) -> Iterator[Host]:
         for fault in ours.faults:
             console.note(str(fault), "error")
         yield ours
+
+
+def note_ignored(host: Host) -> None:
+    """Name on standard error the documents that belong to other tools."""
+    if line := ignored_documents(host.notes):
+        console.note(line)
 
 
 def parse_kind(word: str) -> Kind:
@@ -94,15 +101,18 @@ def show_checks(found: Sequence[Check], *, json: bool) -> Exit:
 def show_validity(paths: Sequence[Path], *, json: bool) -> Exit:
     """Raises ManifestsInvalid, with all faults, where the answer is not to be JSON."""
     try:
-        desired = loader.load_paths(paths)
+        desired, _, notes = loader.load_paths(paths)
     except ManifestsInvalid as error:
         if not json:
             raise
         console.document({"valid": False, "faults": [str(fault) for fault in error.faults]})
         return Exit.INVALID
     if json:
-        console.document({"valid": True, "faults": [], "images": sorted(desired.images), "pools": sorted(desired.pools)})
+        found = {"images": sorted(desired.images), "pools": sorted(desired.pools), "notes": [str(note) for note in notes]}
+        console.document({"valid": True, "faults": [], **found})
     else:
+        for note in notes:
+            console.note(f"note: {note}")
         console.data(f"valid: {len(desired.images)} images, {len(desired.pools)} pools")
     return Exit.OK
 

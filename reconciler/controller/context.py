@@ -20,7 +20,7 @@ from reconciler.engine.engine import Engine
 from reconciler.errors import HostCannot, ManifestFault, ManifestsInvalid
 from reconciler.image.source.spool import Spool
 from reconciler.manifests import last_good
-from reconciler.manifests.faults import shown
+from reconciler.manifests.faults import Fault, shown
 from reconciler.manifests.host_file import load_host
 from reconciler.manifests.loader import ManifestCache
 from reconciler.manifests.revision import revision
@@ -51,6 +51,8 @@ class Host:
     faults: tuple[ManifestFault, ...] = ()
     frozen: tuple[str, ...] = ()
     """Manifest files that have faults, and whose last good text is in force."""
+    notes: Sequence[Fault] = ()
+    """Documents that are ignored: they belong to other tools."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Of the manifests without fault, by path."""
     cached: ManifestCache = field(default_factory=ManifestCache)
@@ -73,7 +75,9 @@ class Host:
             if not lenient:
                 raise
             return replace(self, desired=Desired({}, {}), faults=error.faults)
-        return replace(self, desired=now.desired, faults=now.faults, frozen=now.frozen, texts=now.good, own_facts=own)
+        return replace(
+            self, desired=now.desired, faults=now.faults, frozen=now.frozen, texts=now.good, notes=now.notes, own_facts=own
+        )
 
     def glanced(self, named: Iterable[str]) -> Host | None:
         """The same with these files read again, as if no other had changed; None where all files have to be read."""
@@ -258,7 +262,7 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
         Spool(settings.spool, stop=stop) as spool,
     ):
         if early is not None:
-            host = Host(settings, early.desired, records, spool, stop, texts=early.good, cached=cached)
+            host = Host(settings, early.desired, records, spool, stop, texts=early.good, notes=early.notes, cached=cached)
         else:
             host = Host(settings, Desired({}, {}), records, spool, stop).informed(on_invalid)
         host.remember()

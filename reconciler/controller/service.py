@@ -18,6 +18,7 @@ from reconciler.controller.concurrent import Beside
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Wish, converge
 from reconciler.errors import Guarded, ManifestFault, ReconcilerError, Stopped
+from reconciler.manifests.faults import ignored_documents
 from reconciler.manifests.watch import Watch
 from reconciler.model import Action, Finding, Result, Verb
 from reconciler.output import console
@@ -46,6 +47,7 @@ class Service:
         self._patience = Patience()
         self._beside = Beside(wish, self._heart, self._patience, self._tell_ahead, stop=stop)
         self._complaints: tuple[ManifestFault, ...] = ()
+        self._ignored = ""
         self._ahead: list[Result] = []
         self._told: frozenset[tuple[str, ...]] = frozenset()
         self._refused = False
@@ -172,8 +174,11 @@ class Service:
             self._metrics.write(self._file)
 
     def _complain(self) -> None:
-        """Once for each new set of faults."""
+        """Once for each new set of faults, and of documents that are ignored."""
         now, before = self._host, self._complaints
+        ignored, self._ignored = self._ignored, ignored_documents(now.notes)
+        if self._ignored not in ("", ignored):
+            console.note(self._ignored)
         self._complaints = now.faults
         if now.faults == before:
             return

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from reconciler.image.spec import GIB, KIB, Limits
-from reconciler.manifests.faults import Fault, Origin, listed, quoted
+from reconciler.manifests.faults import Fault, Origin, did_you_mean, listed, quoted
 from reconciler.manifests.fields import (
     AbsolutePath,
     BackingSize,
@@ -42,7 +42,9 @@ from reconciler.manifests.fields import (
 )
 from reconciler.manifests.problems import Absent, DocumentInvalid, not_one_of
 
-API_VERSION = "reconciler/v1alpha1"
+GROUP = "reconciler"
+API_VERSION = f"{GROUP}/v1alpha1"
+KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml")
 DEFAULT_SIZE = 8 * GIB
 _LIMITS = Limits()
 
@@ -274,6 +276,22 @@ def parse(root: Mapping[str, object], origin: Origin) -> Document:
     if model is None:
         raise DocumentInvalid(_unknown_kind(root, origin))
     return validate(model, root, origin)
+
+
+def ignored(root: Mapping[str, object], file_name: str) -> str:
+    """Why a document of another tool is ignored; empty where it is one of ours, or could be meant as one.
+
+    A mistyped group is a fault: an image whose document is ignored would count as undeclared.
+    """
+    version, kind = root.get("apiVersion"), root.get("kind")
+    if "apiVersion" not in root and file_name in KUSTOMIZATIONS and kind not in KINDS:
+        return "ignored: a kustomization declares no objects"
+    if not isinstance(version, str):
+        return ""
+    group, slash, _ = version.rpartition("/")
+    if group == GROUP or did_you_mean(group, (GROUP,)) or (kind in KINDS and not slash):
+        return ""
+    return f"ignored: apiVersion {quoted(version)} is of another API group"
 
 
 def _unknown_kind(root: Mapping[str, object], origin: Origin) -> Iterator[Fault]:

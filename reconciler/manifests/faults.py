@@ -65,6 +65,14 @@ def report(faults: Iterable[Fault], source: str) -> tuple[Fault, ...]:
     return (*found[:MAX_FAULTS], more)
 
 
+def ignored_documents(notes: Sequence[Fault]) -> str:
+    """One line about documents that are ignored; empty where there are none."""
+    if not notes:
+        return ""
+    count = f"{len(notes)} documents of other tools are ignored" if len(notes) > 1 else "1 document of another tool is ignored"
+    return f"note: {count}, the first at {notes[0].where}: `reconcile validate` lists them"
+
+
 @lru_cache(maxsize=1 << 15)
 def shown(path: str) -> str:
     """A path on one printable line: bytes that are not UTF-8 and control characters are escaped."""

@@ -30,6 +30,8 @@ class InForce:
     faults: tuple[Fault, ...] = ()
     frozen: tuple[str, ...] = ()
     good: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[Fault] = ()
+    """Documents that are ignored."""
 
 
 def read(
@@ -49,9 +51,9 @@ def read(
     if policy == "freeze" and is_complete:
         in_force = _frozen(readable, broken, last, source, host, cached)
     else:
-        desired, faults = loader.combine(readable.values(), source, host, cached)
-        broken += faults
-        in_force = None if broken else InForce(desired, good=_texts(readable, ()))
+        combined = loader.combine(readable.values(), source, host, cached)
+        broken += combined.faults
+        in_force = None if broken else InForce(combined.desired, good=_texts(readable, ()), notes=combined.notes)
     if in_force is not None:
         return in_force
     reported = report(broken, source)
@@ -86,10 +88,10 @@ def _frozen(
             last_good = last_good or {shown(path): _last_good(path, text) for path, text in last.items()}
             chosen += [file for name, file in last_good.items() if name in bad]
             chosen.sort(key=lambda file: file.path)
-        desired, faults = loader.combine(chosen, source, host, cached)
+        desired, faults, notes = loader.combine(chosen, source, host, cached)
         if not faults:
             frozen = tuple(sorted(name for name in bad if name in last_good))
-            return InForce(desired, report(broken, source) if broken else (), frozen, _texts(readable, bad))
+            return InForce(desired, report(broken, source) if broken else (), frozen, _texts(readable, bad), notes)
         broken += (fault for fault in faults if fault.where.file not in bad)
         more = {fault.where.file for fault in faults} - bad
         if not more:
@@ -98,7 +100,7 @@ def _frozen(
 
 
 def _all_last_good(last: Mapping[str, str], source: str, host: HostFacts, reported: tuple[Fault, ...]) -> Desired:
-    desired, faults = loader.combine([_last_good(path, text) for path, text in sorted(last.items())], source, host)
+    desired, faults, _ = loader.combine([_last_good(path, text) for path, text in sorted(last.items())], source, host)
     if faults:
         raise ManifestsInvalid(reported)
     return desired

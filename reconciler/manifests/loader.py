@@ -8,12 +8,14 @@ what changed.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import documents, files
@@ -36,30 +38,38 @@ def load(directory: Path, *, host: HostFacts = EVERY_OTHER) -> Desired:
     Raises ManifestsInvalid with every fault, in order of file and position.
     """
     with _collection_paused():
-        return _valid(files.read_tree(directory), str(directory), host)
+        return _valid(files.read_tree(directory), str(directory), host).desired
 
 
-def load_paths(paths: Iterable[Path]) -> Desired:
+def load_paths(paths: Iterable[Path]) -> Combined:
     """What these files and directories declare together, for all hosts. Raises ManifestsInvalid."""
     named = list(paths)
     with _collection_paused():
         return _valid(files.read_paths(named), " ".join(map(str, named)), None)
 
 
-def _valid(found: Iterable[ManifestFile | Fault], source: str, host: HostFacts | None) -> Desired:
-    desired, faults = combine(found, source, host)
-    if faults:
-        raise ManifestsInvalid(report(faults, source))
-    return desired
+def _valid(found: Iterable[ManifestFile | Fault], source: str, host: HostFacts | None) -> Combined:
+    combined = combine(found, source, host)
+    if combined.faults:
+        raise ManifestsInvalid(report(combined.faults, source))
+    return combined
 
 
 # --------------------------------------------------------------------------------------------------- all files together
 
 
+class Combined(NamedTuple):
+    """What all files declare together. With any fault ``desired`` is empty; ``notes`` are documents that are ignored."""
+
+    desired: Desired
+    faults: Sequence[Fault]
+    notes: Sequence[Fault]
+
+
 def combine(
     found: Iterable[ManifestFile | Fault], source: str, host: HostFacts | None, cached: ManifestCache | None = None
-) -> tuple[Desired, list[Fault]]:
-    """What files declare together, or what is wrong with them: with any fault Desired is empty."""
+) -> Combined:
+    """What files declare together, or what is wrong with them."""
     cached = cached or ManifestCache()
     cached.checked = None
     with _collection_paused():
@@ -68,10 +78,10 @@ def combine(
         together = check(documents, pools_known=gathered.has_every_pool, taken=taken)
         faults = [*gathered.faults, *islice(together, MAX_FAULTS)]
         if faults:
-            return Desired({}, {}, source), faults
+            return Combined(Desired({}, {}, source), faults, gathered.notes)
         desired = assemble(documents, source=source, host=host)
         cached.checked = Checked(documents.pools, taken, desired, host)
-        return desired, []
+        return Combined(desired, (), gathered.notes)
 
 
 def combine_changed(few: Sequence[ManifestFile], host: HostFacts, cached: ManifestCache) -> Desired | None:
@@ -136,6 +146,7 @@ class _Gathered:
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
+        self.notes: list[Fault] = []
         self.has_every_pool = True
         self.pools: list[Declared[PoolDocument]] = []
         self.images: list[Declared[ImageDocument]] = []
@@ -152,6 +163,7 @@ class _Gathered:
         self.pools += parsed.pools
         self.images += parsed.images
         self.faults += parsed.faults
+        self.notes += parsed.notes[: MAX_FAULTS - len(self.notes)]
         self.has_every_pool &= parsed.has_every_pool
 
 
@@ -166,13 +178,20 @@ class ParsedFile(_Gathered):
         self.file = file
         name = shown(file.path)
         reader = Reader(file.text, name)
+        before = 0
         for root, span in reader.documents():
             if isinstance(root, Entries):
-                self._add_document(Located(name, root))
+                origin = Located(name, root)
+                if why := documents.ignored(root, os.path.basename(name)):  # noqa: PTH119 - thousands of them
+                    self.notes.append(origin.fault((), why))
+                    del reader.faults[before:]  # YAML that is refused in a document of ours may be right in another tool's
+                else:
+                    self._add_document(origin)
             elif not isinstance(root, Absent):
                 where = Where(name, span.line, span.column)
                 message = "is not a mapping (a document begins with apiVersion and kind)"
                 self.blame(Fault(where, "document", message, span.length))
+            before = len(reader.faults)
         if reader.faults:
             self.blame(*reader.faults)
 

@@ -220,7 +220,7 @@ def test_images_are_for_the_hosts_that_they_select(tmp_path: Path, hosts: str, l
 def test_validate_looks_at_the_images_of_all_hosts(tmp_path: Path) -> None:
     write(tmp_path, image(hosts="{matchLabels: {role: builder}}"))
 
-    assert load_paths([tmp_path]).images.keys() == {"golang"}
+    assert load_paths([tmp_path]).desired.images.keys() == {"golang"}
 
 
 # ------------------------------------------------------------------------------------------------------------- faults
@@ -514,7 +514,7 @@ def test_files_and_directories_are_checked_together(tmp_path: Path) -> None:
     pool = write(tmp_path / "pools", POOL.replace("default", "fast"), name="pool.txt") / "pool.txt"
     images = write(tmp_path / "images", image(pool="fast"))
 
-    assert load_paths([images, pool, images / "manifest.yaml"]).images["golang"].pool == "fast"
+    assert load_paths([images, pool, images / "manifest.yaml"]).desired.images["golang"].pool == "fast"
 
 
 # --------------------------------------------------------------------------------------------------------------- fuzz

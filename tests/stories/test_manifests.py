@@ -102,9 +102,44 @@ def test_validate_says_what_is_wrong_and_needs_nothing(bad: Workshop, conforms: 
     good = bad.run("validate", "-o", "json").expect(0)
 
     conforms("validate", good.json)
-    assert good.json == {"valid": True, "faults": [], "images": ["web"], "pools": ["default"]}
+    assert good.json == {"valid": True, "faults": [], "images": ["web"], "pools": ["default"], "notes": []}
     bad.run("validate", str(bad.manifests / "web.yaml")).expect(0).words("valid")
     assert not bad.state.exists()
+
+
+OTHERS = {
+    "kustomization.yaml": "resources: [web.yaml]\n",
+    "deploy/map.yaml": "apiVersion: v1\nkind: ConfigMap\ndata: &a {<<: {}, b: *a}\n---\napiVersion: apps/v1\nkind: Deployment\n",
+}
+"""Documents of other tools, in YAML that a manifest of ours may not use."""
+
+
+def test_documents_of_other_tools_beside_the_manifests_are_ignored_with_a_note(workshop: Workshop) -> None:
+    """One line on stderr of `plan` and `--once`; `validate` names each with its place."""
+    workshop.image("web", [root("base")])
+    for name, text in OTHERS.items():
+        path = workshop.manifests / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+    for words in (["plan"], ["--once"]):
+        (line,) = [line for line in workshop.run(*words).expect(0).stderr.splitlines() if "ignored" in line]
+        assert "3 documents" in line
+        assert "map.yaml:1:1" in line
+    workshop.run("plan").expect(0).words("0 to change")
+    told = workshop.run("validate").expect(0).words("valid: 1 images")
+    for place in ("kustomization.yaml:1:1", "map.yaml:1:1", "map.yaml:5:1"):
+        assert place in told.stderr
+    assert len(workshop.run("validate", "-o", "json").expect(0).json["notes"]) == 3
+
+
+def test_a_document_of_ours_with_a_wrong_version_is_not_ignored(workshop: Workshop) -> None:
+    """To ignore it would leave what it declares undeclared."""
+    workshop.image("web", [root("base")])
+    declared = (workshop.manifests / "web.yaml").read_text()
+    for version in ("reconciler/v1", "reconcilor/v1alpha1", "v1alpha1"):
+        (workshop.manifests / "web.yaml").write_text(declared.replace("reconciler/v1alpha1", version))
+        workshop.run("plan").expect(4).words("web.yaml:", "apiVersion", "is not reconciler/v1alpha1")
 
 
 def test_health_works_on_bad_manifests_and_names_them(bad: Workshop, conforms: Callable[[str, Any], None]) -> None:
