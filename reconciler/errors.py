@@ -16,7 +16,7 @@
     │   ├── LayerRefused        a whole tar that the judge does not accept
     │   ├── NameTaken           the device's name belongs to a device that is not ours
     │   ├── ImageTooSmall       the file system's declared size cannot hold the layers
-    │   └── VolumeCorrupt       the referee (e2fsck) complains
+    │   └── VolumeCorrupt       e2fsck reported errors
     ├── NeedsOperator           nothing is tried again until a person has looked
     ├── Stopped                 asked to stop; the run stays resumable
     └── CommandError            ends the whole command with an exit code

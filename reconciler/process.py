@@ -1,6 +1,6 @@
 """The one door to other programs: argument lists, a chosen environment, no inherited standard input.
 
-Called by ``lifecycle`` (the referee), ``image.build`` (the builder) and ``pool`` drivers. No state.
+Called by ``image.e2fsck``, ``image.builder`` and ``pool`` drivers. No state.
 """
 
 from __future__ import annotations

@@ -124,4 +124,4 @@ def show_built(built: Mapping[str, Any]) -> None:
     for layer in built["layers"]:
         console.data(f"  {layer['source']}  sha256:{layer['sha256']}")
     if not built["checked"]:
-        console.note("note: e2fsck is not installed, so no second opinion was asked")
+        console.note("note: e2fsck is not installed, so the image is unchecked")

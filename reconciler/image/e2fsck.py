@@ -1,7 +1,7 @@
-"""The referee: ``e2fsck -fn`` on a file system that we wrote, before anybody relies on it.
+"""e2fsck: checks a written volume before it is used, with code that is not ours.
 
-Called by ``lifecycle`` (each volume before it is sealed), ``oneshot`` and ``checks``. No state. e2fsprogs is not required: where
-it is missing the volume is sealed without a second opinion, and ``health`` says so.
+Called by ``controller`` (each volume before it is sealed), ``cli.build_image`` and ``status.health``. No state.
+e2fsprogs is not required: where it is missing the volume is sealed unchecked, and ``health`` reports that.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def present() -> bool:
 
 
 def check(path: Path) -> bool:
-    """Have e2fsck look at a file system without changing it; False where e2fsck is not installed.
+    """Check a file system with e2fsck, read-only; False where e2fsck is not installed.
 
-    Raises VolumeCorrupt with what e2fsck said. Exit code 0 of ``e2fsck -fn`` means that nothing is wrong (e2fsck(8)).
+    Raises VolumeCorrupt with e2fsck's first complaint. Exit code 0 of ``e2fsck -fn`` means that nothing is wrong (e2fsck(8)).
     """
     program = process.find("e2fsck")
     if program is None:
@@ -30,5 +30,5 @@ def check(path: Path) -> bool:
     if done.code != 0:
         said = [line for line in done.stdout.splitlines() if line and not line.startswith(("Pass ", "e2fsck "))]
         complaint = said[0] if said else done.stderr.strip()
-        raise VolumeCorrupt(f"{path}: e2fsck is not content: {complaint}", hint=f"see all of it with: {done.command}")
+        raise VolumeCorrupt(f"{path}: e2fsck reported errors: {complaint}", hint=f"see all of them with: {done.command}")
     return True

@@ -1,8 +1,8 @@
 """How much a volume may still take of the file system or pool that it lies on: never the last of it.
 
-The registry is mostly on the same file system: a volume that took everything would fail, and nobody could write down why. Others
+The registry is mostly on the same file system: a volume that took all space would fail, unrecorded. Others
 run on the snapshots of the same pool: to them its end is an I/O error.
-Used by ``builder``. State: what the last look at the file system allowed, or what is left of the room that was given.
+Used by ``builder``. State: what the last check of the file system allowed, or what is left of the given bytes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ SPARE = 16 << 20
 """Bytes that are left: for the registry, the volume's own metadata, and what its writer has buffered."""
 
 STEP = 16 << 20
-"""Bytes after which the file system is looked at again: others write to it, too."""
+"""Bytes after which the file system is checked again: other processes write to it, too."""
 
 
 class Room:
-    """``fd`` is the volume. A regular file has the room of its file system, a block device what is ``given`` (bytes).
+    """``fd`` is the volume. A regular file has the free space of its file system, a block device the ``given`` bytes.
 
     Where nothing is given there is no end; nor has it where there is no volume at all (-1).
     """

@@ -1,6 +1,6 @@
-"""The values that say what goes into a file system: sources, layers, limits, chain ids.
+"""The values that define what goes into a file system: sources, layers, limits, chain ids.
 
-Frozen and free of side effects; imported by everybody, imports nothing of ours. No state.
+Frozen and free of side effects; imported by every package, imports nothing of ours. No state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class S3Options:
-    """How to reach a bucket where the AWS environment does not say it. None leaves the decision to that environment."""
+    """How to reach a bucket. None leaves the value to the AWS environment."""
 
     endpoint_url: str | None = None
     region: str | None = None

@@ -56,7 +56,7 @@ def health(settings: Settings) -> tuple[Check, ...]:
 def tools() -> Check:
     if e2fsck.present():
         return Check("ok", "referee", "e2fsck", "every volume is checked before it is sealed")
-    return Check("warn", "referee", "e2fsck", "not installed: volumes get no second opinion; install e2fsprogs")
+    return Check("warn", "referee", "e2fsck", "not installed: volumes are sealed unchecked; install e2fsprogs")
 
 
 def builder() -> Check:

@@ -78,7 +78,7 @@ def check_refusal(wanted: Refused, outcome: Outcome) -> None:
 
 
 def check_volume(path: Path, accepted: Accepted) -> None:
-    """The referee has had its look at it (``build`` asks it); here it is read by somebody else."""
+    """``build`` has run e2fsck on it; here another reader reads it."""
     with ext4.opened(path) as image:
         found = image.describe(largest=16 * MIB)
     faults = list(accepted.faults(found))

@@ -367,7 +367,7 @@ def tool(name: str) -> str:
 
 
 def fsck(image: Path) -> None:
-    """The referee has nothing to say against an image."""
+    """e2fsck reports nothing of an image."""
     done = subprocess.run([tool("e2fsck"), "-fn", image], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

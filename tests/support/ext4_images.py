@@ -121,7 +121,7 @@ PHASES = ("Pass 1: ", "Pass 2: ", "Pass 3: ", "Pass 4: ", "Pass 5: ")
 
 
 def check(path: Path | str) -> None:
-    """The referee is content: exit code 0, and not a line besides the names of its passes and the totals."""
+    """e2fsck reports nothing: exit code 0, and not a line besides the names of its passes and the totals."""
     done = subprocess.run(["e2fsck", "-fn", path], capture_output=True, text=True)
     complaints = [
         line for line in done.stdout.splitlines() if line and not line.startswith(PHASES) and not line.startswith(f"{path}: ")

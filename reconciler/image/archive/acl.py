@@ -39,7 +39,7 @@ class Entry:
 
 
 def from_text(text: bytes, numbered: Sequence[Entry] = ()) -> tuple[Entry, ...]:
-    """Raises Malformed; also for a name without its number, which means somebody else on every host (``acl-name``).
+    """Raises Malformed; also for a name without its number, which has another id on every host (``acl-name``).
 
     With ``numbered``, the same list with numbers, names need none: that list counts, and the words must not contradict it.
     """
@@ -64,7 +64,7 @@ def _entry(line: bytes, *, unnumbered: bool = False) -> Entry:
     tag = _TAGS[word[:1]][bool(name)]
     if tag not in NAMED:
         if name:
-            raise Malformed("xattr-value", f"the access control list's entry {line[:80]!r} names somebody")
+            raise Malformed("xattr-value", f"the access control list's entry {line[:80]!r} has a name where none is allowed")
         return Entry(tag, NO_ID, permissions)
     digits = number or (name if _id(name) else b"0" if name == b"root" else b"")
     if not digits and unnumbered:

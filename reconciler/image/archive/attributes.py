@@ -1,6 +1,6 @@
 """Extended attributes that an image may hold, and in which form.
 
-Called by ``judge`` for members that have any. An allow-list: what is neither kept nor known to be useless is refused. Sources of
+Called by ``judge`` for members that have any. An allow-list: what is neither kept nor listed as droppable is refused. Sources of
 the formats: linux/capability.h (vfs_cap_data), linux/posix_acl_xattr.h, the kernel's documentation of ext4. No state.
 """
 
@@ -43,7 +43,7 @@ def check_xattrs(xattrs: dict[bytes, bytes], kind: int) -> tuple[dict[bytes, byt
 
 
 def access_mode(xattrs: dict[bytes, bytes], mode: int) -> int:
-    """The mode of a member with these attributes, as setting its ACL makes it; one that says nothing more is taken away."""
+    """The mode of a member with these attributes, as setting its ACL makes it; one that adds nothing to the mode is removed."""
     value = xattrs.get(acl.ACCESS)
     if value is None:
         return mode
@@ -56,7 +56,7 @@ def access_mode(xattrs: dict[bytes, bytes], mode: int) -> int:
 def _put(kept: dict[bytes, bytes], name: bytes, value: bytes, kind: int) -> None:
     _check(name, value, kind)
     if name == acl.DEFAULT and value == acl.VERSION:
-        return  # the empty list is how writers say that there is none
+        return  # writers store an empty list where there is none
     if kept.setdefault(name, value) != value:
         raise Malformed("pax-ambiguous", f"the attribute {name!r} is given twice, with different values")
 

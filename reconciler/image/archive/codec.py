@@ -1,7 +1,7 @@
 """A layer's stored bytes as a decompressed stream: plain, gzip, zstd, in bounded memory.
 
 Read by ``tar`` inside the builder process. The stream is inflated a chunk at a time, with the limits checked between
-chunks, so that a bomb is stopped while it inflates; it is believed only once it has been read to its end, where the
+chunks, so that a bomb is stopped while it inflates; it is accepted only once it has been read to its end, where the
 trailers are. Compression inside of compression is not unwrapped. State: one decoder and its input, a MiB or so, besides the
 window that a zstd frame asks for.
 """
@@ -49,7 +49,7 @@ _UNSUPPORTED = (
 class Stream:
     """Decompressed bytes. ``stored`` counts bytes read from the source, ``unpacked`` bytes given out; ``compression`` is a word.
 
-    A chunk is an immutable object of its own: views of it stay valid for as long as somebody holds them.
+    A chunk is an immutable object of its own: views of it stay valid for as long as they are held.
     """
 
     def __init__(self, source: Input, compression: str, chunks: Iterator[bytes], limits: Limits) -> None:
@@ -78,7 +78,7 @@ class Stream:
                 rule="limit-unpacked",
                 hint="raise limits.maxUnpackedBytes if it is meant",
             )
-        # Below the floor any ratio is fine: a few MiB of zeros are a thousand to one and harm nobody.
+        # Below the floor any ratio is fine: a few MiB of zeros are a thousand to one and harmless.
         if self.unpacked > self._limits.ratio_floor_bytes and self.unpacked > self._limits.max_ratio * self.stored:
             raise LayerRefused(
                 f"the layer unpacks to more than {self._limits.max_ratio} times its stored size",

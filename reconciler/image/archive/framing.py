@@ -1,7 +1,7 @@
 """Where compressed streams begin and end: gzip member headers (RFC 1952) and zstd frames (RFC 8878).
 
-Called by ``codec``, whose decoders do not tell a stream that ended from one that was cut. The decoders see the content;
-this sees only the framing around it. State: the bytes read ahead, in ``Input``.
+Called by ``codec``, whose decoders do not distinguish a stream that ended from one that was cut. The decoders handle the content;
+this module handles only the framing around it. State: the bytes read ahead, in ``Input``.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ _empty = re.compile(rb"[ \0]*").fullmatch
 
 
 def checksum_holds(block: bytes) -> bool:
-    """Whether the block's bytes sum to what it says, its own field counted as spaces; signed sums of old tars hold too."""
+    """Whether the block's bytes add up to its checksum, its own field counted as spaces; signed sums of old tars hold too."""
     stated = block[148:156]
     total = _sum(block) + 8 * 32 - (adler32(stated, 0) & 0xFFFF)
     return stated == b"%06o\0 " % total or _sums_to(block, stated, total)

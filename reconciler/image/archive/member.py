@@ -1,4 +1,4 @@
-"""What one member of a tar says, once every override has been applied.
+"""One member of a tar, with every override applied.
 
 Made by ``tar``, examined by ``judge``, applied by ``tree``. No state.
 """

@@ -16,7 +16,7 @@ from reconciler.image.archive.member import Malformed, Member
 GLOBAL_KEYS = frozenset(
     b"comment charset hdrcharset atime ctime uname gname GNU.volume.label SCHILY.archtype SCHILY.release".split()
 )
-"""What a global header may say: nothing that changes a member. Readers disagree on how the rest applies, so it is refused."""
+"""The keys that a global header may set: none that changes a member. Readers apply the rest differently: refused."""
 
 _UNSUPPORTED = (b"GNU.dumpdir", b"GNU.volume.", b"SCHILY.realsize", b"SCHILY.filetype", b"SCHILY.volhdr.")
 _REPORTED = {
@@ -39,7 +39,7 @@ Record = tuple[bytes, bytes]
 
 @dataclass(slots=True)
 class Overrides:
-    """What one ``x`` header says of the next member. ``sparse`` holds GNU's sparse records in their order."""
+    """What one ``x`` header sets for the next member. ``sparse`` holds GNU's sparse records in their order."""
 
     values: dict[bytes, bytes] = field(default_factory=dict)
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
@@ -84,7 +84,7 @@ def records(payload: bytes) -> Iterator[Record]:
 
 
 def overrides(found: Iterable[Record]) -> Overrides:
-    """Sort the records of an ``x`` header out. What vendors add and nobody needs is passed over. Raises Malformed."""
+    """Sort the records of an ``x`` header out. Vendors' records without effect are skipped. Raises Malformed."""
     result = Overrides()
     plain: dict[bytes, bytes] = {}
     encoded: dict[bytes, bytes] = {}

@@ -1,6 +1,6 @@
 """Sparse files in tar: GNU's old headers, and its pax formats 0.0, 0.1 and 1.0.
 
-Called by ``tar``. A map is a list of (offset, length), and is believed only once it ascends, fits the file and adds up to the
+Called by ``tar``. A map is a list of (offset, length), and is accepted only if it ascends, fits the file and adds up to the
 data that is stored. Source: the GNU tar manual, "Storing Sparse Files". No state.
 """
 
@@ -115,7 +115,7 @@ def _map(single: dict[bytes, bytes], pairs: list[Record]) -> Segments | None:
     else:
         raise Malformed("sparse-map", "a sparse file's records belong to no format, or to two")
     if len(numbers) % 2 or len(numbers) // 2 != decimal(single.get(b"numblocks", b"")):
-        raise Malformed("sparse-map", "a sparse file's map is not as long as it says")
+        raise Malformed("sparse-map", "a sparse file's map has another length than stated")
     _bounded(len(numbers) // 2)
     if not numbers and _size(single):
         raise Malformed("sparse-map", "a sparse file that is one hole has no map: readers disagree on what follows it")

@@ -1,7 +1,7 @@
 """Strict tar reader: a decompressed stream to members, each final, or an error; nothing is ever skipped or guessed.
 
 Driven by the builder: ask for a member, read its data, ask for the next. Understands ustar, pax, GNU and V7 headers as GNU tar,
-bsdtar, Python, Go and container tools write them; where readers are known to disagree on what an archive means, it is refused.
+bsdtar, Python, Go and container tools write them; where readers disagree on what an archive means, it is refused.
 State: the place in the stream, and the headers that wait for their member.
 """
 
@@ -20,7 +20,7 @@ from reconciler.image.archive.member import HARDLINK, Malformed, Member
 from reconciler.image.spec import Limits
 
 MAX_PENDING = 8
-"""Headers that may stand in front of one member."""
+"""Headers that may precede one member."""
 
 _T = TypeVar("_T")
 _ZEROS = bytes(BLOCK)
@@ -38,7 +38,7 @@ _REFUSED = {
 
 @dataclass(slots=True)
 class _Pending:
-    """What the headers in front of a member say of it."""
+    """What the headers in front of a member set for it."""
 
     headers: int = 0
     size: int = 0
@@ -149,19 +149,19 @@ class Reader:
         elif flag == _PAX_GLOBAL:
             pax.check_global(pax.records(payload))
         elif pending.awaits_member or payload:
-            raise Malformed("volume-label", "a volume label has data, or stands between an extended header and its member")
+            raise Malformed("volume-label", "a volume label has data, or is between an extended header and its member")
         return pending
 
     def _payload(self, block: bytes, flag: int, pending: _Pending) -> bytes:
         if flag not in b"LKxgV":
             raise Malformed("typeflag", f"members of type {chr(flag)!r} are not supported: {_REFUSED.get(flag, 'unknown')}")
         if flag in b"LKx" and not block[257:262] == b"ustar":
-            raise Malformed("version-7", "an extended header or long name has the layout of Version 7, which knows none")
+            raise Malformed("version-7", "an extended header or long name has the layout of Version 7, which has none")
         size = header.unsigned(block[124:136])
         pending.headers += 1
         pending.size += size
         if pending.headers > MAX_PENDING:
-            raise Malformed("limit-metadata", f"more than {MAX_PENDING} headers stand in front of one member")
+            raise Malformed("limit-metadata", f"more than {MAX_PENDING} headers precede one member")
         if pending.size > self._limits.max_metadata_bytes:
             most = self._limits.max_metadata_bytes
             raise Malformed("limit-metadata", f"more than {most} bytes of headers for one member (limits.maxMetadataBytes)")
@@ -170,7 +170,7 @@ class Reader:
         payload = stored[:size]
         if flag in b"LK" and not payload.endswith(b"\0") and stored[size : size + 1].strip(b"\0"):
             # GNU tar reads on to the first NUL, wherever it is; the others stop at the size.
-            raise Malformed("long-name", "a long name does not end where its header says")
+            raise Malformed("long-name", "a long name does not end where its header states")
         return payload
 
     # ------------------------------------------------------------------------------------------------ members
@@ -198,7 +198,7 @@ class Reader:
         extended = pending.pax
         if extended is not None:
             if block[257:262] != b"ustar":
-                raise Malformed("version-7", "an extended header stands in front of a member in the layout of Version 7")
+                raise Malformed("version-7", "an extended header precedes a member in the layout of Version 7")
             extended.apply(member)
             self._resize(member, extended)
             if extended.sparse:
@@ -251,7 +251,7 @@ def _not_a_header(offset: int) -> LayerCorrupt:
 
 def _once(before: _T | None, now: _T) -> _T:
     if before is not None:
-        raise Malformed("ambiguous", "two headers of one kind stand in front of one member")
+        raise Malformed("ambiguous", "two headers of one kind precede one member")
     return now
 
 
@@ -272,12 +272,12 @@ def _long_name(payload: bytes) -> bytes:
 def _become_directory(member: Member) -> None:
     """Before ustar a directory was a file whose name ends in a slash; only the final name decides."""
     if member.size or member.segments is not None:
-        raise Malformed("type-of-name", f"{member.name!r} is a file with data, and is named as a directory")
+        raise Malformed("type-of-name", f"{member.name!r} is a file with data and has a directory's name")
     member.type = stat.S_IFDIR
 
 
 def _name_sparse(extended: pax.Overrides, name: bytes) -> None:
-    """The real name of a sparse file; the other one that GNU tar writes is a stand-in for readers that know no sparse files."""
+    """The real name of a sparse file; the other one is for readers without support for them."""
     if extended.path not in (None, name) and b"/GNUSparseFile." not in b"/" + (extended.path or b""):
         raise Malformed("ambiguous", "an extended header gives a sparse file two names")
     extended.values[b"path"] = name

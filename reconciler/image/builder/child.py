@@ -2,7 +2,7 @@
 
 Started by ``build`` (its parent), one for each volume in progress. It holds descriptors (a control channel, the volume, each
 layer as it comes, the chain's index) and nothing else: what it reads is hostile, so it gives up privileges and paths before the
-first byte. Everything it knows dies with it; the volume has no superblock until the parent has said ``commit``.
+first byte. Its state ends with it; the volume has no superblock until the parent has sent ``commit``.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ PROGRESS_SECONDS = 0.1
 
 
 class ParentGone(Exception):
-    """The other end of the channel has closed: nobody wants the volume any more."""
+    """The other end of the channel has closed: the volume is no longer wanted."""
 
 
 class LayerSource:
     """The bytes of one layer as they arrive: reads what the spool or a pipe holds, and waits on the channel for more.
 
-    The channel alone says where a layer ends: the end of a pipe says no more than that nobody writes to it.
+    Only the channel defines where a layer ends: the end of a pipe means no more than that it has no writer.
     """
 
     def __init__(self, channel: Channel, fd: int, number: int) -> None:
@@ -69,7 +69,7 @@ class LayerSource:
         wanted = min(n, self._length - self.position)
         data = os.read(self._fd, wanted) if self._pipe else os.pread(self._fd, wanted, self.position)
         if not data and self.position < self._length:
-            raise BuilderDied("the spool is shorter than its parent said", hint="run again")
+            raise BuilderDied("the spool is shorter than announced", hint="run again")
         self.position += len(data)
         return data
 
@@ -101,8 +101,8 @@ def receive(channel: Channel) -> Packet:
 
 
 def prepare() -> None:
-    """Load what Python would look for on disk when it is first needed: behind ``confine`` there is no disk to look on."""
-    gc.disable()  # a tree has no cycles: looking for some would cost a fifth of the time
+    """Load what Python would read from disk at first use: after ``confine`` there is no disk to read."""
+    gc.disable()  # a tree has no cycles: searching for them would cost a fifth of the time
     for encoding in ("ascii", "latin-1", "unicode_escape", "utf-8"):
         codecs.lookup(encoding)
 
@@ -110,7 +110,7 @@ def prepare() -> None:
 def apply_layer(
     channel: Channel, number: int, tree: Tree, writer: Writer, room: Room, limits: Limits, survey: Survey | None = None
 ) -> dict[str, object]:
-    """Read one layer to its end into the tree and the volume; return the judge's totals. A survey is sent before the verdict."""
+    """Read one layer to its end into the tree and the volume; return the judge's totals. A survey is sent before an error."""
     packet = receive(channel)
     source = LayerSource(channel, packet.fds[0], number)
     stream = open_stream(source, limits)

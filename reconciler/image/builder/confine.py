@@ -1,7 +1,7 @@
 """What the builder process gives up before it reads the first hostile byte, and how much of that this host allows.
 
 Called by ``builder``, once, while it has a single thread. What is left are the descriptors that it holds: a flaw in a parser can
-then spoil the volume that it is building, and nothing else. Each measure stands for itself, so that one that a kernel, container
+then spoil the volume that it is building, and nothing else. Each measure is independent, so that one that a kernel, container
 or user does not allow leaves the others in force; as root the first two must be in force. No state.
 """
 
@@ -35,7 +35,7 @@ INDEX_BYTES = 2 * GIB
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """``missing`` says why it is not in force; empty where it is."""
+    """``missing``: why it is not in force; empty where it is."""
 
     name: str
     missing: str = ""
@@ -143,7 +143,7 @@ def _enter(nowhere: int) -> None:
 
 
 def _become_somebody() -> None:
-    """A uid that nobody else has; in a container that maps no such ids, nobody's."""
+    """A uid of its own; in a container that maps no such ids, the overflow uid."""
     os.setgroups([])
     for number in (PRIVATE_UIDS + os.getpid(), NOBODY):
         try:

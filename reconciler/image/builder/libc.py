@@ -17,7 +17,7 @@ _LINUX_CAPABILITY_VERSION_3 = 0x2008_0522
 _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446  # the same numbers on every architecture
 _LANDLOCK_VERSION_ONLY = 1
 _PATH_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
-"""How many rights on files a version of Landlock knows: each is one bit, from the lowest on."""
+"""How many rights on files a version of Landlock has: each is one bit, from the lowest on."""
 _NET_SINCE, _NET_RIGHTS = 4, 0b11  # TCP: bind, connect
 _SCOPE_SINCE, _SCOPES = 6, 0b11  # abstract UNIX sockets, signals
 
@@ -56,7 +56,7 @@ def forbid_new_privileges() -> None:
 
 
 def forbid_attaching() -> None:
-    """Nobody of the same uid can trace this process, look into its memory, or make it dump core."""
+    """No process of the same uid can trace this one, read its memory, or make it dump core."""
     _checked(_libc.prctl(_PR_SET_DUMPABLE, *_words(0, 0, 0, 0)))
 
 

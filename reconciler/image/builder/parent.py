@@ -1,7 +1,7 @@
 """One build, seen from the parent: feeds the builder process with layers as they arrive and waits for its milestones.
 
 Used by ``lifecycle`` (volumes of a pool) and ``cli`` (``build``, ``inspect``). State: a child process, two threads and a channel,
-all gone after ``close``. What the child says is taken as a verdict on that volume only.
+all gone after ``close``. The child's packets decide about that volume only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VERDICTS: Mapping[str, type[errors.ReconcilerError]] = {
     kind.__name__: kind
     for kind in (errors.LayerCorrupt, errors.ImageTooSmall, errors.VolumeCorrupt, errors.Terminal, errors.NoSpace)
 }
-"""What a builder may say of a volume, besides LayerRefused; everything else counts as its death."""
+"""The errors that a builder may report of a volume, besides LayerRefused; any other one counts as its death."""
 
 
 class Milestone(IntEnum):
@@ -55,7 +55,7 @@ class Fetch(Protocol):
 class Input:
     """One layer of the request. ``begin`` starts or joins its download when its turn has come.
 
-    ``pinned``: its bytes may turn out not to be the declared ones, which is waited for before a refusal is believed.
+    ``pinned``: its bytes may turn out not to be the declared ones; a refusal waits for that check.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the builder said: totals of each layer, and the volume's summary once it is written."""
+    """The builder's report: totals of each layer, and the volume's summary once it is written."""
 
     layers: tuple[Mapping[str, Any], ...] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the stream stands: the layer that is being applied, and that layer's bytes (stored), read and in all where known."""
+    """The stream's position: the layer that is being applied, and that layer's bytes (stored), read and in all where known."""
 
     layer: int = 0
     name: str = ""
@@ -122,7 +122,7 @@ class Build:
         self._fetching = True
         self._closing = False
         self._owes_since: float | None = None
-        """Since when the builder has had something to do and has not been heard of; None while it waits for us."""
+        """Since when the builder has had work and has sent nothing; None while it waits for the parent."""
         self._sent = 0
         self._threads = [
             threading.Thread(target=self._guarded, args=(job,), name=f"build-{job.__name__}", daemon=True)
@@ -171,7 +171,7 @@ class Build:
         return self._seen
 
     def wait(self, milestone: Milestone, *, stop: threading.Event, tick: Callable[[Progress], None] | None = None) -> Report:
-        """Block until the milestone is reached and return what is known by then.
+        """Block until the milestone is reached and return the report so far.
 
         Raises what the download or the builder raised, Stopped when ``stop`` is set, BuilderDied.
         """
@@ -202,8 +202,8 @@ class Build:
         since = self._owes_since
         if since is not None and time.monotonic() - since > process.PATIENCE_SECONDS:
             raise errors.BuilderDied(
-                f"the builder process has said nothing for {process.PATIENCE_SECONDS:.0f} s",
-                hint="run again; if it happens with this layer only, have a look at it with `reconcile inspect`",
+                f"the builder process has sent nothing for {process.PATIENCE_SECONDS:.0f} s",
+                hint="run again; if only this layer fails, check it with `reconcile inspect`",
             )
 
     # -------------------------------------------------------------------------------------------------- threads
@@ -230,11 +230,11 @@ class Build:
             self._changed.notify_all()
 
     def _feed(self) -> None:
-        """Hand the child one layer after the other, each as it grows; then tell it the chain's identity."""
+        """Pass the child one layer after the other, each as it grows; then send the chain's identity."""
         try:
             digests = tuple(self._feed_layer(number, layer) for number, layer in enumerate(self._request.layers))
         except (BrokenPipeError, ConnectionResetError):
-            return  # the child has ended: the listener knows why
+            return  # the child has ended: the listener reports why
         finally:
             self._fetching = False
         chain = self._request.chain(digests)
@@ -274,7 +274,7 @@ class Build:
             try:
                 self._hear(packet.kind, process.believable(packet.body))
             except (KeyError, TypeError, ValueError) as nonsense:
-                raise errors.BuilderDied(f"the builder process said something that makes no sense: {nonsense!r}") from nonsense
+                raise errors.BuilderDied(f"the builder process sent an invalid packet: {nonsense!r}") from nonsense
         if self._reached < Milestone.WRITTEN and not self._closing:
             raise self._child.post_mortem()
 
@@ -294,7 +294,7 @@ class Build:
             self._owes_since = None
             report = self._await_download()
             if not report.chain:
-                return  # the download has failed, and wait() says so; without a commit the volume never becomes a file system
+                return  # the download has failed, and wait() reports it; without a commit the volume never becomes a file system
             for fetch in self._fetches:
                 fetch.result()  # a file that is read where it lies must have stayed the same until its last byte was read
             report = Report(tuple(self._applied), {}, report.digests, report.chain)
@@ -312,7 +312,7 @@ class Build:
             raise ValueError(kind)
 
     def _take_over(self, summary: Mapping[str, Any]) -> None:
-        """The volume and its index are ours from here on: nobody who has read the layer can write to them any more."""
+        """The volume and its index are the parent's from here on: no process that has read the layer can write to them."""
         self._child.end()
         self._owes_since = None
         report = self._report
@@ -328,7 +328,7 @@ class Build:
             return self._report
 
     def _let_the_download_speak(self) -> None:
-        """Bytes that are not the declared ones are seldom a tar either; the digest is then the better thing to tell."""
+        """Bytes that are not the declared ones are seldom a tar either; the digest is then the better error."""
         deadline = time.monotonic() + GRACE_SECONDS
         pinned = self._fetches and self._request.layers[len(self._fetches) - 1].pinned
         fetch = self._fetches[-1] if pinned else None
@@ -340,7 +340,7 @@ class Build:
                 self._fail(error)
 
     def _verdict(self, body: Mapping[str, Any]) -> errors.ReconcilerError:
-        # What the builder has finished counts: the download may be layers ahead of it, and progress is told now and then only.
+        # What the builder has finished counts: the download may be layers ahead of it, and progress is sent at intervals only.
         number = min(self._request.replay + len(self._applied), len(self._request.layers) - 1)
         message = f"layer {self._request.layers[number].name}: {body['message']}"
         if body["error"] == "LayerRefused":

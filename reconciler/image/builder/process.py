@@ -51,7 +51,7 @@ class Child:
         """Why it has ended without an answer."""
         code = self.running.wait()
         said = self.running.stderr.read(1 << 16).decode(errors="replace").strip() if self.running.stderr else ""
-        last = printable(said.splitlines()[-1]) if said else "it said nothing"
+        last = printable(said.splitlines()[-1]) if said else "without output"
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return BuilderDied(f"the builder process died ({how}): {last}")
 
@@ -82,12 +82,12 @@ def confinement() -> Mapping[str, str]:
     body = ask("probe", ())
     measures = body.get("measures")
     if not isinstance(measures, dict):
-        raise BuilderDied("the builder process does not tell what confines it")
+        raise BuilderDied("the builder process did not report its confinement")
     return {str(name): str(missing) for name, missing in measures.items()}
 
 
 def check_index(fd: int) -> None:
-    """Have an index read by a builder of its own that has not seen the layer. Raises BuilderDied where it is not one."""
+    """Validate an index in a builder process of its own that has not read the layer. Raises BuilderDied where it is not one."""
     try:
         ask("check", (fd,))
     except LayerCorrupt as error:

@@ -58,11 +58,11 @@ class Channel:
         socket.send_fds(self._sock, [data], fds)
 
     def receive(self) -> Packet | None:
-        """The next packet, or None where the other side has gone and all that it said has been heard."""
+        """The next packet, or None where the other side has closed and all its packets have been read."""
         try:
             data, fds = self._next()
         except ConnectionResetError:
-            data, fds = self._next()  # the reset is told once, ahead of the last words: the other side left some of ours unread
+            data, fds = self._next()  # the reset comes once, before the last packets: the other side left some of ours unread
         if not data:
             return None
         kind, body = json.loads(data)

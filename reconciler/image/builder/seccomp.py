@@ -1,7 +1,7 @@
 """The system calls that are left to a builder: those on descriptors that it holds, on its memory and on its own threads.
 
-Called by ``confine``, last of all. An allow-list; everything else fails with EPERM, so that a flaw is told as an error of the
-layer and not as a mystery. The filter is made by libseccomp, which knows the numbers of each architecture. No state.
+Called by ``confine``, last of all. An allow-list; everything else fails with EPERM, so that a flaw appears as an error of the
+layer. The filter is made by libseccomp, which has the numbers of each architecture. No state.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from reconciler.image.ext4.layout import BLOCK, BLOCKS_PER_GROUP, Geometry
 
 
 class Allocator:
-    """Hands out blocks from ``start`` on. It knows no end: the writer finds out at once how much would have been needed."""
+    """Hands out blocks from ``start`` on. It has no end: the writer reports at once how much would have been needed."""
 
     def __init__(self, start: int, skipped: tuple[range, ...]) -> None:
         self._ahead = [place for place in skipped if place.stop > start]

@@ -55,7 +55,7 @@ def copy(
             write(place, piece)
             place, room, pending = place + len(piece), room - len(piece), pending[len(piece) :]
     if pending or any(len(chunk) for chunk in source):
-        raise LayerCorrupt("a file has more data than its header says")
+        raise LayerCorrupt("a file has more data than its header states")
 
 
 def _next(source: Iterator[bytes | memoryview], missing: int) -> memoryview:

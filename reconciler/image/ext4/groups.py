@@ -72,7 +72,7 @@ class Groups:
                 output.write(where * BLOCK, inode_bitmap(used, self.placement.inodes_per_group))
 
     def _descriptor(self, group: int, free_blocks: int, directories: int, seed: int) -> bytes:
-        """Its checksum vouches for flags that spare everybody the inode tables' unused parts, which nobody has written."""
+        """Its checksum covers the flags that mark the unused parts of the inode tables, which are never written."""
         at, used = self.placement, self._used(group)
         unused = at.inodes_per_group - used
         flags = BG_INODE_ZEROED if used else BG_INODE_ZEROED | BG_INODE_UNINIT

@@ -1,4 +1,4 @@
-"""Indexed directories: names sorted by hash into leaves, with a tree above them that says which leaf holds which hashes.
+"""Indexed directories: names sorted by hash into leaves, with a tree above them that maps hashes to leaves.
 
 Called by ``inodes`` for large directories. Format: ``Documentation/filesystems/ext4/directory``, "Hash Tree Directories";
 the hash is the half MD4 of ``fs/ext4/hash.c``. No state.
@@ -15,7 +15,7 @@ from reconciler.image.ext4.directory import ENTRY, Entry, entry_size, linear
 from reconciler.image.ext4.layout import BLOCK
 
 HALF_MD4 = 1
-WORTHWHILE = 32  # blocks: looking through fewer costs the kernel less than the hashes cost the builder
+WORTHWHILE = 32  # blocks: a linear search of fewer costs the kernel less than the hashes cost the builder
 
 # reserved_zero, hash_version, info_length, indirect_levels, unused_flags
 ROOT_INFO = struct.Struct("<IBBBB")
@@ -51,7 +51,7 @@ def indexed(dots: list[Entry], entries: Iterable[Entry], seed: UUID) -> list[byt
 
 
 def _leaves(hashed: list[tuple[int, Entry]]) -> Iterator[tuple[int, bytes]]:
-    """Full leaves with their lowest hash; bit 0 says that its names begin in the leaf before."""
+    """Full leaves with their lowest hash; bit 0: its names begin in the leaf before."""
     starts, used = [0], 0
     for at, (_, entry) in enumerate(hashed):
         size = entry_size(entry[0])
@@ -83,7 +83,7 @@ def _node(children: list[Child]) -> bytes:
 
 
 def _children(children: list[Child], limit: int) -> bytes:
-    """The first child's hash is known from above, so limit and count stand in its place."""
+    """The level above holds the first child's hash, so limit and count take its place."""
     head = COUNT.pack(limit, len(children), children[0][1])
     return (head + b"".join(CHILD.pack(*child) for child in children[1:])).ljust(limit * CHILD.size, b"\0")
 
@@ -98,7 +98,7 @@ def half_md4(name: bytes, seed: tuple[int, ...]) -> int:
 
 
 def _words(part: bytes, left: int) -> tuple[int, ...]:
-    """Eight big-endian words of the name; unused bytes, which stand in front in the last word, hold its length."""
+    """Eight big-endian words of the name; unused bytes, which come first in the last word, hold its length."""
     whole, filler = len(part) & ~3, bytes((left,))
     filled = part[:whole] + filler * (4 - len(part) + whole) + part[whole:]
     return WORDS.unpack(filled.ljust(WORDS.size, filler)[: WORDS.size])

@@ -34,7 +34,7 @@ EARLIEST, LATEST = -(2**31), 2**34 - 2**31 - 1  # 1901 and 2446
 
 
 class Content(NamedTuple):
-    """What i_block, i_size_lo and _high, and i_flags say of an inode's content."""
+    """An inode's i_block, i_size_lo and _high, and i_flags."""
 
     i_block: bytes
     size: int = 0

@@ -1,6 +1,6 @@
 """All that is not file data: written behind it, in one go, when a layer has been accepted.
 
-Called by ``writer.Writer.finish``. What it needs lives until it returns; what the superblocks have to say is its result.
+Called by ``writer.Writer.finish``. Its memory is released when it returns; the values of the superblocks are its result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reconciler.image.ext4.output import Output
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What descriptors and superblocks have to say of the metadata that has been written."""
+    """The values of descriptors and superblocks for the metadata that has been written."""
 
     groups: Groups
     superblock: dict[str, int | bytes]

@@ -1,7 +1,7 @@
 """Inode numbers: every inode of a tree once, in an order that only the names decide.
 
 Called by ``writer``. A directory's children have consecutive numbers, sorted by the bytes of their names, and come before
-those of its sub-directories: so reading a directory and looking at each entry reads the inode table front to back.
+those of its sub-directories: so reading a directory and each of its entries reads the inode table front to back.
 """
 
 from __future__ import annotations

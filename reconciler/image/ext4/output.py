@@ -2,7 +2,7 @@
 
 Owned by ``writer``. Two page-aligned buffers and one thread: ``pwrite`` releases the interpreter's lock, so the layer is read
 while its blocks are written. Direct I/O where the volume takes it: no copy through the page cache (which costs several times
-the CPU of the write itself, and leaves the pages of a volume that nobody will read soon), and nothing left for ``fsync``.
+the CPU of the write itself, and leaves pages of a volume that is not read soon), and nothing left for ``fsync``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Discard:
 class VolumeOutput:
     """Gathers writes that follow each other within blocks or from one block to the next; the bytes in between become zeros.
 
-    What lies behind the volume's ``size`` is dropped: a writer allocates on beyond it, to tell how much would have been needed.
+    What lies behind the volume's ``size`` is dropped: a writer allocates on beyond it, to report how much would have been needed.
     Raises NoSpace where the host runs out of space, OSError where the device fails, at a later call than the one to blame.
     """
 

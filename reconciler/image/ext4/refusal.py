@@ -1,4 +1,4 @@
-"""What ext4 cannot hold. Raised where the limit is known, turned into a ``LayerRefused`` that names the member by ``inodes``."""
+"""What ext4 cannot hold. Raised where the limit applies, turned into a ``LayerRefused`` that names the member by ``inodes``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the superblock says, and why. Called by ``writer`` as the last thing. No state.
+"""The superblock's fields, and why they have these values. Called by ``writer`` as the last thing. No state.
 
 Fields and features: ``Documentation/filesystems/ext4/super``.
 """
@@ -15,7 +15,7 @@ from reconciler.image.ext4.layout import BLOCK, BLOCKS_PER_GROUP, INODE_SIZE
 from reconciler.image.ext4.numbering import FIRST, JOURNAL
 
 STATE_CLEAN = 1
-ERRORS_REMOUNT_RO = 2  # a snapshot is made anew in a second: better to stop than to write on to what is damaged
+ERRORS_REMOUNT_RO = 2  # a snapshot is recreated in a second: stopping is better than writing to a damaged one
 OS_LINUX = 0
 DYNAMIC_REVISION = 1
 JOURNAL_BACKUP_BLOCKS = 1

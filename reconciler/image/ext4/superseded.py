@@ -1,6 +1,6 @@
 """The metadata of the parent that a copy-on-write child begins with, and that must not show in the child.
 
-Called by ``writer`` when it goes on from a finished parent. The parent's own superblock and descriptors say where its metadata
+Called by ``writer`` when it goes on from a finished parent. The parent's own superblock and descriptors define where its metadata
 lies, in the order in which ``groups.place`` puts it. No state.
 """
 

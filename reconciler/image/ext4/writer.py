@@ -85,8 +85,8 @@ class Writer:
 
         ``size`` is apparent, in bytes. ``segments`` are the (offset, length) of what is not a hole, None where there is none;
         ``chunks`` are their bytes in order. A sink leaves them unread, and so does a writer whose volume is full: that one
-        counts on, and ``finish`` says how much would have been needed.
-        Raises LayerCorrupt where there are more or fewer bytes than the segments say.
+        counts on, and ``finish`` reports how much would have been needed.
+        Raises LayerCorrupt where there are more or fewer bytes than the segments state.
         """
         parts = [(0, size)] if segments is None else segments
         inode.size = size

@@ -123,7 +123,7 @@ def _hash(attribute: Attribute) -> int:
 
 def _block_hash(hashes: list[int]) -> int:
     if 0 in hashes:
-        return 0  # says that the block must not be shared
+        return 0  # the block must not be shared
     value = 0
     for each in hashes:
         value = _rotate(value, 16) ^ each

@@ -1,7 +1,7 @@
 """One layer's bytes on their way into one file: how far they have come, whether they are whole, what went wrong.
 
 One producer (``download`` or ``spool``) moves it forward, any number of readers wait on it; thread-safe.
-State: in memory, for as long as somebody holds it; the bytes themselves lie in ``path``.
+State: in memory, for as long as it is held; the bytes themselves are in ``path``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PIECE = 1 << 20
 """Bytes that are received, written or hashed at once: large beside the cost of a call, small beside a processor's cache."""
 
 HEARTBEAT = 0.1
-"""Seconds after which somebody who waits looks whether to stop; an Event can't wake a Condition."""
+"""Seconds after which a waiting reader checks the stop event; an Event can't wake a Condition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Fetched:
 
 
 class Progress(NamedTuple):
-    """Bytes that have arrived, and bytes in all (None until the source has told)."""
+    """Bytes that have arrived, and bytes in all (None until the source has answered)."""
 
     done: int
     total: int | None
@@ -80,7 +80,9 @@ class Arrival:
             try:
                 return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError as error:
-                raise SourceChanged(f"{self.path} was removed before it was read", hint="the next try fetches it anew") from error
+                raise SourceChanged(
+                    f"{self.path} was removed before it was read", hint="the next attempt fetches it again"
+                ) from error
             except OSError as error:
                 raise host_error(error, self.path.parent) from error
 
@@ -99,7 +101,7 @@ class Arrival:
             return Arrived(self._length, self._fetched is not None)
 
     def result(self) -> Fetched:
-        """Wait for the end and tell what arrived. Raises what ended it instead, and Stopped."""
+        """Wait for the end and return what arrived. Raises the error that ended it, and Stopped."""
         with self._changed:
             while (fetched := self._fetched) is None:
                 self._raise_if_over()
@@ -117,7 +119,7 @@ class Arrival:
             self._raise_if_over()
         return self._fetched is not None or self._length > beyond
 
-    # -- for whoever owns it
+    # -- for its owner
 
     def start(self, produce: Callable[[], str]) -> None:
         """Run ``produce`` in a thread of its own: it moves the arrival forward and returns the digest of a whole, right layer."""
@@ -126,7 +128,7 @@ class Arrival:
 
     @property
     def over(self) -> bool:
-        """Failed, cancelled or stopped: nothing that somebody new could wait for."""
+        """Failed, cancelled or stopped: a new reader can't wait for it."""
         with self._changed:
             return self._error is not None or self._cancelled or (self._fetched is None and self._stop.is_set())
 
@@ -169,7 +171,7 @@ class Arrival:
             self.etag, self._size = etag, size
 
     def advance(self, length: int) -> None:
-        """So many bytes can be read from the start. Workers may tell out of turn: what was true once stays true."""
+        """So many bytes can be read from the start. Workers may report out of order: the highest number counts."""
         with self._changed:
             self._length = max(self._length, length)
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""One transfer from S3 into one spool file: what an earlier try has left, what is still missing, and the verdict on the whole.
+"""One transfer from S3 into one spool file: what an earlier attempt left, what is still missing, and the check of the whole.
 
 ``workers`` bring the bytes; the thread that runs ``Download.run`` hashes them in order, right behind the frontier.
 Run by ``spool``. State: an ``Arrival`` in memory, a ``Partial`` on disk.
@@ -35,7 +35,7 @@ class Manner:
 
 
 class Download:
-    """One transfer. ``head`` None: the object is what the first answer, or an earlier try's record, says it is."""
+    """One transfer. ``head`` None: the object is identified by the first answer, or by an earlier attempt's record."""
 
     def __init__(self, layer: Layer, head: Head | None, partial: Partial, arrival: Arrival, manner: Manner) -> None:
         self._layer = layer
@@ -124,7 +124,7 @@ class Download:
                 self._proofs.append(Proof(stop, self._sha.hexdigest()))
 
     def _checkpoint(self, head: Head) -> None:
-        """Note how far the bytes can be trusted. An object without an ETag can't be told from its successor: no note."""
+        """Record how far the bytes can be trusted. An object without an ETag has none: its successor would look the same."""
         if head.etag and self._hashed:
             last = Proof(self._hashed, self._sha.hexdigest())
             proofs = self._proofs if last in self._proofs[-1:] else [*self._proofs, last]
@@ -146,7 +146,7 @@ class Download:
         if wanted in (None, digest):
             return
         if resumed:
-            hint = "they are thrown away, and the next try begins anew"
+            hint = "they are discarded; the next attempt starts from the beginning"
             raise SourceChanged(f"parts of {url}, fetched at different times, do not add up to sha256 {wanted}", hint=hint)
         hint = "correct the manifest's sha256, or put the right object back"
-        raise DigestMismatch(f"{url} has sha256 {digest}, and not {wanted} as its manifest says", hint=hint)
+        raise DigestMismatch(f"{url} has sha256 {digest}, not the declared {wanted}", hint=hint)

@@ -34,7 +34,7 @@ def check_whole(path: Path, head: Head | None, stop: Event) -> Arrival:
 def read_file(layer: Layer, head: Head | None, stop: Event) -> Arrival:
     """Hand out a file. Ends in SourceChanged where it doesn't stay as it is until the last reader asks for the result.
 
-    Raises SourceNotFound, SourceForbidden, and SourceChanged where it is not what ``head`` says.
+    Raises SourceNotFound, SourceForbidden, and SourceChanged where it differs from ``head``.
     """
     path = layer.source.url
     before = stamp(path)
@@ -49,7 +49,7 @@ def read_file(layer: Layer, head: Head | None, stop: Event) -> Arrival:
         _require_same(path, before)
         if layer.sha256 not in (None, digest):
             hint = "correct the manifest's sha256, or put the right file back"
-            raise DigestMismatch(f"{path} has sha256 {digest}, and not {layer.sha256} as its manifest says", hint=hint)
+            raise DigestMismatch(f"{path} has sha256 {digest}, not the declared {layer.sha256}", hint=hint)
         return digest
 
     return _begin(arrival, before.head, verified)

@@ -1,7 +1,7 @@
-"""A download that is not whole yet: its bytes, and a record that lets another process go on with it.
+"""A download that is not whole yet: its bytes, and a record from which another process continues it.
 
 ``<key>.part`` holds the bytes, ``<key>.json`` the object's ETag and length, and proofs: digests of ever longer prefixes.
-Nothing is synced: whoever resumes hashes the bytes again, and goes on after the longest prefix that its proof confirms. Bytes
+Nothing is synced: a resumed download hashes the bytes again and continues after the longest prefix that its proof confirms. Bytes
 that a power cut took are thus fetched again, and a damaged prefix is never built upon. Used by ``download`` and ``spool``.
 """
 

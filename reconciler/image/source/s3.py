@@ -1,4 +1,4 @@
-"""S3 objects and files, as ETags, lengths and ranges of bytes: the one file that knows boto3.
+"""S3 objects and files, as ETags, lengths and ranges of bytes: the only module that imports boto3.
 
 ``head`` is called by ``observe``, ``get`` by ``download``. State: one S3 client for each distinct
 S3Options, for the life of the process; a client that was refused is forgotten, so that new credentials are picked up.
@@ -44,7 +44,7 @@ class Cut(SourceUnavailable):
 
 
 def head(sources: Collection[Source]) -> Mapping[Source, Head | ReconcilerError]:
-    """Ask for the ETag and length of many sources at once; what can't be told is given as the error that says why."""
+    """Request the ETag and length of many sources at once; a failure is returned as its error."""
     distinct = tuple(dict.fromkeys(sources))
     if not distinct:
         return {}
@@ -108,7 +108,7 @@ class Body:
         try:
             while view and (got := self._stream.readinto(view)):
                 view = view[got:]
-        except Exception as error:  # of botocore, urllib3, http.client, ssl or socket: all say that the answer can't be read on
+        except Exception as error:  # of botocore, urllib3, http.client, ssl or socket: each means that reading the answer failed
             raise self._cut(str(error) or type(error).__name__) from error
         if view:
             raise self._cut("the answer ended early")
@@ -263,7 +263,7 @@ def _denial(said: str, status: int, code: str, source: Source, endpoint: str) ->
     if source.s3.anonymous:
         hint = "the bucket is not public, or the key does not exist: leave s3.anonymous out and give credentials"
     else:
-        hint = "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID …) and the bucket's policy; a missing key can look the same"
+        hint = "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID …) and the bucket's policy; a missing key answers so, too"
     return SourceForbidden(f"{endpoint} does not allow {source.url} to be read: {said}", hint=hint)
 
 

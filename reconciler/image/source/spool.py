@@ -1,9 +1,9 @@
-"""Layers on their way to the builder: each fetched once, however many want it, and kept until nobody does.
+"""Layers on their way to the builder: each fetched once for all its readers, and kept until the last one has closed it.
 
 Names in the directory, all others are left alone:
 ``<sha256>`` a whole layer that was right when it arrived; ``<key>.part`` and ``<key>.json`` an unfinished one (``partial``);
-``etag-<hash>`` a link to the whole layer that an unpinned source's ETag and length stood for.
-Called by ``lifecycle``. State: the directory; in memory, who is reading what.
+``etag-<hash>`` a link to the whole layer that an unpinned source's ETag and length identified.
+Called by ``controller``. State: the directory; in memory, the open readers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Fetch:
             return self._arrival.wait(beyond, timeout)
 
     def result(self) -> Fetched:
-        """Wait for the end and tell what was fetched; to be called after the last byte was read. Raises what ``wait`` raises.
+        """Wait for the end and return what was fetched; to be called after the last byte was read. Raises what ``wait`` raises.
 
         For a file that is read where it lies, this makes sure that it has stayed the same until now.
         """
@@ -77,14 +77,14 @@ class Fetch:
 
     @contextmanager
     def _own_errors(self) -> Iterator[None]:
-        """The same layer at another place may be missing or wrong there; that is no verdict on this reader's own source."""
+        """The same layer at another place may be missing or wrong there; that proves nothing about this reader's own source."""
         try:
             yield
         except Terminal as error:
             if not self._foreign:
                 raise
             raise SourceUnavailable(
-                f"a transfer of the same layer has failed: {error}", hint="the next try is one of its own"
+                f"another transfer of the same layer failed: {error}", hint="the next attempt fetches it from its own source"
             ) from error
 
 
@@ -116,9 +116,9 @@ class Spool:
         self._shared: dict[str, Shared] = {}
 
     def fetch(self, layer: Layer, head: Head | None = None) -> Fetch:
-        """Begin to fetch a layer, or join whoever is fetching it. ``head`` spares a request where the layer is not pinned.
+        """Begin to fetch a layer, or join the transfer that is under way. ``head`` saves a request for an unpinned layer.
 
-        Raises what is known at once: SourceNotFound, SourceForbidden, SourceUnavailable, SourceChanged, NoSpace, NeedsOperator.
+        Raises what fails at once: SourceNotFound, SourceForbidden, SourceUnavailable, SourceChanged, NoSpace, NeedsOperator.
         """
         if layer.source.is_s3 and layer.sha256 is None and head is None:
             head = head_one(layer.source)
@@ -192,7 +192,7 @@ class Spool:
             return tuple(path.name for path in found if self._remove_unless(path, wanted))
 
     def discard(self, digest: str) -> bool:
-        """Remove a layer, whole or partial; False where somebody is reading it."""
+        """Remove a layer, whole or partial; False where it is being read."""
         with self._lock:
             if digest in self._in_use():
                 return False
@@ -230,7 +230,7 @@ class Spool:
 
 
 def spool_key(layer: Layer, head: Head | None) -> str:
-    """What a transfer is shared by: the digest, or the ETag and length that stand for it at one endpoint and bucket."""
+    """The key that a transfer is shared by: the digest, or the ETag and length at one endpoint and bucket."""
     source = layer.source
     if not source.is_s3:
         return f"{source.url} {layer.sha256}"

@@ -1,6 +1,6 @@
 """One layer on its way through a pipe, no faster than its reader: nothing lies on disk, and little is ever ahead of the reader.
 
-Made by ``inspecting``, which would rather not fetch what a refused layer would have held; ``spool`` serves those who need all of
+Made by ``cli.inspect_layer``, which doesn't fetch the rest of a refused layer; ``spool`` serves callers that need all of
 it. What is ahead: the pipe, one piece, and what the sockets hold of one answer. State: a thread, a pipe, a hash.
 """
 
@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 600.0
 """How long the reader may take nothing, although there is something for it."""
 
 AFTER_THE_READER = 1.0
-"""Seconds for those who watch the reader to say why it has gone."""
+"""Seconds that the parent has to report why the reader has ended."""
 
 
 class Flow:
@@ -47,7 +47,7 @@ class Flow:
         self._origin = origin(self._arrival)
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._writer, False)
-        with suppress(OSError):  # a user who has many pipes gets small ones
+        with suppress(OSError):  # a user with many pipes gets small ones
             fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, PIECE)
         self._length = 0
         self._arrival.start(self._run)
@@ -129,7 +129,7 @@ class Origin(ABC):
     def pieces(self) -> Iterator[memoryview]:
         """Raises SourceChanged, SourceUnavailable, SourceNotFound, SourceForbidden, and Stopped."""
 
-    def abort(self) -> None:  # noqa: B027 - most origins have nobody to wake
+    def abort(self) -> None:  # noqa: B027 - most origins have nothing to wake
         """Wake the thread that waits for a piece, where that can be done; called by another one."""
 
 
@@ -182,7 +182,7 @@ class Ranges(Origin):
             self._arrival.check()  # an abort may have come before there was something to abort
             if self._head not in (None, body.head):
                 message = f"{self._source.url} was {self._head}, and is {body.head} now"
-                raise SourceChanged(message, hint="the next try takes it anew")
+                raise SourceChanged(message, hint="the next attempt fetches the new one")
             self._head, self.etag = body.head, body.head.etag
             self._arrival.describe(body.head.etag, body.head.size)
             yield body
@@ -221,7 +221,7 @@ class File(Origin):
 
 
 class Descriptor(Origin):
-    """What somebody sends: standard input."""
+    """Standard input."""
 
     def __init__(self, fd: int, arrival: Arrival) -> None:
         self._fd = fd

@@ -34,7 +34,7 @@ class Window:
         self._lock = Lock()
 
     def __len__(self) -> int:
-        """Parts that nobody has taken yet."""
+        """Parts that no worker has taken yet."""
         return max(0, -(-(self._size - self._next) // self._part_bytes))
 
     def take(self) -> Part | None:
@@ -66,6 +66,6 @@ class Window:
                 raise self._error
 
     def close(self) -> None:
-        """Let go of the first answer where nobody has taken it."""
+        """Close the first answer where no worker has taken it."""
         if self._first is not None:
             self._first.close()

@@ -1,7 +1,7 @@
 """Threads that bring the parts of one object into one file, each over a connection of its own.
 
 Memory: one piece for each thread, whatever the size of parts and objects. A piece goes to its offset of the file as soon as it
-is there; whoever needs the bytes in order reads them behind the frontier, out of the page cache. Used by ``download``.
+is there; readers that need the bytes in order read them behind the frontier, out of the page cache. Used by ``download``.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Workers:
         try:
             if body.head != self._head:
                 raise SourceChanged(
-                    f"{self._source.url} was {self._head}, and is {body.head} now", hint="the next try takes it anew"
+                    f"{self._source.url} was {self._head}, and is {body.head} now", hint="the next attempt fetches the new one"
                 )
             yield body
         finally:

@@ -155,14 +155,14 @@ def _open(data: bytes) -> tuple[memoryview, int]:
         raise _damaged("it is not one, or of another version")
     packed = memoryview(data)[HEADER.size :]
     if length > min(MAX_BODY, MAX_RATIO * len(packed)):
-        raise _damaged("it says that it is larger than it can be")
+        raise _damaged("its stated length is impossible")
     decoder = zlib.decompressobj()
     try:
         body = decoder.decompress(packed, length + 1)
     except zlib.error as error:
         raise _damaged(str(error)) from None
     if len(body) != length or not decoder.eof or decoder.unused_data or _digest(next_block, body) != digest:
-        raise _damaged("its length or digest is not what it says")
+        raise _damaged("its length or digest is wrong")
     return memoryview(body), next_block
 
 

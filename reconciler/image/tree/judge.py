@@ -1,11 +1,11 @@
-"""What a member may be: the rules on names, links, numbers and attributes, and the limits.
+"""The judge: validates each member against the rules on names, links, numbers and attributes, and against the limits.
 
 Called by the builder for each member before ``tree`` sees it; one judge for each layer. A rule's short name is part of the error
 and of reports. State: the totals of the layer so far.
 
 Where links may point: absolute targets are ordinary content and resolve inside the image; a relative one that climbs above the
 root, counted from the link's own directory by its name, is refused, although it could not leave the image either, unless
-``limits.climbingLinks`` says otherwise.
+``limits.climbingLinks`` is "resolve".
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Judge:
         self._totals.count_dropped(dropped)
 
     def _check_privileged(self, member: Member) -> None:
-        """Files that give whoever runs them more than they had: setuid, setgid, file capabilities."""
+        """Files that give the user who runs them more privileges: setuid, setgid, file capabilities."""
         if self._limits.setuid == "refuse":
             raise Malformed("policy-setuid", "it is setuid, setgid, or has capabilities (limits.setuid)")
         if self._limits.setuid == "strip":

@@ -1,6 +1,6 @@
 """What the layer that is being applied has put where, so that whiteouts hide what lower layers brought and nothing else.
 
-Used by ``tree``. OCI lets a whiteout stand before or after the members beside it: both must give the same tree, so a directory
+Used by ``tree``. OCI allows a whiteout before or after the members beside it: both orders must give the same tree, so a directory
 of a lower layer that the current one has been in is not dropped but emptied of what is not the current layer's. State: marks on
 the directories of one layer; on the first layer nothing is marked, everything is its own.
 """
@@ -11,7 +11,7 @@ from reconciler.image.tree.inode import Inode, directory
 
 
 class LayerMarks:
-    """``lower`` says whether there is anything below this layer."""
+    """``lower``: whether there is anything below this layer."""
 
     def __init__(self, *, lower: bool) -> None:
         self._lower = lower
@@ -77,6 +77,6 @@ class LayerMarks:
 
 
 def children_of(parent: Inode) -> dict[bytes, Inode]:
-    """The children of what is known to be a directory."""
+    """The children of an inode that is a directory."""
     assert parent.children is not None
     return parent.children

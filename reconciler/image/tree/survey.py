@@ -1,6 +1,6 @@
-"""What an operator wants to know of a layer before trusting it, beyond the totals that every build keeps.
+"""The survey of a layer for ``inspect``: what an operator checks before trusting it, beyond the totals that every build keeps.
 
-Filled by the builder as the members pass, where somebody asked for it (``inspect``): a build pays nothing. State: counts, a few
+Filled by the builder as the members pass, on request only: a build pays nothing. State: counts, a few
 names for each of them however many members there are, and a number for each name, so that those given twice are found.
 """
 
@@ -20,7 +20,7 @@ from reconciler.image.tree.totals import Named
 from reconciler.image.tree.tree import BYTES_A_STEP, MAX_SYMLINKS, STEPS_AN_ENTRY, Tree
 
 LISTED = 5
-"""How many names each list keeps. All lists together have to fit one packet of ``control``, whatever the names look like."""
+"""How many names each list keeps. All lists together have to fit one packet of ``control``, whatever the names are."""
 
 LISTED_XATTRS = 12
 HALF = (SHOWN - len(" -> ")) // 2
@@ -49,7 +49,7 @@ class Survey:
     # -- members
 
     def follow(self, reader: Reader) -> Iterator[Member]:
-        """The reader's members. What is looked at before the judge has seen a member is what the judge may change."""
+        """The reader's members. Values that the judge may change are read before the judge validates the member."""
         end = 0
         for member in reader:
             form = dialect(reader.block, extended=member.offset != end)
@@ -122,7 +122,7 @@ class Survey:
     # -- the answer
 
     def document(self, compression: str, tree: Tree, *, whole: bool) -> dict[str, object]:
-        """Fit for JSON and one packet. Where links lead is only told of a ``whole`` layer."""
+        """Fit for JSON and one packet. Dangling links are listed for a ``whole`` layer only."""
         named = {kind: found.document() for kind, found in self._named.items()}
         return {
             "entries": self._entries,
@@ -233,7 +233,7 @@ class Dangling:
 
 
 def dialect(header: bytes, *, extended: bool) -> str:
-    """Which kind of tar a member's header block belongs to; ``extended`` says whether other headers stand in front of it."""
+    """Which kind of tar a member's header block belongs to; ``extended``: whether other headers precede it."""
     magic = header[257:265]
     if magic == b"ustar  \0":
         return "gnu"

@@ -11,7 +11,7 @@ component is never followed. Decisions, and where they come from:
 - A directory over a symlink to a directory keeps the link, and leaves what it points to alone, where the same layer made the
   link: archives joined from two trees need it for a merged ``/usr``. A link of a lower layer is replaced, as overlayfs has it.
 - Anything else over a directory with children: replaces one of a lower layer (OCI), is refused where the same layer filled it.
-- Whiteouts hide what lower layers brought, wherever in the layer they stand (OCI).
+- Whiteouts hide what lower layers brought, wherever in the layer they are (OCI).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Tree:
     # -------------------------------------------------------------------------------------------------- placing
 
     def _put(self, parent: Inode, name: bytes, inode: Inode) -> None:
-        """Give a name to an inode, whatever had it before; who is linked elsewhere lives on there."""
+        """Give a name to an inode, whatever had it before; an inode with other names stays under those."""
         children = children_of(parent)
         existing = children.get(name)
         if existing is not None:
@@ -142,7 +142,7 @@ class Tree:
     def _link(self, parent: Inode, name: bytes, linkname: bytes) -> None:
         target = self._lookup(linkname)
         if target is None:
-            raise Malformed("hardlink-missing", "it is a hard link to something that is not there")
+            raise Malformed("hardlink-missing", "its target does not exist")
         if target.children is not None:
             raise Malformed("hardlink-directory", "it is a hard link to a directory")
         if children_of(parent).get(name) is target:
@@ -217,7 +217,7 @@ class Tree:
             raise Malformed("limit-resolution", "the layer's names lead through too many links and directories")
 
     def _step(self, above: Inode, name: bytes, create: bool) -> Inode | None:
-        """The directory or symlink of that name; what is missing is made where ``create`` says so."""
+        """The directory or symlink of that name; what is missing is made where ``create`` is set."""
         child = children_of(above).get(name)
         if child is None and create:
             if name.startswith(WHITEOUT):

@@ -1,4 +1,4 @@
-"""Whole images: what the referee says of them, what a broken-off build leaves behind, the same bytes from the same input."""
+"""Whole images: what e2fsck reports of them, what an interrupted build leaves, the same bytes from the same input."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BLOCK = 4096
 GROUP = 128 * MIB
 
 
-# ---------------------------------------------------------------------------------------------------------- the referee
+# ---------------------------------------------------------------------------------------------------------- e2fsck
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ GROUP = 128 * MIB
         100 * GIB,
     ],
 )
-def test_the_referee_accepts_any_size(tmp_path: Path, size: int) -> None:
+def test_e2fsck_accepts_any_size(tmp_path: Path, size: int) -> None:
     with building(tmp_path / "image", size) as image:
         fill(image)
 
@@ -113,7 +113,7 @@ def test_a_large_file_goes_around_the_backup_in_the_second_group(tmp_path: Path)
 
 
 def test_an_image_can_be_filled_to_the_last_mib(tmp_path: Path) -> None:
-    """The size that the error names is enough, and the referee finds nothing wrong with so little room."""
+    """The size that the error names is enough, and e2fsck finds nothing wrong in so little space."""
     content = bytes(range(256)) * 4 * 1024 * 20
     with pytest.raises(ImageTooSmall, match=r"they take (\d+) MiB") as caught, building(tmp_path / "small", 16 * MIB) as image:
         image.file("large", content)
@@ -204,7 +204,7 @@ def plant(image: Image, tree: dict[bytes, Any], place: bytes = b"") -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(TREES)
-def test_the_referee_accepts_any_tree(tmp_path_factory: pytest.TempPathFactory, tree: dict[bytes, Any]) -> None:
+def test_e2fsck_accepts_any_tree(tmp_path_factory: pytest.TempPathFactory, tree: dict[bytes, Any]) -> None:
     path = tmp_path_factory.mktemp("tree") / "image"
     with building(path, 16 * MIB) as image:
         plant(image, tree)
