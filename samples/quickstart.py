@@ -18,7 +18,7 @@ from samples.s3 import S3Server, upload
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT, BUCKET = 9460, "quickstart"
-"""As manifests/quickstart and manifests/debian say."""
+"""As manifests/quickstart and samples/manifests/debian say."""
 
 
 def reconcile(manifests: str, work: Path, *words: str) -> int:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen.work.mkdir(parents=True, exist_ok=True)
     print("Making the sample layers (once) …", flush=True)
     made = layers.make(chosen.work / "layers", full=chosen.full)
-    manifests = "manifests/debian" if chosen.full else "manifests/quickstart"
+    manifests = "samples/manifests/debian" if chosen.full else "manifests/quickstart"
     with S3Server(PORT) as server:
         upload(server.endpoint, made, BUCKET)
         print(f"S3 endpoint {server.endpoint}, bucket {BUCKET}: {', '.join(sorted(made))}")
