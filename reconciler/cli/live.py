@@ -69,29 +69,24 @@ def scenes(chosen: Options) -> Iterator[Scene]:
 
 def look(chosen: Options, before: Sequence[Running], cached: ManifestCache) -> Scene:
     from reconciler.controller import context as host
-    from reconciler.controller import converge
-    from reconciler.controller.observe import Phases
-    from reconciler.model import Kind
     from reconciler.registry import lock
-    from reconciler.status import top
+    from reconciler.status import image, top
     from reconciler.telemetry import activity
 
     settings = chosen.settings
     with host.reading(settings, lenient=True, cached=cached) as ours:
-        seen = converge.look_offline(ours)
-        under_way = {(Kind(run.subject.kind), run.subject.name): run.state for run in ours.records.open_runs()}
-        phases = Phases(ours.desired, seen.observed, seen.plan, under_way)
+        images = image.read(ours)
         running = activity.read(settings.running)
         return top.Scene(
             host=ours.name,
             at=time.time(),
             holder=lock.holder(settings.lock),
-            pools=seen.observed.pools,
-            phases=[phases.of(name).value for name in sorted({*ours.desired.images, *seen.observed.images})],
+            pools=images.observed.pools,
+            phases=[one.phase.value for one in images.statuses.values()],
             running=running,
             rates=top.rates(before, running),
             events=ours.records.events(limit=top.EVENTS),
-            pending=len(seen.plan.actions),
+            pending=len(images.plan.actions),
             faults=len(ours.faults),
         )
 

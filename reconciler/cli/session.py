@@ -12,10 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reconciler.controller import context as hosts
-from reconciler.controller import converge
 from reconciler.controller import repair as mending
 from reconciler.controller.context import Host
-from reconciler.controller.observe import phase
 from reconciler.controller.repair import Change
 from reconciler.errors import Exit, ManifestsInvalid, NotConverged, UsageError
 from reconciler.manifests import loader
@@ -23,6 +21,7 @@ from reconciler.manifests.faults import ignored_documents
 from reconciler.model import Kind, Phase
 from reconciler.output import console
 from reconciler.settings import Settings
+from reconciler.status import image as images
 from reconciler.status.health import Check
 
 
@@ -67,14 +66,12 @@ def wait(settings: Settings, name: str, condition: str, timeout: float) -> Exit:
     give_up = time.monotonic() + timeout
     while True:
         with hosts.reading(settings, lenient=True) as ours:
-            found = converge.look_offline(ours)
-            state = phase(name, ours.desired, found.observed, found.plan)
-            known = name in ours.desired.images or name in found.observed.images
-        if (condition == "gone" and not known) or (condition == "ready" and known and state is Phase.READY):
+            found = images.read(ours).statuses.get(name)
+        if (condition == "gone" and found is None) or (condition == "ready" and found and found.phase is Phase.READY):
             return Exit.OK
         if time.monotonic() >= give_up:
-            told = state.value if known else "not known"
-            raise NotConverged(f"image/{name} is {told} after {timeout:g} s", hint=f"reconcile describe image/{name}")
+            state = found.phase.value if found else "not known"
+            raise NotConverged(f"image/{name} is {state} after {timeout:g} s", hint=f"reconcile describe image/{name}")
         time.sleep(min(1.0, max(0.0, give_up - time.monotonic())))
 
 

@@ -168,13 +168,13 @@ def graph(context: click.Context, /, svg: bool, **_: Any) -> int:
     from dataclasses import asdict
 
     from reconciler.cli import session
-    from reconciler.controller import converge
     from reconciler.output import console
     from reconciler.status import graph as drawing
+    from reconciler.status import image
 
     chosen = options(context)
     with session.looking(chosen.settings) as ours:
-        found = drawing.nodes(ours.desired, converge.look_offline(ours))
+        found = drawing.nodes(image.read(ours))
     if chosen.json:
         console.document({"nodes": [asdict(node) for node in found]})
     else:

@@ -9,9 +9,9 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from reconciler.controller.executor import Done, Ledger
-from reconciler.controller.observe import Phases
 from reconciler.errors import Exit
 from reconciler.model import Desired, Kind, ObjectResult, Observed, Plan, Result, Verb
+from reconciler.planner.status import statuses
 
 SAID = frozenset({"SnapshotInUse", "SnapshotOutdated"})
 """Findings about an object that is as it should be for now, and will not be for ever."""
@@ -48,11 +48,11 @@ def images(desired: Desired, observed: Observed, plan: Plan, ledger: Ledger) -> 
     for done in ledger.done.values():
         for image in () if done.ok else {*done.action.images, done.action.image}:
             bad_of.setdefault(image, done)
-    phases = Phases(desired, observed, plan)
+    current = statuses(desired, observed, plan)
     found = []
     for name in sorted(desired.images.keys() | rows.keys()):
         row, bad = rows.get(name), bad_of.get(name)
-        state = phases.of(name).value
+        state = current[name].phase.value if name in current else "Gone"
         one = ObjectResult(Kind.IMAGE, name, row.action.verb.value if row else "none", state, changed=row is not None and row.ok)
         if name in blocked:
             one = replace(one, ok=False, reason=blocked[name].reason, message=blocked[name].message)

@@ -59,7 +59,7 @@ def read(
     reported = report(broken, source)
     if policy == "fail" or not last:
         raise ManifestsInvalid(reported)
-    return InForce(_all_last_good(last, source, host, reported), reported, tuple(sorted(last)))
+    return InForce(_all_last_good(last, source, host, reported, cached), reported, tuple(sorted(last)))
 
 
 def read_changed(directory: Path, named: Iterable[str], *, host: HostFacts, cached: ManifestCache) -> Desired | None:
@@ -99,8 +99,12 @@ def _frozen(
         bad |= more
 
 
-def _all_last_good(last: Mapping[str, str], source: str, host: HostFacts, reported: tuple[Fault, ...]) -> Desired:
-    desired, faults, _ = loader.combine([_last_good(path, text) for path, text in sorted(last.items())], source, host)
+def _all_last_good(
+    last: Mapping[str, str], source: str, host: HostFacts, reported: tuple[Fault, ...], cached: ManifestCache
+) -> Desired:
+    own = ManifestCache()
+    desired, faults, _ = loader.combine([_last_good(path, text) for path, text in sorted(last.items())], source, host, own)
+    cached.in_force = own.parsed
     if faults:
         raise ManifestsInvalid(reported)
     return desired

@@ -123,6 +123,8 @@ class ManifestCache:
     texts: Mapping[str, str] | None = None
     """The last good text of each file, as the registry has it; None until it is read from there."""
     checked: Checked | None = None
+    in_force: Mapping[str, ParsedFile] = field(default_factory=dict)
+    """The files that Desired was assembled from: those of ``parsed``, or the last good ones where these are in force."""
 
 
 def _gather(found: Iterable[ManifestFile | Fault], cached: ManifestCache) -> _Gathered:
@@ -137,7 +139,7 @@ def _gather(found: Iterable[ManifestFile | Fault], cached: ManifestCache) -> _Ga
         if len(gathered.faults) >= MAX_FAULTS:
             gathered.has_every_pool = False
             break
-    cached.parsed = parsed
+    cached.parsed = cached.in_force = parsed
     return gathered
 
 

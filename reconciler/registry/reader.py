@@ -156,6 +156,11 @@ class Records:
         """The newest ``limit`` events, oldest first."""
         return tuple(Event(**row) for row in self._newest("event", "seq", limit, kind=kind, name=name))
 
+    def last_events(self) -> dict[tuple[str, str], float]:
+        """When the newest event of each object was recorded, by kind and name."""
+        found = self._rows("SELECT kind, name, MAX(at) AS at FROM event GROUP BY kind, name")
+        return {(row["kind"], row["name"]): row["at"] for row in found}
+
     def runs(
         self, kind: str | None = None, name: str | None = None, status: str | None = None, limit: int = 100
     ) -> tuple[Run, ...]:

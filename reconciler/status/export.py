@@ -8,61 +8,68 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reconciler.controller import converge
 from reconciler.controller.context import Host
 from reconciler.errors import UsageError
 from reconciler.manifests.desired import Declared
 from reconciler.manifests.documents import API_VERSION, ImageDocument, PoolDocument
-from reconciler.model import Kind
+from reconciler.model import Kind, Observed, SnapshotRow
+from reconciler.planner.status import ImageStatus
 from reconciler.sizes import format_size
+from reconciler.status import image as status
 from reconciler.status import inventory
+from reconciler.status.image import Images
 
 SIZES = ("size", "blockSize")
 
 
 def documents(host: Host, kind: Kind, name: str | None) -> list[dict[str, Any]]:
     """All of a kind that this host is to have, or the one. Raises UsageError where there is none of that name."""
-    now = converge.look_offline(host)
-    found = list(_images(host, now, name) if kind is Kind.IMAGE else _pools(host, now, name))
+    images = status.read(host)
+    found = list(_images(images, name) if kind is Kind.IMAGE else _pools(images, name))
     if name is not None and not found:
         told = f"no manifest declares {kind.lower()} {name!r} for this host"
         raise UsageError(told, hint=f"see: reconcile get {kind.lower()}s")
     return found
 
 
-def _images(host: Host, now: converge.Look, name: str | None) -> Iterator[dict[str, Any]]:
-    declared = {one.name: one for parsed in host.cached.parsed.values() for one in parsed.images}
-    for one in sorted(host.desired.images.values(), key=lambda image: image.name):
-        if name in (None, one.name):
-            yield _image(declared[one.name], host, now)
+def _images(images: Images, name: str | None) -> Iterator[dict[str, Any]]:
+    declared = {one.name: one for parsed in images.host.cached.in_force.values() for one in parsed.images}
+    for one in images.statuses.values():
+        if one.declared and name in (None, one.name):
+            yield _image(declared[one.name], images, one)
 
 
-def _image(one: Declared[ImageDocument], host: Host, now: converge.Look) -> dict[str, Any]:
-    told = inventory.about_image(host, now, one.name)
-    document = _plain(one.document)
-    for layer, resolved in zip(document["spec"]["layers"], one.layers, strict=True):
-        layer["source"] = resolved.source.url  # what a relative one starts from is not where this text will be
-    document["metadata"]["generation"] = told["generation"]
+def _image(declared: Declared[ImageDocument], images: Images, one: ImageStatus) -> dict[str, Any]:
+    document = _plain(declared.document)
+    for layer, resolved in zip(document["spec"]["layers"], declared.layers, strict=True):
+        layer["source"] = resolved.source.url  # a relative path starts from where the manifest is, and this text is elsewhere
+    document["metadata"]["generation"] = one.generation
     document["status"] = {
-        "phase": told["phase"],
-        "observedGeneration": told["observedGeneration"],
-        "revision": told["revision"],
-        "chain": told["chain"],
-        "snapshots": [{"name": each["name"], "path": each["path"], "active": each["active"]} for each in told["snapshots"]],
-        "conditions": [{name: value for name, value in each.items() if value} for each in told["conditions"]],
+        "phase": one.phase.value,
+        "observedGeneration": one.observed_generation,
+        "revision": images.host.revision,
+        "chain": one.chain,
+        "snapshots": [_snapshot(row, images.observed) for row in one.snapshots],
+        "conditions": [{key: value for key, value in each.items() if value} for each in status.conditions_json(images, one)],
     }
     return document
 
 
-def _pools(host: Host, now: converge.Look, name: str | None) -> Iterator[dict[str, Any]]:
-    declared = {one.name: one for parsed in host.cached.parsed.values() for one in parsed.pools}
+def _snapshot(row: SnapshotRow, observed: Observed) -> dict[str, Any]:
+    found = observed.snapshot_state(row.pool, row.name)
+    return {"name": row.name, "path": found.path if found else None, "active": found.active if found else False}
+
+
+def _pools(images: Images, name: str | None) -> Iterator[dict[str, Any]]:
+    host = images.host
+    declared = {one.name: one for parsed in host.cached.in_force.values() for one in parsed.pools}
     for pool in sorted(host.desired.pools):
         if name not in (None, pool):
             continue
         implied: dict[str, Any] = {"apiVersion": API_VERSION, "kind": "Pool", "metadata": {"name": pool}, "spec": {"file": {}}}
         document = _plain(declared[pool].document) if pool in declared else implied
-        told = inventory.pool(pool, host, now.observed)
-        yield document | {"status": {key: told[key] for key in ("state", "message", "data", "metadata") if told[key]}}
+        found = inventory.pool(pool, host, images.observed)
+        yield document | {"status": {key: found[key] for key in ("state", "message", "data", "metadata") if found[key]}}
 
 
 def _plain(document: ImageDocument | PoolDocument) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from reconciler.controller.observe import Phases
-from reconciler.model import Desired, Kind
+from reconciler.model import Kind
 from reconciler.planner.goals import volume_name
 
 if TYPE_CHECKING:
-    from reconciler.controller.converge import Look
+    from reconciler.status.image import Images
 
 ROW, COLUMN, WIDTH, HEIGHT, MARGIN = 44, 250, 210, 32, 20
 LONGEST = 30
@@ -36,9 +35,9 @@ class Node:
     good: bool = True
 
 
-def nodes(desired: Desired, look: Look) -> tuple[Node, ...]:
+def nodes(images: Images) -> tuple[Node, ...]:
     """Pools, volumes on their parents, images on their top volumes, snapshots on their images: parents before children."""
-    observed, phases = look.observed, Phases(desired, look.observed, look.plan)
+    observed = images.observed
     found: dict[str, Node] = {}
     for name, pool in sorted(observed.pools.items()):
         found[f"pool/{name}"] = Node(
@@ -48,15 +47,14 @@ def nodes(desired: Desired, look: Look) -> tuple[Node, ...]:
         below = f"volume/{pool_name}/{row.parent}" if row.parent else f"pool/{pool_name}"
         layers = "one layer more" if row.parent else f"{len(row.digests)} layer{'s' if len(row.digests) > 1 else ''}"
         found[f"volume/{pool_name}/{chain}"] = Node(f"volume/{pool_name}/{chain}", "volume", volume_name(chain), layers, below)
-    for name in sorted({*desired.images, *observed.images}):
-        spec, image = desired.images.get(name), observed.images.get(name)
-        pool_name = image.pool if image else spec.pool if spec else ""
-        below = f"volume/{pool_name}/{image.chain}" if image and image.chain else f"pool/{pool_name}"
-        phase = phases.of(name).value
+    for name, image in images.statuses.items():
+        pool_name = image.row.pool if image.row else image.pool or ""
+        below = f"volume/{pool_name}/{image.chain}" if image.chain else f"pool/{pool_name}"
+        phase = image.phase.value
         found[f"image/{name}"] = Node(
             f"image/{name}", "image", name, phase, below if below in found else f"pool/{pool_name}", phase == "Ready"
         )
-    acted = {action.name for action in look.plan.actions if action.kind is Kind.SNAPSHOT}
+    acted = {action.name for action in images.plan.actions if action.kind is Kind.SNAPSHOT}
     for (_, snapshot), made in sorted(observed.snapshots.items()):
         key, drifted = f"snapshot/{snapshot}", snapshot in acted
         note = "to be mended" if drifted else ""

@@ -1,22 +1,24 @@
-"""An image's status: phase, generation, conditions, what is left to do for it, what it shares.
+"""What is shown of each image: its ``ImageStatus`` with the times, marks and neighbours that the registry and the plan add.
 
-Called by ``inventory`` and ``verbs`` with a Host opened for reading. Derived from what is there now; no state.
+``read`` observes, plans and computes every status once, with a fixed number of queries; the other functions of ``status``
+present what it returns as JSON values. Called by ``status`` and ``cli`` with a Host that is open for reading. No state.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from reconciler.controller import converge
 from reconciler.controller.context import Host
-from reconciler.controller.observe import Phases
-from reconciler.model import Action, Failure, ImageRow, Kind, Observed
+from reconciler.model import ImageRow, Kind, Observed, Plan
 from reconciler.planner.goals import volume_name
-from reconciler.registry.marks import Mark, What
-from reconciler.status.conditions import Condition, Facts, conditions
+from reconciler.planner.status import Condition, ImageStatus, Recorded, statuses
+from reconciler.registry.marks import Mark, Marks, What
 
 
 def at(seconds: float) -> str:
@@ -24,68 +26,79 @@ def at(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def document(host: Host, now: converge.Look, name: str) -> dict[str, Any]:
-    """All of it, for programs."""
-    failure, row = failure_of(name, now), now.observed.images.get(name)
+@dataclass(frozen=True)
+class Images:
+    """The status of every image that is declared or recorded, by name, with what it was computed from."""
+
+    host: Host
+    observed: Observed
+    plan: Plan
+    statuses: Mapping[str, ImageStatus]
+    marks: Marks
+
+    @cached_property
+    def last_events(self) -> Mapping[tuple[str, str], float]:
+        return self.host.records.last_events()
+
+    def since(self, image: ImageStatus, condition: Condition) -> float:
+        """When something last happened that the condition can follow from; 0 where that is unknown."""
+        mark = self.marks.get((image.name, What.SUSPENDED))
+        if mark and condition.type == "Suspended":
+            return mark.since
+        objects = [(Kind.IMAGE, image.name), *((Kind.SNAPSHOT, row.name) for row in image.snapshots)]
+        objects += [(Kind.VOLUME, volume_name(image.chain))] if image.chain else []
+        return max(self.last_events.get(one, 0.0) for one in objects)
+
+
+def read(host: Host) -> Images:
+    """Observe and plan without asking any source, and compute the status of every image."""
+    now, marks = converge.look_offline(host), host.records.marks()
+    recorded = Recorded(
+        runs={(Kind(run.subject.kind), run.subject.name): run.state for run in host.records.open_runs()},
+        suspended=suspensions(marks),
+        generations=host.records.generations(),
+    )
+    found = statuses(host.desired, now.observed, now.plan, recorded)
+    return Images(host, now.observed, now.plan, found, marks)
+
+
+def suspensions(marks: Marks) -> dict[str, str]:
+    """Images that are suspended by hand now, with the reason."""
+    now = time.time()
+    return {name: mark.reason for (name, what), mark in marks.items() if what is What.SUSPENDED and mark.holds(now)}
+
+
+# -------------------------------------------------------------------------------------------------------- JSON
+
+
+def document(images: Images, image: ImageStatus) -> dict[str, Any]:
+    """Everything that ``describe`` adds to an entry of ``list``."""
+    failure = image.failure
     return {
-        "generation": generation(host, name),
-        "observedGeneration": host.records.generations([name]).get(name, ("", 0))[1],
-        "revision": host.revision,
-        "conditions": [condition_json(host, now, name, one) for one in conditions_of(host, now, name)],
-        "marks": [mark_json(mark) for (image, _), mark in host.records.marks().items() if image == name],
+        "generation": image.generation,
+        "observedGeneration": image.observed_generation,
+        "revision": images.host.revision,
+        "conditions": conditions_json(images, image),
+        "marks": [mark_json(mark) for (name, _), mark in images.marks.items() if name == image.name],
         "failure": asdict(failure) if failure else None,
-        "left": [f"{action.verb} {action.kind.lower()}/{action.name}: {action.because}" for action in left_of(now, name)],
-        "sharesVolumesWith": sorted(sharing(now.observed, row)) if row else [],
+        "left": [f"{action.verb} {action.kind.lower()}/{action.name}: {action.because}" for action in image.left],
+        "sharesVolumesWith": sorted(sharing(images.observed, image.row)) if image.row else [],
     }
 
 
-def condition_json(host: Host, now: converge.Look, name: str, one: Condition) -> dict[str, Any]:
-    """As Kubernetes spells it; ``lastTransitionTime`` is when something last happened that it can follow from."""
-    mark = host.records.marks().get((name, What.SUSPENDED))
-    since = mark.since if mark and one.type == "Suspended" else _last_event(host, now, name)
-    told = {"type": one.type, "status": str(one.status), "reason": one.reason, "message": one.message}
-    return told | {"lastTransitionTime": at(since) if since else None}
+def conditions_json(images: Images, image: ImageStatus) -> list[dict[str, Any]]:
+    """As Kubernetes spells them."""
+    return [condition_json(one, images.since(image, one)) for one in image.conditions]
 
 
-def _last_event(host: Host, now: converge.Look, name: str) -> float:
-    row = now.observed.images.get(name)
-    subjects = [(Kind.IMAGE, name), *((Kind.SNAPSHOT, one.name) for one in now.observed.snapshots.values() if one.image == name)]
-    subjects += [(Kind.VOLUME, volume_name(row.chain))] if row and row.chain else []
-    newest = (event.at for kind, subject in subjects for event in host.records.events(kind, subject, 1))
-    return max(newest, default=0.0)
-
-
-def phases_of(host: Host, now: converge.Look) -> Phases:
-    """Of all images, with the runs that are under way."""
-    under_way = {(Kind(run.subject.kind), run.subject.name): run.state for run in host.records.open_runs()}
-    return Phases(host.desired, now.observed, now.plan, under_way)
-
-
-def generation(host: Host, name: str) -> int:
-    """How many specifications the image has had, with one that no run has seen yet; 0 where it is not declared."""
-    spec = host.desired.images.get(name)
-    digest, number = host.records.generations([name]).get(name, ("", 0))
-    return 0 if spec is None else number + (spec.digest != digest)
-
-
-def conditions_of(host: Host, now: converge.Look, name: str) -> tuple[Condition, ...]:
-    spec, mark = host.desired.images.get(name), host.records.marks().get((name, What.SUSPENDED))
-    stale = (one.message for one in now.plan.findings if one.kind == Kind.IMAGE and one.reason == "LastKnownChain")
-    facts = Facts(
-        phases_of(host, now).of(name),
-        declared=spec is not None,
-        suspended=spec is not None and spec.suspend,
-        mark=mark if mark and mark.holds(time.time()) else None,
-        left=left_of(now, name),
-        failure=failure_of(name, now),
-        stale=next(stale, ""),
-    )
-    return conditions(facts)
-
-
-def left_of(now: converge.Look, image: str) -> list[Action]:
-    """What is left to do for an image."""
-    return [action for action in now.plan.actions if image in action.images or action.image == image]
+def condition_json(one: Condition, since: float) -> dict[str, Any]:
+    return {
+        "type": one.type,
+        "status": str(one.status),
+        "reason": one.reason,
+        "message": one.message,
+        "lastTransitionTime": at(since) if since else None,
+    }
 
 
 def mark_json(mark: Mark) -> dict[str, Any]:
@@ -107,10 +120,3 @@ def _chain_and_below(observed: Observed, row: ImageRow) -> set[str]:
         volume = observed.volumes.get((row.pool, chain))
         chain = volume.parent if volume else None
     return found
-
-
-def failure_of(image: str, now: converge.Look) -> Failure | None:
-    """What blocks the image, or how the last try ended of something that is left to do for it."""
-    blocked = (failure for failure in now.plan.blocked if failure.name == image)
-    tried = (now.observed.failures.get((action.kind, action.name)) for action in left_of(now, image))
-    return next(filter(None, (*blocked, *tried)), None)

@@ -5,21 +5,21 @@ Called by ``cli`` with a Host opened for reading. Works without manifests and wi
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from reconciler.controller import converge
 from reconciler.controller.context import Host
-from reconciler.controller.observe import Phases
 from reconciler.engine.definitions import Event, Run
 from reconciler.errors import UsageError
-from reconciler.model import ImageRow, ImageSpec, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow
+from reconciler.model import ImageSpec, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow
 from reconciler.output import console
 from reconciler.planner.goals import volume_name
+from reconciler.planner.status import ImageStatus
 from reconciler.pool.driver import Condition, SnapshotState, Space, VolumeState
 from reconciler.status import image as status
+from reconciler.status.image import Images
 
 # ----------------------------------------------------------------------------------------------------- listing
 
@@ -73,33 +73,23 @@ def short(chain: str | None) -> str:
 
 def listing(host: Host) -> Listing:
     """Everything that is declared or recorded, as it stands now."""
-    now = converge.look_offline(host)
-    names = sorted(set(host.desired.images) | set(now.observed.images))
-    phases, rows = status.phases_of(host, now), rows_of(now.observed)
-    images = tuple(image(name, host, now, phases, rows[name]) for name in names)
-    volumes = tuple(volume(row, now.observed) for _, row in sorted(now.observed.volumes.items()))
-    return Listing(images, volumes, tuple(pool(name, host, now.observed) for name in pool_names(host, now.observed)))
+    found = status.read(host)
+    observed = found.observed
+    images = tuple(image(one, observed) for one in found.statuses.values())
+    volumes = tuple(volume(row, observed) for _, row in sorted(observed.volumes.items()))
+    return Listing(images, volumes, tuple(pool(name, host, observed) for name in pool_names(host, observed)))
 
 
-def rows_of(observed: Observed) -> defaultdict[str, list[SnapshotRow]]:
-    """The snapshots of each image, in order of name."""
-    rows: defaultdict[str, list[SnapshotRow]] = defaultdict(list)
-    for _, row in sorted(observed.snapshots.items()):
-        rows[row.image].append(row)
-    return rows
-
-
-def image(name: str, host: Host, now: converge.Look, phases: Phases, rows: Sequence[SnapshotRow]) -> dict[str, Any]:
-    observed = now.observed
-    spec, row = host.desired.images.get(name), observed.images.get(name)
-    snapshots = [snapshot(one, observed) for one in rows]
+def image(one: ImageStatus, observed: Observed) -> dict[str, Any]:
     return {
-        "name": name,
-        "phase": phases.of(name).value,
-        "chain": row.chain if row else None,
-        "size": spec.size if spec else row.size if row else 0,
-        "pool": spec.pool if spec else row.pool if row else None,
-        "snapshots": snapshots,
+        "name": one.name,
+        "phase": one.phase.value,
+        "undeclared": not one.declared,
+        "suspended": one.suspended,
+        "chain": one.chain,
+        "size": one.size,
+        "pool": one.pool,
+        "snapshots": [snapshot(row, observed) for row in one.snapshots],
     }
 
 
@@ -175,7 +165,7 @@ def condition(state: SnapshotState | VolumeState | None) -> str:
 
 def describe(host: Host, kind: Kind, name: str) -> dict[str, Any]:
     """All that is known of one object. Raises UsageError where nothing is."""
-    told = about(host, converge.look_offline(host), kind, name)
+    told = about(status.read(host), kind, name)
     if not told:
         raise UsageError(f"there is no {kind.lower()} {name!r}", hint=f"see them with: reconcile list {kind.lower()}")
     subjects = [(kind, str(told["name"])), *parts(kind, told)]
@@ -192,17 +182,17 @@ def parts(kind: Kind, told: Mapping[str, Any]) -> list[tuple[Kind, str]]:
     return [*volume, *((Kind.SNAPSHOT, str(one["name"])) for one in told["snapshots"])]
 
 
-def about(host: Host, now: converge.Look, kind: Kind, name: str) -> dict[str, Any]:
-    observed = now.observed
-    if kind is Kind.IMAGE and (name in host.desired.images or name in observed.images):
-        return about_image(host, now, name)
+def about(images: Images, kind: Kind, name: str) -> dict[str, Any]:
+    observed = images.observed
+    if kind is Kind.IMAGE and name in images.statuses:
+        return about_image(images, images.statuses[name])
     if kind is Kind.SNAPSHOT:
         return next((snapshot(row, observed) for row in observed.snapshots.values() if row.name == name), {})
     if kind is Kind.VOLUME:
         row = next((row for row in observed.volumes.values() if row.chain.startswith(name)), None)
         return {"name": short(row.chain)} | volume(row, observed) | {"digests": list(row.digests)} if row else {}
-    if kind is Kind.POOL and name in pool_names(host, observed):
-        return about_pool(host, observed, name)
+    if kind is Kind.POOL and name in pool_names(images.host, observed):
+        return about_pool(images.host, observed, name)
     return {}
 
 
@@ -224,22 +214,27 @@ def about_pool(host: Host, observed: Observed, name: str) -> dict[str, Any]:
     }
 
 
-def about_image(host: Host, now: converge.Look, name: str) -> dict[str, Any]:
-    observed = now.observed
-    spec: ImageSpec | None = host.desired.images.get(name)
-    row: ImageRow | None = observed.images.get(name)
-    declared = None
-    if spec is not None:
-        declared = {"where": str(spec.where), "labels": dict(spec.labels), "suspend": spec.suspend, "limits": asdict(spec.limits)}
-        applied = converge.as_applied(spec, observed)
-        declared["layers"] = [
+def about_image(images: Images, one: ImageStatus) -> dict[str, Any]:
+    declared = declaration(one.spec, images.observed) if one.spec else None
+    recorded = asdict(one.row) if one.row else None
+    return image(one, images.observed) | status.document(images, one) | {"declared": declared, "recorded": recorded}
+
+
+def declaration(spec: ImageSpec, observed: Observed) -> dict[str, Any]:
+    """What the manifest declares; each layer with the digest that was applied last."""
+    applied = converge.as_applied(spec, observed)
+    return {
+        "where": str(spec.where),
+        "labels": dict(spec.labels),
+        "suspend": spec.suspend,
+        "limits": asdict(spec.limits),
+        "layers": [
             {"source": layer.source.url, "sha256": layer.sha256, "applied": found.sha256}
             for layer, found in zip(spec.layers, applied.layers, strict=True)
-        ]
-        declared["snapshots"] = list(spec.snapshots)
-        declared["replacePolicy"] = spec.replace.value
-    shown = image(name, host, now, status.phases_of(host, now), rows_of(now.observed)[name])
-    return shown | status.document(host, now, name) | {"declared": declared, "recorded": asdict(row) if row else None}
+        ],
+        "snapshots": list(spec.snapshots),
+        "replacePolicy": spec.replace.value,
+    }
 
 
 def show_description(told: Mapping[str, Any], indent: int = 0) -> None:

@@ -1,31 +1,25 @@
-"""Observing: rows joined with what the pools hold, nothing unreadable taken for absent; and the phase that follows."""
+"""Observing: rows joined with what the pools hold, nothing unreadable taken for absent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from reconciler.controller.observe import observe, phase
+from reconciler.controller.observe import observe
 from reconciler.errors import HostCannot, SourceUnavailable
 from reconciler.image.spec import MIB, Source, chain_ids
 from reconciler.model import (
-    Desired,
     Failure,
     ImageRow,
     Kind,
     Observed,
-    Phase,
     Resolution,
     SnapshotMade,
     SnapshotRow,
     VolumeRow,
     VolumeSealed,
 )
-from reconciler.planner.plan import plan
 from reconciler.pool.driver import Condition, PoolState
 from reconciler.pool.file.pool import FilePool
 from reconciler.registry.writer import Registry
@@ -162,110 +156,3 @@ def test_sources_that_cannot_be_asked_say_why() -> None:
 
     [resolution] = found.resolutions.values()
     assert (resolution.error, resolution.reason) == ("no route to host", "SourceUnavailable")
-
-
-# ------------------------------------------------------------------------------------------------------ phases
-
-GO = {"go": {"layers": ["a"], "snapshots": ["s"]}}
-READ_ONLY = {"reason": "PoolReadOnly", "message": "read-only"}
-APPLIED = {"images": {"go": "a"}, "volumes": ["a"], "snapshots": {"s": "go at a"}}
-A = chain_id("a")[:12]
-
-
-def phase_of(
-    case: Mapping[str, Any], *, running: Mapping[tuple[Kind, str], str] | None = None, failed: Sequence[Failure] = ()
-) -> Phase:
-    wanted: Desired = planning.desired(case.get("images", {}))
-    host = replace(planning.observed(case), failures={(one.kind, one.name): one for one in failed})
-    return phase("go", wanted, host, plan(wanted, host, prune=case.get("prune", False)), running)
-
-
-@pytest.mark.parametrize(
-    ("case", "expected"),
-    [
-        ({"images": GO}, Phase.PENDING),
-        ({"images": GO, "registry": APPLIED}, Phase.READY),
-        ({"images": GO, "registry": APPLIED, "pools": {"default": {"snapshots": {"s": "missing"}}}}, Phase.DEGRADED),
-        (
-            {"images": GO, "registry": APPLIED, "pools": {"default": {"volumes": {"a": "damaged"}}}},
-            Phase.DEGRADED,
-        ),
-        ({"images": {"go": {"layers": ["b"], "snapshots": ["s"]}}, "registry": APPLIED}, Phase.PENDING),
-        ({"images": GO, "registry": APPLIED, "pools": {"default": {"problem": "no permission"}}}, Phase.FAILED),
-        ({"images": {"go": {"layers": ["~a"]}}, "sources": {"a": {"error": "no answer"}}}, Phase.FAILED),
-        ({"images": {"go": {"layers": ["~a"]}}, "sources": {"a": {"error": "no answer"}}, "registry": APPLIED}, Phase.DEGRADED),
-        ({"registry": APPLIED}, Phase.READY),
-        ({"registry": APPLIED, "prune": True}, Phase.REMOVING),
-        ({"images": {"go": {**GO["go"], "suspend": True}}, "registry": APPLIED}, Phase.READY),
-        (
-            {
-                "images": {"go": {**GO["go"], "suspend": True}},
-                "registry": APPLIED,
-                "pools": {"default": {"snapshots": {"s": "missing"}}},
-            },
-            Phase.DEGRADED,
-        ),
-        ({"images": GO, "registry": APPLIED, "pools": {"default": {"idle": {"s": None}}}}, Phase.DEGRADED),
-        (
-            {"images": {"go": {**GO["go"], "suspend": True}}, "registry": APPLIED, "pools": {"default": {"idle": {"s": None}}}},
-            Phase.DEGRADED,
-        ),
-        ({"registry": APPLIED, "pools": {"default": {"idle": {"s": None}}}}, Phase.DEGRADED),
-        ({"images": GO, "pools": {"default": {"unready": "never made"}}}, Phase.PENDING),
-        ({"images": GO, "registry": APPLIED, "pools": {"default": {"unready": "rebooted"}}}, Phase.DEGRADED),
-        ({"images": GO, "pools": {"default": {"troubles": [READ_ONLY]}}}, Phase.FAILED),
-        ({"images": GO, "registry": APPLIED, "pools": {"default": {"troubles": [READ_ONLY]}}}, Phase.READY),
-    ],
-    ids=[
-        "declared and not there yet",
-        "all as declared",
-        "a snapshot is missing",
-        "its base is damaged",
-        "a new layer is to be built",
-        "its pool cannot be read",
-        "its source is silent and it was never applied",
-        "its source is silent and it lives on its last chain",
-        "no longer declared, held without prune",
-        "no longer declared, being pruned",
-        "suspended and intact",
-        "suspended and broken",
-        "a snapshot is not active",
-        "suspended, and its snapshot is not active",
-        "no longer declared, and its snapshot is not active",
-        "its pool is yet to be made",
-        "its pool is not assembled since a reboot",
-        "its pool is halted and it is not there yet",
-        "its pool is halted and all is as declared",
-    ],
-)
-def test_the_phase_of_an_image(case: Mapping[str, Any], expected: Phase) -> None:
-    assert phase_of(case) is expected
-
-
-@pytest.mark.parametrize(
-    ("running", "expected"),
-    [
-        ({(Kind.VOLUME, A): "pending"}, Phase.PENDING),
-        ({(Kind.VOLUME, A): "downloading"}, Phase.DOWNLOADING),
-        ({(Kind.VOLUME, A): "validating"}, Phase.VALIDATING),
-        ({(Kind.VOLUME, A): "provisioning"}, Phase.PROVISIONING),
-        ({(Kind.SNAPSHOT, "s"): "snapshotting"}, Phase.SNAPSHOTTING),
-        ({(Kind.SNAPSHOT, "s"): "snapshotting", (Kind.VOLUME, A): "validating"}, Phase.VALIDATING),
-        ({(Kind.SNAPSHOT, "s"): "activating"}, Phase.SNAPSHOTTING),
-        ({(Kind.POOL, "default"): "assembling"}, Phase.PENDING),
-        ({(Kind.VOLUME, "somebody's"): "downloading"}, Phase.PENDING),
-    ],
-)
-def test_the_run_that_is_least_far_decides(running: Mapping[tuple[Kind, str], str], expected: Phase) -> None:
-    assert phase_of({"images": GO}, running=running) is expected
-
-
-def test_an_image_whose_volume_failed_has_failed_until_it_is_tried_again() -> None:
-    failed = [Failure(Kind.VOLUME, A, "DigestMismatch", "other bytes")]
-
-    assert phase_of({"images": GO}, failed=failed) is Phase.FAILED
-    assert phase_of({"images": GO}, failed=failed, running={(Kind.VOLUME, A): "downloading"}) is Phase.DOWNLOADING
-
-
-def test_an_old_failure_of_what_is_there_now_does_not_count() -> None:
-    assert phase_of({"images": GO, "registry": APPLIED}, failed=[Failure(Kind.VOLUME, A, "PoolFull", "")]) is Phase.READY
