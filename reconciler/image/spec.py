@@ -10,8 +10,12 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-LAYOUT = 1
-"""Version of the ext4 writer's layout. A change of the bytes that the writer makes from the same input raises it."""
+LAYOUT = 2
+"""Version of what is made of a layer's bytes: the rules of ``archive`` and ``tree``, and the ext4 writer's layout. A change of
+the bytes that are written from the same input raises it."""
+
+OLDER_LAYOUTS = (1,)
+"""Versions that are not written any more. Volumes of theirs stay in use until something else changes (``planner.goals``)."""
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -95,19 +99,19 @@ POLICIES = {
 """What each policy can be, the default first."""
 
 
-def base_id(size: int, policy: str = "") -> str:
+def base_id(size: int, policy: str = "", layout: int = LAYOUT) -> str:
     """Id that every chain of file systems of ``size`` bytes and one ``Limits.policy`` starts from (64 hex digits)."""
-    return hashlib.sha256(f"reconciler/ext4 layout={LAYOUT} size={size}{policy}".encode()).hexdigest()
+    return hashlib.sha256(f"reconciler/ext4 layout={layout} size={size}{policy}".encode()).hexdigest()
 
 
-def chain_ids(size: int, digests: Iterable[str], policy: str = "") -> tuple[str, ...]:
+def chain_ids(size: int, digests: Iterable[str], policy: str = "", layout: int = LAYOUT) -> tuple[str, ...]:
     """Ids of the chain's prefixes, the whole chain last, in the manner of OCI's ChainID.
 
     >>> len(chain_ids(8 * GIB, ["a" * 64, "b" * 64]))
     2
     """
     ids: list[str] = []
-    parent = base_id(size, policy)
+    parent = base_id(size, policy, layout)
     for digest in digests:
         parent = hashlib.sha256(f"{parent} {digest}".encode()).hexdigest()
         ids.append(parent)

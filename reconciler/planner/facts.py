@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from reconciler.image.spec import Layer, Source
+from reconciler.image.spec import LAYOUT, Layer, Source
 from reconciler.model import Desired, ImageSpec, Observed, Verb
 from reconciler.planner.unpinned import known_digests
 from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeState
@@ -40,7 +40,7 @@ class Wanted:
 class Goal:
     """What one image wants. ``layers`` carry their digests where these are known, ``chains`` are the prefixes that are known.
 
-    ``stale`` says why the last known chain stands in for the one that is declared.
+    ``stale`` says why the last known chain stands in for the one that is declared. ``layout`` is that of the chains' ids.
     """
 
     image: ImageSpec
@@ -48,6 +48,7 @@ class Goal:
     chains: tuple[str, ...]
     shares: bool
     stale: str = ""
+    layout: int = LAYOUT
 
     @property
     def chain(self) -> str | None:

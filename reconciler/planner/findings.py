@@ -3,7 +3,7 @@
     PoolUnavailable  Foreign  Orphan  Leftover  Unregistered  PoolUnused         of pools and what stands in them
     PoolLost  PoolSwapped  PoolOlder  PoolNotOurs  RegistryOlder  NameTaken      of thin pools that contradict the registry
     PoolFull  PoolReadOnly  PoolNeedsCheck  PoolFailed  BlockSizeFixed  CannotShrink
-    Suspended  LastKnownChain  DeclaredTwice  Unpinned                           of what is declared
+    Suspended  LastKnownChain  DeclaredTwice  Unpinned  LayoutOutdated           of what is declared
     SnapshotOutdated  SnapshotInUse  LooksRenamed                                of what has changed
     Retained  Protected  GracePeriod  NotOurs  PoolUnknown                       of what no longer is (``removals``)
 
@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
+from reconciler.image.spec import LAYOUT
 from reconciler.model import Finding, ImageSpec, Kind
 from reconciler.planner import replacement
 from reconciler.planner.facts import Facts, Goal, Key
@@ -88,6 +89,9 @@ def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
     if goal.stale:
         last = f"it stays at its last known chain {volume_name(goal.chain or '')}"
         yield Finding(Kind.IMAGE, image.name, "LastKnownChain", f"{goal.stale}; {last}")
+    if goal.layout != LAYOUT:
+        message = f"its volumes have layout {goal.layout}; it gets layout {LAYOUT} with its next change of layers or size"
+        yield Finding(Kind.IMAGE, image.name, "LayoutOutdated", message)
     for name in dict.fromkeys(image.snapshots):
         owner = facts.claims[image.pool, name]
         if owner != image.name:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import takewhile
 
-from reconciler.image.spec import GIB, Layer, Source, chain_ids
+from reconciler.image.spec import GIB, LAYOUT, OLDER_LAYOUTS, Layer, Source, chain_ids
 from reconciler.model import Failure, ImageSpec, Kind, VolumeRow
 from reconciler.planner.facts import Facts, Goal
 
@@ -30,7 +30,23 @@ def goal_of(image: ImageSpec, facts: Facts) -> Goal:
 def _goal(image: ImageSpec, facts: Facts) -> Goal:
     layers = known_layers(image, facts.known)
     pool = facts.observed.pools.get(image.pool)
-    return Goal(image, layers, chains(image, layers), shares=pool is not None and pool.shares_blocks)
+    goal = Goal(image, layers, chains(image, layers), shares=pool is not None and pool.shares_blocks)
+    return _of_older_layout(goal, facts) or goal
+
+
+def _of_older_layout(goal: Goal, facts: Facts) -> Goal | None:
+    """The goal under an older layout, where the image's row names that chain and all its volumes are intact.
+
+    A new layout alone rebuilds nothing: the image gets it with its next change.
+    """
+    row = facts.observed.images.get(goal.image.name)
+    if row is None or row.chain is None or goal.chain is None or row.chain == goal.chain:
+        return None
+    for layout in OLDER_LAYOUTS:
+        older = replace(goal, chains=chains(goal.image, goal.layers, layout), layout=layout)
+        if older.chain == row.chain and not any(facts.volume(wanted.key) for wanted in older.volumes()):
+            return older
+    return None
 
 
 def known_layers(image: ImageSpec, known: Mapping[Source, str]) -> tuple[Layer, ...]:
@@ -38,10 +54,10 @@ def known_layers(image: ImageSpec, known: Mapping[Source, str]) -> tuple[Layer, 
     return tuple(layer if layer.sha256 else replace(layer, sha256=known.get(layer.source)) for layer in image.layers)
 
 
-def chains(image: ImageSpec, layers: Iterable[Layer]) -> tuple[str, ...]:
+def chains(image: ImageSpec, layers: Iterable[Layer], layout: int = LAYOUT) -> tuple[str, ...]:
     """The ids of its volumes from the bottom, as far as its layers are known."""
     digests = takewhile(bool, (layer.sha256 or "" for layer in layers))
-    return chain_ids(image.size, digests, image.limits.policy)
+    return chain_ids(image.size, digests, image.limits.policy, layout)
 
 
 def outlook(image: ImageSpec, facts: Facts) -> Goal | Failure:
@@ -101,6 +117,8 @@ def _layers_difference(goal: Goal, old: VolumeRow | None) -> str:
         return "a layer may have changed"
     if old is None:
         return "its layers changed"
+    if list(old.digests) == new:
+        return f"its layers are rebuilt with layout {LAYOUT}"
     both = min(len(old.digests), len(new))
     same = next((n for n in range(both) if old.digests[n] != new[n]), both)
     if same == len(new):

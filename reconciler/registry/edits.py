@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from reconciler.errors import Guarded, UsageError
-from reconciler.image.spec import chain_ids, filesystem_uuid
+from reconciler.image.spec import LAYOUT, OLDER_LAYOUTS, chain_ids, filesystem_uuid
 from reconciler.model import Desired, ImageRow, Kind, SnapshotMade, SnapshotRow
 from reconciler.pool.driver import Driver
 from reconciler.pool.file.identity import filesystem, look
@@ -137,7 +137,8 @@ def chains(host: Context) -> dict[str, str]:
     for image in host.desired.images.values():
         digests = [layer.sha256 for layer in image.layers]
         pinned = digests[: digests.index(None)] if None in digests else digests
-        known.update(chain_ids(image.size, [digest for digest in pinned if digest], image.limits.policy))
+        for layout in (*OLDER_LAYOUTS, LAYOUT):
+            known.update(chain_ids(image.size, [digest for digest in pinned if digest], image.limits.policy, layout))
     return {str(filesystem_uuid(chain)): chain for chain in known}
 
 

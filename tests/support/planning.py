@@ -1,4 +1,7 @@
-"""Short words for the planner's tests: chains are written ``a+b``, and stand for the layers whose digests are all a's and b's."""
+"""Short words for the planner's tests: chains are written ``a+b``, and stand for the layers whose digests are all a's and b's.
+
+``a+b@1`` is the chain of layout 1.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from reconciler.image.spec import GIB, Layer, Source, chain_ids
+from reconciler.image.spec import GIB, LAYOUT, Layer, Source, chain_ids
 from reconciler.model import (
     Action,
     Desired,
@@ -31,12 +34,13 @@ SPACE = Space(total=100 * GIB, free=50 * GIB, reserve=10 * GIB)
 
 
 def digests(chain: str) -> tuple[str, ...]:
-    return tuple(letter * 64 for letter in chain.split("+"))
+    return tuple(letter * 64 for letter in chain.partition("@")[0].split("+"))
 
 
 @cache
 def chain_id(chain: str, size: int = SIZE) -> str:
-    return chain_ids(size, digests(chain))[-1]
+    layout = chain.partition("@")[2]
+    return chain_ids(size, digests(chain), layout=int(layout or LAYOUT))[-1]
 
 
 def layer(word: str) -> Layer:
@@ -63,7 +67,8 @@ def desired(images: Mapping[str, Mapping[str, Any]], pools: Iterable[str] = ("de
 
 
 def volume_row(chain: str, pool: str = "default", *, shares: bool = True, size: int = SIZE) -> VolumeRow:
-    below = chain.rpartition("+")[0]
+    word, at, layout = chain.partition("@")
+    below = word.rpartition("+")[0] and word.rpartition("+")[0] + at + layout
     parent = chain_id(below, size) if shares and below else None
     return VolumeRow(pool, chain_id(chain, size), parent, size, digests(chain), f"volume {chain}")
 
