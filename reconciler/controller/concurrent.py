@@ -18,7 +18,7 @@ from reconciler.controller.backoff import Patience
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Wish
 from reconciler.errors import ReconcilerError
-from reconciler.manifests.watch import SHARE, Sight, look, same_content
+from reconciler.manifests.watch import SHARE, TreeState, same_content, scan
 from reconciler.model import Action, Desired, Kind, Result, Verb
 from reconciler.output.progress import Progress
 
@@ -53,8 +53,8 @@ class Beside:
         self._host: Host | None = None
         self._desired = Desired({}, {})
         self._busy: list[frozenset[str]] = []
-        self._seen: Sight | None = None
-        self._read: Sight | None = None
+        self._seen: TreeState | None = None
+        self._read: TreeState | None = None
         self._next = 0.0
         self.outdated = False
 
@@ -91,7 +91,7 @@ class Beside:
 
     def _has_settled(self, host: Host) -> bool:
         """Whether the manifests are others than those that were read last, and have been like this for a moment."""
-        sight, before = look(host.settings.manifests), self._seen
+        sight, before = scan(host.settings.manifests), self._seen
         self._seen = sight
         if before is None or sight.locked or not same_content(before, sight):
             return False

@@ -75,9 +75,9 @@ class Service:
             except ReconcilerError as error:
                 console.note(f"error: {error}", "error")
                 notify({"STATUS": f"error: {error.message}"})
-                self._watch.feel()  # what it changed before it failed is no reason to try again at once
+                self._watch.begin_observation()  # what it changed before it failed is no reason to try again at once
             _ = self._host.engine  # what it is made of is imported now, and not when the first change is waited for
-            self._watch.felt()
+            self._watch.end_observation()
             self._watch.wake_by(min(self._patience.next(), self._next_end()))
         notify({"STOPPING": "1"})
 
@@ -148,7 +148,7 @@ class Service:
             self._heart,
             stop=self._stop,
             patience=self._patience,
-            before_looking=self._watch.feel,
+            before_looking=self._watch.begin_observation,
             meanwhile=self._beside,
             outdated=lambda: self._beside.outdated,
         )

@@ -79,7 +79,7 @@ class Documents:
         return tuple((image, self.pool_of(image.document)) for image in self.images)
 
     def pool_of(self, image: ImageDocument) -> str | None:
-        """The pool that an image is in; None where that can't be said."""
+        """The pool of an image; None where the manifests don't determine it."""
         named, names = image.spec.pool, self.pool_names
         if named is None:
             return names[0] if len(names) == 1 else None
@@ -88,23 +88,22 @@ class Documents:
 
 @dataclass(frozen=True)
 class Taken:
-    """What may be there only once in all manifests, and who has it."""
+    """What all manifests may declare only once, with the image that declares it."""
 
     images: dict[str, Declared[ImageDocument]] = field(default_factory=dict)
     snapshots: dict[tuple[str, str], _SnapshotEntry] = field(default_factory=dict)
     pinned: dict[Source, tuple[Layer, Declared[ImageDocument], int]] = field(default_factory=dict)
 
 
-def check(documents: Documents, *, pools_known: bool = True, taken: Taken | None = None) -> Iterator[Fault]:
-    """What is wrong between documents; one with a fault of its own is not among them, and has that mended first.
+def check(documents: Documents, *, has_every_pool: bool = True, taken: Taken | None = None) -> Iterator[Fault]:
+    """Faults between documents, each of which is valid by itself.
 
-    ``pools_known`` is false where a Pool may be hidden in something that could not be read: references then go unchecked.
-    Once all has been checked ``taken`` says who has what.
+    ``has_every_pool`` is false where a fault may hide a Pool: references to pools then go unchecked. Fills ``taken``.
     """
     taken = taken or Taken()
     yield from _repeated("Pool", documents.pools, {})
     yield from _repeated("Image", documents.images, taken.images)
-    if pools_known:
+    if has_every_pool:
         yield from _dangling(documents)
     yield from _backing_faults(documents.pools)
     yield from _snapshot_faults(documents, taken.snapshots)
@@ -112,9 +111,9 @@ def check(documents: Documents, *, pools_known: bool = True, taken: Taken | None
 
 
 def fits(few: Documents, taken: Taken, instead_of: Collection[Declared[ImageDocument]]) -> bool:
-    """Whether a few images, with all pools, surely go together with all that was checked before, some of which they replace.
+    """Whether a few images certainly don't contradict the images that were checked before, except those they replace.
 
-    A digest that is to change where it was pinned before is not surely all right: others may pin it, too.
+    Not certain where the digest of a pinned source changes: other images may pin it, too.
     """
     own = Taken()
     if next(check(few, taken=own), None) is not None:
@@ -130,7 +129,7 @@ def fits(few: Documents, taken: Taken, instead_of: Collection[Declared[ImageDocu
 
 
 def assemble(documents: Documents, *, source: str, host: HostFacts | None) -> Desired:
-    """Desired of this host; of all hosts together where None. Nothing declared gives an empty one."""
+    """What the documents declare for this host; for all hosts where ``host`` is None."""
     pools = {pool.name: _pool(pool) for pool in documents.pools}
     if documents.images and not pools:
         pools = {DEFAULT_POOL: PoolSpec(DEFAULT_POOL)}
@@ -143,17 +142,17 @@ def assemble(documents: Documents, *, source: str, host: HostFacts | None) -> De
 
 
 def selects(hosts: Hosts | None, host: HostFacts, image: str) -> bool:
-    """Whether this host is meant, by the rules of Kubernetes' label selectors: all conditions hold."""
+    """Whether ``hosts`` selects this host, by the rules of Kubernetes' label selectors: all conditions hold."""
     if hosts is None:
         return True
     labels = host.labels
     if not (hosts.match_labels.items() <= labels.items() and all(_holds(e, labels.get(e.key)) for e in hosts.match_expressions)):
         return False
-    return hosts.percent is None or lot(host.id, image) < hosts.percent
+    return hosts.percent is None or bucket(host.id, image) < hosts.percent
 
 
-def lot(host: str, image: str) -> int:
-    """0 to 99, always the same for a host and an image: raising a percentage adds hosts and takes none away."""
+def bucket(host: str, image: str) -> int:
+    """A stable hash of host id and image name, 0 to 99: a higher percentage adds hosts and removes none."""
     return int.from_bytes(hashlib.sha256(f"{host}/{image}".encode()).digest()[:8], "big") % 100
 
 
@@ -209,7 +208,7 @@ def _backing_faults(pools: Iterable[Declared[PoolDocument]]) -> Iterator[Fault]:
 
 
 def _snapshot_faults(documents: Documents, first: dict[tuple[str, str], _SnapshotEntry]) -> Iterator[Fault]:
-    """Names are compared as the pool will use them: file pools have a directory each, thin pools share ``/dev/mapper``."""
+    """Names are compared as the pool uses them: each file pool has a directory, thin pools share ``/dev/mapper``."""
     thin = {pool.name: pool for pool in documents.pools if pool.document.spec.thin}
     total = 0
     for entry in _snapshot_entries(documents):
@@ -315,7 +314,7 @@ def _limits(body: LimitsBody) -> Limits:
 
 
 def _layers(image: Declared[ImageDocument]) -> Iterator[Layer]:
-    """S3 options belong to S3 sources only, so that a file is one and the same source for every image."""
+    """Layers with absolute sources. Only S3 sources get S3 options, so that a file is the same source for every image."""
     spec, s3 = image.document.spec, image.document.spec.s3
     options = S3Options(s3.endpoint_url, s3.region, s3.anonymous) if s3.model_fields_set else NO_OPTIONS
     for layer in spec.layers:

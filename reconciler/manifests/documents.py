@@ -61,7 +61,7 @@ class Metadata(Fields):
 
 
 class FileDriver(Fields):
-    """Image files under the state directory; no root, any system."""
+    """Image files under the state directory; needs no root."""
 
 
 class Backing(Fields):
@@ -88,7 +88,7 @@ class Backing(Fields):
 
 class MetadataBacking(Backing):
     size: BackingSize | None = Field(
-        default=None, description="Size of the file. Left out: 48 bytes for each block of data, 2MiB at least, 16GiB at most."
+        default=None, description="Size of the file. By default 48 bytes for each block of data, 2MiB at least, 16GiB at most."
     )
 
     @staticmethod
@@ -124,8 +124,10 @@ class ThinDriver(Fields):
 
 
 class Reserve(Fields):
-    data_percent: Percent = Field(default=10, description="Of the pool's data space, kept free of new work.")
-    metadata_percent: Percent = Field(default=20, description="Of the pool's metadata space, kept free of new work.")
+    data_percent: Percent = Field(default=10, description="Percentage of the pool's data space that new work leaves free.")
+    metadata_percent: Percent = Field(
+        default=20, description="Percentage of the pool's metadata space that new work leaves free."
+    )
 
 
 class PoolBody(Fields):
@@ -148,7 +150,7 @@ class LayerBody(Fields):
         description="s3://bucket/key, file:///path, or a path relative to the manifest: a tar, plain, gzip or zstd."
     )
     sha256: Sha256 | None = Field(
-        None, description="Of the bytes as stored: the layer's identity. Unpinned where it is left out."
+        None, description="Digest of the bytes as stored: the layer's identity. Without it the layer is unpinned."
     )
 
 
@@ -193,9 +195,9 @@ class LimitsBody(Fields):
     setuid: Literal["keep", "strip", "refuse"] = Field(
         default="keep", description="Files with setuid or setgid, or with capabilities."
     )
-    trailing_data: Literal["refuse", "ignore"] = Field(default="refuse", description="What follows the tar's end marker.")
+    trailing_data: Literal["refuse", "ignore"] = Field(default="refuse", description="Data after the tar's end marker.")
     missing_end_marker: Literal["refuse", "accept"] = Field(
-        default="refuse", description="A tar that just ends, between two members."
+        default="refuse", description="A tar that ends between two members, without an end marker."
     )
 
 
@@ -218,7 +220,8 @@ class Hosts(Fields):
     match_labels: dict[LabelKey, LabelValue] = Field(default={})
     match_expressions: tuple[Expression, ...] = ()
     percent: Share | None = Field(
-        default=None, description="Of the hosts that the rest selects: each host and image by the same lot."
+        default=None,
+        description="Percentage of the selected hosts that get the image (stable hash of host id and image name).",
     )
 
     @staticmethod
@@ -228,25 +231,26 @@ class Hosts(Fields):
 
 class ImageBody(Fields):
     pool: Name | None = Field(
-        default=None, description="Optional where one pool is declared, or none (then it is a file pool, default)."
+        default=None,
+        description="Pool of the image. Optional with one declared pool, or none (then the file pool `default` is used).",
     )
     size: ImageSize = Field(
-        DEFAULT_SIZE, description="Of the file system, a multiple of 4096 bytes. Images of one size share volumes."
+        DEFAULT_SIZE, description="Size of the file system, a multiple of 4096 bytes. Only images of the same size share volumes."
     )
-    layers: tuple[LayerBody, ...] = Field(min_length=1, max_length=256, description="From the bottom to the top.")
+    layers: tuple[LayerBody, ...] = Field(min_length=1, max_length=256, description="Layers, from the bottom to the top.")
     s3: S3Body = Field(default_factory=cache(lambda: S3Body()))
     snapshots: tuple[SnapshotBody, ...] = Field(default=(), description="Writable copies of the image.")
     limits: LimitsBody = Field(default_factory=cache(lambda: LimitsBody()))
-    hosts: Hosts | None = Field(default=None, description="Every host where it is left out.")
+    hosts: Hosts | None = Field(default=None, description="Hosts that get the image; all hosts by default.")
     deletion_policy: Literal["Delete", "Retain"] = Field(
-        "Delete", description="What pruning does once the image is no longer declared."
+        "Delete", description="What pruning does with the data of an image that is no longer declared: Delete or Retain."
     )
     replace_policy: Literal["Keep", "OnRelease", "Recreate"] = Field(
         "Keep",
-        description="What becomes of snapshots once the image has other layers: they stay, are replaced when nobody uses them, "
-        "or at once (an error while they are used).",
+        description="Snapshots of an image whose layers have changed: Keep them, replace them OnRelease (once they are not in "
+        "use), or Recreate them now (an error while they are in use).",
     )
-    suspend: Switch = Field(default=False, description="Nothing is done for this image while it is true.")
+    suspend: Switch = Field(default=False, description="True: the image is not built, repaired or removed.")
 
 
 class PoolDocument(Fields):

@@ -1,6 +1,6 @@
-"""What a field of a manifest is: its type, default, bounds and meaning, out of the JSON Schema that editors get.
+"""The documentation of a field of a manifest, from the JSON Schema: type, default, bounds and description.
 
-Called by ``verbs`` for ``explain image.spec.layers``. Pure; knows no field by name.
+Called by ``cli/manifests`` for ``explain image.spec.layers``. Pure; no field is named here.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ def explain(path: str) -> str:
     schema = json_schema()
     kinds = {kind.lower(): kind for kind in KINDS}
     if not path:
-        return "\n".join(["Kinds:", *(f"  {name}" for name in sorted(kinds)), "", "reconcile explain image.spec tells of fields"])
+        return "\n".join(["Kinds:", *(f"  {name}" for name in sorted(kinds)), "", "reconcile explain image.spec lists fields"])
     head, *rest = path.split(".")
     kind = kinds.get(head.lower())
     if kind is None:
-        told = f"no kind is called {quoted(head)}{did_you_mean(head.lower(), kinds)}"
-        raise UsageError(told, hint=f"kinds: {', '.join(kinds)}")
+        raise UsageError(
+            f"no kind is called {quoted(head)}{did_you_mean(head.lower(), kinds)}", hint=f"kinds: {', '.join(kinds)}"
+        )
     node = _resolved(schema["$defs"][KINDS[kind].__name__], schema)
     owner: Node = {}
     for depth, name in enumerate(rest):
         owner, node = node, _child(node, name, ".".join([head, *rest[:depth]]), schema)
-    return "\n".join(_told(path, node, required=bool(rest) and rest[-1] in owner.get("required", ()), schema=schema))
+    return "\n".join(_described(path, node, required=bool(rest) and rest[-1] in owner.get("required", ()), schema=schema))
 
 
 def _resolved(node: Node, schema: Node) -> Node:
-    """Through references; what stands beside one (a description, a default) wins."""
+    """The node behind references; a description or default beside a reference overrides its target's."""
     while "$ref" in node:
         target = schema["$defs"][node["$ref"].rpartition("/")[2]]
         node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
@@ -52,7 +53,7 @@ def _resolved(node: Node, schema: Node) -> Node:
 
 
 def _inside(node: Node, schema: Node) -> Node:
-    """The node whose fields are meant: the items of a list, the values of a map."""
+    """The node that has the fields: the items of a list, the values of a map."""
     node = _resolved(node, schema)
     while "items" in node:
         node = _resolved(node["items"], schema)
@@ -68,7 +69,7 @@ def _child(node: Node, name: str, above: str, schema: Node) -> Node:
     return _resolved(fields[found], schema)
 
 
-def _told(path: str, node: Node, *, required: bool, schema: Node) -> Iterator[str]:
+def _described(path: str, node: Node, *, required: bool, schema: Node) -> Iterator[str]:
     yield f"{path}  <{_type(node, schema)}>" + ("  required" if required else "")
     if text := node.get("description"):
         yield f"  {text}"
@@ -107,7 +108,7 @@ def _type(node: Node, schema: Node) -> str:
         return "object"
     kinds = node.get("type") or [choice.get("type") for choice in node.get("anyOf", ())] or "string"
     words = {kinds} if isinstance(kinds, str) else set(kinds)
-    # Every scalar is read as the text that it is written as, so whatever may be text is text.
+    # The parser reads every scalar as text, so whatever may be text is text.
     return "text" if "string" in words else "number" if "integer" in words else " or ".join(sorted(words))
 
 

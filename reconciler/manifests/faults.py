@@ -57,7 +57,7 @@ class Origin(Protocol):
 
 
 def report(faults: Iterable[Fault], source: str) -> tuple[Fault, ...]:
-    """In order of file and position, bounded: the last one then says that there are more."""
+    """Faults in order of file and position; above ``MAX_FAULTS`` the last one states that there are more."""
     found = sorted(faults, key=lambda fault: fault.order)
     if len(found) < MAX_FAULTS:
         return tuple(found)

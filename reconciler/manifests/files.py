@@ -22,26 +22,26 @@ MAX_TREE_BYTES = 64 << 20
 READ = 64 << 10
 MAX_FILES = 20_000
 MAX_ENTRIES = 100_000
-"""Directory entries looked at, manifests or not: a link to ``/`` ends as a fault, not as a walk over the host."""
+"""Directory entries that are examined, manifests or not: a link to ``/`` ends as a fault, not as a walk over the host."""
 MAX_DEPTH = 32
 
 DIRECTORY = "directory"
-"""The path of a fault for which more than one file was not seen."""
+"""The path of a fault that hides more than one file."""
 
 RACY_NANOSECONDS = 2_000_000_000
-"""Two writes within the granularity of a file system's times look like one (2 s at worst, FAT): until then content decides.
+"""Two writes within the granularity of a file system's times have the same time (2 s at worst, FAT): until then content decides.
 (Git calls such entries racy, Documentation/technical/racy-git.)"""
 
 _Identity = tuple[int, int]
 """Device and inode: two paths with the same one lead to the same file."""
 
 Status = tuple[int, int, int, int, int]
-"""Device, inode, size, and the times of the last change of content and inode: another one whenever a file was written."""
+"""Device, inode, size, and the times of the last change of content and inode: differs after every write."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """``path`` begins as the user typed it; ``size`` counts bytes; ``status`` is None where it could not tell a later write."""
+    """``path`` begins as the user typed it; ``size`` counts bytes; ``status`` is None where a later write might not change it."""
 
     path: str
     text: str
@@ -55,21 +55,20 @@ class ManifestFile:
         return os.path.dirname(self.path)  # noqa: PTH120
 
 
-def read_tree(directory: Path, known: Mapping[str, ManifestFile] | None = None) -> Iterator[ManifestFile | Fault]:
-    """Every manifest under a directory, in order of name, or the reason why it can't be had.
+def read_tree(directory: Path, cached: Mapping[str, ManifestFile] | None = None) -> Iterator[ManifestFile | Fault]:
+    """Every manifest under a directory, in order of name, or the reason why it can't be read.
 
     A manifest is a regular file (or a link to one) named ``*.yaml`` or ``*.yml``. Names that begin with a dot are
-    passed over, directories too: they are Git's, editors', and Kubernetes' ``..data``. A file that is ``known`` and has not
-    been written since is given again as it is.
+    skipped, directories too: they are Git's, editors', and Kubernetes' ``..data``. A cached file that has not been written since
+    is yielded without reading it again.
     """
-    return _within_bounds(_Walk().under(os.fspath(directory)), known or {})
+    return _within_bounds(_Walk().under(os.fspath(directory)), cached or {})
 
 
-def read_named(directory: Path, named: Iterable[str], known: Mapping[str, ManifestFile]) -> list[ManifestFile] | None:
-    """Files of a tree whose others are ``known``. They may be new.
+def read_named(directory: Path, named: Iterable[str], cached: Mapping[str, ManifestFile]) -> list[ManifestFile] | None:
+    """The named files of a tree, which may be new; ``cached`` are the other files.
 
-    For a first look, which a reading of the whole tree follows. None where they can't be had, or where it needs more than them to
-    tell what they are: links lead to them, or there would be too many.
+    None where one can't be read, or where the whole tree has to be read: links lead to a file, or a bound would be passed.
     """
     root = os.path.realpath(directory)
     found: list[ManifestFile] = []
@@ -79,12 +78,12 @@ def read_named(directory: Path, named: Iterable[str], known: Mapping[str, Manife
         if not isinstance(file, ManifestFile) or inside.count(os.sep) >= MAX_DEPTH:
             return None
         found.append(file)
-    size = sum(file.size for file in (*known.values(), *found))
-    return found if len(known) + len(found) <= MAX_FILES and size <= MAX_TREE_BYTES else None
+    size = sum(file.size for file in (*cached.values(), *found))
+    return found if len(cached) + len(found) <= MAX_FILES and size <= MAX_TREE_BYTES else None
 
 
 def read_paths(paths: Iterable[Path]) -> Iterator[ManifestFile | Fault]:
-    """The same for directories and files that a user has named. A file is read whatever its suffix, and only once."""
+    """The manifests of named directories, and named files. A named file is read whatever its suffix, and only once."""
     return _within_bounds((item for path in paths for item in _named(path, _Walk())), {})
 
 
@@ -92,11 +91,11 @@ def _named(path: Path, walk: _Walk) -> Iterator[str | Fault]:
     return walk.under(os.fspath(path)) if os.path.isdir(path) else iter([os.fspath(path)])  # noqa: PTH112
 
 
-def _within_bounds(found: Iterable[str | Fault], known: Mapping[str, ManifestFile]) -> Iterator[ManifestFile | Fault]:
+def _within_bounds(found: Iterable[str | Fault], cached: Mapping[str, ManifestFile]) -> Iterator[ManifestFile | Fault]:
     seen: set[_Identity] = set()
     size = 0
     for item in found:
-        manifest = (_unchanged(known.get(item)) or _read(item)) if isinstance(item, str) else item
+        manifest = (_unchanged(cached.get(item)) or _read(item)) if isinstance(item, str) else item
         if isinstance(manifest, Fault):
             yield manifest
         elif manifest.identity not in seen:
@@ -113,7 +112,7 @@ def _within_bounds(found: Iterable[str | Fault], known: Mapping[str, ManifestFil
 
 
 class _Walk:
-    """One search through directories. Counts the entries that it has looked at, over all of them."""
+    """One search through directories. Counts the entries of all of them."""
 
     def __init__(self) -> None:
         self._entries = 0
@@ -144,7 +143,7 @@ class _Walk:
         return ""
 
     def _entry(self, entry: os.DirEntry[str], above: tuple[_Identity, ...]) -> Iterator[str | Fault]:
-        """A link is followed whatever its name: a broken one may be what is left of a directory of manifests."""
+        """A link is followed whatever its name: a broken one may have led to a directory of manifests."""
         if entry.name.endswith(SUFFIXES) and entry.is_file(follow_symlinks=False):
             yield entry.path
             return
@@ -167,7 +166,7 @@ def _visible(directory: str) -> list[os.DirEntry[str]]:
 
 
 def _unchanged(file: ManifestFile | None) -> ManifestFile | None:
-    """The file where it is still as it was read."""
+    """The cached file if it has not changed since it was read."""
     if file is None or file.status is None:
         return None
     try:
@@ -201,7 +200,7 @@ def _read(path: str) -> ManifestFile | Fault:
 
 def _bytes(path: str) -> tuple[bytes, Status]:
     """The whole of a regular file, and its status from before it was read."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # a FIFO is to be refused, not to be waited for
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # a FIFO is refused, never waited for
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -217,7 +216,7 @@ def _bytes(path: str) -> tuple[bytes, Status]:
 
 
 def _whole(fd: int, size: int) -> bytes:
-    """All bytes of a file that was of that size a moment ago; one more than the bound where it has more than that."""
+    """All bytes of a file that had that size a moment ago; one byte more than the bound where it is larger."""
     data = os.read(fd, min(size, MAX_FILE_BYTES) + 1)
     if len(data) <= size:
         return data

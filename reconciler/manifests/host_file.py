@@ -22,8 +22,8 @@ from reconciler.model import Where
 class HostFile(Fields):
     """What the file may contain."""
 
-    name: LabelValue | None = Field(default=None, description="Shown in results; the system's host name where it is left out.")
-    labels: dict[LabelKey, LabelValue] = Field(default={}, description="What the hosts of an image select by.")
+    name: LabelValue | None = Field(default=None, description="Name of the host in results; the system's host name by default.")
+    labels: dict[LabelKey, LabelValue] = Field(default={}, description="Labels that the `hosts` of an image select.")
 
 
 def load_host(path: Path) -> HostFile:

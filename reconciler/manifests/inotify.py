@@ -1,8 +1,8 @@
-"""What the file system tells of a directory of manifests while it is watched: that something has happened, and to which of them.
+"""Events of the file system below a directory of manifests: that something changed, and which manifests.
 
-Used by ``watching``, and the one place that knows watchfiles. Hints, and no more: events get lost without a word (a full queue, a
-root that is swapped, a network file system), so whoever hears of none still looks now and then, and nothing that can't be taken
-back follows from one alone. State: the names that were heard of and have not come to rest.
+Used by ``watch``; the only user of watchfiles. Events are hints: they get lost silently (a full queue, a swapped root, a network
+file system), so ``watch`` scans the tree as well, and no event alone leads to a removal or replacement. State: ``ChangedFiles``,
+the names of files that are not at rest yet.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from reconciler.manifests.files import SUFFIXES
 
 STEP_SECONDS = 0.1
-"""How often silence is told: what has come to rest is known that much later at most."""
+"""Interval of ``SILENCE``: it delays the detection of files at rest by as much."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """``named`` are the manifests among what ``happened``, by their paths as ``repository`` spells them."""
+    """``happened`` is true for any event; ``named`` are the paths of changed manifests, spelled as in ``files``."""
 
     happened: bool = False
     named: frozenset[str] = frozenset()
@@ -32,9 +32,9 @@ SILENCE = Hint()
 
 
 def hints(directory: Path, identity: Callable[[], Hashable], stop: threading.Event, pause: float) -> Iterator[Hint]:
-    """For ever, until ``stop`` is set. Begins anew whenever ``identity``, the root's, has become another one.
+    """Yield hints until ``stop`` is set. Starts a new watch whenever ``identity``, that of the root, changes.
 
-    Where nothing can be watched silence is told every ``pause`` seconds.
+    Where nothing can be watched, yields ``SILENCE`` every ``pause`` seconds.
     """
     while not stop.is_set():
         began = identity()
@@ -44,7 +44,7 @@ def hints(directory: Path, identity: Callable[[], Hashable], stop: threading.Eve
                 if identity() != began:
                     break
         except (OSError, RuntimeError):
-            # The directory has gone, or holds a name that the watcher can't decode: ticks are enough.
+            # The directory is missing, or holds a name that the watcher can't decode: ticks are enough.
             stop.wait(pause)
             yield SILENCE
 
@@ -67,22 +67,22 @@ def _manifests(root: str, directory: Path, paths: Iterable[str]) -> Iterator[str
             yield os.path.join(directory, inside)  # noqa: PTH118
 
 
-class Heard:
-    """The manifests that were named, until nothing has happened for a while."""
+class ChangedFiles:
+    """The manifests that events have named, until there was no event for a while."""
 
     def __init__(self) -> None:
         self.named: frozenset[str] = frozenset()
         self._first = self._last = 0.0
 
-    def hear(self, hint: Hint) -> None:
+    def add(self, hint: Hint) -> None:
         now = time.monotonic()
         if hint.happened:
             self._first = self._first if self.named else now
             self._last = now
         self.named |= hint.named
 
-    def pending(self, settle: float, longest: float) -> bool:
-        """Whether any was named, and something has happened within ``settle`` seconds; for ``longest`` seconds at most."""
+    def are_recent(self, settle: float, longest: float) -> bool:
+        """Whether any is named and the last event is less than ``settle`` seconds old; for ``longest`` seconds at most."""
         now = time.monotonic()
         return bool(self.named) and now - self._last < settle and now - self._first < longest
 

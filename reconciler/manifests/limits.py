@@ -1,6 +1,6 @@
 """The limits and policies of ``image.spec.Limits`` by their manifest names, and how each one's text is read.
 
-Used by ``documents`` for its fields and by ``oneshot`` for ``--limit NAME=VALUE``. No state.
+Used by ``documents`` for its fields and by ``cli`` for ``--limit NAME=VALUE``. No state.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def parse(words: Sequence[str]) -> Limits:
     for word in words:
         name, _, value = word.partition("=")
         if name not in FIELDS:
-            raise UsageError(f"--limit {word}: there is no limit {name!r}", hint="one of: " + ", ".join(FIELDS))
+            raise UsageError(f"--limit {word}: no limit is called {name!r}", hint="one of: " + ", ".join(FIELDS))
         try:
             chosen: dict[str, Any] = {FIELDS[name]: _read(FIELDS[name], value)}
             found = replace(found, **chosen)
@@ -57,5 +57,5 @@ def _read(field: str, value: str) -> object:
     if field in NUMBERS:
         return NUMBERS[field](value)
     if value not in POLICIES[field]:
-        raise ValueError(f"{value!r} is none of {', '.join(POLICIES[field])}")
+        raise ValueError(f"{value!r} is not one of {', '.join(POLICIES[field])}")
     return value

@@ -75,7 +75,7 @@ def combine(
     with _collection_paused():
         gathered = _gather(found, cached)
         documents, taken = gathered.documents, Taken()
-        together = check(documents, pools_known=gathered.has_every_pool, taken=taken)
+        together = check(documents, has_every_pool=gathered.has_every_pool, taken=taken)
         faults = [*gathered.faults, *islice(together, MAX_FAULTS)]
         if faults:
             return Combined(Desired({}, {}, source), faults, gathered.notes)

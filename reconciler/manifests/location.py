@@ -1,4 +1,4 @@
-"""Where a layer may be, as people write it: ``s3://bucket/key``, ``file:///path``, or a path.
+"""The syntax of a layer's source: ``s3://bucket/key``, ``file:///path``, or a path.
 
 Read by ``documents`` (checked), ``desired`` (made absolute) and the command line. Asks neither network nor file system.
 """
@@ -34,7 +34,7 @@ def parse_source(text: str) -> str:
 
 
 def resolve(source: str, directory: str) -> str:
-    """A parsed source as it stands in a ``Source``: paths become absolute, from ``directory``, ``..`` taken literally."""
+    """A parsed source for a ``Source``: paths become absolute, from ``directory``; ``..`` is resolved in the text."""
     return source if source.startswith("s3://") else os.path.abspath(os.path.join(directory, source))  # noqa: PTH100, PTH118
 
 

@@ -1,7 +1,7 @@
 """One manifest file's text to plain values that keep their positions, and values back to YAML text.
 
 Called by ``loader`` and ``host_file``; the only user of PyYAML. The text is read as parser events, under caps: PyYAML's composer
-crashes on deep input, multiplies aliases, and gives scalars types by their look. A file's faults are collected, not raised.
+crashes on deep input, multiplies aliases, and guesses the types of scalars. A file's faults are collected, not raised.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which state of their source the manifests are in: a Git commit, the target of a link that is swapped, or a digest of the texts.
+"""The revision of the manifests: a Git commit, the target of a link that is swapped, or a digest of the texts.
 
-Asked by ``host`` and shown with every status, so that somebody can see which commit a host has converged to. Git's files are read
-directly (gitrepository-layout(5)): no program is run in a directory that somebody else may have made. No state.
+Called by ``controller/context`` and shown with every status: the commit that a host has converged to. Git's files are read
+directly (gitrepository-layout(5)): no program runs in a directory that another user may have made. No state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SHORT = 12
 
 
 def revision(directory: Path, texts: Mapping[str, str]) -> str:
-    """``git:<commit>``, ``link:<target>`` or ``tree:<digest>``. Never raises: it is only told."""
+    """``git:<commit>``, ``link:<target>`` or ``tree:<digest>``. Never raises: it is for display only."""
     try:
         if commit := _commit(directory.resolve()):
             return f"git:{commit[:SHORT]}"

@@ -1,7 +1,7 @@
 """How the text of a manifest's scalar becomes a value: one reader, and one JSON Schema for editors, for each kind of field.
 
 Used by ``documents``, which ties them to fields. A reader raises ValueError with words that go on from the text they are about.
-The schemas are wider than the readers in one respect: editors type ``123`` and ``no`` by their look, the readers never do.
+The schemas are wider than the readers in one respect: editors give ``123`` and ``no`` a type of their own, the readers never do.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def parse_labels(text: str) -> dict[str, str]:
     """``key=value,key=value``, as ``RECONCILER_HOST_LABELS`` gives this host's labels. Raises UsageError."""
     pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
     if wrong := [key for key, equal, _ in pairs if not key or not equal]:
-        raise UsageError(f"host label {wrong[0]!r} is not understood", hint="write key=value,key=value")
+        raise UsageError(f"host label {wrong[0]!r} is not valid", hint="write key=value,key=value")
     return {key: value for key, _, value in pairs}
 
 
@@ -55,5 +55,5 @@ def parse_term(part: str, text: str) -> Term:
 
 def checked(term: Term, text: str) -> Term:
     if not term.key or any(c in " !=," for c in term.key):
-        raise UsageError(f"selector {text!r} is not understood", hint="write key=value,key!=value,key,!key")
+        raise UsageError(f"selector {text!r} is not valid", hint="write key=value,key!=value,key,!key")
     return term

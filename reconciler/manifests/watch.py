@@ -1,8 +1,8 @@
-"""When to look again: after the manifests, or what they made, may have changed, and after the resync interval.
+"""When a service runs its next pass: after a change of the manifests, pools or registry, and after the resync interval.
 
-Used by ``service``. Events of the file system are hints: they make a look come sooner, and one that is lost, or that never comes
-from a network file system, costs a tick or two. The truth is what is read: the identity of the root, the status of every file,
-and the content of those that changed too recently for their times to tell. State: what was seen at the last look.
+Called by ``controller/service``. Events of the file system are hints: a lost event (network file systems send none) delays a
+pass by a tick or two. What decides is a scan: the identity of the root, the status of every file, and the content of files that
+changed too recently for their times to differ. State: the last scan, in ``Watch``.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.manifests.files import MAX_ENTRIES, RACY_NANOSECONDS, SUFFIXES
-from reconciler.manifests.inotify import Heard, hints
+from reconciler.manifests.inotify import ChangedFiles, hints
 
 TICK_SECONDS = 0.5
-"""How often what is cheap is looked at: the root's identity, the pools, the registry."""
+"""Interval of the cheap checks: the root's identity, the pools, the registry."""
 
 SETTLE_SECONDS = 0.3
-"""How long nothing may have changed before it is read."""
+"""The manifests are read once nothing has changed for this time."""
 
 UNSETTLED_SECONDS = 60.0
-"""How long a tree that never comes to rest, or a lock that somebody left in it, can put a look off."""
+"""Longest delay of a pass by a tree that keeps changing, or by a stale ``index.lock``."""
 
 RESYNC_SECONDS = 300.0
 JITTER = 0.2
 SHARE = 0.02
-"""Most of one core that walking over the tree may take while nothing changes."""
+"""Largest share of one core that scans may use while nothing changes."""
 
 Entry = tuple[str, int, int, int, int, str]
 """Path, device, inode, size, the later of both times in nanoseconds, and the content's digest where the time is too recent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """One look at the tree; two that are equal saw the same manifests. ``seconds`` is what it cost."""
+class TreeState:
+    """The result of a scan; equal for the same manifests. ``seconds`` is the CPU time of the scan."""
 
     root: tuple[str, int, int]
     entries: frozenset[Entry]
@@ -51,15 +51,15 @@ class Sight:
 NOWHERE = ("", 0, 0)
 
 
-def look(directory: Path) -> Sight:
-    """See every manifest below a directory as it is now. Nothing there is a sight, too; never raises OSError."""
+def scan(directory: Path) -> TreeState:
+    """The state of every manifest below a directory. A missing directory has a state, too; never raises OSError."""
     started = time.thread_time()
     entries = frozenset(_entries(directory))
-    return Sight(identity(directory), entries, git_is_busy(directory), time.thread_time() - started)
+    return TreeState(identity(directory), entries, git_is_busy(directory), time.thread_time() - started)
 
 
 def identity(directory: Path) -> tuple[str, int, int]:
-    """Where the root really is, through every link, with its device and inode: another one after a swap or re-creation."""
+    """The root's path with all links resolved, device and inode: differs after a swap or re-creation."""
     try:
         where = os.path.realpath(directory)
         found = os.stat(where)  # noqa: PTH116 - twice a second
@@ -75,7 +75,7 @@ def _entries(directory: Path) -> Iterator[Entry]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         seen += len(names) + len(folders)
         if seen > MAX_ENTRIES:
-            return  # reading them ends there, too, and says so
+            return  # reading ends there, too, with a fault
         for name in names:
             if name.endswith(SUFFIXES) and not name.startswith("."):
                 yield _entry(os.path.join(top, name), now)  # noqa: PTH118 - thousands of them
@@ -99,8 +99,8 @@ def _digest(path: str) -> str:
         return os.strerror(error.errno or 0)
 
 
-def same_content(before: Sight, now: Sight) -> bool:
-    """Whether nothing has changed. A digest that is no longer taken, since its file has come to rest, is no change."""
+def same_content(before: TreeState, now: TreeState) -> bool:
+    """Whether nothing has changed. A file whose digest is only in one of both, because it is at rest now, has not changed."""
     return before.root == now.root and _same_entries(before.entries, now.entries)
 
 
@@ -116,7 +116,7 @@ def _contradict(before: frozenset[Entry], now: frozenset[Entry]) -> bool:
 
 
 def git_is_busy(directory: Path) -> bool:
-    """Whether a checkout is under way in the repository that the directory is part of: Git's ``index.lock`` is there."""
+    """Whether a checkout is running in the repository that the directory is part of: Git's ``index.lock`` exists."""
     try:
         return next(_git_locks(Path(os.path.realpath(directory))), False)
     except OSError:
@@ -136,14 +136,14 @@ def _git_locks(directory: Path) -> Iterator[bool]:
 
 
 EVERYTHING: frozenset[str] = frozenset()
-"""A wake that names no file: everything is to be looked at."""
+"""A wake that names no file: read and observe everything."""
 
 
 class Watch:
-    """Wakes for one directory of manifests. ``pulse`` tells pools and registry apart from what they were, at little cost.
+    """Wakes for one directory of manifests. ``pulse`` is a cheap value that differs once pools or registry have changed.
 
-    Whoever is woken reads everything. Before that, a wake may name files: those that the file system says have changed, and that
-    are at rest. Nobody has looked at any other yet, so that it is no more than a hint: what it leads to must only add something.
+    A wake without names asks for a full pass. A wake with names comes before it: an event has named these files, and they are at
+    rest. No other file has been checked then, so the caller may only create objects because of it.
     """
 
     def __init__(
@@ -160,62 +160,62 @@ class Watch:
         self._stop = stop
         self._resync = resync
         self._tick = tick
-        self._heard = Heard()
-        self._seen: Sight | None = None
-        self._felt: Hashable = None
-        self._feeling: Hashable = None
+        self._changed = ChangedFiles()
+        self._baseline: TreeState | None = None
+        self._pulse_before: Hashable = None
+        self._pulse_observed: Hashable = None
         self._next_tick = 0.0
-        self._next_look = 0.0
+        self._next_scan = 0.0
         self._due = 0.0
 
     def wakes(self) -> Iterator[frozenset[str]]:
-        """At once, and then whenever it is time to look again; ends when ``stop`` is set.
+        """Yield at once, and then after each change; ends when ``stop`` is set.
 
         A wake that names files is always followed by one that names none.
         """
-        self.rest()
+        self.set_baseline()
         yield EVERYTHING
         for hint in hints(self._directory, lambda: identity(self._directory), self._stop, TICK_SECONDS):
             if self._stop.is_set():
                 return
             self._tick()
-            self._heard.hear(hint)
-            if not (hint.happened or self._heard.named or self._is_time_to_look()):
+            self._changed.add(hint)
+            if not (hint.happened or self._changed.named or self._is_tick_due()):
                 continue
             if not self._is_urgent():
-                if self._heard.pending(SETTLE_SECONDS, UNSETTLED_SECONDS):
+                if self._changed.are_recent(SETTLE_SECONDS, UNSETTLED_SECONDS):
                     continue
-                named = self._heard.take()
+                named = self._changed.take()
                 if named and self._is_at_rest(named):
                     yield named
                 elif not self._has_changed(hinted=hint.happened or bool(named)):
                     continue
-            self.rest(self._settle())
-            self._heard.take()
+            self.set_baseline(self._settle())
+            self._changed.take()
             if self._stop.is_set():
                 return
             yield EVERYTHING
 
-    def rest(self, seen: Sight | None = None) -> None:
-        """Take what is there now, or was a moment ago, for known: what a pass has changed itself must not wake it again."""
-        self._seen = seen or look(self._directory)
-        self._felt = self._pulse()
+    def set_baseline(self, state: TreeState | None = None) -> None:
+        """Compare later scans with the current state, or with ``state``: a pass must not be woken by its own changes."""
+        self._baseline = state or scan(self._directory)
+        self._pulse_before = self._pulse()
         self._due = time.monotonic() + self._resync * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - not for secrets
-        self._plan_look(self._seen)
+        self._schedule_scan(self._baseline)
 
     def wake_by(self, when: float) -> None:
-        """Wake at that time (monotonic seconds) if nothing else has done so before."""
+        """Wake at that time (monotonic seconds) at the latest."""
         self._due = min(self._due, max(when, time.monotonic()))
 
-    def feel(self) -> None:
-        """Called before somebody looks at pools and registry: what changes from then on, he may not have seen."""
-        self._feeling = self._pulse()
+    def begin_observation(self) -> None:
+        """Record the pulse before pools and registry are observed: the observation may miss later changes."""
+        self._pulse_observed = self._pulse()
 
-    def felt(self) -> None:
-        """Take what pools and registry were before the last look for known; the manifests may have changed meanwhile."""
-        self._felt, self._feeling = self._pulse() if self._feeling is None else self._feeling, None
+    def end_observation(self) -> None:
+        """Compare the pulse with the recorded one from now on; a change of the manifests still wakes."""
+        self._pulse_before, self._pulse_observed = self._pulse() if self._pulse_observed is None else self._pulse_observed, None
 
-    def _is_time_to_look(self) -> bool:
+    def _is_tick_due(self) -> bool:
         now = time.monotonic()
         if now < self._next_tick:
             return False
@@ -223,37 +223,40 @@ class Watch:
         return True
 
     def _is_urgent(self) -> bool:
-        seen = self._seen
+        seen = self._baseline
         return (
-            seen is None or time.monotonic() >= self._due or self._pulse() != self._felt or identity(self._directory) != seen.root
+            seen is None
+            or time.monotonic() >= self._due
+            or self._pulse() != self._pulse_before
+            or identity(self._directory) != seen.root
         )
 
     def _is_at_rest(self, named: Collection[str]) -> bool:
-        """Whether these files are others than at the last look, nobody has written to them for a moment, and no checkout runs."""
+        """Whether these files differ from the last scan, were not written for a moment, and no checkout is running."""
         now = time.time_ns()
         entries = frozenset(_entry(path, now) for path in named)
-        before = frozenset(entry for entry in self._seen.entries if entry[0] in named) if self._seen else frozenset()
+        before = frozenset(entry for entry in self._baseline.entries if entry[0] in named) if self._baseline else frozenset()
         moment = now - int(SETTLE_SECONDS * 1e9)
         if _same_entries(before, entries) or not all(inode and latest <= moment for _, _, inode, _, latest, _ in entries):
             return False
         return not git_is_busy(self._directory)
 
     def _has_changed(self, *, hinted: bool) -> bool:
-        if not hinted and time.monotonic() < self._next_look:
+        if not hinted and time.monotonic() < self._next_scan:
             return False
-        now = look(self._directory)
-        self._plan_look(now)
-        return self._seen is None or not same_content(self._seen, now)
+        now = scan(self._directory)
+        self._schedule_scan(now)
+        return self._baseline is None or not same_content(self._baseline, now)
 
-    def _plan_look(self, sight: Sight) -> None:
-        self._next_look = time.monotonic() + max(2 * TICK_SECONDS, sight.seconds / SHARE)
+    def _schedule_scan(self, state: TreeState) -> None:
+        self._next_scan = time.monotonic() + max(2 * TICK_SECONDS, state.seconds / SHARE)
 
-    def _settle(self) -> Sight:
-        """Wait until nothing has changed for a moment, and no checkout is under way; what was seen last."""
+    def _settle(self) -> TreeState:
+        """Wait until nothing has changed for a moment and no checkout is running; return the last scan."""
         give_up = time.monotonic() + UNSETTLED_SECONDS
-        last = look(self._directory)
+        last = scan(self._directory)
         while not self._stop.wait(SETTLE_SECONDS) and time.monotonic() < give_up:
-            now = look(self._directory)
+            now = scan(self._directory)
             if same_content(last, now) and not now.locked:
                 return now
             last = now

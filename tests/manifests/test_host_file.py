@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import loader
-from reconciler.manifests.desired import lot
+from reconciler.manifests.desired import bucket
 from reconciler.manifests.host_file import load_host
 from reconciler.model import HostFacts
 
@@ -69,5 +69,5 @@ def test_a_share_of_the_hosts_grows_without_losing_any(tmp_path: Path) -> None:
     assert chosen[0] < chosen[1] < chosen[2] < chosen[3] < chosen[4]
 
 
-def test_each_image_draws_its_own_lot() -> None:
-    assert len({lot("host-1", f"image-{number}") for number in range(100)}) > 50
+def test_each_image_draws_its_own_bucket() -> None:
+    assert len({bucket("host-1", f"image-{number}") for number in range(100)}) > 50

@@ -1,4 +1,4 @@
-"""When the service looks again: each hazard of watching, with the real watcher on a real file system."""
+"""When the service runs its next pass: each hazard of watching, with the real watcher on a real file system."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from reconciler.manifests import watch as watching
-from reconciler.manifests.watch import Watch, look, same_content
+from reconciler.manifests.watch import Watch, same_content, scan
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything as it is, some times as fast: these tests wait most of the time."""
+    """Everything as in production, with shorter times: these tests wait most of the time."""
     monkeypatch.setattr(watching, "TICK_SECONDS", 0.1)
     monkeypatch.setattr(watching, "SETTLE_SECONDS", 0.1)
 
@@ -206,15 +206,15 @@ def test_two_edits_within_one_tick_of_the_file_systems_clock_are_two(tree: Path)
         os.utime(path, ns=(10**18, 10**18))
 
     write("a: 3")
-    before = look(tree)
+    before = scan(tree)
     write("a: 4")
-    assert not same_content(before, look(tree))
+    assert not same_content(before, scan(tree))
 
 
-def test_a_file_that_has_come_to_rest_is_no_change(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = look(tree)
+def test_a_file_that_comes_to_rest_is_no_change(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = scan(tree)
     monkeypatch.setattr(watching, "RACY_NANOSECONDS", 0)
-    after = look(tree)
+    after = scan(tree)
 
     assert before != after
     assert same_content(before, after)
@@ -227,22 +227,22 @@ def test_pools_and_registry_wake_by_their_pulse(tree: Path) -> None:
         woken.none()
 
 
-def test_what_changes_after_somebody_has_looked_wakes_him_again(tree: Path) -> None:
-    """What he changes himself, before he looks for the last time, does not."""
+def test_a_change_after_the_last_observation_wakes_again(tree: Path) -> None:
+    """A change of the pass itself, before its last observation, does not."""
     stop, pulse = threading.Event(), [0]
     watch = Watch(tree, lambda: pulse[0], stop=stop, resync=8)
     for woken, _ in enumerate(watch.wakes(), 1):
         if woken == 1:
-            watch.feel()
+            watch.begin_observation()
             pulse[0] = 1
-            watch.feel()
-            watch.felt()
+            watch.begin_observation()
+            watch.end_observation()
             began = time.monotonic()
         elif woken == 2:
             assert time.monotonic() - began > 5, "by the resync alone"
-            watch.feel()
+            watch.begin_observation()
             pulse[0] = 2
-            watch.felt()
+            watch.end_observation()
             began = time.monotonic()
         else:
             assert time.monotonic() - began < 5, "long before the next resync"
@@ -295,7 +295,7 @@ def test_a_checkout_is_waited_for_as_long_as_it_takes(tmp_path: Path, layout: st
 
 
 def write_until_named(path: Path, woken: Woken) -> None:
-    """The first time may be before the watcher has begun to listen: it is found all the same, by a look."""
+    """The first time may be before the watcher has started: a scan finds the change all the same."""
     for number in range(20):
         path.write_text(f"a: {number}")
         woken.next()
@@ -303,7 +303,7 @@ def write_until_named(path: Path, woken: Woken) -> None:
             return
 
 
-def test_a_file_that_has_come_to_rest_is_named_before_all_are_looked_at(tree: Path) -> None:
+def test_a_file_at_rest_is_named_before_the_full_pass(tree: Path) -> None:
     (tree / "team").mkdir()
     with watched(tree) as woken:
         (tree / "README.md").write_text("words")
