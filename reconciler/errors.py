@@ -47,6 +47,7 @@ class Exit(IntEnum):
     NOT_CONVERGED = 6
     USAGE = 64
     HOST_CANNOT = 69
+    INTERNAL = 70
     LOCKED = 75
     SIGINT = 130
     SIGTERM = 143
@@ -156,7 +157,10 @@ class NeedsOperator(ReconcilerError):
 
 
 class Stopped(ReconcilerError):
+    """``exit`` is the process's exit code where the command ends by it: that of the signal."""
+
     reason = "Stopped"
+    exit: Exit = Exit.SIGINT
 
 
 class CommandError(ReconcilerError):

@@ -1,4 +1,4 @@
-"""Converge, once or for ever, and say what that would change: ``reconcile``, ``plan``, ``drift``. No state."""
+"""``reconcile`` without a verb, ``plan``, ``apply``, ``show`` and ``drift``. No state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reconciler.cli.options import changing, options, shared
+from reconciler.cli.options import changing, options, shared, working
 from reconciler.cli.signals import Interrupted
 from reconciler.errors import Exit, UsageError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
-    """What the options ask for. Raises UsageError."""
+    """The wish that the options make. Raises UsageError."""
     from reconciler.controller import converge
     from reconciler.registry import marks
 
@@ -52,7 +52,7 @@ def run(context: click.Context, *, once: bool) -> int:
         if not once:
             telling = service.Telling(params["metrics_file"], params["metrics_port"])
             service.Service(ours, wish, shown, telling, stop=interrupted.stop).run()
-            return interrupted.exit
+            return ended(interrupted, chosen.settings.timeout)
         session.note_ignored(ours)
         result = converge.converge(ours, wish, shown, stop=interrupted.stop)
     if chosen.json:
@@ -62,6 +62,13 @@ def run(context: click.Context, *, once: bool) -> int:
     if interrupted.signal:
         return interrupted.exit
     return summary.exit_code(result, detailed=params["detailed_exitcode"])
+
+
+def ended(interrupted: Interrupted, timeout: float | None) -> Exit:
+    """The exit code of a service: that of the signal, or 6 where a pass has exceeded ``--timeout``."""
+    if interrupted.signal:
+        return interrupted.exit
+    return Exit.OK if timeout is None else Exit.NOT_CONVERGED
 
 
 def show_plan(context: click.Context, out: Path | None = None) -> int:
@@ -88,7 +95,7 @@ def show_plan(context: click.Context, out: Path | None = None) -> int:
 
 
 def saved(ours: Host, look: Look, wish: Wish) -> Saved:
-    """The plan that ``look`` came to, with what it depends on."""
+    """The plan of ``look``, with everything that it depends on."""
     from reconciler.planner import plan_file
 
     marks = (f"{key} {mark}" for key, mark in sorted(ours.records.marks().items()))
@@ -106,17 +113,21 @@ def saved(ours: Host, look: Look, wish: Wish) -> Saved:
 )
 @click.pass_context
 def plan(context: click.Context, /, out: Path | None, **_: Any) -> int:
-    """Say what would change, and why. Reads only."""
+    """Show what would change, and why. Read-only."""
     return show_plan(context, out)
 
 
 @click.command()
 @shared
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 where something changed.")
+@working
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 if something changed.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_context
-def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, **_: Any) -> int:
-    """Carry out the plan in FILE, exactly: refused (5) where manifests, registry or pools have moved since it was made."""
+def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, progress: str, **_: Any) -> int:
+    """Carry out the plan in FILE, unless anything has changed since.
+
+    Exits with 5 if manifests, registry or pools have changed.
+    """
     from reconciler.controller import context as host
     from reconciler.controller import converge, summary
     from reconciler.output import console
@@ -125,7 +136,7 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, **_: A
 
     chosen, plan = options(context), plan_file.read(file)
     wish = converge.Wish(prune=plan.wish["prune"], selector=plan.wish["selector"], most=plan.wish["most"])
-    shown = activity.Board(console.progress("none" if chosen.json else "auto"), chosen.settings.running)
+    shown = activity.Board(console.progress("none" if chosen.json else progress), chosen.settings.running)
     with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
 
         def approved(look: Look) -> Sequence[Action]:
@@ -146,7 +157,7 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, **_: A
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_context
 def show(context: click.Context, /, file: Path, diff: bool, **_: Any) -> int:
-    """Show the plan in FILE, and say whether it could still be carried out."""
+    """Show the plan in FILE, and whether `apply` would accept it."""
     from reconciler.controller import context as host
     from reconciler.controller import converge
     from reconciler.errors import Guarded
@@ -157,7 +168,7 @@ def show(context: click.Context, /, file: Path, diff: bool, **_: Any) -> int:
     if chosen.json:
         console.document(console.plan_json(plan_file.as_plan(plan), plan.host))
     else:
-        console.show_plan(plan_file.as_plan(plan), diff=diff)
+        console.show_plan(plan_file.as_plan(plan), diff=diff, saved=True)
     wish = converge.Wish(prune=plan.wish["prune"], selector=plan.wish["selector"], most=plan.wish["most"])
     with host.reading(chosen.settings, lenient=True) as ours:
         try:
@@ -171,10 +182,12 @@ def show(context: click.Context, /, file: Path, diff: bool, **_: Any) -> int:
 @shared
 @click.pass_context
 def drift(context: click.Context, /, **_: Any) -> int:
-    """Say what somebody else has changed since the last run. Asks no source, writes nothing; exits with 2 where something has.
+    """Show what has changed on the host since the last run.
 
-    What the manifests want and nobody has made yet is not drift: `reconcile plan` shows that.
+    Read-only; exits with 2 if something has changed.
+    Declared objects that don't exist yet are no drift: `reconcile plan` shows them. No source is asked.
     """
+    from reconciler.cli import faults
     from reconciler.controller import context as host
     from reconciler.controller import converge
     from reconciler.output import console
@@ -182,8 +195,7 @@ def drift(context: click.Context, /, **_: Any) -> int:
 
     chosen = options(context)
     with host.reading(chosen.settings, lenient=True) as ours:
-        for fault in ours.faults:
-            console.note(str(fault), "error")
+        faults.warn(ours.faults)
         found = drifted(converge.look_offline(ours).plan)
         name = ours.name
     if chosen.json:

@@ -1,4 +1,4 @@
-"""Verbs for layers given on the command line: ``inspect``, ``build``. No state."""
+"""``inspect`` and ``build``: layers given on the command line. No state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from reconciler.manifests.limits import parse as parse_limits
 def inspect(
     context: click.Context, /, layer: str, limits: tuple[str, ...], endpoint_url: str | None, anonymous: bool, **_: Any
 ) -> int:
-    """Judge one tar: what it holds, or the reason why it is refused. LAYER is s3://bucket/key, a path, or - (standard input)."""
+    """Check one layer: report its contents, or why it is refused.
+
+    LAYER is s3://bucket/key, a path, or - for standard input.
+    """
     from reconciler.cli import inspect_layer
     from reconciler.output import console
 
@@ -29,24 +32,24 @@ def inspect(
     with Interrupted().installed() as interrupted:
         wanted, limits_ = inspect_layer.source(layer, endpoint_url, anonymous), parse_limits(limits)
         try:
-            told = inspect_layer.inspect(wanted, limits_, stop=interrupted.stop)
+            document = inspect_layer.inspect(wanted, limits_, stop=interrupted.stop)
         except Stopped as stopped:
             console.note(f"error: {stopped.message}", "error")
             return interrupted.exit
     if chosen.json:
-        console.document(told)
+        console.document(document)
     else:
-        inspect_layer.show(told)
-    return Exit.OK if told["verdict"] == "accept" else Exit.FAILED
+        inspect_layer.show(document)
+    return Exit.OK if document["verdict"] == "accept" else Exit.FAILED
 
 
 @click.command()
 @shared
 @click.argument("layers", nargs=-1, required=True)
-@click.option("--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The image file to write.")
+@click.option("--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Image file to write.")
 @click.option("--size", required=True, metavar="SIZE", help="Size of the file system, e.g. 8GiB.")
 @about_layers
-@click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How long work is shown.")
+@click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How to show progress.")
 @click.pass_context
 def build(
     context: click.Context,
@@ -60,7 +63,7 @@ def build(
     progress: str,
     **_: Any,
 ) -> int:
-    """Turn tar layers into one ext4 image. Needs no registry, no root, no mount."""
+    """Build one ext4 image from tar layers, without root or registry."""
     from reconciler.cli import build_image
     from reconciler.output import console
 

@@ -1,15 +1,16 @@
-"""The command line: one group of the ``verbs``, exit codes, and errors in words.
+"""The command line: verbs in groups, exit codes, and errors as lines on standard error.
 
-``main`` returns an exit code and is the one place where errors become words on standard error. Besides ``verbs`` this is the only
-file that knows click.
+``main`` returns the exit code; every error ends here. State: none.
 """
 
 from __future__ import annotations
 
+import errno
 import gc as garbage
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,32 +18,31 @@ from typing import Any
 import click
 
 from reconciler import __version__
-from reconciler.cli.options import changing, shared
-from reconciler.errors import CommandError, Exit, ReconcilerError, Stopped
-from reconciler.output import log
+from reconciler.cli.options import Forwarding, Invocation, changing, logged, shared, working
+from reconciler.errors import CommandError, Exit, HostCannot, ManifestsInvalid, ReconcilerError, Stopped
+from reconciler.output import log, streams
 
 VERBS = {
     "Converge": ("converge.plan", "converge.apply", "converge.show", "converge.drift"),
-    "Look": (
-        *("show.list", "show.describe", "manifests.get", "show.graph", "live.top"),
+    "Inspect": (
+        *("show.list", "show.describe", "manifests.get", "show.graph", "top.top"),
         *("show.events", "show.runs", "show.health", "show.verify"),
     ),
-    "Steer": (
-        *("steer.suspend", "steer.resume", "steer.protect", "steer.unprotect"),
-        *("steer.retry", "steer.wait"),
+    "Operate": (
+        *("operate.suspend", "operate.resume", "operate.protect", "operate.unprotect"),
+        *("operate.retry", "operate.wait"),
     ),
-    "Write manifests": ("show.validate", "manifests.explain", "show.schema"),
-    "Layers by hand": ("layers.inspect", "layers.build"),
-    "Mend": ("state.state", "state.import", "pools.adopt", "pools.gc", "pools.detach"),
+    "Author": ("show.validate", "manifests.explain", "show.schema", "layers.inspect", "layers.build"),
+    "Repair": ("state.state", "state.import", "pools.adopt", "pools.gc", "pools.detach"),
     "Shell": ("main.completion",),
 }
-"""By what they are for, as ``--help`` shows them; each behind its module of ``verbs``, or this one."""
+"""The verbs in the groups of ``--help``, each with its module of this package."""
 
 HOMES = {verb: module for places in VERBS.values() for module, _, verb in (place.partition(".") for place in places)}
 
 
-class Grouped(click.Group):
-    """A command whose help lists its verbs by what they are for. Loads those that it is asked for: one, as a rule."""
+class Grouped(Forwarding):
+    """The command, whose help lists its verbs in groups. Imports the module of a verb when the verb is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(HOMES)
@@ -51,12 +51,12 @@ class Grouped(click.Group):
         if cmd_name in self.commands or cmd_name not in HOMES:
             return super().get_command(ctx, cmd_name)
         module = importlib.import_module(f"reconciler.cli.{HOMES[cmd_name]}")
-        # A verb that is one of Python's own words has an underscore behind it there.
+        # A verb that is a word of Python's own has an underscore behind it there.
         found: click.Command = vars(module).get(cmd_name) or vars(module)[f"{cmd_name}_"]
         return found
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in HOMES:  # click looks among the loaded ones for what may have been meant
+        if args[0] not in HOMES:  # click suggests a similar one of the verbs that are loaded
             self.commands.update({verb: found for verb in HOMES if (found := self.get_command(ctx, verb))})
         return super().resolve_command(ctx, args)
 
@@ -76,10 +76,11 @@ EXITS = {
     Exit.INVALID: "manifests invalid; nothing touched",
     Exit.GUARDED: "refused by a guard",
     Exit.NOT_CONVERGED: "not converged in time; safe to run again",
-    Exit.USAGE: "the command line is wrong",
-    Exit.HOST_CANNOT: "this host can't: no device-mapper, no permission, pool missing",
+    Exit.USAGE: "usage error",
+    Exit.HOST_CANNOT: "the host can't: no device-mapper, no permission, pool missing",
+    Exit.INTERNAL: "internal error: one line names the report",
     Exit.LOCKED: "another reconciler holds the lock",
-    Exit.SIGINT: "stopped by SIGINT at a step's boundary; SIGTERM is 143",
+    Exit.SIGINT: "stopped by SIGINT; SIGTERM is 143",
 }
 
 
@@ -89,39 +90,29 @@ EXITS = {
 @click.version_option(__version__, prog_name="reconcile")
 @shared
 @changing
-@click.option("--once", is_flag=True, help="Converge once and end.")
-@click.option("--check", is_flag=True, help="Say what would change, as `plan` does, and change nothing.")
-@click.option("--jobs", type=click.IntRange(1, 64), help="Runs under way at once.  [default: 2]")
+@click.option("--once", is_flag=True, help="Converge once and exit.")
+@click.option("--check", is_flag=True, help="Show what would change, as `plan` does, and change nothing.")
 @click.option(
     "--interval",
     type=click.FloatRange(min=1),
     metavar="SECONDS",
-    help="Look at everything again after this time.  [default: 300]",
+    help="Observe everything again after this time.  [default: 300]",
 )
 @click.option("--metrics-file", type=click.Path(path_type=Path), help="Write Prometheus metrics to FILE after each pass.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics on 127.0.0.1:PORT.")
-@click.option("--prune-grace", metavar="DURATION", help="Prune only what has been undeclared for so long: 15m, 2h, 3d.")
 @click.option(
     "--on-invalid",
     type=click.Choice(("freeze", "hold", "fail")),
-    help="With faults in a manifest its file stays as it was, all do, or nothing is done.  [default: freeze; with --once fail]",
+    help="If a manifest is invalid: keep its last valid text, keep that of all files, or do nothing."
+    "  [default: freeze; with --once fail]",
 )
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after this time.")
-@click.option(
-    "--log-format",
-    type=click.Choice(("text", "json")),
-    envvar="RECONCILER_LOG_FORMAT",
-    default="text",
-    help="Form of the lines on standard error.  [default: text]",
-)
-@click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How long work is shown.")
+@working
 @click.pass_context
-def cli(context: click.Context, /, once: bool, check: bool, log_format: str, **_: Any) -> int:
+def cli(context: click.Context, /, once: bool, check: bool, **_: Any) -> int:
     """Make this host hold the root-filesystem images that a directory of manifests declares.
 
-    Without a verb it converges: with --once it does so once; without, it goes on watching the manifests.
+    Without a verb, converge: once with --once, else again whenever manifests, pools or time require it.
     """
-    log.use(log_format)
     if context.invoked_subcommand is not None:
         return Exit.OK
     from reconciler.cli import converge
@@ -132,55 +123,120 @@ def cli(context: click.Context, /, once: bool, check: bool, log_format: str, **_
 
 
 @click.command()
+@logged
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
-def completion(shell: str) -> int:
-    """Print the completion script of a shell: eval "$(reconcile completion bash)"."""
+def completion(shell: str, **_: Any) -> int:
+    """Print the completion script of a shell.
+
+    For bash: eval "$(reconcile completion bash)"
+    """
     from click.shell_completion import get_completion_class
 
     from reconciler.output import console
 
     found = get_completion_class(shell)
     assert found is not None
-    console.data(found(cli, {}, "reconcile", "_RECONCILE_COMPLETE").source())
+    console.data(found(cli, {}, "reconcile", COMPLETE).source())
     return Exit.OK
 
 
 cli.add_command(completion)
 
+COMPLETE = "_RECONCILE_COMPLETE"
+"""The environment variable by which a shell asks for completions."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; every error of ours ends here as one clear message."""
-    garbage.set_threshold(
-        50_000
-    )  # importing and reading make many objects and few cycles: looking for those cost a tenth of the time
+    """Run one command and return its exit code; every error ends here as lines on standard error."""
+    garbage.set_threshold(50_000)  # importing and reading make many objects and few cycles: collecting those costs a tenth
+    streams.prepare()
+    current = Invocation(list(sys.argv[1:] if argv is None else argv))
+    threading.excepthook = lambda ended: report(ended.exc_value, current)
     try:
-        code = cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="reconcile", standalone_mode=False)
-        return int(code) if code is not None else Exit.OK
+        return _code_of(current)
+    except Exception as error:  # the last resort
+        return report(error, current)
+    finally:
+        threading.excepthook = threading.__excepthook__
+        streams.settle()
+
+
+def report(error: BaseException | None, current: Invocation) -> Exit:
+    """Report an exception that ended the command, or one of its threads."""
+    from reconciler.cli import crash
+
+    if error is not None:
+        crash.report(error, current)
+    return Exit.INTERNAL
+
+
+def _run(current: Invocation) -> int:
+    if COMPLETE in os.environ:
+        return _complete(current)
+    with cli.make_context("reconcile", list(current.words), obj=current) as context:
+        return int(cli.invoke(context) or Exit.OK)
+
+
+def _complete(current: Invocation) -> int:
+    """Print completions for a shell; nothing on any error."""
+    try:
+        cli.main(args=list(current.words), prog_name="reconcile", complete_var=COMPLETE, standalone_mode=False, obj=current)
+    except (Exception, SystemExit):
+        return Exit.OK
+    return Exit.OK
+
+
+def _code_of(current: Invocation) -> int:
+    """Run the command; errors that are expected become lines and an exit code."""
+    try:
+        return _run(current)
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.UsageError as error:
-        error.show()
-        return Exit.USAGE
-    except (click.Abort, KeyboardInterrupt):
-        return Exit.SIGINT
-    except CommandError as error:
-        complain(error)
-        return error.exit
-    except Stopped as error:
-        complain(error)
-        return Exit.SIGINT
+        where = error.ctx.command_path if error.ctx else "reconcile"
+        return complain(ReconcilerError(error.format_message(), hint=f"{where} --help"), Exit.USAGE)
+    except (click.Abort, KeyboardInterrupt) as error:
+        return Exit(getattr(error, "exit", Exit.SIGINT))
+    except ManifestsInvalid as error:
+        from reconciler.cli import faults
+
+        return faults.report(error)
+    except (CommandError, Stopped) as error:
+        return complain(error, error.exit)
     except ReconcilerError as error:
-        complain(error)
-        return Exit.FAILED
+        return complain(error, Exit.FAILED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; Python must not complain at exit
+        if not streams.is_closed(sys.stdout):
+            raise
+        streams.discard(sys.stdout)
         return Exit.OK
+    except OSError as error:
+        if error.errno not in OF_THE_HOST:
+            raise
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        return complain(HostCannot(what, hint=OF_THE_HOST[error.errno]), Exit.HOST_CANNOT)
 
 
-def complain(error: ReconcilerError) -> None:
-    log.write(f"error: {error.message}", "error", reason=error.reason, hint=error.hint if log.is_json() else "")
+OF_THE_HOST = {
+    errno.EACCES: "run as the user who owns it, or check its permissions",
+    errno.EPERM: "run as the user who owns it, or check its permissions",
+    errno.EROFS: "its file system is mounted read-only",
+    errno.ENOSPC: "free space on its file system",
+    errno.EDQUOT: "free space in the quota of its owner",
+    errno.EIO: "check the disk and the kernel's log",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit of open files (fs.file-max)",
+}
+"""Errors of the operating system that the host's administrator can remove, each with a hint."""
+
+
+def complain(error: ReconcilerError, code: Exit) -> Exit:
+    """Write the error and its hint; return the exit code."""
+    reason = "Usage" if code is Exit.USAGE else error.reason
+    log.write(f"error: {error.message}", "error", reason=reason, hint=error.hint if log.is_json() else "")
     if error.hint and not log.is_json():
         log.write(f"hint:  {error.hint}", "error")
+    return code
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Manifests and their fields, printed: ``get`` and ``explain``. No state."""
+"""``get`` and ``explain``: print declared objects as manifests, and describe the fields of a manifest. No state."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from typing import Any
 
 import click
 
-from reconciler.cli.options import options, shared
+from reconciler.cli.complete import declared_kinds
+from reconciler.cli.options import logged, options, shared
 from reconciler.errors import Exit, UsageError
 
 
 @click.command()
 @shared
-@click.argument("what", metavar="KIND/NAME|KINDS")
-@click.option("--output", type=click.Choice(("yaml", "json")), help="Form of the documents.  [default: yaml]")
+@click.argument("what", metavar="KIND/NAME|KINDS", shell_complete=declared_kinds)
+@click.option("--output", type=click.Choice(("yaml", "json")), help="Format of the manifests.  [default: yaml]")
 @click.pass_context
 def get(context: click.Context, /, what: str, output: str | None, **_: Any) -> int:
-    """Print what is declared, in one spelling, with its status: reconcile get image/web, reconcile get images.
+    """Print declared objects as manifests, with their status.
 
-    What is printed is a manifest again: `validate` accepts it, and planning it changes nothing.
+    For example: reconcile get image/web, reconcile get images.
+    `validate` accepts the output, and a plan of it is empty.
     """
     from reconciler.cli import session
     from reconciler.manifests import parser
@@ -30,7 +32,7 @@ def get(context: click.Context, /, what: str, output: str | None, **_: Any) -> i
     kind, name = session.parse_object(what) if "/" in what else (session.parse_kind(what), None)
     if kind not in (Kind.IMAGE, Kind.POOL):
         raise UsageError(f"a {kind.lower()} has no manifest of its own", hint=f"reconcile describe {kind.lower()}/NAME")
-    with session.looking(chosen.settings) as ours:
+    with session.reading(chosen.settings, *([(kind, name)] if name is not None else [])) as ours:
         found = export.documents(ours, kind, name)
     if chosen.json or output == "json":
         console.document(found[0] if name is not None else {"items": found})
@@ -40,9 +42,13 @@ def get(context: click.Context, /, what: str, output: str | None, **_: Any) -> i
 
 
 @click.command()
+@logged
 @click.argument("path", metavar="[FIELD]", default="")
-def explain(path: str) -> int:
-    """Tell what a field of a manifest is, and what it can be: reconcile explain image.spec.layers."""
+def explain(path: str, **_: Any) -> int:
+    """Describe a field of a manifest.
+
+    For example: reconcile explain image.spec.layers.
+    """
     from reconciler.manifests import explain as explaining
     from reconciler.output import console
 

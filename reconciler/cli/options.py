@@ -1,24 +1,39 @@
-"""Options that verbs share, and what they come to. No state."""
+"""Options that verbs share, and the settings that follow from them. An option given before the verb counts as given after it.
+
+State: one ``Invocation`` a process, for the last-resort handler.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from reconciler.manifests.selectors import parse_labels
+from reconciler.output import log
 from reconciler.settings import HOST_FILE, Settings, default_state
 
 FORMATS = ("table", "json")
 
 
+@dataclass
+class Invocation:
+    """One run of the command, for the report of an internal error: its words, object and state directory."""
+
+    words: Sequence[str] = ()
+    debug: bool = False
+    subject: str = ""
+    state: Path | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options that every verb shares; given before the verb or behind it."""
+    """The options that every verb shares."""
 
     settings: Settings
     format: str
@@ -28,46 +43,115 @@ class Options:
         return self.format == "json"
 
 
-def shared(command: Callable[..., Any]) -> Callable[..., Any]:
+class Forwarding(click.Group):
+    """A group whose options may be given before the verb: they are handed on to it, and beat the environment.
+
+    An option that the verb doesn't use is a usage error.
+    """
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, [*_handed_on(ctx, command), *rest] if command else rest
+
+
+def _handed_on(context: click.Context, verb: click.Command) -> Iterator[str]:
+    """The options of the command line so far, as words for the verb. Raises click.UsageError."""
+    used = {param.name for param in verb.params if isinstance(param, click.Option)}
+    for param in context.command.params:
+        if not isinstance(param, click.Option) or param.is_eager or not param.name:
+            continue
+        if context.get_parameter_source(param.name) is not ParameterSource.COMMANDLINE:
+            continue
+        option = max(param.opts, key=len)
+        if param.name not in used:
+            raise click.UsageError(f"`reconcile {verb.name}` does not use {option}", ctx=context)
+        yield option
+        if not param.is_flag:
+            yield str(context.params[param.name])
+
+
+def _use_log_format(context: click.Context, param: click.Parameter, form: str) -> str:
+    log.use(form)
+    return form
+
+
+def _use_debug(context: click.Context, param: click.Parameter, debug: bool) -> bool:
+    invocation(context).debug |= debug
+    return debug
+
+
+def logged(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for standard error. Every verb has them."""
     for option in (
-        click.option("-o", "--format", "format_", type=click.Choice(FORMATS), help="Form of the answer.  [default: table]"),
-        click.option("--state", type=click.Path(path_type=Path), envvar="RECONCILER_STATE", help="State directory."),
+        click.option("--debug", is_flag=True, callback=_use_debug, help="Print the traceback of an internal error."),
         click.option(
-            "-f", "--manifests", type=click.Path(path_type=Path), envvar="RECONCILER_MANIFESTS", help="Directory of manifests."
+            "--log-format",
+            type=click.Choice(("text", "json")),
+            envvar="RECONCILER_LOG_FORMAT",
+            default="text",
+            callback=_use_log_format,
+            help="Format of the lines on standard error.  [default: text]",
         ),
     ):
         command = option(command)
     return command
 
 
+def shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of all verbs that read manifests or state, or print an answer."""
+    directory = click.Path(path_type=Path, readable=False)
+    for option in (
+        logged,
+        click.option("-o", "--format", "format_", type=click.Choice(FORMATS), help="Output format.  [default: table]"),
+        click.option("--state", type=directory, envvar="RECONCILER_STATE", help="State directory."),
+        click.option("-f", "--manifests", type=directory, envvar="RECONCILER_MANIFESTS", help="Directory of manifests."),
+    ):
+        command = option(command)
+    return command
+
+
+def invocation(context: click.Context) -> Invocation:
+    return context.find_root().ensure_object(Invocation)
+
+
 def options(context: click.Context) -> Options:
-    """The shared options: what stands behind the verb wins over what stands before it."""
-
-    def given(name: str) -> Any:
-        own = context.params.get(name)
-        return own if own is not None else context.find_root().params.get(name)
-
-    root = context.find_root().params
+    """The shared options of a verb."""
+    params = context.params
     settings = Settings(
-        manifests=given("manifests") or Path("manifests"),
-        state=(given("state") or default_state()).absolute(),
-        jobs=root.get("jobs") or 2,
-        timeout=given("timeout"),
-        resync=root.get("interval") or 300.0,
+        manifests=params.get("manifests") or Path("manifests"),
+        state=(params.get("state") or default_state()).absolute(),
+        jobs=params.get("jobs") or 2,
+        timeout=params.get("timeout"),
+        resync=params.get("interval") or 300.0,
         host_file=Path(os.environ.get("RECONCILER_HOST_FILE", HOST_FILE)),
         host_labels=parse_labels(os.environ.get("RECONCILER_HOST_LABELS", "")),
     )
-    return Options(settings, given("format_") or "table")
+    run = invocation(context)
+    verb = context.command_path.partition(" ")[2]
+    run.state, run.subject = settings.state, f"{verb} {params.get('object_') or ''}".strip()
+    return Options(settings, params.get("format_") or "table")
 
 
 def changing(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the verbs that plan."""
     for option in (
-        click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 where something changed or is pending."),
+        click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 if something changed or is pending."),
         click.option("-l", "--selector", metavar="SELECTOR", help="Only images with these labels: key=value,key!=value,key."),
-        click.option("--prune-max", metavar="N|N%", help="Refuse to prune more images at once.  [default: 50%, or 5]"),
+        click.option("--prune-grace", metavar="DURATION", help="Prune only what has been undeclared for this long: 15m, 2h, 3d."),
+        click.option("--prune-max", metavar="N|N%", help="Refuse to prune more images than this at once.  [default: 50%, or 5]"),
         click.option("--prune", is_flag=True, help="Also remove what no manifest declares any more."),
         click.option("--diff", is_flag=True, help="Show the fields of each change."),
+    ):
+        command = option(command)
+    return command
+
+
+def working(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the verbs that converge."""
+    for option in (
+        click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How to show progress."),
+        click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after this time."),
+        click.option("--jobs", type=click.IntRange(1, 64), help="Number of concurrent runs.  [default: 2]"),
     ):
         command = option(command)
     return command
@@ -77,8 +161,8 @@ def about_layers(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the verbs that read layers given on the command line."""
     for option in (
         click.option("--anonymous", is_flag=True, help="Read s3:// layers without credentials."),
-        click.option("--endpoint-url", metavar="URL", help="S3 endpoint for s3:// layers."),
-        click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="As in the manifest: maxEntries=100000."),
+        click.option("--endpoint-url", metavar="URL", help="S3 endpoint of s3:// layers."),
+        click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="A limit as in the manifest: maxEntries=9."),
     ):
         command = option(command)
     return command

@@ -1,4 +1,4 @@
-"""Verbs that mend thin pools: ``adopt``, ``gc``, ``detach``. No state."""
+"""Verbs that repair thin pools: ``adopt``, ``gc``, ``detach``. No state."""
 
 from __future__ import annotations
 
@@ -7,51 +7,52 @@ from typing import Any
 
 import click
 
+from reconciler.cli.complete import pool_names
 from reconciler.cli.options import options, shared
 
 
-def mending(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of the verbs that mend a thin pool."""
+def repairing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the verbs that repair a thin pool."""
     for option in (
-        click.option("--apply", "apply_", is_flag=True, help="Do it. Without this, only say what would be done."),
-        click.argument("pool"),
+        click.option("--apply", "apply_", is_flag=True, help="Carry it out. Without this, only show what would change."),
+        click.argument("pool", shell_complete=pool_names),
         shared,
     ):
         command = option(command)
     return command
 
 
-def mend(context: click.Context, act: str, *arguments: Any) -> int:
+def repair(context: click.Context, act: str, *arguments: Any) -> int:
     from reconciler.cli import session
 
     chosen = options(context)
-    return session.mend(
+    return session.repair(
         chosen.settings, act, context.params["pool"], *arguments, apply=context.params["apply_"], json=chosen.json
     )
 
 
 @click.command()
-@mending
-@click.option("--snapshot", "named", multiple=True, metavar="NAME=ID", help="The thin id ID is the snapshot NAME.")
+@repairing
+@click.option("--snapshot", "named", multiple=True, metavar="NAME=ID", help="Register thin id ID as snapshot NAME.")
 @click.pass_context
 def adopt(context: click.Context, /, named: tuple[str, ...], **_: Any) -> int:
-    """Make the registry agree with a thin pool that contradicts it."""
+    """Rebuild the registry's entries for a thin pool from its metadata."""
     from reconciler.cli import session
 
-    return mend(context, "adopt", session.parse_named(named))
+    return repair(context, "adopt", session.parse_named(named))
 
 
-@click.command()
-@mending
+@click.command(short_help="Delete orphaned thin devices.")
+@repairing
 @click.pass_context
 def gc(context: click.Context, /, **_: Any) -> int:
-    """Delete what was once made in a thin pool, and nothing knows any more."""
-    return mend(context, "gc")
+    """Delete orphaned thin devices: created by reconcile, no longer in the registry."""
+    return repair(context, "gc")
 
 
 @click.command()
-@mending
+@repairing
 @click.pass_context
 def detach(context: click.Context, /, **_: Any) -> int:
-    """Take a thin pool out of the kernel; what it holds stays."""
-    return mend(context, "detach")
+    """Deactivate a thin pool and its snapshots. Data is kept."""
+    return repair(context, "detach")

@@ -1,6 +1,6 @@
-"""What the verbs of the command line share besides click: names of objects, a host to look at, answers that several verbs give.
+"""What verbs share besides options: names of objects, a host that is opened for reading, answers that several verbs print.
 
-Called by ``cli`` only, and imported by the verb that needs it. No state.
+Imported by the verb that needs it. No state.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from reconciler.cli import faults
 from reconciler.controller import context as hosts
-from reconciler.controller import repair as mending
+from reconciler.controller import repair as repairs
 from reconciler.controller.context import Host
 from reconciler.controller.repair import Change
 from reconciler.errors import Exit, ManifestsInvalid, NotConverged, UsageError
 from reconciler.manifests import loader
-from reconciler.manifests.faults import ignored_documents
+from reconciler.manifests.faults import did_you_mean, ignored_documents
 from reconciler.model import Kind, Phase
 from reconciler.output import console
 from reconciler.settings import Settings
@@ -26,11 +27,15 @@ from reconciler.status.health import Check
 
 
 @contextmanager
-def looking(settings: Settings) -> Iterator[Host]:
-    """A host to look at even where its manifests can't be read: they are complained about, and what is there is shown."""
+def reading(settings: Settings, *objects: tuple[Kind, str], past: bool = False) -> Iterator[Host]:
+    """Open a host for reading, also where manifests are invalid: the faults are written, the last valid ones are used.
+
+    Raises UsageError for an object that doesn't exist (``past``: and never did), ManifestsInvalid where that is undecided.
+    """
     with hosts.reading(settings, lenient=True) as ours:
-        for fault in ours.faults:
-            console.note(str(fault), "error")
+        for kind, name in objects:
+            require(ours, kind, name, past=past)
+        faults.warn(ours.faults)
         yield ours
 
 
@@ -40,10 +45,13 @@ def note_ignored(host: Host) -> None:
         console.note(line)
 
 
+# ---------------------------------------------------------------------------------------------- names of objects
+
+
 def parse_kind(word: str) -> Kind:
     kind = console.kinds().get(word)
     if kind is None:
-        raise UsageError(f"{word!r} is not a kind", hint="one of: image, volume, snapshot, pool")
+        raise UsageError(f"{word!r} is not a kind{did_you_mean(word, console.kinds())}", hint="image, volume, snapshot or pool")
     return kind
 
 
@@ -61,29 +69,77 @@ def parse_image(word: str) -> str:
     return name
 
 
-def wait(settings: Settings, name: str, condition: str, timeout: float) -> Exit:
-    """Look once a second until the image is in that condition. Raises NotConverged when the time is up."""
-    give_up = time.monotonic() + timeout
-    while True:
-        with hosts.reading(settings, lenient=True) as ours:
-            found = images.read(ours).statuses.get(name)
-        if (condition == "gone" and found is None) or (condition == "ready" and found and found.phase is Phase.READY):
-            return Exit.OK
-        if time.monotonic() >= give_up:
-            state = found.phase.value if found else "not known"
-            raise NotConverged(f"image/{name} is {state} after {timeout:g} s", hint=f"reconcile describe image/{name}")
-        time.sleep(min(1.0, max(0.0, give_up - time.monotonic())))
-
-
 def parse_named(words: Sequence[str]) -> dict[str, int]:
-    """Snapshots and the thin ids that they are, from NAME=ID."""
+    """Thin ids by the name of their snapshot, from NAME=ID."""
     named = {}
     for word in words:
         name, _, thin_id = word.partition("=")
         if not name or not (thin_id.isascii() and thin_id.isdigit()):
-            raise UsageError(f"{word!r} does not say which thin id is which snapshot", hint="write NAME=ID, for example web-a=17")
+            raise UsageError(f"{word!r} is not a snapshot's name and its thin id", hint="write NAME=ID, for example web-a=17")
         named[name] = int(thin_id)
     return named
+
+
+def names(ours: Host, kind: Kind) -> set[str]:
+    """All objects of a kind that are declared, recorded or marked."""
+    desired, records = ours.desired, ours.records
+    match kind:
+        case Kind.IMAGE:
+            return {*desired.images, *records.images(), *(image for image, _ in records.marks())}
+        case Kind.SNAPSHOT:
+            return {name for image in desired.images.values() for name in image.snapshots} | {
+                name for _, name in records.snapshots()
+            }
+        case Kind.POOL:
+            return {*desired.pools, *records.pools()}
+        case _:
+            return {chain for _, chain in records.volumes()}
+
+
+def exists(ours: Host, kind: Kind, name: str) -> bool:
+    found = names(ours, kind)
+    return name in found or (kind is Kind.VOLUME and any(chain.startswith(name) for chain in found))
+
+
+def require(ours: Host, kind: Kind, name: str, *, past: bool = False) -> None:
+    """Raise UsageError where there is no such object, ManifestsInvalid where an invalid manifest may declare it."""
+    if exists(ours, kind, name) or (past and existed(ours, kind, name)):
+        return
+    if ours.faults:
+        raise ManifestsInvalid(ours.faults)
+    hint = f"list them with: reconcile list {kind.lower()}s"
+    raise UsageError(f"there is no {kind.lower()} {name!r}{did_you_mean(name, names(ours, kind))}", hint=hint)
+
+
+def existed(ours: Host, kind: Kind, name: str) -> bool:
+    """Whether the registry has a run or an event of it."""
+    return bool(ours.records.events(kind.value, name, 1) or ours.records.runs(kind.value, name, limit=1))
+
+
+# ----------------------------------------------------------------------------------------------------- answers
+
+
+def wait(settings: Settings, name: str, condition: str, timeout: float) -> Exit:
+    """Check once a second until the image is ready or gone. Raises NotConverged when the time is up, and as ``require`` does."""
+    give_up = time.monotonic() + timeout
+    first = True
+    while True:
+        with hosts.reading(settings, lenient=True) as ours:
+            if first:
+                require(ours, Kind.IMAGE, name, past=condition == "gone")
+            found = images.read(ours).statuses.get(name)
+            undecided = found is None and bool(ours.faults)
+        first = False
+        if (condition == "gone" and found is None and not undecided) or (
+            condition == "ready" and found and found.phase is Phase.READY
+        ):
+            return Exit.OK
+        if time.monotonic() >= give_up:
+            if undecided:
+                raise ManifestsInvalid(ours.faults)
+            state = found.phase.value if found else "gone"
+            raise NotConverged(f"image/{name} is {state} after {timeout:g} s", hint=f"reconcile describe image/{name}")
+        time.sleep(min(1.0, max(0.0, give_up - time.monotonic())))
 
 
 def show_checks(found: Sequence[Check], *, json: bool) -> Exit:
@@ -96,7 +152,7 @@ def show_checks(found: Sequence[Check], *, json: bool) -> Exit:
 
 
 def show_validity(paths: Sequence[Path], *, json: bool) -> Exit:
-    """Raises ManifestsInvalid, with all faults, where the answer is not to be JSON."""
+    """Print whether manifests are valid. Raises ManifestsInvalid, with all faults, where the answer is not JSON."""
     try:
         desired, _, notes = loader.load_paths(paths)
     except ManifestsInvalid as error:
@@ -114,23 +170,25 @@ def show_validity(paths: Sequence[Path], *, json: bool) -> Exit:
     return Exit.OK
 
 
-Mend = Callable[..., tuple[Change, ...]]
-MENDING: Mapping[str, Mend] = {"adopt": mending.adopt, "gc": mending.collect, "detach": mending.detach}
+Repair = Callable[..., tuple[Change, ...]]
+REPAIRS: Mapping[str, Repair] = {"adopt": repairs.adopt, "gc": repairs.collect, "detach": repairs.detach}
 
 
-def mend(settings: Settings, act: str, pool: str, *arguments: object, apply: bool, json: bool) -> Exit:
-    """Say what mending a pool would come to, or do it."""
+def repair(settings: Settings, act: str, pool: str, *arguments: object, apply: bool, json: bool) -> Exit:
+    """Show what the repair of a pool would change, or carry it out."""
     if apply:
         with hosts.writing(settings, stop=threading.Event()) as ours:
-            found = MENDING[act](ours, pool, *arguments, apply=True)
+            require(ours, Kind.POOL, pool)
+            found = REPAIRS[act](ours, pool, *arguments, apply=True)
     else:
         with hosts.reading(settings) as ours:
-            found = MENDING[act](ours, pool, *arguments, apply=False)
+            require(ours, Kind.POOL, pool)
+            found = REPAIRS[act](ours, pool, *arguments, apply=False)
     return show_changes(found, applied=apply, json=json)
 
 
 def show_changes(found: Sequence[Change], *, applied: bool, json: bool) -> Exit:
-    """What a mending verb has done, or would do."""
+    """Print the changes that a repair has made, or would make."""
     if json:
         console.document({"applied": applied, "changes": found})
         return Exit.OK
@@ -139,5 +197,5 @@ def show_changes(found: Sequence[Change], *, applied: bool, json: bool) -> Exit:
     if not found:
         console.data("nothing to do")
     elif not applied:
-        console.note("nothing has been changed: give --apply to have it done")
+        console.note("nothing has been changed; give --apply to carry it out")
     return Exit.FAILED if any(change.what == "kept" for change in found) else Exit.OK

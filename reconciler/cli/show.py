@@ -1,4 +1,4 @@
-"""Verbs that show what is declared, what is there, and what happened. No state."""
+"""Verbs that show declared and existing objects, their events and runs, and checks of them. No state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from reconciler.cli.options import options, shared
+from reconciler.cli import complete
+from reconciler.cli.options import logged, options, shared
 from reconciler.errors import Exit, UsageError
 
 
@@ -17,7 +18,10 @@ from reconciler.errors import Exit, UsageError
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.pass_context
 def validate(context: click.Context, /, paths: tuple[Path, ...], **_: Any) -> int:
-    """Check manifests: every fault of every file. Needs no root, registry or network."""
+    """Check manifests, and print every fault.
+
+    Needs no root, registry or network.
+    """
     from reconciler.cli import session
 
     chosen = options(context)
@@ -25,7 +29,8 @@ def validate(context: click.Context, /, paths: tuple[Path, ...], **_: Any) -> in
 
 
 @click.command()
-def schema() -> int:
+@logged
+def schema(**_: Any) -> int:
     """Print the JSON Schema of manifests, for editors."""
     from reconciler.manifests import schema as json_schema
     from reconciler.output import console
@@ -36,17 +41,17 @@ def schema() -> int:
 
 @click.command("list")
 @shared
-@click.argument("kind", required=False)
+@click.argument("kind", required=False, shell_complete=complete.kinds)
 @click.pass_context
 def list_(context: click.Context, /, kind: str | None, **_: Any) -> int:
-    """Show images, snapshots, volumes and pools: state, size used, path."""
+    """List images, snapshots, volumes and pools with state and size."""
     from reconciler.cli import session
     from reconciler.output import console
     from reconciler.status import inventory
 
     chosen = options(context)
     wanted = session.parse_kind(kind) if kind else None
-    with session.looking(chosen.settings) as ours:
+    with session.reading(chosen.settings) as ours:
         listing = inventory.listing(ours)
     if chosen.json:
         console.document(listing.json(wanted))
@@ -57,43 +62,43 @@ def list_(context: click.Context, /, kind: str | None, **_: Any) -> int:
 
 @click.command()
 @shared
-@click.argument("object_", metavar="KIND/NAME")
+@click.argument("object_", metavar="KIND/NAME", shell_complete=complete.object_names)
 @click.pass_context
 def describe(context: click.Context, /, object_: str, **_: Any) -> int:
-    """Tell all that is known of one object: what is declared, what is there, its runs and events."""
+    """Show one object in detail: declaration, state, runs and events."""
     from reconciler.cli import session
     from reconciler.model import Kind
     from reconciler.output import console
-    from reconciler.status import describe as story
+    from reconciler.status import describe as image
     from reconciler.status import inventory
 
     chosen = options(context)
     kind, name = session.parse_object(object_)
-    with session.looking(chosen.settings) as ours:
-        told = inventory.describe(ours, kind, name)
+    with session.reading(chosen.settings, (kind, name)) as ours:
+        found = inventory.describe(ours, kind, name)
     if chosen.json:
-        console.document(told)
+        console.document(found)
     elif kind is Kind.IMAGE:
-        story.show(told)
+        image.show(found)
     else:
-        inventory.show_description(told)
+        inventory.show_description(found)
     return Exit.OK
 
 
 @click.command()
 @shared
-@click.argument("object_", metavar="[KIND/NAME]", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest N events.")
+@click.argument("object_", metavar="[KIND/NAME]", required=False, shell_complete=complete.object_names)
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show the newest N events.")
 @click.pass_context
 def events(context: click.Context, /, object_: str | None, limit: int, **_: Any) -> int:
-    """Show what happened, oldest first."""
+    """Show events, oldest first."""
     from reconciler.cli import session
     from reconciler.output import console
     from reconciler.status import inventory
 
     chosen = options(context)
     kind, name = session.parse_object(object_) if object_ else (None, None)
-    with session.looking(chosen.settings) as ours:
+    with session.reading(chosen.settings, *([(kind, name)] if kind and name else []), past=True) as ours:
         found = inventory.events(ours, kind, name, limit)
     if chosen.json:
         console.document({"events": found})
@@ -105,12 +110,12 @@ def events(context: click.Context, /, object_: str | None, limit: int, **_: Any)
 @click.command()
 @shared
 @click.argument("run_id", metavar="[RUN]", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest N runs.")
-@click.option("--release", is_flag=True, help="You have looked: let the run RUN, which waits for a person, try again.")
-@click.option("--cancel", is_flag=True, help="End the run RUN; what it was for is planned anew.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show the newest N runs.")
+@click.option("--release", is_flag=True, hidden=True, help="Retry run RUN, which is in state needs-operator.")
+@click.option("--cancel", is_flag=True, help="Cancel run RUN; the next plan contains its action again.")
 @click.pass_context
 def runs(context: click.Context, /, run_id: str | None, limit: int, release: bool, cancel: bool, **_: Any) -> int:
-    """Show state machine runs, or one run with each of its transitions."""
+    """Show runs, or one run with all its transitions."""
     from reconciler.cli import session
     from reconciler.controller import context as host
     from reconciler.output import console
@@ -122,7 +127,7 @@ def runs(context: click.Context, /, run_id: str | None, limit: int, release: boo
             raise UsageError("--release and --cancel are for one run", hint="name it: reconcile runs RUN --release")
         with host.writing(chosen.settings, stop=threading.Event()) as ours:
             inventory.settle(ours, run_id, release=release)
-    with session.looking(chosen.settings) as ours:
+    with session.reading(chosen.settings) as ours:
         found = inventory.runs(ours, run_id, limit)
     if chosen.json:
         console.document({"runs": found})
@@ -135,7 +140,7 @@ def runs(context: click.Context, /, run_id: str | None, limit: int, release: boo
 @shared
 @click.pass_context
 def health(context: click.Context, /, **_: Any) -> int:
-    """Look at the host, pools, registry and S3; say what is wrong and what to do."""
+    """Check host, pools, registry and S3, and report problems."""
     from reconciler.cli import session
     from reconciler.status import health as checks
 
@@ -146,25 +151,30 @@ def health(context: click.Context, /, **_: Any) -> int:
 
 @click.command()
 @shared
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, metavar="[IMAGE]...", shell_complete=complete.plain_image_names)
 @click.pass_context
 def verify(context: click.Context, /, names: tuple[str, ...], **_: Any) -> int:
-    """Cross-check pool, registry and file systems (of the named images, or of all). Reads only."""
+    """Compare registry, pools and file systems.
+
+    Read-only; of the named images, or of all.
+    """
     from reconciler.cli import session
+    from reconciler.model import Kind
     from reconciler.status import health as checks
 
     chosen = options(context)
-    with session.looking(chosen.settings) as ours:
-        found = checks.verify(ours, names)
+    wanted = [name.removeprefix("image/") for name in names]
+    with session.reading(chosen.settings, *((Kind.IMAGE, name) for name in wanted)) as ours:
+        found = checks.verify(ours, wanted)
     return session.show_checks(found, json=chosen.json)
 
 
 @click.command()
 @shared
-@click.option("--svg", is_flag=True, help="As a picture: reconcile graph --svg > images.svg")
+@click.option("--svg", is_flag=True, help="Print an SVG: reconcile graph --svg > images.svg")
 @click.pass_context
 def graph(context: click.Context, /, svg: bool, **_: Any) -> int:
-    """Draw pools, the volumes that images share, images and snapshots."""
+    """Show the dependency graph of pools, volumes, images and snapshots."""
     from dataclasses import asdict
 
     from reconciler.cli import session
@@ -173,7 +183,7 @@ def graph(context: click.Context, /, svg: bool, **_: Any) -> int:
     from reconciler.status import image
 
     chosen = options(context)
-    with session.looking(chosen.settings) as ours:
+    with session.reading(chosen.settings) as ours:
         found = drawing.nodes(image.read(ours))
     if chosen.json:
         console.document({"nodes": [asdict(node) for node in found]})

@@ -1,4 +1,4 @@
-"""``state`` and ``import``: the registry's rows, and the few changes of them that a person may want. No state."""
+"""``state`` and ``import``: list and edit the rows of the registry. No state."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from typing import Any
 
 import click
 
-from reconciler.cli.options import options, shared
+from reconciler.cli.complete import image_names, plain_image_names, snapshot_names
+from reconciler.cli.options import Forwarding, options, shared
 from reconciler.errors import Exit, UsageError
 
 
-@click.group()
-def state() -> None:
-    """What the registry knows: look at it, rename an image in it, have it forget one. No pool is touched."""
+@click.group(cls=Forwarding)
+@shared
+def state(**_: Any) -> None:
+    """List, rename or remove rows of the registry. Pools are not touched."""
 
 
 @state.command()
 @shared
 @click.pass_context
 def ls(context: click.Context, /, **_: Any) -> int:
-    """List everything that the registry says exists, with what its pool knows it by."""
+    """List the rows of the registry with their identity in the pool."""
     from reconciler.cli import session
     from reconciler.output import console
     from reconciler.registry import edits
 
     chosen = options(context)
-    with session.looking(chosen.settings) as ours:
+    with session.reading(chosen.settings) as ours:
         found = edits.rows(ours)
     if chosen.json:
         console.document({"rows": found})
@@ -38,11 +40,11 @@ def ls(context: click.Context, /, **_: Any) -> int:
 
 @state.command()
 @shared
-@click.argument("old", metavar="image/OLD")
-@click.argument("new", metavar="image/NEW")
+@click.argument("old", metavar="image/OLD", shell_complete=image_names)
+@click.argument("new", metavar="image/NEW", shell_complete=image_names)
 @click.pass_context
 def mv(context: click.Context, /, old: str, new: str, **_: Any) -> int:
-    """Give an image the new name that its manifest has: row, marks and snapshots go with it, no data is touched."""
+    """Rename an image to the new name in its manifest, with its marks and snapshots. No data is touched."""
     from reconciler.cli import session
     from reconciler.registry import edits
 
@@ -52,10 +54,10 @@ def mv(context: click.Context, /, old: str, new: str, **_: Any) -> int:
 
 @state.command()
 @shared
-@click.argument("object_", metavar="image/NAME")
+@click.argument("object_", metavar="image/NAME", shell_complete=image_names)
 @click.pass_context
 def rm(context: click.Context, /, object_: str, **_: Any) -> int:
-    """Forget an image that is no longer declared. Its snapshots stay where they are, and are nobody's."""
+    """Remove an undeclared image from the registry. Its snapshots stay on disk, unmanaged."""
     from reconciler.cli import session
     from reconciler.registry import edits
 
@@ -65,11 +67,11 @@ def rm(context: click.Context, /, object_: str, **_: Any) -> int:
 
 @click.command("import")
 @shared
-@click.argument("object_", metavar="snapshot/NAME")
-@click.option("--image", required=True, help="The image that declares it.")
+@click.argument("object_", metavar="snapshot/NAME", shell_complete=snapshot_names)
+@click.option("--image", required=True, shell_complete=plain_image_names, help="Image that declares it.")
 @click.pass_context
 def import_(context: click.Context, /, object_: str, image: str, **_: Any) -> int:
-    """Take over a snapshot's file that stands in a file pool and that nothing knows, whatever chain of ours it was made from."""
+    """Register an existing snapshot file of a file pool."""
     from reconciler.cli import session
     from reconciler.model import Kind
     from reconciler.registry import edits

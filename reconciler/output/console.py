@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import IO, Any
 
+from reconciler.errors import HostCannot
 from reconciler.model import Action, Finding, Kind, ObjectResult, Plan, Result, Verb
-from reconciler.output import log
+from reconciler.output import log, streams
 from reconciler.output.progress import Progress, Silent
 
 GLYPHS = {
@@ -69,8 +70,11 @@ def note(text: str, level: log.Level = "info", **fields: object) -> None:
 
 
 def data(text: str) -> None:
-    """A piece of the answer, on standard output."""
-    print(text, flush=True)  # noqa: T201
+    """Write a piece of the answer to standard output. Raises HostCannot where it is on a full disk."""
+    try:
+        streams.send(text, sys.stdout)
+    except OSError as error:
+        raise HostCannot(f"standard output: {error.strerror}", hint="free space there, or send the output elsewhere") from error
 
 
 def plain(value: Any) -> Any:
@@ -88,7 +92,7 @@ def plain(value: Any) -> Any:
 
 def document(value: Any) -> None:
     """One JSON document on standard output."""
-    data(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    data(json.dumps(plain(value), indent=2, ensure_ascii=not streams.is_unicode(sys.stdout)))
 
 
 def visible(text: str) -> str:
@@ -142,7 +146,7 @@ def difference(action: Action) -> list[str]:
     return [f"    {name}: {value}" for name, value in fields if value]
 
 
-def show_plan(plan: Plan, *, diff: bool = False) -> None:
+def show_plan(plan: Plan, *, diff: bool = False, saved: bool = False) -> None:
     """A plan for people: what would change, what waits for ``--prune``, what a person should know."""
     for action in plan.actions:
         data(action_line(action))
@@ -154,6 +158,9 @@ def show_plan(plan: Plan, *, diff: bool = False) -> None:
         data(paint(f"! {failure.kind.lower()}/{failure.name}  {failure.reason}: {failure.message}", "31", sys.stdout))
     show_findings(plan.findings)
     changes, held = len(plan.actions), len(plan.held)
+    if saved:  # the file holds the actions only
+        data(f"Plan: {changes} to change.")
+        return
     data(f"Plan: {changes} to change, {len(plan.unchanged)} unchanged, {held} held, {len(plan.blocked)} blocked.")
 
 

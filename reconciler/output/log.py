@@ -1,16 +1,19 @@
-"""Lines on standard error: for people, for the journal with their priority, or one JSON object each for a log collector.
+"""Lines on standard error: text, text with a priority for the journal, or one JSON object a line for a log collector.
 
-Written through ``report.note``. State: the form, chosen once by ``cli`` for the process, as it has one standard error.
+Called by ``console.note`` and ``cli``. State: the form, which ``cli`` sets once for the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
 from datetime import UTC, datetime
 from typing import Literal
+
+from reconciler.output import streams
 
 Level = Literal["error", "warning", "notice", "info"]
 
@@ -24,7 +27,7 @@ _form = "text"
 
 
 def use(form: str) -> None:
-    """``text`` or ``json``, for all that is written from now on."""
+    """Set the form of all further lines: ``text`` or ``json``."""
     global _form
     _form = form
 
@@ -34,22 +37,28 @@ def is_json() -> bool:
 
 
 def write(text: str, level: Level = "info", **fields: object) -> None:
-    """One line, or several; ``fields`` (object, state, reason, …) are told apart only in JSON, and left out where empty."""
+    """Write one line or several; ``fields`` (object, state, reason, …) are keys of JSON only, and left out where empty.
+
+    Never fails: a closed or full standard error loses the line, and the command goes on.
+    """
     if _form == "json":
-        print(_document(text, level, fields), file=sys.stderr, flush=True)  # noqa: T201
-        return
-    prefix = f"<{PRIORITIES[level]}>" if _is_journal() else ""
-    print("\n".join(prefix + line for line in text.split("\n")), file=sys.stderr, flush=True)  # noqa: T201
+        lines = _document(text, level, fields)
+    else:
+        prefix = f"<{PRIORITIES[level]}>" if _is_journal() else ""
+        lines = "\n".join(prefix + line for line in text.split("\n"))
+    with contextlib.suppress(OSError, ValueError):
+        streams.send(lines, sys.stderr)
 
 
 def _document(text: str, level: Level, fields: dict[str, object]) -> str:
     message = _WORD.sub("", _SGR.sub("", text))
-    told = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "message": message}
-    return json.dumps(told | {name: value for name, value in fields.items() if value not in (None, "")}, ensure_ascii=False)
+    document = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "message": message}
+    given = {name: value for name, value in fields.items() if value not in (None, "")}
+    return json.dumps(document | given, ensure_ascii=not streams.is_unicode(sys.stderr))
 
 
 def _is_journal() -> bool:
-    """Whether standard error leads to the journal: it says so by device and inode (systemd.exec(5), JOURNAL_STREAM)."""
+    """Whether standard error is the journal: JOURNAL_STREAM has its device and inode (systemd.exec(5))."""
     stream = os.environ.get("JOURNAL_STREAM", "")
     if not stream:
         return False

@@ -5,6 +5,7 @@ Taken by ``cli`` around everything that changes the host. The file's text is for
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shlex
@@ -70,5 +71,7 @@ def _take(fd: int, path: Path) -> None:
 
 
 def _write(fd: int, text: str) -> None:
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, os.fsencode(text), 0)
+    """Best effort: the lock holds without the text, also on a full disk."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, text.encode(errors="surrogateescape"), 0)

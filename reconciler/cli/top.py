@@ -1,4 +1,4 @@
-"""A live view: ``top``. No state."""
+"""``top``: a live view. No state."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 SHARE = 0.25
-"""Most of one core that looking may take: with ten thousand images a frame takes longer than a second."""
+"""Upper bound of the share of one core: a frame of ten thousand images takes longer than a second."""
 
 
 @click.command()
 @shared
-@click.option("-n", "--frames", type=click.IntRange(min=1), help="End after N frames.  [default: one where there is no terminal]")
+@click.option("-n", "--frames", type=click.IntRange(min=1), help="Exit after N frames.  [default: 1 without a terminal]")
 @click.option(
-    "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, metavar="SECONDS", help="Between frames."
+    "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, metavar="SECONDS", help="Time between frames."
 )
 @click.pass_context
 def top(context: click.Context, /, frames: int | None, every: float, **_: Any) -> int:
-    """Watch pools fill, work run and events come, until you press q. Reads only, beside a service or without one."""
-    from reconciler.output import console
+    """Show pools, running work and events live until you press q. Read-only."""
+    from reconciler.output import console, streams
     from reconciler.status import top
 
     chosen = options(context)
@@ -41,6 +41,8 @@ def top(context: click.Context, /, frames: int | None, every: float, **_: Any) -
         return Exit.OK
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         for number, scene in zip(range(frames or 1), scenes(chosen), strict=False):
+            if streams.is_closed(sys.stdout):
+                break
             time.sleep(every if number else 0)
             console.data(top.frame(scene, painted, width=shutil.get_terminal_size((120, 40)).columns))
         return Exit.OK
@@ -56,18 +58,18 @@ def top(context: click.Context, /, frames: int | None, every: float, **_: Any) -
 
 
 def scenes(chosen: Options) -> Iterator[Scene]:
-    """What there is to see, each time that somebody looks."""
+    """A new scene each time that it is asked for."""
     from reconciler.manifests.loader import ManifestCache
 
     before: Sequence[Running] = ()
     cached = ManifestCache()
     while True:
-        scene = look(chosen, before, cached)
+        scene = observe(chosen, before, cached)
         before = scene.running
         yield scene
 
 
-def look(chosen: Options, before: Sequence[Running], cached: ManifestCache) -> Scene:
+def observe(chosen: Options, before: Sequence[Running], cached: ManifestCache) -> Scene:
     from reconciler.controller import context as host
     from reconciler.registry import lock
     from reconciler.status import image, top
