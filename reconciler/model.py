@@ -7,9 +7,11 @@ Made by ``manifests`` (Desired) and ``observe`` (Observed), compared by ``plan``
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from reconciler.image.spec import Layer, Limits, Source
 from reconciler.pool.driver import PoolState, SnapshotState, VolumeState
@@ -21,6 +23,40 @@ class Kind(StrEnum):
     VOLUME = "Volume"
     SNAPSHOT = "Snapshot"
     LAYER = "Layer"
+
+    __hash__ = str.__hash__
+    """That of an enumeration is Python code, and every look-up by ``Key`` needs it."""
+
+
+class Key(NamedTuple):
+    """The key of one object, everywhere: two pools may hold snapshots, or volumes, of one name. ``str`` is for people.
+
+    ``pool`` is empty for what is in no pool: images, pools and layers.
+    """
+
+    kind: Kind
+    pool: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.lower()}/{self.name}"
+
+    @property
+    def with_pool(self) -> str:
+        """For people, where the name alone is ambiguous; the command line accepts it as well."""
+        return "/".join(filter(None, (self.kind.lower(), self.pool, self.name)))
+
+    @property
+    def path(self) -> str:
+        """For programs: the kind as manifests spell it, the pool where there is one."""
+        return "/".join(filter(None, (self.kind.value, self.pool, self.name)))
+
+
+def labels(keys: Iterable[Key]) -> dict[Key, str]:
+    """What to call each of them in one text: with its pool where another has the same kind and name."""
+    every = dict.fromkeys(keys)
+    alike = Counter((key.kind, key.name) for key in every)
+    return {key: key.with_pool if alike[key.kind, key.name] > 1 else str(key) for key in every}
 
 
 class Phase(StrEnum):
@@ -176,6 +212,11 @@ class Failure:
     reason: str
     message: str
     waits_for_person: bool = False
+    pool: str = ""
+
+    @property
+    def key(self) -> Key:
+        return Key(self.kind, self.pool, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +253,7 @@ class Observed:
     volumes: Mapping[tuple[str, str], VolumeRow] = field(default_factory=dict)
     snapshots: Mapping[tuple[str, str], SnapshotRow] = field(default_factory=dict)
     resolutions: Mapping[Source, Resolution] = field(default_factory=dict)
-    failures: Mapping[tuple[Kind, str], Failure] = field(default_factory=dict)
+    failures: Mapping[Key, Failure] = field(default_factory=dict)
     spared: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Images that are not to be pruned now: the reason, for tools and for people."""
     holders: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -271,25 +312,30 @@ class Action:
     layers: tuple[Layer, ...] = ()
     """BUILD: every layer of the chain from the bottom, all pinned; RESOLVE: the one layer."""
     limits: Limits = field(default_factory=Limits)
-    after: tuple[str, ...] = ()
+    after: tuple[Key, ...] = ()
     images: tuple[str, ...] = ()
     """The images that want it; one that fails makes these fail."""
     identity: str = ""
     """ACTIVATE and REPLACE: what the registry remembers the snapshot by that is there now."""
 
     @property
-    def key(self) -> str:
-        return f"{self.kind}/{self.pool}/{self.name}" if self.pool else f"{self.kind}/{self.name}"
+    def key(self) -> Key:
+        return Key(self.kind, self.pool, self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something that a person should know and that no action removes: a foreign file, an unpinned layer, an unreadable pool."""
 
-    kind: str
+    kind: Kind
     name: str
     reason: str
     message: str
+    pool: str = ""
+
+    @property
+    def key(self) -> Key:
+        return Key(self.kind, self.pool, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +350,7 @@ class Plan:
     held: tuple[Action, ...] = ()
     blocked: tuple[Failure, ...] = ()
     findings: tuple[Finding, ...] = ()
-    unchanged: tuple[tuple[Kind, str], ...] = ()
+    unchanged: tuple[Key, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------------ facts
@@ -365,6 +411,11 @@ class ObjectResult:
     message: str = ""
     ok: bool = True
     changed: bool = False
+    pool: str = ""
+
+    @property
+    def key(self) -> Key:
+        return Key(self.kind, self.pool, self.name)
 
 
 @dataclass(frozen=True, slots=True)

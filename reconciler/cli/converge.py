@@ -99,7 +99,7 @@ def saved(ours: Host, look: Look, wish: Wish) -> Saved:
     from reconciler.planner import plan_file
 
     marks = (f"{key} {mark}" for key, mark in sorted(ours.records.marks().items()))
-    runs = (f"{run.subject} {run.status}" for run in ours.records.open_runs())
+    runs = (f"{run.subject.path} {run.status}" for run in ours.records.open_runs())
     basis = plan_file.basis(ours.desired, look.observed, (*marks, *runs))
     asked = {"prune": wish.prune, "selector": wish.selector, "most": wish.most}
     return plan_file.Saved(ours.name, time.time(), ours.revision, basis, asked, look.plan.actions)

@@ -29,7 +29,8 @@ def get(context: click.Context, /, what: str, output: str | None, **_: Any) -> i
     from reconciler.status import export
 
     chosen = options(context)
-    kind, name = session.parse_object(what) if "/" in what else (session.parse_kind(what), None)
+    of = session.parse_object(what) if "/" in what else None
+    kind, name = (of.kind, of.name) if of else (session.parse_kind(what), None)
     if kind not in (Kind.IMAGE, Kind.POOL):
         raise UsageError(f"a {kind.lower()} has no manifest of its own", hint=f"reconcile describe {kind.lower()}/NAME")
     with session.reading(chosen.settings, *([(kind, name)] if name is not None else [])) as ours:

@@ -13,6 +13,7 @@ import click
 from reconciler.cli.complete import image_names
 from reconciler.cli.options import options, shared
 from reconciler.errors import Exit, Guarded, UsageError
+from reconciler.model import Key, Kind
 from reconciler.registry.marks import Mark, What, duration
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def mark(context: click.Context, word: str, what: What, *, reason: str = "", unt
     name = existing(context, word)
     with host.noting(options(context).settings) as registry:
         registry.mark(Mark(name, what, reason, time.time(), until))
-        registry.event("Image", name, what.value.capitalize(), reason)
+        registry.event(Key(Kind.IMAGE, "", name), what.value.capitalize(), reason)
     console.note(f"image/{name} is {what.value}" if what is not What.RETRY else f"image/{name} will be retried now")
     return Exit.OK
 
@@ -42,7 +43,7 @@ def unmark(context: click.Context, word: str, what: What) -> int:
     with host.noting(options(context).settings) as registry:
         found = registry.unmark(name, what)
         if found:
-            registry.event("Image", name, f"Un{what.value}", "")
+            registry.event(Key(Kind.IMAGE, "", name), f"Un{what.value}", "")
     console.note(f"image/{name} is {'no longer' if found else 'not'} {what.value}")
     return Exit.OK if found else Exit.FAILED
 

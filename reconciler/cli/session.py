@@ -19,7 +19,7 @@ from reconciler.controller.repair import Change
 from reconciler.errors import Exit, ManifestsInvalid, NotConverged, UsageError
 from reconciler.manifests import loader
 from reconciler.manifests.faults import did_you_mean, ignored_documents
-from reconciler.model import Kind, Phase
+from reconciler.model import Key, Kind, Phase
 from reconciler.output import console
 from reconciler.settings import Settings
 from reconciler.status import image as images
@@ -55,18 +55,21 @@ def parse_kind(word: str) -> Kind:
     return kind
 
 
-def parse_object(word: str) -> tuple[Kind, str]:
+def parse_object(word: str) -> Key:
+    """KIND/NAME, or KIND/POOL/NAME of a snapshot or volume; the pool is empty where it is left out."""
     kind, slash, name = word.partition("/")
     if not slash or not name:
         raise UsageError(f"{word!r} names no object", hint="write KIND/NAME, for example image/golang")
-    return parse_kind(kind), name
+    found = parse_kind(kind)
+    pool, _, name = name.rpartition("/") if found in (Kind.SNAPSHOT, Kind.VOLUME) else ("", "", name)
+    return Key(found, pool, name)
 
 
 def parse_image(word: str) -> str:
-    kind, name = parse_object(word)
-    if kind is not Kind.IMAGE:
+    found = parse_object(word)
+    if found.kind is not Kind.IMAGE:
         raise UsageError(f"{word!r} is not an image", hint="write image/NAME")
-    return name
+    return found.name
 
 
 def parse_named(words: Sequence[str]) -> dict[str, int]:
@@ -113,7 +116,8 @@ def require(ours: Host, kind: Kind, name: str, *, past: bool = False) -> None:
 
 def existed(ours: Host, kind: Kind, name: str) -> bool:
     """Whether the registry has a run or an event of it."""
-    return bool(ours.records.events(kind.value, name, 1) or ours.records.runs(kind.value, name, limit=1))
+    of = Key(kind, "", name)
+    return bool(ours.records.events(of, 1) or ours.records.runs(of, limit=1))
 
 
 # ----------------------------------------------------------------------------------------------------- answers

@@ -73,12 +73,12 @@ def describe(context: click.Context, /, object_: str, **_: Any) -> int:
     from reconciler.status import inventory
 
     chosen = options(context)
-    kind, name = session.parse_object(object_)
-    with session.reading(chosen.settings, (kind, name)) as ours:
-        found = inventory.describe(ours, kind, name)
+    of = session.parse_object(object_)
+    with session.reading(chosen.settings, (of.kind, of.name)) as ours:
+        found = inventory.describe(ours, of)
     if chosen.json:
         console.document(found)
-    elif kind is Kind.IMAGE:
+    elif of.kind is Kind.IMAGE:
         image.show(found)
     else:
         inventory.show_description(found)
@@ -97,9 +97,9 @@ def events(context: click.Context, /, object_: str | None, limit: int, **_: Any)
     from reconciler.status import inventory
 
     chosen = options(context)
-    kind, name = session.parse_object(object_) if object_ else (None, None)
-    with session.reading(chosen.settings, *([(kind, name)] if kind and name else []), past=True) as ours:
-        found = inventory.events(ours, kind, name, limit)
+    of = session.parse_object(object_) if object_ else None
+    with session.reading(chosen.settings, *([(of.kind, of.name)] if of else []), past=True) as ours:
+        found = inventory.events(ours, of, limit)
     if chosen.json:
         console.document({"events": found})
     else:

@@ -76,10 +76,10 @@ def import_(context: click.Context, /, object_: str, image: str, **_: Any) -> in
     from reconciler.model import Kind
     from reconciler.registry import edits
 
-    kind, name = session.parse_object(object_)
-    if kind is not Kind.SNAPSHOT:
+    found = session.parse_object(object_)
+    if found.kind is not Kind.SNAPSHOT:
         raise UsageError(f"{object_!r} is not a snapshot", hint="write snapshot/NAME")
-    return change(context, lambda ours: edits.take_over(ours, name, image.removeprefix("image/")))
+    return change(context, lambda ours: edits.take_over(ours, found.name, image.removeprefix("image/")))
 
 
 def change(context: click.Context, act: Callable[[Any], str]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from reconciler.controller.executor import Done
-from reconciler.model import Action
+from reconciler.model import Action, Key
 
 FIRST_SECONDS = 30.0
 LONGEST_SECONDS = 3600.0
@@ -31,15 +31,15 @@ class Patience:
     """Times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._failed: dict[str, Failed] = {}
+        self._failed: dict[Key, Failed] = {}
         self._release = float("inf")
 
-    def withheld(self, actions: Iterable[Action], retried: Collection[str], now: float) -> dict[str, Done]:
+    def withheld(self, actions: Iterable[Action], retried: Collection[str], now: float) -> dict[Key, Done]:
         """What is not to be tried yet, as if it had just failed again. ``retried`` are images that somebody has asked for.
 
         ``actions`` come after what they need, as in a plan.
         """
-        found: dict[str, Done] = {}
+        found: dict[Key, Done] = {}
         for action in actions:
             failed = self._failed.get(action.key)
             asked = {*action.images, action.image} & {*retried}

@@ -19,7 +19,7 @@ from reconciler.controller.context import Host
 from reconciler.controller.converge import Wish
 from reconciler.errors import ReconcilerError
 from reconciler.manifests.watch import SHARE, TreeState, same_content, scan
-from reconciler.model import Action, Desired, Kind, Result, Verb
+from reconciler.model import Action, Desired, Key, Kind, Result, Verb
 from reconciler.output.progress import Progress
 
 EVERY_SECONDS = 1.0
@@ -52,7 +52,7 @@ class Beside:
         self._stop = stop
         self._host: Host | None = None
         self._desired = Desired({}, {})
-        self._busy: list[frozenset[str]] = []
+        self._busy: list[frozenset[Key]] = []
         self._seen: TreeState | None = None
         self._read: TreeState | None = None
         self._next = 0.0
@@ -106,7 +106,7 @@ class Beside:
         keys = {action.key for action in plan.actions}
         ready = [a for a in plan.actions if a.kind is Kind.SNAPSHOT and a.verb in MENDING and keys.isdisjoint(a.after)]
         withheld = self._patience.withheld(ready, (), time.monotonic())
-        busy = frozenset[str]().union(*self._busy)
+        busy = frozenset[Key]().union(*self._busy)
         names = frozenset(action.image for action in ready if action.key not in withheld and action.key not in busy)
         return names if len(names) <= fast_path.MOST else frozenset()
 
@@ -119,7 +119,7 @@ class Beside:
             stop=self._stop,
             patience=self._patience,
             only=verbs,
-            busy=frozenset[str]().union(*self._busy),
+            busy=frozenset[Key]().union(*self._busy),
             meanwhile=self,
         )
         if result is not None:

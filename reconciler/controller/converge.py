@@ -21,7 +21,7 @@ from reconciler.errors import Guarded, LayerCorrupt, LayerRefused, NotConverged,
 from reconciler.image.source import s3
 from reconciler.image.spec import Source
 from reconciler.manifests.selectors import Selector
-from reconciler.model import Action, Desired, ImageSpec, Kind, Observed, Plan, Resolution, Result, Verb
+from reconciler.model import Action, Desired, ImageSpec, Key, Kind, Observed, Plan, Resolution, Result, Verb
 from reconciler.output import console
 from reconciler.output.progress import Progress
 from reconciler.planner.plan import plan
@@ -267,7 +267,9 @@ def discard_leftovers(host: Host) -> None:
         except ReconcilerError:
             continue  # the pool can't be used: observing it says why
         for name in removed:
-            host.registry.event(Kind.VOLUME, name, "LeftoverDiscarded", f"half-built, from a run that was cut off: {name}")
+            host.registry.event(
+                Key(Kind.VOLUME, pool, name), "LeftoverDiscarded", f"half-built, from a run that was cut off: {name}"
+            )
     machines.discard_unfinished_indexes(host.settings.indexes)
 
 
@@ -292,11 +294,11 @@ def tidy(host: Host, left: Plan) -> None:
     """
     wanted = {action.key for action in left.actions}
     for run in host.records.open_runs():
-        if str(run.subject) not in wanted:
+        if run.subject not in wanted:
             host.engine.cancel(run.id, "no longer wanted")
     failures = host.records.failures()
     refused = {key for key, failure in failures.items() if failure.reason in (LayerRefused.reason, LayerCorrupt.reason)}
-    hopeful = [action for action in left.actions if (action.kind, action.name) not in refused]
+    hopeful = [action for action in left.actions if action.key not in refused]
     keep = {layer.sha256 for action in hopeful for layer in action.layers if layer.sha256}
     if host.settings.spool.exists() and not any(action.verb is Verb.RESOLVE for action in left.actions):
         host.spool.sweep(keep)

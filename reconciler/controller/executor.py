@@ -14,8 +14,8 @@ from itertools import islice
 
 from reconciler.controller import machines
 from reconciler.controller.context import Host
-from reconciler.engine.definitions import Run, Status, Subject
-from reconciler.model import Action, ImageRow, Kind, Verb
+from reconciler.engine.definitions import Run, Status
+from reconciler.model import Action, ImageRow, Key, Kind, Verb, labels
 from reconciler.output.progress import Progress
 from reconciler.telemetry import tracing
 
@@ -36,14 +36,14 @@ class Done:
 
 def approval(action: Action) -> str:
     """What an action is approved by: what is done, and to what."""
-    return f"{action.verb} {action.key}"
+    return f"{action.verb} {action.key.path}"
 
 
 @dataclass
 class Ledger:
     """What an invocation has carried out so far, by the action's key; the last word on each."""
 
-    done: dict[str, Done] = field(default_factory=dict)
+    done: dict[Key, Done] = field(default_factory=dict)
     approved: frozenset[str] | None = None
     """What may be carried out, by ``approval``; everything where None."""
 
@@ -83,7 +83,8 @@ def carry_out(
 ) -> list[Done]:
     """Carry out actions in their order, independent ones side by side. One that fails takes only those that need it with it."""
     waiting = {action.key: action for action in actions}
-    done: dict[str, Done] = {}
+    names = labels(waiting)
+    done: dict[Key, Done] = {}
     running: dict[Future[Done], Action] = {}
     with ThreadPoolExecutor(host.settings.jobs, "run") as pool:
         while waiting or running:
@@ -96,7 +97,7 @@ def carry_out(
                 if blocker is not None:
                     done[action.key] = dependent(action, blocker)
                 else:
-                    running[pool.submit(copy_context().run, perform, host, action, progress)] = action
+                    running[pool.submit(copy_context().run, perform, host, action, names[action.key], progress)] = action
             if running:
                 progress.tick()
                 meanwhile(actions)
@@ -108,19 +109,19 @@ def carry_out(
 
 
 def dependent(action: Action, blocker: Done) -> Done:
-    because = f"needs {blocker.action.kind.lower()}/{blocker.action.name}: {blocker.message}"
+    because = f"needs {blocker.action.key}: {blocker.message}"
     return Done(action, False, blocker.reason, because, tried=False)
 
 
-def perform(host: Host, action: Action, progress: Progress) -> Done:
-    """Carry out one action: an image's row is written at once, everything else is a durable run."""
-    label = f"{action.kind.lower()}/{action.name}" + (f" ({', '.join(action.images)})" if action.kind is Kind.VOLUME else "")
+def perform(host: Host, action: Action, name: str, progress: Progress) -> Done:
+    """Carry out one action: an image's row is written at once, everything else is a durable run. ``name`` is for people."""
+    label = name + (f" ({', '.join(action.images)})" if action.kind is Kind.VOLUME else "")
     if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:
         record(host, action)
         return Done(action, True)
     machine, value = machines.run_input(action)
-    run = host.engine.open(machine, Subject(action.kind.value, action.name, action.pool), value)
-    with tracing.span(f"{action.verb} {action.kind.lower()}", object=str(run.subject), run=run.id) as told:
+    run = host.engine.open(machine, action.key, value)
+    with tracing.span(f"{action.verb} {action.kind.lower()}", object=run.subject.path, run=run.id) as told:
         try:
             run = host.engine.execute(run.id, lambda now, done, total: progress.update(label, now.state, done, total or None))
         finally:

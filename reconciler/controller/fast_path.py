@@ -19,7 +19,7 @@ from reconciler.controller.executor import Ledger, Meanwhile
 from reconciler.controller.observe import held, observe, resolutions
 from reconciler.controller.summary import outcome
 from reconciler.image.spec import Source
-from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Kind, Plan, Result, SnapshotRow, Verb, VolumeRow
+from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Key, Kind, Plan, Result, SnapshotRow, Verb, VolumeRow
 from reconciler.output.progress import Progress
 from reconciler.planner.goals import chains, known_layers
 from reconciler.planner.plan import plan
@@ -60,7 +60,7 @@ def converge(
     stop: threading.Event,
     patience: Patience,
     only: Collection[Verb] | None = None,
-    busy: Collection[str] = (),
+    busy: Collection[Key] = (),
     meanwhile: Meanwhile = lambda batch: None,
 ) -> Result | None:
     """Carry out what these images want; None where that is nothing, or nothing that can be done without looking at the rest.
@@ -129,7 +129,7 @@ class Few:
         had = {row.chain for row in self.images().values() if row.chain} | {row.chain for row in self.snapshots().values()}
         return self._with_parents(wanted | had)
 
-    def failures(self) -> Mapping[tuple[Kind, str], Failure]:
+    def failures(self) -> Mapping[Key, Failure]:
         return {}
 
     def _with_parents(self, asked: Collection[str]) -> Mapping[tuple[str, str], VolumeRow]:

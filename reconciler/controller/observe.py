@@ -16,7 +16,7 @@ from reconciler.model import (
     Desired,
     Failure,
     ImageRow,
-    Kind,
+    Key,
     Observed,
     PoolObserved,
     Resolution,
@@ -35,7 +35,7 @@ class Rows(Protocol):
     def images(self) -> Mapping[str, ImageRow]: ...
     def volumes(self) -> Mapping[tuple[str, str], VolumeRow]: ...
     def snapshots(self) -> Mapping[tuple[str, str], SnapshotRow]: ...
-    def failures(self) -> Mapping[tuple[Kind, str], Failure]: ...
+    def failures(self) -> Mapping[Key, Failure]: ...
 
 
 def observe(

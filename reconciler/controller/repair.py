@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from reconciler.controller.context import Host
 from reconciler.errors import Busy, PoolUnusable, UsageError
-from reconciler.model import Kind, SnapshotMade, SnapshotRow
+from reconciler.model import Key, Kind, SnapshotMade, SnapshotRow
 from reconciler.pool.thin.adoption import Adoption, Candidate
 from reconciler.pool.thin.journal import DeviceRow, Role
 from reconciler.pool.thin.pool import ThinPool
@@ -121,7 +121,7 @@ def _collected(host: Host, pool: Mending, one: Candidate, *, apply: bool) -> Cha
         pool.collect(one.id)
     except (Busy, PoolUnusable) as error:
         return Change("kept", str(one.id), str(error))
-    host.registry.event(Kind.POOL, pool.pool.name, "Collected", text)
+    host.registry.event(Key(Kind.POOL, "", pool.pool.name), "Collected", text)
     return Change("collected", str(one.id), text)
 
 

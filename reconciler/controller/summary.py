@@ -20,25 +20,25 @@ SAID = frozenset({"SnapshotInUse", "SnapshotOutdated"})
 def outcome(host: str, desired: Desired, observed: Observed, plan: Plan, ledger: Ledger, seconds: float) -> Result:
     """Every object once: what was done to it, or that nothing had to be."""
     objects = [acted(done) for done in ledger.done.values() if done.action.kind is not Kind.IMAGE]
-    touched = {(o.kind, o.name) for o in objects}
-    said = {(one.kind, one.name): (one.reason, one.message) for one in plan.findings if one.reason in SAID}
+    touched = {one.key for one in objects}
+    said = {one.key: (one.reason, one.message) for one in plan.findings if one.reason in SAID}
     objects += [
-        ObjectResult(kind, name, "none", "Ready", *said.get((kind, name), ()))
-        for kind, name in plan.unchanged
-        if kind is not Kind.IMAGE and (kind, name) not in touched
+        ObjectResult(key.kind, key.name, "none", "Ready", *said.get(key, ("", "")), pool=key.pool)
+        for key in plan.unchanged
+        if key.kind is not Kind.IMAGE and key not in touched
     ]
     objects += images(desired, observed, plan, ledger)
     pruned = sum(1 for done in ledger.done.values() if done.ok and done.action.verb in (Verb.REMOVE, Verb.FORGET))
     order = list(Kind)
-    objects.sort(key=lambda o: (order.index(o.kind), o.name))
+    objects.sort(key=lambda o: (order.index(o.kind), o.name, o.pool))
     pools = {name: pool.state for name, pool in observed.pools.items()}
     return Result(host, tuple(objects), plan.findings, plan.held, seconds, pruned, pools)
 
 
 def acted(done: Done) -> ObjectResult:
-    verb = done.action.verb.value
+    verb, key = done.action.verb.value, done.action.key
     state = "Failed" if not done.ok else "Gone" if done.action.verb is Verb.REMOVE else "Ready"
-    return ObjectResult(done.action.kind, done.action.name, verb, state, done.reason, done.message, done.ok, changed=done.ok)
+    return ObjectResult(key.kind, key.name, verb, state, done.reason, done.message, done.ok, changed=done.ok, pool=key.pool)
 
 
 def images(desired: Desired, observed: Observed, plan: Plan, ledger: Ledger) -> list[ObjectResult]:

@@ -25,7 +25,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Protocol
 
-from reconciler.model import Fact
+from reconciler.model import Fact, Key
 
 Json = Mapping[str, Any]
 """A JSON object: strings to what ``json`` writes and reads back unchanged."""
@@ -149,25 +149,13 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """The object that a run is for; reads as ``model.Action.key`` does."""
-
-    kind: str
-    name: str
-    pool: str = ""
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, (self.kind, self.pool, self.name)))
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """One durable execution of a machine for one subject. Times are seconds since the epoch, 0 where unset."""
 
     id: str
     """A ULID: sorts by the time of opening."""
     machine: str
-    subject: Subject
+    subject: Key
     state: str
     digest: str
     """Of the machine's definition, as it was when the run was last taken up."""
@@ -256,6 +244,8 @@ class Event:
     reason: str
     message: str
     run: str = ""
+    pool: str = ""
+    """Empty for objects without one, and in events of versions before schema 5."""
 
 
 # ----------------------------------------------------------------------------------------- what a step sees

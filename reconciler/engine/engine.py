@@ -41,10 +41,9 @@ from reconciler.engine.definitions import (
     Status,
     Step,
     Store,
-    Subject,
 )
 from reconciler.errors import CommandError, NeedsOperator, Retryable, Stopped, Terminal
-from reconciler.model import Fact
+from reconciler.model import Fact, Key
 
 INTERNAL_ATTEMPTS = 2
 """Attempts of a step that fails by a fault of ours: a second one tells a rare state from a plain mistake, more teach nothing."""
@@ -108,7 +107,7 @@ class Engine:
 
     # -------------------------------------------------------------------------------------- what callers ask for
 
-    def open(self, machine: str, subject: Subject, input: Json) -> Run:
+    def open(self, machine: str, subject: Key, input: Json) -> Run:
         """The run that takes ``subject`` through ``machine``: the one already open if its input is equal, a new one otherwise.
 
         An open run with other input is cancelled as superseded. Raises KeyError for a machine that isn't there, and
@@ -338,11 +337,11 @@ def _crashed(run: Run) -> tuple[Run, Entry]:
 class _Claims:
     """Which subjects are being worked on in this process: at most one thread each."""
 
-    _held: set[Subject] = field(default_factory=set)
+    _held: set[Key] = field(default_factory=set)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     @contextmanager
-    def hold(self, subject: Subject) -> Iterator[None]:
+    def hold(self, subject: Key) -> Iterator[None]:
         """Wait until nobody else works on it."""
         with self._changed:
             self._changed.wait_for(lambda: subject not in self._held)
@@ -353,7 +352,7 @@ class _Claims:
             self._release(subject)
 
     @contextmanager
-    def hold_if_free(self, subject: Subject) -> Iterator[bool]:
+    def hold_if_free(self, subject: Key) -> Iterator[bool]:
         with self._changed:
             free = subject not in self._held
             self._held.add(subject)
@@ -363,7 +362,7 @@ class _Claims:
             if free:
                 self._release(subject)
 
-    def _release(self, subject: Subject) -> None:
+    def _release(self, subject: Key) -> None:
         with self._changed:
             self._held.discard(subject)
             self._changed.notify_all()

@@ -16,7 +16,7 @@ from dataclasses import asdict, is_dataclass
 from typing import IO, Any
 
 from reconciler.errors import HostCannot
-from reconciler.model import Action, Finding, Kind, ObjectResult, Plan, Result, Verb
+from reconciler.model import Action, Finding, Key, Kind, ObjectResult, Plan, Result, Verb, labels
 from reconciler.output import log, streams
 from reconciler.output.progress import Progress, Silent
 
@@ -126,9 +126,9 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 # ------------------------------------------------------------------------------------------------------ plans
 
 
-def action_line(action: Action, stream: IO[str] | None = None) -> str:
+def action_line(action: Action, stream: IO[str] | None = None, label: str = "") -> str:
     glyph = GLYPHS[action.verb]
-    head = f"{glyph} {action.verb.value:8} {action.kind.value.lower()}/{visible(action.name)}"
+    head = f"{glyph} {action.verb.value:8} {visible(label or str(action.key))}"
     return paint(head, COLOURS[glyph], stream or sys.stdout) + f"  {visible(action.because)}"
 
 
@@ -148,14 +148,15 @@ def difference(action: Action) -> list[str]:
 
 def show_plan(plan: Plan, *, diff: bool = False, saved: bool = False) -> None:
     """A plan for people: what would change, what waits for ``--prune``, what a person should know."""
+    names = labels(action.key for action in (*plan.actions, *plan.held))
     for action in plan.actions:
-        data(action_line(action))
+        data(action_line(action, label=names[action.key]))
         for line in difference(action) if diff else ():
             data(line)
     for action in plan.held:
-        data(action_line(action) + "  (held: only --prune carries it out)")
+        data(action_line(action, label=names[action.key]) + "  (held: only --prune carries it out)")
     for failure in plan.blocked:
-        data(paint(f"! {failure.kind.lower()}/{failure.name}  {failure.reason}: {failure.message}", "31", sys.stdout))
+        data(paint(f"! {failure.key}  {failure.reason}: {failure.message}", "31", sys.stdout))
     show_findings(plan.findings)
     changes, held = len(plan.actions), len(plan.held)
     if saved:  # the file holds the actions only
@@ -165,8 +166,9 @@ def show_plan(plan: Plan, *, diff: bool = False, saved: bool = False) -> None:
 
 
 def show_drift(plan: Plan) -> None:
+    names = labels(action.key for action in plan.actions)
     for action in plan.actions:
-        data(action_line(action))
+        data(action_line(action, label=names[action.key]))
     show_findings(plan.findings)
     data(
         f"Drift: {len(plan.actions)} to mend, {len(plan.findings)} for a person."
@@ -176,20 +178,22 @@ def show_drift(plan: Plan) -> None:
 
 
 def drift_json(plan: Plan, host: str) -> dict[str, object]:
-    actions, findings = [action_json(action) for action in plan.actions], [asdict(finding) for finding in plan.findings]
+    actions, findings = [action_json(action) for action in plan.actions], [finding_json(finding) for finding in plan.findings]
     return {"host": host, "drifted": bool(actions or findings), "actions": actions, "findings": findings}
 
 
 def show_findings(findings: Iterable[Finding]) -> None:
     """One line a finding; many with the same reason are one line, because a note that scrolls by is not read."""
     by_reason: dict[str, list[Finding]] = {}
+    findings = tuple(findings)
+    names = labels(finding.key for finding in findings)
     for finding in findings:
         by_reason.setdefault(finding.reason, []).append(finding)
     for reason, alike in by_reason.items():
         shown = alike if len(alike) <= SPELLED_OUT else alike[:1]
         more = f" (and {len(alike) - 1} more like it: `reconcile plan -o json` lists them)" if len(shown) < len(alike) else ""
         for finding in shown:
-            name = f"{finding.kind.lower()}/{visible(finding.name)}"
+            name = visible(names[finding.key])
             note(f"note: {name}: {visible(finding.message)} [{reason}]{more}", "notice", object=name, reason=reason)
 
 
@@ -211,8 +215,16 @@ def action_json(action: Action) -> dict[str, object]:
         "parent": action.parent,
         "size": action.size or None,
         "layers": [{"source": layer.source.url, "sha256": layer.sha256} for layer in action.layers],
-        "after": list(action.after),
+        "after": [key.path for key in action.after],
     }
+
+
+def _key_json(key: Key) -> dict[str, object]:
+    return {"kind": key.kind.value, "pool": key.pool or None, "name": key.name}
+
+
+def finding_json(finding: Finding) -> dict[str, object]:
+    return asdict(finding) | {"pool": finding.pool or None}
 
 
 def plan_json(plan: Plan, host: str) -> dict[str, object]:
@@ -220,9 +232,12 @@ def plan_json(plan: Plan, host: str) -> dict[str, object]:
         "host": host,
         "actions": [action_json(a) for a in plan.actions],
         "held": [action_json(a) for a in plan.held],
-        "blocked": [{"kind": f.kind.value, "name": f.name, "reason": f.reason, "message": f.message} for f in plan.blocked],
-        "findings": [asdict(f) for f in plan.findings],
-        "unchanged": [{"kind": kind.value, "name": name} for kind, name in plan.unchanged],
+        "blocked": [
+            {"kind": f.kind.value, "pool": f.pool or None, "name": f.name, "reason": f.reason, "message": f.message}
+            for f in plan.blocked
+        ],
+        "findings": [finding_json(f) for f in plan.findings],
+        "unchanged": [_key_json(key) for key in plan.unchanged],
     }
 
 
@@ -238,8 +253,7 @@ def result_json(result: Result) -> dict[str, object]:
         "failed": result.failed,
         "objects": [
             {
-                "kind": o.kind.value,
-                "name": o.name,
+                **_key_json(o.key),
                 "action": o.action,
                 "phase": o.phase,
                 "reason": o.reason,
@@ -258,15 +272,17 @@ def recap(result: Result) -> str:
 
 def show_result(result: Result) -> None:
     """What a run did, for people: the objects that changed or failed, and the recap as the last line."""
+    names = labels((*(o.key for o in result.objects), *(action.key for action in result.held)))
     for o in result.objects:
+        name = names[o.key]
         if not o.ok:
-            failed = f"failed   {o.kind.lower()}/{o.name}  {o.reason}: {visible(o.message)}"
-            note(paint(failed, "31", sys.stderr), level="error", **_fields(o))
+            failed = f"failed   {name}  {o.reason}: {visible(o.message)}"
+            note(paint(failed, "31", sys.stderr), level="error", **_fields(o, name))
         elif o.changed:
-            note(paint(f"changed  {o.kind.lower()}/{o.name}  {o.action}", "33", sys.stderr), **_fields(o))
+            note(paint(f"changed  {name}  {o.action}", "33", sys.stderr), **_fields(o, name))
     show_findings(result.findings)
     for action in result.held:
-        name = f"{action.kind.lower()}/{action.name}"
+        name = names[action.key]
         note(f"held     {name}  {action.because}; --prune removes it", "notice", object=name)
     if log.is_json():
         counts = {"ok": result.unchanged, "changed": result.changed, "pruned": result.pruned, "failed": result.failed}
@@ -274,8 +290,8 @@ def show_result(result: Result) -> None:
     data(recap(result))
 
 
-def _fields(o: ObjectResult) -> dict[str, Any]:
-    return {"object": f"{o.kind.lower()}/{o.name}", "action": o.action, "phase": o.phase, "reason": o.reason}
+def _fields(o: ObjectResult, name: str) -> dict[str, Any]:
+    return {"object": name, "action": o.action, "phase": o.phase, "reason": o.reason}
 
 
 # --------------------------------------------------------------------------------------------------- progress

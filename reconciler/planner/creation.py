@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 
 from reconciler.image.spec import POLICIES, Limits, Source
-from reconciler.model import Action, ImageSpec, Kind, Verb
-from reconciler.planner.facts import Difference, Facts, Goal, Key, Wanted
+from reconciler.model import Action, ImageSpec, Key, Kind, Verb
+from reconciler.planner.facts import Difference, Facts, Goal, Place, Wanted
 from reconciler.planner.goals import image_difference, volume_name
 from reconciler.planner.replacement import replacing
 from reconciler.planner.unpinned import resolves
@@ -32,7 +32,7 @@ def making(goals: Sequence[Goal], facts: Facts) -> tuple[Action, ...]:
     return tuple(actions.values())
 
 
-def _keys(*actions: Action | None) -> tuple[str, ...]:
+def _keys(*actions: Action | None) -> tuple[Key, ...]:
     return tuple(dict.fromkeys(action.key for action in actions if action))
 
 
@@ -45,13 +45,13 @@ def _unknown(goals: Sequence[Goal]) -> dict[Source, set[str]]:
     return wanted
 
 
-def _volumes(goals: Sequence[Goal], facts: Facts) -> dict[Key, Action]:
+def _volumes(goals: Sequence[Goal], facts: Facts) -> dict[Place, Action]:
     """Volumes whose chain is known; a shared one once, for all the images that want it."""
-    wishes: dict[Key, list[tuple[Goal, Wanted]]] = defaultdict(list)
+    wishes: dict[Place, list[tuple[Goal, Wanted]]] = defaultdict(list)
     for goal in goals:
         for wanted in goal.volumes():
             wishes[wanted.key].append((goal, wanted))
-    actions: dict[Key, Action] = {}
+    actions: dict[Place, Action] = {}
     for key, wish in wishes.items():
         if difference := facts.volume(key):
             below = actions.get((key[0], wish[0][1].parent or ""))
@@ -86,7 +86,7 @@ def _most_generous(limits: Sequence[Limits]) -> Limits:
     return replace(limits[0], **generous)
 
 
-def _provisional(goal: Goal, facts: Facts, sources: Mapping[Source, Action], volumes: Mapping[Key, Action]) -> Action:
+def _provisional(goal: Goal, facts: Facts, sources: Mapping[Source, Action], volumes: Mapping[Place, Action]) -> Action:
     """The top volume of an image whose chain is not known yet, named after the image."""
     image = goal.image
     parent = goal.chains[-1] if goal.shares and goal.chains else None

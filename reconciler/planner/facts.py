@@ -14,7 +14,7 @@ from reconciler.model import Desired, ImageSpec, Observed, Verb
 from reconciler.planner.unpinned import known_digests
 from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeState
 
-Key = tuple[str, str]
+Place = tuple[str, str]
 """(pool, chain) of a volume, (pool, name) of a snapshot."""
 
 _BROKEN = {Condition.MISSING: "is missing", Condition.REPLACED: "was replaced", Condition.DAMAGED: "is damaged"}
@@ -31,7 +31,7 @@ class Difference(NamedTuple):
 class Wanted:
     """One volume: all its layers from the bottom; ``parent`` where only the last of them is new."""
 
-    key: Key
+    key: Place
     parent: str | None
     layers: tuple[Layer, ...]
 
@@ -56,7 +56,7 @@ class Goal:
         return self.chains[-1] if self.chains and len(self.chains) == len(self.layers) else None
 
     @property
-    def top(self) -> Key:
+    def top(self) -> Place:
         return self.image.pool, self.chain or ""
 
     def volumes(self) -> Iterator[Wanted]:
@@ -77,7 +77,7 @@ class Facts:
 
     desired: Desired
     observed: Observed
-    claims: Mapping[Key, str]
+    claims: Mapping[Place, str]
     known: Mapping[Source, str]
     goals: dict[str, Goal] = field(default_factory=dict)
 
@@ -89,15 +89,15 @@ class Facts:
         found = self.observed.pools.get(pool)
         return found.state if found else None
 
-    def volume_state(self, key: Key) -> VolumeState:
+    def volume_state(self, key: Place) -> VolumeState:
         state = self.state(key[0])
         return state.volumes.get(key[1], _no_volume(key)) if state else _no_volume(key)
 
-    def snapshot_state(self, key: Key) -> SnapshotState:
+    def snapshot_state(self, key: Place) -> SnapshotState:
         state = self.state(key[0])
         return state.snapshots.get(key[1], _no_snapshot(key)) if state else _no_snapshot(key)
 
-    def volume(self, key: Key) -> Difference | None:
+    def volume(self, key: Place) -> Difference | None:
         """Of a volume that is wanted; None where it is as it should be."""
         found = self.volume_state(key)
         if key in self.observed.volumes:
@@ -108,7 +108,7 @@ class Facts:
             Verb.REBUILD, "a volume that the registry does not know stands under its name: what is in it is unproven"
         )
 
-    def snapshot(self, key: Key) -> Difference | None:
+    def snapshot(self, key: Place) -> Difference | None:
         """Of a snapshot that is wanted. Where one is made, its driver sets aside what stands in its place."""
         found = self.snapshot_state(key)
         if key in self.observed.snapshots:
@@ -119,20 +119,20 @@ class Facts:
         return Difference(Verb.CREATE, f"declared, and not in the registry: {unknown}")
 
 
-def _claims(desired: Desired) -> dict[Key, str]:
+def _claims(desired: Desired) -> dict[Place, str]:
     """Where several images declare one snapshot, it belongs to the first by name."""
-    claims: dict[Key, str] = {}
+    claims: dict[Place, str] = {}
     for name, image in sorted(desired.images.items()):
         for snapshot in image.snapshots:
             claims.setdefault((image.pool, snapshot), name)
     return claims
 
 
-def _no_volume(key: Key) -> VolumeState:
+def _no_volume(key: Place) -> VolumeState:
     return VolumeState(key[1], Condition.MISSING, "")
 
 
-def _no_snapshot(key: Key) -> SnapshotState:
+def _no_snapshot(key: Place) -> SnapshotState:
     return SnapshotState(key[1], Condition.MISSING, "", active=False)
 
 

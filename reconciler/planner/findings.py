@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from reconciler.image.spec import LAYOUT
-from reconciler.model import Finding, ImageSpec, Kind
+from reconciler.model import Finding, ImageSpec, Key, Kind
 from reconciler.planner import replacement
-from reconciler.planner.facts import Facts, Goal, Key
+from reconciler.planner.facts import Facts, Goal, Place
 from reconciler.planner.goals import goal_of, volume_name
 from reconciler.planner.pools import in_use
 from reconciler.pool.driver import Condition, PoolState
@@ -30,32 +30,33 @@ def of_pools(facts: Facts) -> Iterator[Finding]:
     volumes, snapshots = wanted | facts.observed.volumes.keys(), facts.claims.keys() | facts.observed.snapshots.keys()
     for name, pool in sorted(facts.observed.pools.items()):
         if pool.state is None:
-            yield Finding("Pool", name, "PoolUnavailable", pool.problem)
+            yield Finding(Kind.POOL, name, "PoolUnavailable", pool.problem)
             continue
-        yield from (Finding("Pool", name, trouble.reason, trouble.message) for trouble in pool.state.troubles)
+        yield from (Finding(Kind.POOL, name, trouble.reason, trouble.message) for trouble in pool.state.troubles)
         if pool.state.unready and not in_use(name, facts):
             unused = "no image of this host uses it, or only suspended ones, so it is not assembled"
-            yield Finding("Pool", name, "PoolUnused", f"{unused}: {pool.state.unready}")
-        yield from (Finding("Pool", name, "Foreign", text) for text in pool.state.foreign)
+            yield Finding(Kind.POOL, name, "PoolUnused", f"{unused}: {pool.state.unready}")
+        yield from (Finding(Kind.POOL, name, "Foreign", text) for text in pool.state.foreign)
         for text in pool.state.orphans:
-            yield Finding("Pool", name, "Orphan", f"{text}: known to nothing any more; see `reconcile gc {name}`")
+            yield Finding(Kind.POOL, name, "Orphan", f"{text}: known to nothing any more; see `reconcile gc {name}`")
         for path in pool.state.leftovers:
-            yield Finding("Pool", name, "Leftover", f"{path}: half-built by a run that was cut off; discarded by the next")
+            yield Finding(Kind.POOL, name, "Leftover", f"{path}: half-built by a run that was cut off; discarded by the next")
         yield from _strays(name, pool.state, volumes, snapshots)
 
 
-def _strays(pool: str, state: PoolState, volumes: AbstractSet[Key], snapshots: AbstractSet[Key]) -> Iterator[Finding]:
+def _strays(pool: str, state: PoolState, volumes: AbstractSet[Place], snapshots: AbstractSet[Place]) -> Iterator[Finding]:
     """What the pool holds under names of ours, and neither manifests nor registry know."""
     for chain, volume in sorted(state.volumes.items()):
         if volume.condition is not Condition.MISSING and (pool, chain) not in volumes:
-            yield _stray(Kind.VOLUME, volume_name(chain), volume.path)
+            yield _stray(Key(Kind.VOLUME, pool, volume_name(chain)), volume.path)
     for name, snapshot in sorted(state.snapshots.items()):
         if snapshot.condition is not Condition.MISSING and (pool, name) not in snapshots:
-            yield _stray(Kind.SNAPSHOT, name, snapshot.path)
+            yield _stray(Key(Kind.SNAPSHOT, pool, name), snapshot.path)
 
 
-def _stray(kind: Kind, name: str, path: str) -> Finding:
-    return Finding(kind, name, "Unregistered", f"{path}: neither declared nor in the registry; left alone")
+def _stray(key: Key, path: str) -> Finding:
+    message = f"{path}: neither declared nor in the registry; left alone"
+    return Finding(key.kind, key.name, "Unregistered", message, key.pool)
 
 
 def of_image(image: ImageSpec, facts: Facts) -> Iterator[Finding]:
@@ -71,7 +72,7 @@ def of_image(image: ImageSpec, facts: Facts) -> Iterator[Finding]:
 
 def of_renames(goals: Iterable[Goal], facts: Facts) -> Iterator[Finding]:
     """An image that has gone from the manifests where another of the same chain has come: one for each, in order of name."""
-    gone: dict[Key, list[str]] = defaultdict(list)
+    gone: dict[Place, list[str]] = defaultdict(list)
     for name, row in sorted(facts.observed.images.items(), reverse=True):
         if name not in facts.desired.images and row.chain:
             gone[row.pool, row.chain].append(name)
@@ -95,5 +96,6 @@ def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
     for name in dict.fromkeys(image.snapshots):
         owner = facts.claims[image.pool, name]
         if owner != image.name:
-            yield Finding(Kind.SNAPSHOT, name, "DeclaredTwice", f"declared by images {owner} and {image.name}: it is {owner}'s")
+            message = f"declared by images {owner} and {image.name}: it is {owner}'s"
+            yield Finding(Kind.SNAPSHOT, name, "DeclaredTwice", message, image.pool)
     yield from replacement.of_goal(goal, facts)

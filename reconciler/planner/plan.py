@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from reconciler.model import Action, Desired, Failure, Kind, Observed, Plan, Verb
+from reconciler.model import Action, Desired, Failure, Key, Kind, Observed, Plan, Verb
 from reconciler.planner import findings, pools
 from reconciler.planner.creation import making
 from reconciler.planner.facts import Facts, Goal
@@ -59,16 +59,16 @@ def plan(desired: Desired, observed: Observed, *, prune: bool = False, selection
     )
 
 
-def _unchanged(goals: Sequence[Goal], facts: Facts, made: Sequence[Action]) -> Iterator[tuple[Kind, str]]:
+def _unchanged(goals: Sequence[Goal], facts: Facts, made: Sequence[Action]) -> Iterator[Key]:
     touched = {name for action in made for name in action.images}
-    acted = {(action.kind, action.name) for action in made}
+    acted = {action.key for action in made}
     volumes = [key for key in {wanted.key for goal in goals for wanted in goal.volumes()} if not facts.volume(key)]
     snapshots = {(goal.image.pool, name) for goal in goals for name in goal.image.snapshots}
-    yield from ((Kind.IMAGE, goal.image.name) for goal in goals if goal.image.name not in touched)
-    yield from ((Kind.VOLUME, volume_name(chain)) for _, chain in volumes)
-    done = ((Kind.SNAPSHOT, key[1]) for key in snapshots if not facts.snapshot(key))
+    yield from (Key(Kind.IMAGE, "", goal.image.name) for goal in goals if goal.image.name not in touched)
+    yield from (Key(Kind.VOLUME, pool, volume_name(chain)) for pool, chain in volumes)
+    done = (Key(Kind.SNAPSHOT, *place) for place in snapshots if not facts.snapshot(place))
     yield from (one for one in done if one not in acted)
     for name in {goal.image.pool for goal in goals}:
         state = facts.state(name)
         if state and state.metadata and not state.unready and not state.halted:  # a pool that is more than a directory
-            yield Kind.POOL, name
+            yield Key(Kind.POOL, "", name)

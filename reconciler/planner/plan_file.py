@@ -16,9 +16,9 @@ from typing import Any
 from reconciler import atomic_file
 from reconciler.errors import Guarded, UsageError
 from reconciler.image.spec import Layer, Limits, S3Options, Source
-from reconciler.model import Action, Desired, Kind, Observed, Plan, Verb
+from reconciler.model import Action, Desired, Key, Kind, Observed, Plan, Verb
 
-FORMAT = "reconciler/plan-1"
+FORMAT = "reconciler/plan-2"
 AGAIN = "make it again: reconcile plan --out FILE"
 
 
@@ -150,6 +150,7 @@ def as_plan(saved: Saved) -> Plan:
 def _action_of(value: Mapping[str, Any]) -> Action:
     fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
     fields |= {"verb": Verb(value["verb"]), "kind": Kind(value["kind"]), "limits": Limits(**value["limits"])}
+    fields["after"] = tuple(Key(Kind(kind), pool, name) for kind, pool, name in value["after"])
     return Action(**fields | {"layers": tuple(map(_layer_of, value["layers"]))})
 
 

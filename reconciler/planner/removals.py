@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from reconciler.model import Action, Finding, Kind, SnapshotRow, Verb, VolumeRow
-from reconciler.planner.facts import Facts, Goal, Key
+from reconciler.planner.facts import Facts, Goal, Place
 from reconciler.planner.goals import goal_of, volume_name
 from reconciler.pool.driver import Condition
 
@@ -26,7 +26,7 @@ def removals(facts: Facts) -> tuple[tuple[Action, ...], tuple[Finding, ...]]:
     return tuple(a for a in every if isinstance(a, Action)), tuple(f for f in every if isinstance(f, Finding))
 
 
-def _undeclared(facts: Facts) -> Iterator[tuple[Key, SnapshotRow]]:
+def _undeclared(facts: Facts) -> Iterator[tuple[Place, SnapshotRow]]:
     for key, row in sorted(facts.observed.snapshots.items(), key=lambda item: item[0]):
         spec = facts.desired.images.get(row.image)
         if key not in facts.claims and not (spec and spec.suspend):
@@ -41,11 +41,11 @@ def _retained(facts: Facts, image: str) -> bool:
 
 def _snapshot(facts: Facts, row: SnapshotRow) -> Action | Finding:
     if _retained(facts, row.image):
-        return Finding(Kind.SNAPSHOT, row.name, "Retained", KEPT.format(row.image))
+        return Finding(Kind.SNAPSHOT, row.name, "Retained", KEPT.format(row.image), row.pool)
     if row.image in facts.observed.spared:
-        return Finding(Kind.SNAPSHOT, row.name, *facts.observed.spared[row.image])
+        return Finding(Kind.SNAPSHOT, row.name, *facts.observed.spared[row.image], row.pool)
     if obstacle := _obstacle(facts, row):
-        return Finding(Kind.SNAPSHOT, row.name, *obstacle)
+        return Finding(Kind.SNAPSHOT, row.name, *obstacle, row.pool)
     return Action(
         Verb.REMOVE,
         Kind.SNAPSHOT,
@@ -75,15 +75,15 @@ def _obstacle(facts: Facts, row: VolumeRow | SnapshotRow) -> tuple[str, str] | N
     return None
 
 
-def _volumes(facts: Facts, going: Mapping[Key, Action]) -> dict[Key, Action | Finding]:
+def _volumes(facts: Facts, going: Mapping[Place, Action]) -> dict[Place, Action | Finding]:
     needed = _needed(facts, going)
     unneeded = [row for key, row in facts.observed.volumes.items() if key not in needed]
-    removed: dict[Key, Action | Finding] = {}
+    removed: dict[Place, Action | Finding] = {}
     # Ordered by length, not by following parents: rows that name each other as parents must not stop the planner.
     for row in sorted(unneeded, key=lambda row: (-len(row.digests), row.pool, row.chain)):
         obstacle = _obstacle(facts, row)
         removed[row.pool, row.chain] = (
-            Finding(Kind.VOLUME, volume_name(row.chain), *obstacle)
+            Finding(Kind.VOLUME, volume_name(row.chain), *obstacle, row.pool)
             if obstacle
             else _volume(row, [*going.values(), *(a for a in removed.values() if isinstance(a, Action))])
         )
@@ -107,7 +107,7 @@ def _volume(row: VolumeRow, earlier: Iterable[Action]) -> Action:
     )
 
 
-def _needed(facts: Facts, going: Collection[Key]) -> set[Key]:
+def _needed(facts: Facts, going: Collection[Place]) -> set[Place]:
     """Volumes of what is declared and of what is kept, and those below them."""
     goals: Sequence[Goal] = [goal_of(image, facts) for image in facts.desired.images.values()]
     kept = facts.desired.images.keys() | facts.observed.spared.keys()
@@ -115,7 +115,7 @@ def _needed(facts: Facts, going: Collection[Key]) -> set[Key]:
     roots = {wanted.key for goal in goals for wanted in goal.volumes()}
     roots |= {(row.pool, row.chain) for row in staying if row.chain}
     roots |= {(row.pool, row.chain) for key, row in facts.observed.snapshots.items() if key not in going}
-    needed: set[Key] = set()
+    needed: set[Place] = set()
     while roots:
         key = roots.pop()
         needed.add(key)
@@ -125,7 +125,7 @@ def _needed(facts: Facts, going: Collection[Key]) -> set[Key]:
     return needed
 
 
-def _images(facts: Facts, snapshots: Mapping[Key, Action], volumes: Mapping[Key, Action]) -> Iterator[Action | Finding]:
+def _images(facts: Facts, snapshots: Mapping[Place, Action], volumes: Mapping[Place, Action]) -> Iterator[Action | Finding]:
     for name, row in sorted(facts.observed.images.items()):
         if name in facts.desired.images:
             continue

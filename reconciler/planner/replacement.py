@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from reconciler.model import Action, Desired, Finding, Kind, Observed, ReplacePolicy, SnapshotRow, Verb
+from reconciler.model import Action, Desired, Finding, Key, Kind, Observed, ReplacePolicy, SnapshotRow, Verb
 from reconciler.planner.facts import Facts, Goal
 from reconciler.planner.goals import outlook, volume_name
 
@@ -42,7 +42,7 @@ def outdated(goal: Goal, facts: Facts) -> Iterator[SnapshotRow]:
             yield row
 
 
-def replacing(goal: Goal, facts: Facts, after: tuple[str, ...]) -> Iterator[Action]:
+def replacing(goal: Goal, facts: Facts, after: tuple[Key, ...]) -> Iterator[Action]:
     image = goal.image
     for row in outdated(goal, facts):
         if _is_due(goal, row, facts):
@@ -81,10 +81,12 @@ def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
         holder = facts.observed.holders.get((row.pool, row.name))
         if goal.image.replace is ReplacePolicy.KEEP or goal.stale:
             hint = "" if goal.stale else " (its replacePolicy is Keep; OnRelease and Recreate make it anew)"
-            yield Finding(Kind.SNAPSHOT, row.name, "SnapshotOutdated", f"{_chains(goal, row)}; it is left as it is{hint}")
+            yield Finding(
+                Kind.SNAPSHOT, row.name, "SnapshotOutdated", f"{_chains(goal, row)}; it is left as it is{hint}", row.pool
+            )
         elif goal.image.replace is ReplacePolicy.ON_RELEASE and holder:
             message = f"{_chains(goal, row)}; it is held by {holder}, and replaced once it is free"
-            yield Finding(Kind.SNAPSHOT, row.name, "SnapshotInUse", message)
+            yield Finding(Kind.SNAPSHOT, row.name, "SnapshotInUse", message, row.pool)
 
 
 def _chains(goal: Goal, row: SnapshotRow) -> str:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.model import Action, Desired, Failure, ImageRow, ImageSpec, Kind, Observed, Phase, Plan, SnapshotRow, Verb
+from reconciler.model import Action, Desired, Failure, ImageRow, ImageSpec, Key, Kind, Observed, Phase, Plan, SnapshotRow, Verb
 from reconciler.planner.drift import MENDING
 from reconciler.planner.reasons import known
 from reconciler.pool.driver import Condition as Held
@@ -35,8 +35,8 @@ _REMOVAL = {Verb.REMOVE, Verb.FORGET}
 class Recorded:
     """What the registry adds to ``Observed``, as plain values."""
 
-    runs: Mapping[tuple[Kind, str], str] = field(default_factory=dict)
-    """The state of each open run, by the kind and name of its object."""
+    runs: Mapping[Key, str] = field(default_factory=dict)
+    """The state of each open run, by its object."""
     suspended: Mapping[str, str] = field(default_factory=dict)
     """Images that ``reconcile suspend`` suspends now, with the reason that was given."""
     generations: Mapping[str, tuple[str, int]] = field(default_factory=dict)
@@ -148,7 +148,7 @@ class _Index:
 
     def status(self, name: str) -> ImageStatus:
         left, snapshots = self._actions.get(name, []), tuple(self._snapshots.get(name, ()))
-        tried = (self._observed.failures.get((action.kind, action.name)) for action in left)
+        tried = (self._observed.failures.get(action.key) for action in left)
         failure = self._blocked.get(name) or next(filter(None, tried), None)
         ready = frozenset(row.name for row in snapshots if self._is_ready(row))
         return ImageStatus(
@@ -185,7 +185,7 @@ class _Index:
         return Phase.PENDING if left or image not in self._observed.images else Phase.READY
 
     def _running(self, actions: Sequence[Action]) -> Iterator[Phase]:
-        states = (self._recorded.runs.get((action.kind, action.name), "") for action in actions)
+        states = (self._recorded.runs.get(action.key, "") for action in actions)
         return (RUNNING[state] for state in states if state in RUNNING)
 
     def _brings_back(self, action: Action, image: str) -> bool:

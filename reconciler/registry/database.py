@@ -59,7 +59,9 @@ _GENERATIONS = (
     "CREATE TABLE generation (image TEXT NOT NULL PRIMARY KEY, digest TEXT NOT NULL, number INTEGER NOT NULL) STRICT",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS, _STANDING, _GENERATIONS)
+_EVENTS_OF_POOLS = ("ALTER TABLE event ADD COLUMN pool TEXT DEFAULT '' NOT NULL",)
+
+MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS, _STANDING, _GENERATIONS, _EVENTS_OF_POOLS)
 """``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; the tables of ``registry`` are always the newest schema."""
 
 # The log of events only grows, whoever opens the file, and whatever they try: what may go lies below the horizon in ``meta``,

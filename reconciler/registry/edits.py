@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from reconciler.errors import Guarded, UsageError
 from reconciler.image.spec import LAYOUT, OLDER_LAYOUTS, chain_ids, filesystem_uuid
-from reconciler.model import Desired, ImageRow, Kind, SnapshotMade, SnapshotRow
+from reconciler.model import Desired, ImageRow, Key, Kind, SnapshotMade, SnapshotRow
 from reconciler.pool.driver import Driver
 from reconciler.pool.file.identity import filesystem, look
 from reconciler.pool.file.pool import FilePool
@@ -110,7 +110,7 @@ def take_over(host: Context, name: str, image: str) -> str:
     row = SnapshotRow(spec.pool, name, image, *_proof(host, driver, name))
     host.registry.apply([SnapshotMade(row)])
     message = f"snapshot {name} is taken over as it is, made from chain {row.chain[:12]}"
-    host.registry.event(Kind.SNAPSHOT, name, "Imported", message)
+    host.registry.event(Key(Kind.SNAPSHOT, spec.pool, name), "Imported", message)
     return message
 
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from reconciler.engine.definitions import Attempt, Event, Run, Transition
+from reconciler.engine.definitions import Attempt, Event, Run, Status, Transition
 from reconciler.image.spec import Source
-from reconciler.model import Failure, ImageRow, Kind, SnapshotRow, VolumeRow
+from reconciler.model import Failure, ImageRow, Key, Kind, SnapshotRow, VolumeRow
 from reconciler.pool.thin.journal import DeviceRow, PoolRow
 from reconciler.registry import database, rows
 from reconciler.registry.marks import Mark, What
@@ -148,24 +148,23 @@ class Records:
         found = (rows.mark_of(row) for row in self._rows("SELECT * FROM mark ORDER BY image, what"))
         return {(mark.image, mark.what): mark for mark in found}
 
-    def failures(self) -> dict[tuple[Kind, str], Failure]:
-        """Objects whose last run failed, needs a person, or waits to be tried again; by kind and name."""
-        return {(Kind(row["kind"]), row["name"]): rows.failure_of(row) for row in self._rows(_FAILED)}
+    def failures(self) -> dict[Key, Failure]:
+        """Objects whose last run failed, needs a person, or waits to be tried again."""
+        found = (rows.failure_of(row) for row in self._rows(_FAILED))
+        return {failure.key: failure for failure in found}
 
-    def events(self, kind: str | None = None, name: str | None = None, limit: int = 100) -> tuple[Event, ...]:
-        """The newest ``limit`` events, oldest first."""
-        return tuple(Event(**row) for row in self._newest("event", "seq", limit, kind=kind, name=name))
+    def events(self, of: Key | None = None, limit: int = 100) -> tuple[Event, ...]:
+        """The newest ``limit`` events, oldest first: all, or those of an object (in any pool where the key has none)."""
+        return tuple(Event(**row) for row in self._newest("event", "seq", limit, of))
 
-    def last_events(self) -> dict[tuple[str, str], float]:
-        """When the newest event of each object was recorded, by kind and name."""
-        found = self._rows("SELECT kind, name, MAX(at) AS at FROM event GROUP BY kind, name")
-        return {(row["kind"], row["name"]): row["at"] for row in found}
+    def last_events(self) -> dict[Key, float]:
+        """When the newest event of each object was recorded; those of before schema 5 have no pool."""
+        found = self._rows("SELECT kind, pool, name, MAX(at) AS at FROM event GROUP BY kind, pool, name")
+        return {Key(Kind(row["kind"]), row["pool"], row["name"]): row["at"] for row in found}
 
-    def runs(
-        self, kind: str | None = None, name: str | None = None, status: str | None = None, limit: int = 100
-    ) -> tuple[Run, ...]:
-        """The newest ``limit`` runs, oldest first."""
-        return tuple(rows.run_of(row) for row in self._newest("run", "number", limit, kind=kind, name=name, status=status))
+    def runs(self, of: Key | None = None, status: Status | None = None, limit: int = 100) -> tuple[Run, ...]:
+        """The newest ``limit`` runs, oldest first; ``of`` as in ``events``."""
+        return tuple(rows.run_of(row) for row in self._newest("run", "number", limit, of, status=status))
 
     def run(self, run_id: str) -> Run:
         """Raises KeyError."""
@@ -202,9 +201,12 @@ class Records:
             except sqlite3.Error as error:
                 raise database.in_our_words(self.path, error) from error
 
-    def _newest(self, table: str, order: str, limit: int, **equal: str | None) -> list[dict[str, Any]]:
-        wanted = {name: value for name, value in equal.items() if value is not None}
-        where = " AND ".join(["1", *(f"{name} = ?" for name in wanted)])
+    def _newest(self, table: str, order: str, limit: int, of: Key | None, **equal: str | None) -> list[dict[str, Any]]:
+        """Events of before schema 5 have no pool: they count for every pool that has an object of the name."""
+        wanted = {f"{name} = ?": value for name, value in equal.items() if value is not None}
+        if of is not None:
+            wanted |= {"kind = ?": of.kind, "name = ?": of.name} | ({"pool IN ('', ?)": of.pool} if of.pool else {})
+        where = " AND ".join(["1", *wanted])
         query = f"SELECT * FROM {table} WHERE {where} ORDER BY {order} DESC LIMIT ?"  # noqa: S608 - no name comes from outside
         return self._rows(query, (*wanted.values(), limit))[::-1]
 

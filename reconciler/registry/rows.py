@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from reconciler.engine.definitions import Entry, Json, Result, Run, Status, Subject, Transition
+from reconciler.engine.definitions import Entry, Json, Result, Run, Status, Transition
 from reconciler.image.spec import Source
 from reconciler.model import (
     Fact,
     Failure,
     ImageRow,
+    Key,
     Kind,
     LayerSeen,
     SnapshotGone,
@@ -53,7 +54,7 @@ COMPARED = ("id", "state", "attempt", "status")
 
 def run_of(row: Row) -> Run:
     return Run(
-        subject=Subject(row["kind"], row["name"], row["pool"]),
+        subject=Key(Kind(row["kind"]), row["pool"], row["name"]),
         input=json.loads(row["input"]),
         data=json.loads(row["data"]),
         status=Status(row["status"]),
@@ -61,9 +62,13 @@ def run_of(row: Row) -> Run:
     )
 
 
+def key_row(key: Key) -> dict[str, Any]:
+    return {"kind": key.kind.value, "pool": key.pool, "name": storable(key.name)}
+
+
 def run_row(run: Run) -> dict[str, Any]:
     plain = {name: getattr(run, name) for name in _PLAIN} | {"message": storable(run.message)}
-    return plain | asdict(run.subject) | {"input": dump(run.input), "data": dump(run.data), "status": run.status.value}
+    return plain | key_row(run.subject) | {"input": dump(run.input), "data": dump(run.data), "status": run.status.value}
 
 
 def transition_of(row: Row) -> Transition:
@@ -83,7 +88,7 @@ def ending(state: str, at: float, entry: Entry) -> dict[str, Any]:
 
 def failure_of(row: Row) -> Failure:
     waits = row["status"] == Status.NEEDS_OPERATOR
-    return Failure(Kind(row["kind"]), row["name"], row["reason"], row["message"], waits_for_person=waits)
+    return Failure(Kind(row["kind"]), row["name"], row["reason"], row["message"], waits, row["pool"])
 
 
 # ---------------------------------------------------------------------------------------------- what there should be

@@ -206,6 +206,7 @@ class EventTable(Table, table=True):
     reason: Words
     message: Words
     run: Words
+    pool: str = Field(sa_type=Text, sa_column_kwargs={"server_default": ""})
 
 
 def schema() -> Iterator[str]:

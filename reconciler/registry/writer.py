@@ -23,9 +23,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, select
 
-from reconciler.engine.definitions import Entry, Result, Run, Status, Subject
+from reconciler.engine.definitions import Entry, Result, Run, Status
 from reconciler.engine.engine import Conflict
-from reconciler.model import Fact, ImageRow, Kind
+from reconciler.model import Fact, ImageRow, Key, Kind
 from reconciler.pool.thin.adoption import Adoption
 from reconciler.pool.thin.journal import DeviceRow, PoolRow
 from reconciler.registry import database, rows
@@ -104,7 +104,7 @@ class Registry(Records):
         """A snapshot is another image's from now on."""
         with self._writing() as db:
             self._raw.execute("UPDATE snapshot SET image = ? WHERE pool = ? AND name = ?", (image, pool, name))
-            self._log(db, Subject(Kind.SNAPSHOT, name), "HandedOver", f"it is image {image}'s now", "")
+            self._log(db, Key(Kind.SNAPSHOT, pool, name), "HandedOver", f"it is image {image}'s now", "")
 
     def move_image(self, old: str, new: str, message: str) -> None:
         """Give an image another name: its row, its marks and its snapshots; told of under both names."""
@@ -115,7 +115,7 @@ class Registry(Records):
             self._raw.execute("UPDATE OR REPLACE mark SET image = ? WHERE image = ?", (new, old))
             self._raw.execute("UPDATE OR REPLACE generation SET image = ? WHERE image = ?", (new, old))
             for name in (old, new):
-                self._log(db, Subject(Kind.IMAGE, name), "Moved", message, "")
+                self._log(db, Key(Kind.IMAGE, "", name), "Moved", message, "")
 
     def abandon_image(self, name: str, devices: Sequence[tuple[str, int]], message: str) -> None:
         """Forget an image with all that is known of it and its snapshots; ``devices`` are their thin ids, by pool."""
@@ -124,7 +124,7 @@ class Registry(Records):
             self._raw.execute("DELETE FROM snapshot WHERE image = ?", (name,))
             self._raw.execute("DELETE FROM mark WHERE image = ?", (name,))
             self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", devices)
-            self._log(db, Subject(Kind.IMAGE, name), "Forgotten", message, "")
+            self._log(db, Key(Kind.IMAGE, "", name), "Forgotten", message, "")
 
     def apply(self, facts: Sequence[Fact]) -> None:
         """Record facts that no run brings, such as drift that was found; runs commit theirs with the transition."""
@@ -176,7 +176,7 @@ class Registry(Records):
                 self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", [(pool, row.id) for row in plan.drop])
             _apply(db, facts)
             for message in messages:
-                self._log(db, Subject(Kind.POOL, pool), "Adopted", message, "")
+                self._log(db, Key(Kind.POOL, "", pool), "Adopted", message, "")
 
     def remember_manifests(self, texts: Mapping[str, str], *, whole: bool, known: Mapping[str, str]) -> None:
         """Keep these texts where they are not ``known``; with ``whole`` they are all there are, and others are forgotten."""
@@ -217,10 +217,10 @@ class Registry(Records):
         with self._writing():
             return self._raw.execute("DELETE FROM mark WHERE image = ? AND what = ?", (image, what.value)).rowcount > 0
 
-    def event(self, kind: str, name: str, reason: str, message: str, run: str = "") -> None:
+    def event(self, of: Key, reason: str, message: str, run: str = "") -> None:
         """Append to the log."""
         with self._writing() as db:
-            self._log(db, Subject(kind, name), reason, message, run)
+            self._log(db, of, reason, message, run)
 
     def prune_history(self, keep: int) -> int:
         """Keep the newest ``keep`` events and runs, and each object's last run; return how many were deleted."""
@@ -230,7 +230,7 @@ class Registry(Records):
     # ------------------------------------------------------------------------------ what the engine needs (its Store)
 
     def open_run(self, run: Run) -> Run:
-        about = {"machine": run.machine, **asdict(run.subject), "cancel": ""}
+        about = {"machine": run.machine, **rows.key_row(run.subject), "cancel": ""}
         with self._writing() as db:
             row = _first(db, select(RunTable).filter_by(**about).where(_OPEN))
             if row is not None and row["input"] == rows.dump(run.input):
@@ -278,9 +278,9 @@ class Registry(Records):
         self._log(db, run.subject, "CancelRequested", why, run.id)
         return replace(run, cancel=why)
 
-    def _log(self, db: Connection, subject: Subject, reason: str, message: str, run: str) -> None:
-        values = {"kind": subject.kind, "name": subject.name, "reason": reason, "message": message, "run": run}
-        db.execute(sql.insert(EventTable).values(at=self._clock(), **{name: rows.storable(v) for name, v in values.items()}))
+    def _log(self, db: Connection, subject: Key, reason: str, message: str, run: str) -> None:
+        values = {"reason": reason, "message": rows.storable(message), "run": run}
+        db.execute(sql.insert(EventTable).values(at=self._clock(), **rows.key_row(subject), **values))
 
 
 # ------------------------------------------------------------------------------- statements inside a transaction

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from reconciler.model import Kind
+from reconciler.model import Key, Kind, labels
 from reconciler.planner.goals import volume_name
 
 if TYPE_CHECKING:
@@ -54,9 +54,11 @@ def nodes(images: Images) -> tuple[Node, ...]:
         found[f"image/{name}"] = Node(
             f"image/{name}", "image", name, phase, below if below in found else f"pool/{pool_name}", phase == "Ready"
         )
-    acted = {action.name for action in images.plan.actions if action.kind is Kind.SNAPSHOT}
-    for (_, snapshot), made in sorted(observed.snapshots.items()):
-        key, drifted = f"snapshot/{snapshot}", snapshot in acted
+    acted = {action.key for action in images.plan.actions}
+    keys = {Key(Kind.SNAPSHOT, *place): row for place, row in sorted(observed.snapshots.items())}
+    names = labels(keys)
+    for one, made in keys.items():
+        key, drifted, snapshot = names[one], one in acted, one.name
         note = "to be mended" if drifted else ""
         found[key] = Node(key, "snapshot", snapshot, note, f"image/{made.image}", not drifted)
     return tuple(found.values())

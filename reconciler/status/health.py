@@ -171,11 +171,10 @@ def endpoints(host: Host) -> Iterator[Check]:
 
 def runs(host: Host) -> Iterator[Check]:
     for run in host.records.runs(status=Status.NEEDS_OPERATOR):
-        yield Check("fail", "run", str(run.subject), f"waits for a person: {run.message}")
+        yield Check("fail", "run", run.subject.path, f"waits for a person: {run.message}")
     for failure in host.records.failures().values():
         if not failure.waits_for_person:
-            subject = f"{failure.kind.lower()}/{failure.name}"
-            yield Check("warn", "run", subject, f"the last run failed: {failure.reason}: {failure.message}")
+            yield Check("warn", "run", str(failure.key), f"the last run failed: {failure.reason}: {failure.message}")
 
 
 # ------------------------------------------------------------------------------------------------------ verify

@@ -15,7 +15,7 @@ from typing import Any
 
 from reconciler.controller import converge
 from reconciler.controller.context import Host
-from reconciler.model import ImageRow, Kind, Observed, Plan
+from reconciler.model import ImageRow, Key, Kind, Observed, Plan
 from reconciler.planner.goals import volume_name
 from reconciler.planner.status import Condition, ImageStatus, Recorded, statuses
 from reconciler.registry.marks import Mark, Marks, What
@@ -37,7 +37,7 @@ class Images:
     marks: Marks
 
     @cached_property
-    def last_events(self) -> Mapping[tuple[str, str], float]:
+    def last_events(self) -> Mapping[Key, float]:
         return self.host.records.last_events()
 
     def since(self, image: ImageStatus, condition: Condition) -> float:
@@ -45,16 +45,17 @@ class Images:
         mark = self.marks.get((image.name, What.SUSPENDED))
         if mark and condition.type == "Suspended":
             return mark.since
-        objects = [(Kind.IMAGE, image.name), *((Kind.SNAPSHOT, row.name) for row in image.snapshots)]
-        objects += [(Kind.VOLUME, volume_name(image.chain))] if image.chain else []
-        return max(self.last_events.get(one, 0.0) for one in objects)
+        keys = [Key(Kind.IMAGE, "", image.name), *(Key(Kind.SNAPSHOT, row.pool, row.name) for row in image.snapshots)]
+        keys += [Key(Kind.VOLUME, image.row.pool, volume_name(image.row.chain))] if image.row and image.row.chain else []
+        keys += [key._replace(pool="") for key in keys]
+        return max(self.last_events.get(key, 0.0) for key in keys)
 
 
 def read(host: Host) -> Images:
     """Observe and plan without asking any source, and compute the status of every image."""
     now, marks = converge.look_offline(host), host.records.marks()
     recorded = Recorded(
-        runs={(Kind(run.subject.kind), run.subject.name): run.state for run in host.records.open_runs()},
+        runs={run.subject: run.state for run in host.records.open_runs()},
         suspended=suspensions(marks),
         generations=host.records.generations(),
     )

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from reconciler.controller import converge
 from reconciler.controller.context import Host
 from reconciler.engine.definitions import Event, Run
 from reconciler.errors import UsageError
-from reconciler.model import ImageSpec, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow
+from reconciler.model import ImageSpec, Key, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow, labels
 from reconciler.output import console
 from reconciler.planner.goals import volume_name
 from reconciler.planner.status import ImageStatus
 from reconciler.pool.driver import Condition, SnapshotState, Space, VolumeState
 from reconciler.status import image as status
 from reconciler.status.image import Images
+
+Row = TypeVar("Row", SnapshotRow, VolumeRow)
 
 # ----------------------------------------------------------------------------------------------------- listing
 
@@ -163,37 +165,50 @@ def condition(state: SnapshotState | VolumeState | None) -> str:
 # ---------------------------------------------------------------------------------------------------- describe
 
 
-def describe(host: Host, kind: Kind, name: str) -> dict[str, Any]:
-    """All that is known of one object. Raises UsageError where nothing is."""
-    told = about(status.read(host), kind, name)
+def describe(host: Host, of: Key) -> dict[str, Any]:
+    """All that is recorded or observed of one object. Raises UsageError where it does not exist, or several have the name."""
+    told = about(status.read(host), of)
     if not told:
-        raise UsageError(f"there is no {kind.lower()} {name!r}", hint=f"see them with: reconcile list {kind.lower()}")
-    subjects = [(kind, str(told["name"])), *parts(kind, told)]
-    runs = sorted((run for of, its in subjects for run in host.records.runs(of, its, limit=10)), key=lambda run: run.id)
-    log = sorted((event for of, its in subjects for event in host.records.events(of, its, 20)), key=lambda event: event.seq)
-    return {"kind": kind.value} | told | {"runs": [run_json(run) for run in runs], "events": [event_json(one) for one in log]}
+        raise UsageError(f"there is no {of.kind.lower()} {of.name!r}", hint=f"see them with: reconcile list {of.kind.lower()}")
+    pool = str(told["pool"]) if of.kind in (Kind.SNAPSHOT, Kind.VOLUME) else ""
+    keys = [Key(of.kind, pool, str(told["name"])), *parts(of.kind, told)]
+    runs = sorted((run for key in keys for run in host.records.runs(key, limit=10)), key=lambda run: run.id)
+    log = sorted((event for key in keys for event in host.records.events(key, 20)), key=lambda event: event.seq)
+    return {"kind": of.kind.value} | told | {"runs": [run_json(run) for run in runs], "events": [event_json(one) for one in log]}
 
 
-def parts(kind: Kind, told: Mapping[str, Any]) -> list[tuple[Kind, str]]:
-    """What an image is made of: its story is theirs."""
+def parts(kind: Kind, told: Mapping[str, Any]) -> list[Key]:
+    """The volume and the snapshots of an image: their runs and events belong to it."""
     if kind is not Kind.IMAGE:
         return []
-    volume = [(Kind.VOLUME, short(told["chain"]))] if told["chain"] else []
-    return [*volume, *((Kind.SNAPSHOT, str(one["name"])) for one in told["snapshots"])]
+    recorded = told["recorded"]
+    volume = [Key(Kind.VOLUME, recorded["pool"], short(told["chain"]))] if told["chain"] else []
+    return [*volume, *(Key(Kind.SNAPSHOT, one["pool"], one["name"]) for one in told["snapshots"])]
 
 
-def about(images: Images, kind: Kind, name: str) -> dict[str, Any]:
-    observed = images.observed
-    if kind is Kind.IMAGE and name in images.statuses:
+def about(images: Images, of: Key) -> dict[str, Any]:
+    observed, name = images.observed, of.name
+    if of.kind is Kind.IMAGE and name in images.statuses:
         return about_image(images, images.statuses[name])
-    if kind is Kind.SNAPSHOT:
-        return next((snapshot(row, observed) for row in observed.snapshots.values() if row.name == name), {})
-    if kind is Kind.VOLUME:
-        row = next((row for row in observed.volumes.values() if row.chain.startswith(name)), None)
+    if of.kind is Kind.SNAPSHOT:
+        copy = only({Key(of.kind, *place): row for place, row in observed.snapshots.items() if place[1] == name}, of.pool)
+        return snapshot(copy, observed) if copy else {}
+    if of.kind is Kind.VOLUME:
+        named = {Key(of.kind, pool, short(row.chain)): row for (pool, _), row in observed.volumes.items()}
+        row = only({key: row for key, row in named.items() if row.chain.startswith(name)}, of.pool)
         return {"name": short(row.chain)} | volume(row, observed) | {"digests": list(row.digests)} if row else {}
-    if kind is Kind.POOL and name in pool_names(images.host, observed):
+    if of.kind is Kind.POOL and name in pool_names(images.host, observed):
         return about_pool(images.host, observed, name)
     return {}
+
+
+def only(found: Mapping[Key, Row], pool: str) -> Row | None:
+    """The one that is meant. Raises UsageError where several pools have one and ``pool`` names none of them."""
+    meant = {key: row for key, row in found.items() if pool in ("", key.pool)}
+    if len(meant) > 1:
+        words = sorted(key.with_pool for key in meant)
+        raise UsageError(f"{next(iter(meant))} is ambiguous: {len(words)} objects match", hint=f"name one: {', '.join(words)}")
+    return next(iter(meant.values()), None)
 
 
 def about_pool(host: Host, observed: Observed, name: str) -> dict[str, Any]:
@@ -263,16 +278,18 @@ def inline(item: object) -> str:
 # --------------------------------------------------------------------------------------------- events and runs
 
 
-def events(host: Host, kind: Kind | None, name: str | None, limit: int) -> list[dict[str, Any]]:
-    return [event_json(event) for event in host.records.events(kind, name, limit)]
+def events(host: Host, of: Key | None, limit: int) -> list[dict[str, Any]]:
+    return [event_json(event) for event in host.records.events(of, limit)]
 
 
 def event_json(event: Event) -> dict[str, Any]:
-    return asdict(event) | {"at": status.at(event.at)}
+    return asdict(event) | {"at": status.at(event.at), "pool": event.pool or None}
 
 
 def show_events(found: Sequence[Mapping[str, Any]]) -> None:
-    rows = [(e["at"], f"{e['kind'].lower()}/{e['name']}", e["reason"], e["message"]) for e in found]
+    keys = [Key(Kind(e["kind"]), e["pool"] or "", e["name"]) for e in found]
+    names = labels(keys)
+    rows = [(e["at"], names[key], e["reason"], e["message"]) for e, key in zip(found, keys, strict=True)]
     console.table(("AT", "OBJECT", "REASON", "MESSAGE"), rows)
 
 
@@ -303,7 +320,10 @@ def run_json(run: Run) -> dict[str, Any]:
     return {
         "id": run.id,
         "machine": run.machine,
-        "object": str(run.subject),
+        "kind": run.subject.kind.value,
+        "pool": run.subject.pool or None,
+        "name": run.subject.name,
+        "object": run.subject.path,
         "status": run.status.value,
         "state": run.state,
         "attempt": run.attempt,

@@ -16,13 +16,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reconciler.engine.definitions import Context, Machine, Outcome, Result, Retry, Run, Status, Step, Subject
+from reconciler.engine.definitions import Context, Machine, Outcome, Result, Retry, Run, Status, Step
 from reconciler.engine.engine import Engine, after_error, ulid
 from reconciler.errors import BuilderDied, DigestMismatch, HostCannot, NeedsOperator, SourceUnavailable, Stopped
-from reconciler.model import Kind, VolumeRow, VolumeSealed
+from reconciler.model import Key, Kind, VolumeRow, VolumeSealed
 from reconciler.registry.writer import Registry
 
-VOLUME = Subject("Volume", "c0ffee", "default")
+VOLUME = Key(Kind.VOLUME, "default", "c0ffee")
 Act = Callable[[Context], Outcome]
 
 
@@ -95,7 +95,7 @@ class Fails:
         return Outcome({"calls": self.calls})
 
 
-def start(engine: Engine, value: Mapping[str, Any] | None = None, subject: Subject = VOLUME) -> Run:
+def start(engine: Engine, value: Mapping[str, Any] | None = None, subject: Key = VOLUME) -> Run:
     return engine.open("volume", subject, {"size": 1} if value is None else value)
 
 
@@ -117,7 +117,7 @@ def test_a_run_goes_through_its_steps_to_the_end_and_keeps_what_they_returned(wo
         ("downloading", "provisioning", {"digest": "d1", "tries": 1}),
         ("provisioning", "ready", {"tries": 2, "saw": "d1"}),
     ]
-    assert [e.reason for e in world.registry.events(name="c0ffee")] == ["Opened", "Provisioning", "Ready"]
+    assert [e.reason for e in world.registry.events(VOLUME)] == ["Opened", "Provisioning", "Ready"]
 
 
 def test_a_finished_run_is_not_run_again(world: World) -> None:
@@ -174,7 +174,7 @@ def test_attempts_have_an_end_and_the_reason_is_kept(world: World) -> None:
 
     assert (run.status, run.reason, step.calls) == (Status.FAILED, "SourceUnavailable", 5)
     assert run.message == "no answer from s3://images/1.tar (is the endpoint up?); given up after 5 attempts"
-    failure = world.registry.failures()[(Kind.VOLUME, "c0ffee")]
+    failure = world.registry.failures()[VOLUME]
     assert (failure.reason, failure.message, failure.waits_for_person) == (run.reason, run.message, False)
 
 
@@ -233,7 +233,7 @@ def test_what_needs_a_person_waits_for_one_and_goes_on_when_released(world: Worl
     run = engine.execute(start(engine).id)
 
     assert run.status is Status.NEEDS_OPERATOR
-    assert world.registry.failures()[(Kind.VOLUME, "c0ffee")].waits_for_person
+    assert world.registry.failures()[VOLUME].waits_for_person
     assert engine.execute(start(engine).id) == run, "asking again attaches to it and tries nothing"
     assert step.calls == 1
     assert engine.resume() == ()
@@ -430,8 +430,8 @@ def test_asking_twice_for_the_same_attaches_to_the_open_run(world: World) -> Non
     first = start(engine, {"size": 1, "layers": ["a", "b"]})
 
     assert start(engine, {"layers": ["a", "b"], "size": 1}).id == first.id
-    assert start(engine, {"size": 1}, Subject("Volume", "other", "default")).id != first.id
-    assert start(engine, {"size": 1, "layers": ["a", "b"]}, Subject("Volume", "c0ffee", "second")).id != first.id
+    assert start(engine, {"size": 1}, Key(Kind.VOLUME, "default", "other")).id != first.id
+    assert start(engine, {"size": 1, "layers": ["a", "b"]}, Key(Kind.VOLUME, "second", "c0ffee")).id != first.id
 
 
 def test_asking_for_something_else_supersedes_the_open_run(world: World) -> None:
@@ -523,7 +523,7 @@ def test_a_run_of_an_unknown_machine_stops_for_a_person_and_blocks_no_other(worl
     run = start(world.engine(machine(pending=done)))
     other = replace(machine(pending=done), name="snapshot")
     engine = world.engine(other)
-    fine = engine.open("snapshot", Subject("Snapshot", "ci"), {})
+    fine = engine.open("snapshot", Key(Kind.SNAPSHOT, "", "ci"), {})
     taken_up(engine, run)
 
     assert world.registry.run(run.id).status is Status.NEEDS_OPERATOR
@@ -558,7 +558,7 @@ def test_many_runs_execute_in_many_threads(tmp_path: Path) -> None:
     acts = {name: lambda c: Outcome(facts=(volume(f"{c.run.subject.name}-{c.run.state}"),)) for name in ("a", "b", "c")}
     with Registry.open(tmp_path / "r") as registry:
         engine = Engine(registry, [machine(**acts)])
-        runs = [start(engine, {}, Subject("Volume", str(n))) for n in range(8)]
+        runs = [start(engine, {}, Key(Kind.VOLUME, "", str(n))) for n in range(8)]
         together([lambda run=run: engine.execute(run.id) for run in runs])  # type: ignore[misc]
 
         assert {run.status for run in registry.runs()} == {Status.DONE}

@@ -13,7 +13,7 @@ import pytest
 
 import reconciler.engine.engine  # noqa: F401 - its errors are part of the set
 from reconciler.errors import CommandError, ReconcilerError
-from reconciler.model import Action, Desired, Failure, Kind, Phase, Plan, Verb
+from reconciler.model import Action, Desired, Failure, Key, Kind, Phase, Plan, Verb
 from reconciler.planner.plan import plan
 from reconciler.planner.reasons import OWN, REASONS, TYPES, known
 from reconciler.planner.status import Condition, ImageStatus, Recorded, statuses
@@ -155,11 +155,9 @@ def test_no_module_says_a_word_that_the_manual_does_not_explain(path: Path) -> N
 # ---------------------------------------------------------------------------------------------------------- phases
 
 
-def phase_of(
-    case: Mapping[str, Any], *, running: Mapping[tuple[Kind, str], str] | None = None, failed: Sequence[Failure] = ()
-) -> Phase:
+def phase_of(case: Mapping[str, Any], *, running: Mapping[Key, str] | None = None, failed: Sequence[Failure] = ()) -> Phase:
     wanted: Desired = planning.desired(case.get("images", {}))
-    host = replace(planning.observed(case), failures={(one.kind, one.name): one for one in failed})
+    host = replace(planning.observed(case), failures={one.key: one for one in failed})
     found = plan(wanted, host, prune=case.get("prune", False))
     return statuses(wanted, host, found, Recorded(runs=running or {}))["go"].phase
 
@@ -229,27 +227,28 @@ def test_the_phase_of_an_image(case: Mapping[str, Any], expected: Phase) -> None
 @pytest.mark.parametrize(
     ("running", "expected"),
     [
-        ({(Kind.VOLUME, A): "pending"}, Phase.PENDING),
-        ({(Kind.VOLUME, A): "downloading"}, Phase.DOWNLOADING),
-        ({(Kind.VOLUME, A): "validating"}, Phase.VALIDATING),
-        ({(Kind.VOLUME, A): "provisioning"}, Phase.PROVISIONING),
-        ({(Kind.SNAPSHOT, "s"): "snapshotting"}, Phase.SNAPSHOTTING),
-        ({(Kind.SNAPSHOT, "s"): "snapshotting", (Kind.VOLUME, A): "validating"}, Phase.VALIDATING),
-        ({(Kind.SNAPSHOT, "s"): "activating"}, Phase.SNAPSHOTTING),
-        ({(Kind.POOL, "default"): "assembling"}, Phase.PENDING),
-        ({(Kind.VOLUME, "somebody's"): "downloading"}, Phase.PENDING),
+        ({Key(Kind.VOLUME, "default", A): "pending"}, Phase.PENDING),
+        ({Key(Kind.VOLUME, "default", A): "downloading"}, Phase.DOWNLOADING),
+        ({Key(Kind.VOLUME, "default", A): "validating"}, Phase.VALIDATING),
+        ({Key(Kind.VOLUME, "default", A): "provisioning"}, Phase.PROVISIONING),
+        ({Key(Kind.SNAPSHOT, "default", "s"): "snapshotting"}, Phase.SNAPSHOTTING),
+        ({Key(Kind.SNAPSHOT, "default", "s"): "snapshotting", Key(Kind.VOLUME, "default", A): "validating"}, Phase.VALIDATING),
+        ({Key(Kind.SNAPSHOT, "default", "s"): "activating"}, Phase.SNAPSHOTTING),
+        ({Key(Kind.POOL, "", "default"): "assembling"}, Phase.PENDING),
+        ({Key(Kind.VOLUME, "default", "somebody's"): "downloading"}, Phase.PENDING),
     ],
 )
-def test_the_run_that_is_least_far_decides(running: Mapping[tuple[Kind, str], str], expected: Phase) -> None:
+def test_the_run_that_is_least_far_decides(running: Mapping[Key, str], expected: Phase) -> None:
     assert phase_of({"images": GO}, running=running) is expected
 
 
 def test_an_image_whose_volume_failed_has_failed_until_it_is_tried_again() -> None:
-    failed = [Failure(Kind.VOLUME, A, "DigestMismatch", "other bytes")]
+    failed = [Failure(Kind.VOLUME, A, "DigestMismatch", "other bytes", pool="default")]
 
     assert phase_of({"images": GO}, failed=failed) is Phase.FAILED
-    assert phase_of({"images": GO}, failed=failed, running={(Kind.VOLUME, A): "downloading"}) is Phase.DOWNLOADING
+    assert phase_of({"images": GO}, failed=failed, running={Key(Kind.VOLUME, "default", A): "downloading"}) is Phase.DOWNLOADING
 
 
 def test_an_old_failure_of_what_is_there_now_does_not_count() -> None:
-    assert phase_of({"images": GO, "registry": APPLIED}, failed=[Failure(Kind.VOLUME, A, "PoolFull", "")]) is Phase.READY
+    failed = [Failure(Kind.VOLUME, A, "PoolFull", "", pool="default")]
+    assert phase_of({"images": GO, "registry": APPLIED}, failed=failed) is Phase.READY

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engine.definitions import Context, Machine, Outcome, Result, Run, Status, Step, Subject
+from reconciler.engine.definitions import Context, Machine, Outcome, Result, Run, Status, Step
 from reconciler.engine.engine import Engine
-from reconciler.model import VolumeRow, VolumeSealed
+from reconciler.model import Key, Kind, VolumeRow, VolumeSealed
 from reconciler.registry.writer import Registry
 
 STATES = ("downloading", "provisioning", "ready")
@@ -42,7 +42,7 @@ def engine(state: Path, registry: Registry) -> Engine:
 
 def begin(state: Path) -> None:
     with Registry.open(state / "registry.sqlite3") as registry:
-        engine(state, registry).open("volume", Subject("Volume", "c0ffee", "default"), {})
+        engine(state, registry).open("volume", Key(Kind.VOLUME, "default", "c0ffee"), {})
 
 
 def execute_until(state: Path, statement: int) -> None:

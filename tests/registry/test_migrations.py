@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engine.definitions import Run, Subject
+from reconciler.engine.definitions import Run
+from reconciler.model import Key, Kind
 from reconciler.registry import database
 from reconciler.registry.tables import schema
 from reconciler.registry.writer import Registry
@@ -71,6 +72,6 @@ def test_its_runs_are_kept_and_numbers_go_on(old: Path) -> None:
     with Registry.open(old) as registry:
         assert [run.id for run in registry.runs()] == ["R7"]
         assert [one.to_state for one in registry.transitions("R7")] == ["ready"]
-        registry.open_run(Run("R8", "pool", Subject("Pool", "thin"), "assembling", "d", 3, 3))
+        registry.open_run(Run("R8", "pool", Key(Kind.POOL, "", "thin"), "assembling", "d", 3, 3))
     with closing(sqlite3.connect(old)) as db:
         assert db.execute("SELECT number FROM run WHERE id = 'R8'").fetchone() == (8,)

@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.engine.definitions import Entry, Result, Run, Status, Subject
+from reconciler.engine.definitions import Entry, Result, Run, Status
 from reconciler.engine.engine import Conflict
 from reconciler.errors import HostCannot
 from reconciler.image.spec import S3Options, Source
 from reconciler.model import (
     Fact,
     ImageRow,
+    Key,
     Kind,
     LayerSeen,
     SnapshotGone,
@@ -54,7 +55,7 @@ def registry(path: Path) -> Iterator[Registry]:
 
 
 def opened(registry: Registry, name: str = "c0ffee", number: int = 1, **more: object) -> Run:
-    values = {"machine": "volume", "subject": Subject("Volume", name, "default"), "state": "pending", "digest": "d"} | more
+    values = {"machine": "volume", "subject": Key(Kind.VOLUME, "default", name), "state": "pending", "digest": "d"} | more
     return registry.open_run(Run(id=f"{name}-{number}", opened=0, updated=0, **values))  # type: ignore[arg-type]
 
 
@@ -194,7 +195,7 @@ def test_the_serial_grows_with_every_change_and_only_then(registry: Registry) ->
         lambda: registry.record_image(GOLANG),
         lambda: registry.apply([VolumeSealed(VOLUME)]),
         lambda: registry.next_id("thin"),
-        lambda: registry.event("Pool", "thin", "Assembled", ""),
+        lambda: registry.event(Key(Kind.POOL, "", "thin"), "Assembled", ""),
         lambda: opened(registry),
         lambda: registry.forget_image("golang"),
     ):
@@ -306,13 +307,13 @@ def test_a_writer_waits_for_another_one_and_says_so_if_that_takes_too_long(regis
         other.execute("BEGIN IMMEDIATE")
         release = threading.Timer(0.2, other.commit)
         release.start()
-        registry.event("Pool", "thin", "Waited", "")
+        registry.event(Key(Kind.POOL, "", "thin"), "Waited", "")
         release.join()
 
         registry._raw.execute("PRAGMA busy_timeout = 50")
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(HostCannot, match="database is locked"):
-            registry.event("Pool", "thin", "Gave up", "")
+            registry.event(Key(Kind.POOL, "", "thin"), "Gave up", "")
     assert [event.reason for event in registry.events()] == ["Waited"]
 
 
@@ -398,7 +399,7 @@ def test_the_last_run_of_an_object_says_whether_it_failed(registry: Registry) ->
         ("asks", "DigestMismatch", "asks 0", True),
         ("waiting", "SourceUnavailable", "no answer", False),
     }
-    assert set(registry.failures()) == {(Kind.VOLUME, name) for name in ("bad", "asks", "waiting")}
+    assert set(registry.failures()) == {Key(Kind.VOLUME, "default", name) for name in ("bad", "asks", "waiting")}
 
 
 def test_runs_can_be_asked_for_by_object_and_status(registry: Registry) -> None:
@@ -406,10 +407,10 @@ def test_runs_can_be_asked_for_by_object_and_status(registry: Registry) -> None:
         end(registry, opened(registry, "a", number), Status.FAILED if number % 2 else Status.DONE)
     opened(registry, "b", 1)
 
-    assert [run.id for run in registry.runs(name="a", limit=2)] == ["a-3", "a-4"]
+    assert [run.id for run in registry.runs(Key(Kind.VOLUME, "default", "a"), limit=2)] == ["a-3", "a-4"]
     assert [run.id for run in registry.runs(status=Status.FAILED)] == ["a-1", "a-3"]
-    assert [run.id for run in registry.runs(kind="Volume", status=Status.ACTIVE)] == ["b-1"]
-    assert registry.runs(kind="Snapshot") == ()
+    assert [run.id for run in registry.runs(status=Status.ACTIVE)] == ["b-1"]
+    assert registry.runs(Key(Kind.SNAPSHOT, "default", "a")) == registry.runs(Key(Kind.VOLUME, "other", "a")) == ()
 
 
 def test_asking_for_a_run_that_is_not_there_is_a_key_error(registry: Registry) -> None:
@@ -424,28 +425,30 @@ def test_asking_for_a_run_that_is_not_there_is_a_key_error(registry: Registry) -
 def test_events_are_kept_in_order_and_found_by_object(path: Path) -> None:
     ticks = iter(range(100))
     with Registry.open(path, clock=lambda: float(next(ticks))) as registry:
-        registry.event("Volume", "a", "Sealed", "8 GiB", run="r1")
-        registry.event("Snapshot", "a", "Made", "")
-        registry.event("Volume", "b", "Sealed", "")
+        registry.event(Key(Kind.VOLUME, "default", "a"), "Sealed", "8 GiB", run="r1")
+        registry.event(Key(Kind.SNAPSHOT, "default", "a"), "Made", "")
+        registry.event(Key(Kind.VOLUME, "default", "b"), "Sealed", "")
 
-        assert [(e.seq, e.at, e.kind, e.name, e.message, e.run) for e in registry.events(name="a")] == [
-            (1, 0.0, "Volume", "a", "8 GiB", "r1"),
-            (2, 1.0, "Snapshot", "a", "", ""),
+        assert [(e.seq, e.at, e.kind, e.pool, e.name, e.message, e.run) for e in registry.events(limit=2)] == [
+            (2, 1.0, "Snapshot", "default", "a", "", ""),
+            (3, 2.0, "Volume", "default", "b", "", ""),
         ]
-        assert [e.name for e in registry.events(kind="Volume")] == ["a", "b"]
+        assert [(e.kind, e.run) for e in registry.events(Key(Kind.VOLUME, "default", "a"))] == [("Volume", "r1")]
+        assert [e.seq for e in registry.events(Key(Kind.SNAPSHOT, "", "a"))] == [2], "in any pool"
+        assert registry.events(Key(Kind.SNAPSHOT, "other", "a")) == ()
         assert [e.seq for e in registry.events(limit=2)] == [2, 3]
 
 
 def test_what_is_not_utf_8_is_told_escaped(registry: Registry) -> None:
     """Names in hostile archives, and of files on this host, are bytes."""
     name = os.fsdecode(b"caf\xe9")
-    registry.event("Volume", name, "LeftoverDiscarded", f"half-built: {name}")
+    registry.event(Key(Kind.VOLUME, "default", name), "LeftoverDiscarded", f"half-built: {name}")
     registry.apply([LayerSeen(Source(f"/srv/{name}"), "e", 1, "d1")])
     end(registry, opened(registry), Status.FAILED, "UnsafeArchive", f"{name}: refused")
 
     assert registry.events()[0].message == "half-built: caf\\udce9"
     assert registry.digest_seen(Source(f"/srv/{name}"), "e", 1) == "d1"
-    assert registry.failures()[(Kind.VOLUME, "c0ffee")].message == "caf\\udce9: refused"
+    assert registry.failures()[Key(Kind.VOLUME, "default", "c0ffee")].message == "caf\\udce9: refused"
 
 
 @pytest.mark.parametrize(
@@ -453,11 +456,11 @@ def test_what_is_not_utf_8_is_told_escaped(registry: Registry) -> None:
     [
         "UPDATE event SET message = 'nothing happened'",
         "DELETE FROM event",
-        "INSERT OR REPLACE INTO event SELECT seq, at, kind, name, reason, 'nothing happened', run FROM event",
+        "INSERT OR REPLACE INTO event SELECT seq, at, kind, name, reason, 'nothing happened', run, pool FROM event",
     ],
 )
 def test_history_can_not_be_rewritten_from_outside_either(registry: Registry, path: Path, statement: str) -> None:
-    registry.event("Volume", "a", "Sealed", "it happened")
+    registry.event(Key(Kind.VOLUME, "default", "a"), "Sealed", "it happened")
     with closing(sqlite3.connect(path)) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
         connection.execute(statement)
     registry.prune_history(keep=10)
@@ -467,11 +470,11 @@ def test_history_can_not_be_rewritten_from_outside_either(registry: Registry, pa
 
 def test_retention_keeps_the_newest_events_and_numbers_are_not_used_again(registry: Registry) -> None:
     for number in range(10):
-        registry.event("Volume", f"{number}", "Sealed", "")
+        registry.event(Key(Kind.VOLUME, "default", f"{number}"), "Sealed", "")
     assert registry.prune_history(keep=3) == 7
     assert registry.prune_history(keep=3) == 0
     assert registry.prune_history(keep=0) == 3
-    registry.event("Volume", "next", "Sealed", "")
+    registry.event(Key(Kind.VOLUME, "default", "next"), "Sealed", "")
 
     assert [event.seq for event in registry.events()] == [11]
 
@@ -488,4 +491,4 @@ def test_retention_keeps_open_runs_and_the_last_run_of_each_object(registry: Reg
     assert [run.id for run in registry.runs()] == [open_.id, "failed long ago-1", "busy-10", "busy-11"]
     assert registry.transitions("busy-3") == ()
     assert len(registry.transitions("busy-10")) == 1
-    assert (Kind.VOLUME, "failed long ago") in registry.failures()
+    assert Key(Kind.VOLUME, "default", "failed long ago") in registry.failures()

@@ -165,8 +165,8 @@ def readable(text: str, known: Mapping[str, str]) -> str:
 
 def told(action: Action, known: Mapping[str, str]) -> str:
     """``build volume/default/a+b after volume/default/a: a layer changed``."""
-    key = action.key[0].lower() + action.key[1:]
-    after = ", ".join(one[0].lower() + one[1:] for one in action.after)
+    key = action.key.with_pool
+    after = ", ".join(one.with_pool for one in action.after)
     chain = "" if action.chain or action.kind in (Kind.LAYER, Kind.POOL) or action.verb.value == "forget" else " (provisional)"
     return readable(f"{action.verb} {key}{chain}{f' after {after}' if after else ''}: {action.because}", known)
 
@@ -177,5 +177,5 @@ def told_plan(plan: Plan, known: Mapping[str, str]) -> dict[str, list[str]]:
         "held": [told(action, known) for action in plan.held],
         "blocked": [f"{one.kind.lower()}/{one.name}: {one.reason}: {one.message}" for one in plan.blocked],
         "findings": [readable(f"{one.kind.lower()}/{one.name}: {one.reason}: {one.message}", known) for one in plan.findings],
-        "unchanged": [readable(f"{kind.lower()}/{name}", known) for kind, name in plan.unchanged],
+        "unchanged": [readable(str(key), known) for key in plan.unchanged],
     }

@@ -43,7 +43,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         ObjectResult(Kind.IMAGE, "web", "record", "Ready", changed=True),
         ObjectResult(Kind.IMAGE, "db", "none", "Failed", "DigestMismatch", "words", ok=False),
     )
-    result = Result("host", objects, (Finding("Pool", "p", "Foreign", "x"),), (), 1.5, pools={"p": state})
+    result = Result("host", objects, (Finding(Kind.POOL, "p", "Foreign", "x"),), (), 1.5, pools={"p": state})
     marks = {("web", What.SUSPENDED): Mark("web", What.SUSPENDED, since=1.0)}
     metrics = Metrics()
     metrics.learn(Pass(result, 1, marks, (Attempt("volume", "downloading", "failed", "Cut", 1.0, 1.0),), 1))

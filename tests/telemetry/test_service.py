@@ -83,7 +83,7 @@ def test_metrics_tell_what_a_pass_came_to(tmp_path: Path) -> None:
         Attempt("volume", "validating", "failed", "DigestMismatch", 0.2, 101.0),
     )
 
-    findings = (Finding("Pool", "p", "Foreign", "x"),)
+    findings = (Finding(Kind.POOL, "p", "Foreign", "x"),)
     passed = Pass(result(good, bad, mended, findings=findings, p=pool, q=None), 2, marks, attempts, 500, prune_refused=True)
     metrics.learn(passed)
     metrics.write(tmp_path / "reconcile.prom")
