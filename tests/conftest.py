@@ -8,6 +8,9 @@ import pytest
 
 from tests.support.tier import HELP, MODES
 
+os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+"""Debian keeps e2fsprogs and device-mapper's tools where an ordinary user's PATH has no directory."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

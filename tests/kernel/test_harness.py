@@ -1,14 +1,18 @@
-"""The harness itself: what happens in a guest is told here as it was, and a guest's power can be cut."""
+"""The harness itself: results in a guest are reported on the host, wherever the checkout is, and a guest's power can be cut."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,7 +29,7 @@ from pathlib import Path
 from tests.conftest import pytest_addoption
 from tests.support import tier
 
-tier.PATIENCE = 2
+tier.GRACE = 2
 
 def pytest_configure(config):
     config.pluginmanager.register(tier.Tier(Path(__file__).parent, config))
@@ -72,7 +76,7 @@ def test_hangs(): os.kill(os.getpid(), signal.SIGSTOP)
 """
 
 
-def test_results_are_told_one_by_one(tmp_path: Path) -> None:
+def test_the_result_of_each_test_is_reported(tmp_path: Path) -> None:
     outcomes = outer(tmp_path, TESTS, "-k", "not deselected")
 
     assert outcomes.keys() == set(re.findall(r"def (test_\w+)", TESTS)) - {"test_deselected", "test_of_any_name"} | {
@@ -85,7 +89,7 @@ def test_results_are_told_one_by_one(tmp_path: Path) -> None:
     assert "printed before it failed" in failed["test_fails"]
     assert "Timeout" in failed["test_takes_too_long"]
     assert "exit code 7" in failed["test_ends_pytest"]
-    assert "nothing was heard" in failed["test_hangs"]
+    assert "no answer within" in failed["test_hangs"]
     assert "the guest's console" in failed["test_hangs"]
     assert outcomes["test_skips"][0] == "skipped"
     assert "there is a reason" in outcomes["test_skips"][1]
@@ -102,31 +106,102 @@ def test_results_are_told_one_by_one(tmp_path: Path) -> None:
     ],
 )
 def test_without_user_mode_linux(tmp_path: Path, options: tuple[str, ...], ci: str, outcome: str) -> None:
-    (told,) = outer(tmp_path, "def test_one(): pass\n", *options, PATH="/nonexistent", CI=ci).values()
+    (result,) = outer(tmp_path, "def test_one(): pass\n", *options, PATH="/nonexistent", CI=ci).values()
 
-    assert told[0] == outcome
-    assert "not installed" in told[1]
+    assert result[0] == outcome
+    assert "not installed" in result[1]
 
 
-def outer(directory: Path, tests: str, *options: str, **environment: str) -> dict[str, tuple[str, str]]:
-    """The tests, run by a pytest of their own; for each one its outcome in JUnit's words, with what was said of it."""
+THREE = "import pytest\ndef test_one(): pass\ndef test_two(): pass\n@pytest.mark.reboots\ndef test_three(): pass\n"
+
+
+def test_a_missing_user_mode_linux_is_one_failure(tmp_path: Path) -> None:
+    first, *others = outer(tmp_path, THREE, "--kernel=required", PATH="/nonexistent").values()
+
+    assert first[0] == "failure"
+    assert "not installed" in first[1]
+    assert [kind for kind, _ in others] == ["skipped", "skipped"]
+
+
+def test_a_guest_that_does_not_start_is_one_failure_with_its_console(tmp_path: Path) -> None:
+    kernel = tmp_path / "bin" / "linux.uml"
+    kernel.parent.mkdir()
+    kernel.write_text("#!/bin/sh\necho 'no room for this guest'\nexit 1\n")
+    kernel.chmod(0o755)
+
+    first, *others = outer(tmp_path, THREE, "--kernel=required", PATH=f"{kernel.parent}:{os.environ['PATH']}").values()
+
+    assert first[0] == "failure"
+    assert "no room for this guest" in first[1]
+    assert [kind for kind, _ in others] == ["skipped", "skipped"]
+
+
+PLACES = """
+import sys
+from pathlib import Path
+
+import reconciler
+
+def test_one():
+    assert [*reconciler.__path__, sys.prefix] == Path(__file__).with_name("expected").read_text().splitlines()
+"""
+
+
+@pytest.mark.parametrize("top", ["/var/tmp", "/dev/shm", "/run/lock"])
+def test_checkout_environment_and_temporary_directory_may_be_anywhere(top: str) -> None:
+    """These directories are the guest's own; the paths have blanks, and only their owner can read them."""
+    if not os.access(top, os.W_OK | os.X_OK):
+        pytest.skip(f"{top} is not writable here")
+    with tempfile.TemporaryDirectory(prefix="a b ", dir=top) as made:
+        checkout, inner = Path(made) / "check out", Path(made) / "tests of it"
+        for name in ("reconciler", "tests/support"):
+            shutil.copytree(CHECKOUT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("tests/__init__.py", "tests/conftest.py"):
+            shutil.copy(CHECKOUT / name, checkout / name)
+        inner.mkdir()
+        (inner / "expected").write_text(f"{checkout / 'reconciler'}\n{checkout / '.venv'}")
+        python = virtual_environment(checkout / ".venv")
+
+        results = outer(inner, PLACES, "--kernel=required", python=python, cwd=checkout, TMPDIR=made)
+
+        assert results["test_one"][0] == "passed", results
+
+
+def virtual_environment(directory: Path) -> Path:
+    """One with the packages of this one. Returns its interpreter."""
+    venv.create(directory, symlinks=True)
+    packages = [path for path in map(Path, sys.path) if path.name in ("site-packages", "dist-packages")]
+    (site,) = directory.glob("lib/python*/site-packages")
+    (site / "shared.pth").write_text("".join(f"{path}\n" for path in packages))
+    return directory / "bin" / "python"
+
+
+def outer(
+    directory: Path,
+    tests: str,
+    *options: str,
+    python: str | Path = sys.executable,
+    cwd: Path = CHECKOUT,
+    **environment: str,
+) -> dict[str, tuple[str, str]]:
+    """Runs the tests with a pytest of their own. Returns for each its outcome in JUnit's words, and the message."""
     for name, content in (("conftest.py", CONFTEST), ("pytest.ini", INI), ("test_inner.py", tests)):
         (directory / name).write_text(content)
     (directory / "results").mkdir()
-    command = [sys.executable, "-m", "pytest", "-pno:cacheprovider", "-pno:xdist", "--rootdir", str(directory), str(directory)]
+    command = [python, "-m", "pytest", "-pno:cacheprovider", "-pno:xdist", "--rootdir", str(directory), str(directory)]
     command += ["-ojunit_logging=all", "--junitxml", str(directory / "results" / "all.xml"), *options]
     environment = {**os.environ, "CI": "", "ONLY_HERE": str(directory), **environment}
-    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, umask=0o077)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     cases = ElementTree.parse(directory / "results" / "all.xml").iter("testcase")
-    return {case.attrib["name"]: (outcome(case), said(case)) for case in cases}
+    return {case.attrib["name"]: (outcome(case), message(case)) for case in cases}
 
 
 def outcome(case: ElementTree.Element) -> str:
     return next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
 
 
-def said(case: ElementTree.Element) -> str:
+def message(case: ElementTree.Element) -> str:
     return "\n".join(child.get("message", "") + (child.text or "") for child in case)
 
 
@@ -137,11 +212,11 @@ def said(case: ElementTree.Element) -> str:
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     shared, bare = tmp_path_factory.mktemp("shared"), tmp_path_factory.mktemp("disks") / "bare"
     bare.write_bytes(bytes(4 << 20))
-    with Guest(raw=[bare], shared=[shared]) as one:
+    with Guest(raw=[bare], shared=[shared], readable=[tmp_path_factory.getbasetemp()]) as one:
         yield one
 
 
-def test_a_command_is_told_with_its_code_and_output(guest: Guest) -> None:
+def test_a_command_returns_its_code_and_output(guest: Guest) -> None:
     done = guest.run("echo $WORD; pwd; echo wrong >&2; exit 3", env={"WORD": "said"}, cwd=Path("/usr"))
 
     assert (done.code, done.stdout, done.stderr) == (3, "said\n/usr\n", "wrong\n")
@@ -149,7 +224,7 @@ def test_a_command_is_told_with_its_code_and_output(guest: Guest) -> None:
     assert guest.run(["no-such-program"]).code == 127
 
 
-def test_a_command_can_be_followed_and_ended(guest: Guest) -> None:
+def test_a_running_command_can_be_read_and_signalled(guest: Guest) -> None:
     job = guest.start("echo begun; exec sleep 600")
     guest.until(lambda: job.stdout == "begun\n", 30, "begun")
     assert job.poll() is None
@@ -159,7 +234,7 @@ def test_a_command_can_be_followed_and_ended(guest: Guest) -> None:
     assert job.wait().code == -signal.SIGTERM
 
 
-def test_a_command_is_given_so_much_time(guest: Guest) -> None:
+def test_a_command_has_a_timeout(guest: Guest) -> None:
     with pytest.raises(GuestTimeout, match="as far as this"):
         guest.run("echo as far as this; sleep 600", timeout=2)
 
@@ -179,7 +254,7 @@ def test_this_hosts_files_can_be_read_and_not_written(guest: Guest, tmp_path: Pa
 def test_a_shared_directory_can_be_written(guest: Guest) -> None:
     (shared,) = guest.shared
 
-    guest.run(f"echo written > {shared}/there").check()
+    guest.run(f"echo written > {shlex.quote(str(shared))}/there").check()
 
     assert (shared / "there").read_text() == "written\n"
 
@@ -205,7 +280,7 @@ def test_a_power_cut_loses_what_was_not_synced_and_nothing_else(tmp_path: Path) 
         assert guest.run(f"cd {DISK}; cat synced unsynced").check().stdout == "kept\nkept too\n"
 
 
-def test_two_guests_know_nothing_of_each_other(guest: Guest) -> None:
+def test_two_guests_are_independent(guest: Guest) -> None:
     with Guest(memory="256M") as other:
         job = other.start("echo theirs > /run/mark; exec sleep 600")
         guest.run("echo ours > /run/mark; dmsetup create mine --table '0 8 zero'").check()
@@ -215,12 +290,12 @@ def test_two_guests_know_nothing_of_each_other(guest: Guest) -> None:
         assert guest.run("cat /run/mark; dmsetup remove mine").check().stdout == "ours\n"
 
 
-def test_a_guest_that_dies_is_told_with_its_console() -> None:
+def test_the_error_of_a_guest_that_dies_has_its_console() -> None:
     with Guest(memory="256M") as guest, pytest.raises(GuestDied, match=r"(?s)ended.*console.*sysrq"):
         guest.run("echo c > /proc/sysrq-trigger; sleep 600")
 
 
-def test_a_guest_that_does_not_come_up_is_told_with_its_console(tmp_path: Path) -> None:
+def test_the_error_of_a_guest_that_does_not_boot_has_its_console(tmp_path: Path) -> None:
     (tmp_path / "no ext4").write_bytes(bytes(1 << 20))
     guest = Guest(tmp_path / "no ext4", memory="256M")
 

@@ -1,9 +1,10 @@
 """Machines of our own in User-Mode Linux: a real kernel with device-mapper, up in seconds, whose power can be cut at any moment.
 
-The guest sees this host's files, read only, under the same names (hostfs): the same interpreter, virtual environment and checkout
-are there. ``/run``, ``/dev`` and what lies under them are its own, in memory, and gone when it is. What shall survive a power cut
-lies on a disk made with ``make_disk``. ``guest_init.py`` is its process 1. State: a private directory for each guest on the host,
-removed with it; a watcher in the guest's process group ends the guest and removes the directory, should this process die first.
+The guest has this host's files, read only, under the same names (hostfs): the same interpreter, virtual environment, checkout.
+``/run``, ``/dev`` and ``/var/tmp`` are its own, in memory, and end with it; what Python needs of the host below them is mounted
+there again (``readable``). Data that has to survive a power cut belongs on a disk made with ``make_disk``. ``guest_init.py`` is
+process 1. State: a private directory on the host for each guest, removed with it; a watcher in the guest's process group ends the
+guest and removes the directory if this process dies first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -79,7 +81,18 @@ def unusable() -> str:
         return f"{KERNEL} is not installed (Debian: apt-get install user-mode-linux kmod)"
     if not shutil.which("modprobe", path=PATH):
         return "modprobe is not installed (Debian: apt-get install kmod)"
-    return "" if os.path.isdir(MODULES) else f"{MODULES} is missing (Debian: apt-get install user-mode-linux)"
+    if not os.path.isdir(MODULES):
+        return f"{MODULES} is missing (Debian: apt-get install user-mode-linux)"
+    if re.search(r'["\n]', tempfile.gettempdir()):
+        return f"the temporary directory {tempfile.gettempdir()!r} has a quote or a newline in its name (set TMPDIR to another)"
+    return ""
+
+
+def python_directories() -> tuple[Path, ...]:
+    """Where this interpreter, its packages and the checkout are: a guest runs the same ones."""
+    named = [CHECKOUT, sys.prefix, sys.base_prefix, Path(sys.executable).parent, Path(sys.executable).resolve().parent, *sys.path]
+    found = dict.fromkeys(path for name in named if (path := Path(name).absolute()).is_dir())
+    return tuple(path for path in found if not any(parent in found for parent in path.parents))
 
 
 def make_disk(path: Path, size: int) -> Path:
@@ -134,7 +147,8 @@ class Guest:
     """Booted by ``with`` or ``boot()``; after ``cut()`` or ``shutdown()`` it can be booted again, with the same disks.
 
     ``disk`` is mounted at ``mount``; each of ``raw`` is a bare disk, ``/dev/ubdb`` and so on. ``shared`` are directories of this
-    host that the guest may write to, under the same names. ``memory`` is in "M" or "G"; files in ``/run`` take up to half of it.
+    host that the guest may write to, ``readable`` those that it must be able to read, under the same names. ``memory`` is in "M"
+    or "G"; files in ``/run`` take up to half of it.
     """
 
     def __init__(
@@ -144,10 +158,12 @@ class Guest:
         mount: str = DISK,
         raw: Sequence[Path] = (),
         shared: Sequence[Path] = (),
+        readable: Sequence[Path] = (),
         memory: str = "2G",
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.disk, self.mount, self.raw, self.shared, self.memory = disk, mount, tuple(raw), tuple(shared), memory
+        self.readable = (*python_directories(), *readable)
         self.environment = {**ENVIRONMENT, **(env or {})}
         self.private = Path()
         self._process: subprocess.Popen[bytes] | None = None
@@ -177,6 +193,11 @@ class Guest:
             self.cut()
             raise
 
+    def boot_once(self) -> None:
+        """Boots and ends it, to find out whether guests can run here. Raises ``GuestDied`` and ``GuestTimeout``."""
+        with self:
+            pass
+
     def _write_settings(self) -> None:
         for name in ("in", "out", "uml"):
             (self.private / name).mkdir()
@@ -185,6 +206,7 @@ class Guest:
             "load": LOADED,
             "modules": MODULES,
             "mount": self.mount if self.disk else "",
+            "readable": [str(path) for path in self.readable],
             "shared": [str(path.resolve()) for path in self.shared],
         }
         (self.private / "boot.json").write_text(json.dumps(settings))
@@ -200,14 +222,18 @@ class Guest:
             "oops=panic",
             "con=null",
             "con0=fd:0,fd:1",
-            f"uml_dir={self.private}/uml",
+            "uml_dir=uml",  # relative names: the kernel splits its arguments at blanks, and a socket's path has 107 bytes at most
             "umid=guest",
-            f"init={self.private}/init",
+            f'init="{self.private}/init"',
         ]
+        if any(str(path.resolve()).startswith("/dev/") for path in (self.private, *self.readable)):
+            arguments.append(
+                "devtmpfs.mount=0"
+            )  # process 1 mounts it: until then /dev is the host's, with what the kernel starts
         for letter, disk in zip("abcdefgh", (self.disk, *self.raw), strict=False):
             if disk:  # through a link: a comma or a colon in the file's own name would mean something
                 (self.private / f"disk-{letter}").symlink_to(disk.resolve(strict=True))
-                arguments.append(f"ubd{letter}={self.private}/disk-{letter}")
+                arguments.append(f"ubd{letter}=disk-{letter}")
         with (self.private / "console").open("wb") as console:
             return subprocess.Popen(
                 ["taskset", "-c", str(one_processor()), "/bin/sh", "-c", WATCHED, str(self.private), KERNEL, *arguments],
@@ -215,6 +241,7 @@ class Guest:
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                cwd=self.private,
                 env={"PATH": f"{os.environ.get('PATH', '')}:{PATH}", **memory_directory(self.memory)},
             )
 

@@ -28,6 +28,8 @@ RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8  # mount(2)
 POWER_OFF = 0x4321FEDC  # reboot(2)
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # netdevice(7)
 KMOD = "/run/kmod"
+OWN = ("/run", "/dev", "/var/tmp")
+"""Where the guest has file systems of its own, over the host's."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -48,22 +50,35 @@ def prepare(channel: Path, settings: dict[str, Any]) -> None:
     mount("proc", "/proc", "proc", NOSUID | NODEV | NOEXEC)
     mount("sysfs", "/sys", "sysfs", NOSUID | NODEV | NOEXEC)
     mount("tmpfs", "/run", "tmpfs", NOSUID, "mode=755")
-    mount("tmpfs", "/var/tmp", "tmpfs", NOSUID, "mode=1777")  # for programs without TMPDIR: /tmp is the host's
-    if not os.path.exists("/dev/kmsg"):
-        mount("devtmpfs", "/dev", "devtmpfs", NOSUID)
+    mount("tmpfs", "/var/tmp", "tmpfs", NOSUID, "mode=1777")  # for programs without TMPDIR: /tmp is the host's, read only
+    mount("devtmpfs", "/dev", "devtmpfs", NOSUID)
     for name, kind in (("shm", "tmpfs"), ("pts", "devpts")):
         os.makedirs(f"/dev/{name}", exist_ok=True)
         mount(kind, f"/dev/{name}", kind, NOSUID)
     for name in ("tmp", "home", "lock"):
         os.makedirs(f"/run/{name}", 0o755)
     os.chmod("/run/tmp", 0o1777)
-    for shared in (str(channel), *settings["shared"]):
-        mount("none", shared, "hostfs", NOSUID, shared)
+    for path in filter(hidden, map(os.path.realpath, settings["readable"])):
+        of_the_host(path, RDONLY)
+    for path in map(os.path.realpath, (channel, *settings["shared"])):
+        of_the_host(path)
     loopback_up()
     load(settings["modules"], settings["load"], settings["environment"])
     if settings["mount"]:
         os.makedirs(settings["mount"], exist_ok=True)
         mount("/dev/ubda", settings["mount"], "ext4", NOSUID)
+
+
+def hidden(path: str) -> bool:
+    """Whether the guest has a file system of its own over the host's ``path``."""
+    return any(path.startswith(f"{root}/") for root in OWN)
+
+
+def of_the_host(path: str, flags: int = 0) -> None:
+    """Mounts a directory of the host under its own name."""
+    if hidden(path):
+        os.makedirs(path, exist_ok=True)
+    mount("none", path, "hostfs", NOSUID | flags, path)
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:

@@ -1,8 +1,9 @@
-"""The tests of a directory run in a guest, and are told one by one as if they had run here.
+"""The tests of a directory run in a guest; pytest reports each of them as if it had run on the host.
 
-The host's pytest collects and chooses as always. For each test its name is handed to a pytest in the guest (``inside.py``), and
-the reports that come back are replayed. ``-k``, node ids, ``-x``, JUnit XML and xdist work as they do elsewhere (an xdist worker
-has a guest of its own). A test during which the guest dies or hangs has failed; the next one gets a new guest. State: the guest.
+The host's pytest collects and selects as always. It passes the name of each test to a pytest in the guest (``inside.py``) and
+replays the reports that come back. ``-k``, node ids, ``-x``, JUnit XML and xdist work as elsewhere (an xdist worker has a guest
+of its own). A test during which the guest dies or hangs fails; the next one gets a new guest. Where no guest can run, the first
+test fails with the reason and the others are skipped. State: the guest, and the reason why there is none.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import pytest
 from tests.support.guest import Guest, GuestDied, GuestTimeout, post, unusable
 
 ROOTFS = "RECONCILER_TEST_ROOTFS"
-"""Names a tar of a whole root file system, for the tests that want one."""
+"""Names a tar of a whole root file system, for the tests that read one."""
 MODES = ("auto", "here", "required")
-MEMORY = "3G"
+MEMORY, PROBE = "3G", "128M"
 START = 120.0  # seconds, for pytest and its imports on a machine that is busy
-PATIENCE = 60.0  # seconds after which a test that should have timed out in the guest is given up by the host
+GRACE = 60.0  # seconds that a test has beyond its timeout in the guest before the host ends the guest
 POLL = 0.005
 PLUGINS = ("no:cacheprovider", "pytest_timeout", "_hypothesis_pytestplugin")
-"""All that the guest's pytest loads: to look for others takes it seconds."""
+"""All that the guest's pytest loads: a search for others takes seconds."""
 
 REBOOTS = "reboots"
 HELP = (
@@ -37,7 +38,7 @@ HELP = (
 
 
 class Tier:
-    """A pytest plugin for one directory of tests. Those marked ``reboots`` drive guests themselves, and run on the host."""
+    """A pytest plugin for one directory of tests. Tests marked ``reboots`` start guests themselves and run on the host."""
 
     def __init__(self, directory: Path, config: pytest.Config) -> None:
         self.directory, self.config = directory, config
@@ -46,18 +47,18 @@ class Tier:
         self.required = mode == "required" or (mode == "auto" and os.environ.get("CI") == "true")
         self.unusable = unusable()
         self.ours: list[pytest.Item] = []
+        self.on_host: list[pytest.Item] = []
         self.inside: Inside | None = None
-        self.hopeless = ""
+        self.reported = self.started = False
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Last of all, so that it sees what is left."""
+        """Runs last, after all deselection."""
         for item in items:
             if self.directory not in item.path.parents:
                 continue
             if item.get_closest_marker(REBOOTS):
-                if self.unusable and not self.required:
-                    item.add_marker(pytest.mark.skip(reason=self.unusable))
+                self.on_host.append(item)
             elif not self.here:
                 self.ours.append(item)
         if self.here and os.geteuid() != 0:
@@ -65,7 +66,7 @@ class Tier:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-        if item not in self.ours:
+        if item not in self.ours and not (item in self.on_host and self.no_guest_boots()):
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self.reports(item, nextitem):
@@ -74,35 +75,50 @@ class Tier:
         return True
 
     def pytest_timeout_set_timer(self, item: pytest.Item) -> bool | None:
-        """The guest has the timer; ours is longer, and knows how to end a guest."""
+        """The guest has the timer; the host's is longer, and ends the guest."""
         return True if item in self.ours else None
 
     def pytest_unconfigure(self) -> None:
         self.stop()
 
     def reports(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.TestReport]:
-        if self.unusable:
-            failed = f"this test must run in a guest, and can't: {self.unusable}"
-            yield from made_up(item, failed) if self.required else skipped(item, self.unusable)
+        if self.no_guest_boots():
+            yield from self.without_guest(item)
             return
-        told = []
+        sent = []
         try:
             for report in self.running(item).run(item, nextitem if nextitem in self.ours else None):
-                told.append(report.when)
+                sent.append(report.when)
                 yield report
         except (GuestDied, GuestTimeout) as error:
             self.stop()
-            yield from made_up(item, f"{type(error).__name__}: {error}", told)
+            yield from made_up(item, f"{type(error).__name__}: {error}", sent)
+
+    def no_guest_boots(self) -> str:
+        """Why no guest can boot; tried once."""
+        if not self.unusable and not self.started:
+            try:
+                Guest(memory=PROBE).boot_once()
+                self.started = True
+            except (GuestDied, GuestTimeout) as error:
+                self.unusable = f"it does not start: {error}"
+        return self.unusable
+
+    def without_guest(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
+        """One failure with the reason, where guests are required; all other tests are skipped."""
+        if self.required and not self.reported:
+            self.reported = True
+            yield from made_up(item, f"the tests of {self.directory.name} need a guest, and none can run here: {self.unusable}")
+        else:
+            yield from skipped(item, self.unusable.partition("\n")[0])
 
     def running(self, item: pytest.Item) -> Inside:
-        """One that failed to start is not tried again for each test."""
-        if self.hopeless:
-            raise GuestDied(self.hopeless)
+        """The guest. If it doesn't start, ``unusable`` is set, so that it is not tried again for each test."""
         if self.inside is None:
             try:
                 self.inside = Inside(self.config, self.ours)
             except (GuestDied, GuestTimeout) as error:
-                self.hopeless = str(error)
+                self.unusable, self.reported = f"it does not start: {error}", True
                 raise
         return self.inside
 
@@ -117,7 +133,9 @@ class Inside:
 
     def __init__(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         self.config, self.asked, self.answered = config, 0, 0
-        self.guest = Guest(memory=MEMORY)
+        self.guest = Guest(
+            memory=MEMORY, readable=[config.rootpath, *([Path(tar).parent] if (tar := os.environ.get(ROOTFS)) else [])]
+        )
         self.guest.boot()
         try:
             self.directory = self.guest.private / "tests"
@@ -146,30 +164,30 @@ class Inside:
         """Raises ``GuestDied`` and ``GuestTimeout``, where needed with what was reported before."""
         post(self.directory, f"test-{self.asked:06}", {"test": item.nodeid, "after": after.nodeid if after else None})
         self.asked += 1
-        bound = 2 * limit(item) + PATIENCE
+        bound = 2 * limit(item) + GRACE
         while (answer := self.next(bound))["kind"] == "report":
             report = self.config.hook.pytest_report_from_serializable(config=self.config, data=answer["content"])
             if isinstance(report.longrepr, list):  # of one that is skipped: JSON knows no tuples
                 report.longrepr = tuple(report.longrepr)
             yield report
         if answer["kind"] != "done":
-            raise GuestDied(f"pytest in the guest knows no such test\n{self.job.stdout}{self.job.stderr}")
+            raise GuestDied(f"pytest in the guest did not collect this test\n{self.job.stdout}{self.job.stderr}")
 
     def next(self, timeout: float) -> dict[str, Any]:
         path = self.directory / f"answer-{self.answered:06}"
         deadline = time.monotonic() + timeout
         while not path.exists():
             if (code := self.job.poll()) is not None and not path.exists():
-                raise GuestDied(f"pytest in the guest has ended, exit code {code}\n{self.told()}")
+                raise GuestDied(f"pytest in the guest has ended, exit code {code}\n{self.output()}")
             if time.monotonic() > deadline:
-                raise GuestTimeout(f"nothing was heard for {timeout} s\n{self.told()}")
+                raise GuestTimeout(f"no answer within {timeout} s\n{self.output()}")
             time.sleep(POLL)
         self.answered += 1
         answer: dict[str, Any] = json.loads(path.read_text())
         path.unlink()
         return answer
 
-    def told(self) -> str:
+    def output(self) -> str:
         return f"{self.job.stdout}{self.job.stderr}\n{self.guest.tail()}"
 
 
@@ -181,13 +199,13 @@ def limit(item: pytest.Item) -> float:
     return float(item.config.getini("timeout") or 0) or 120.0
 
 
-def made_up(item: pytest.Item, text: str, told: Sequence[str | None] = ()) -> Iterator[pytest.TestReport]:
-    """What is missing of a failed test's three reports."""
-    if "setup" not in told:
+def made_up(item: pytest.Item, text: str, sent: Sequence[str | None] = ()) -> Iterator[pytest.TestReport]:
+    """Those of a failed test's three reports that are missing."""
+    if "setup" not in sent:
         yield report(item, "setup", "passed", None)
-    if "call" not in told:
+    if "call" not in sent:
         yield report(item, "call", "failed", text)
-    yield report(item, "teardown", "passed" if "call" not in told else "failed", text if "call" in told else None)
+    yield report(item, "teardown", "passed" if "call" not in sent else "failed", text if "call" in sent else None)
 
 
 def skipped(item: pytest.Item, reason: str) -> Iterator[pytest.TestReport]:
