@@ -49,7 +49,7 @@ HOME = {
     "zstandard": {"image/archive/codec.py"},
     "prometheus_client": {"telemetry/metrics.py"},
     "opentelemetry": {"telemetry/tracing.py"},
-    "ctypes": {"pool/thin/devmapper.py", "image/builder/libc.py", "image/builder/seccomp.py"},
+    "ctypes": {"pool/thin/devmapper.py", "pool/thin/libdevmapper.py", "image/builder/libc.py", "image/builder/seccomp.py"},
     "subprocess": {"process.py"},
 }
 """The one place that may import each third-party package, and the two standard ones that reach out of Python."""

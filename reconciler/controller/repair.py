@@ -1,9 +1,9 @@
-"""What a person does about a thin pool that can't be mended by itself: ``adopt``, ``gc`` and ``detach``.
+"""Operator requests on thin pools: ``adopt``, ``gc`` and ``detach``.
 
-``adopt`` makes the registry agree with a pool that contradicts it, ``gc`` deletes what we once made and nothing knows any more,
-``detach`` takes a pool out of the kernel. All of them only say what they would do, until they are told to apply it.
+``adopt`` rebuilds the registry's entries for a pool from the pool's metadata, ``gc`` deletes orphaned thin devices, ``detach``
+deactivates a pool. Each only reports what it would do, unless ``apply`` is set.
 
-Called by ``cli``. No state; the decisions are in ``pool.adoption``.
+Called by ``cli``. No state; the decisions are in ``pool.thin.adoption``.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from reconciler.model import Key, Kind, SnapshotMade, SnapshotRow
 from reconciler.pool.thin.adoption import Adoption, Candidate
 from reconciler.pool.thin.journal import DeviceRow, Role
 from reconciler.pool.thin.pool import ThinPool
-from reconciler.pool.thin.repair import Mending
+from reconciler.pool.thin.repair import Repair
 from reconciler.registry.edits import chains
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that is done, or would be. ``what`` is a word for tools, ``message`` for people."""
+    """One change that is made, or would be. ``what`` is a keyword for tools, ``message`` text for users."""
 
     what: str
     name: str
     message: str
 
 
-def thin_pool(host: Host, name: str) -> Mending:
+def thin_pool(host: Host, name: str) -> Repair:
     """Raises UsageError."""
     driver = host.drivers.get(name)
     if driver is None:
         known = ", ".join(sorted(host.drivers)) or "none"
         raise UsageError(f"pool {name!r} is not declared in {host.settings.manifests} (declared: {known})")
     if not isinstance(driver, ThinPool):
-        raise UsageError(f"pool {name} is a file pool: there is nothing in it to {'adopt, collect or detach'}")
-    return Mending(driver)
+        raise UsageError(f"pool {name} is a file pool: adopt, gc and detach are for thin pools")
+    return Repair(driver)
 
 
 # ------------------------------------------------------------------------------------------------------- adopt
 
 
 def adopt(host: Host, name: str, named: Mapping[str, int], *, apply: bool) -> tuple[Change, ...]:
-    """Take over the pool as it is. ``named`` says which thin ids are which snapshots. Raises UsageError, PoolUnusable."""
+    """Rebuild the registry's entries for the pool. ``named`` maps snapshots to thin ids. Raises UsageError, PoolUnusable."""
     pool = thin_pool(host, name)
     claims = {
         snapshot: image.name for image in host.desired.images.values() if image.pool == name for snapshot in image.snapshots
@@ -66,28 +66,28 @@ def adopt(host: Host, name: str, named: Mapping[str, int], *, apply: bool) -> tu
 
 
 def require_free(pool: str, plan: Adoption, named: Collection[str]) -> None:
-    """Nobody may give a name that a snapshot in the pool has to another: that one would go, with what was written to it.
+    """Refuse to give a name that a snapshot in the pool has to another one: the first would be removed with its data.
 
     Raises UsageError.
     """
     there = {row.name: row for row in plan.keep if row.role is Role.SNAPSHOT}
     for one in plan.take:
         if one.name in named and (held := there.get(one.name)) is not None:
-            hint = f"declare another name for thin id {one.id}; or withdraw snapshot {one.name}, and run with --prune, before"
-            raise UsageError(f"snapshot {one.name} of pool {pool} is there already: {held}", hint=hint)
+            hint = f"declare another name for thin id {one.id}; or remove snapshot {one.name} with --prune first"
+            raise UsageError(f"snapshot {one.name} of pool {pool} exists already: {held}", hint=hint)
 
 
 def _changes(name: str, plan: Adoption, host: Host) -> Iterator[Change]:
     if plan.pool is None:
-        yield Change("forget", name, f"all that is remembered of pool {name} is forgotten; the next run makes a new pool")
+        yield Change("forget", name, f"the registry's entries for pool {name} are dropped; the next run creates a new pool")
     else:
         yield Change(
-            "pool", name, f"pool {name} is taken as it is: stamp {plan.pool.stamp:08x}, {len(plan.keep)} devices are known"
+            "pool", name, f"pool {name} is registered: stamp {plan.pool.stamp:08x}, {len(plan.keep)} devices are in the registry"
         )
     for row in plan.take:
-        yield Change("take", row.name, f"{row} becomes snapshot {row.name} again, with what was written to it")
+        yield Change("take", row.name, f"{row} is registered as snapshot {row.name}, with its data")
     for row in plan.drop:
-        yield Change("drop", _name(row), f"{row} is not in the pool: what it was counts as missing, and is made anew")
+        yield Change("drop", _name(row), f"{row} is missing from the pool; it will be recreated")
     for one in plan.orphans:
         yield Change("orphan", str(one.id), _orphan(name, one, host))
 
@@ -108,13 +108,13 @@ def _orphan(pool: str, one: Candidate, host: Host) -> str:
 
 
 def collect(host: Host, name: str, *, apply: bool) -> tuple[Change, ...]:
-    """Delete orphans. One that is busy holds up none of the others. Raises UsageError, PoolUnusable."""
+    """Delete orphans. A busy one does not stop the others. Raises UsageError, PoolUnusable."""
     pool = thin_pool(host, name)
     return tuple(_collected(host, pool, one, apply=apply) for one in pool.orphans())
 
 
-def _collected(host: Host, pool: Mending, one: Candidate, *, apply: bool) -> Change:
-    text = f"thin id {one.id}: {one.mapped} bytes mapped, made by this registry's reconciler, and known to nothing"
+def _collected(host: Host, pool: Repair, one: Candidate, *, apply: bool) -> Change:
+    text = f"thin id {one.id}: {one.mapped} bytes mapped, created by reconcile, no longer in the registry"
     if not apply:
         return Change("collect", str(one.id), text)
     try:
@@ -129,6 +129,6 @@ def _collected(host: Host, pool: Mending, one: Candidate, *, apply: bool) -> Cha
 
 
 def detach(host: Host, name: str, *, apply: bool) -> tuple[Change, ...]:
-    """Take the pool's devices out of the kernel; what they hold stays. Raises UsageError, PoolUnusable, Busy."""
+    """Deactivate the pool and its snapshots; data is kept. Raises UsageError, PoolUnusable, Busy."""
     pool = thin_pool(host, name)
     return tuple(Change("detach", device, f"/dev/mapper/{device}") for device in pool.detach(apply=apply))

@@ -1,7 +1,8 @@
-"""What every pool driver does, declared for its users (``observe``, ``lifecycle``, ``cli``).
+"""The interface of pool drivers, and the values that it takes and returns.
 
-A driver keeps nothing in memory between calls: it asks the file system or the kernel each time. What must be remembered
-(which identity a volume or snapshot had when it was made) is kept by the registry and handed in again.
+Called by ``controller`` (observe, machines), ``registry.edits``, ``status`` and ``cli``. A driver keeps no state between calls:
+it asks the file system or the kernel each time. The registry keeps the identity that a volume or snapshot had when it was
+created, and passes it in again. Implementations: ``pool.file``, ``pool.thin``, and ``pool.memory`` for simulations.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Protocol
 
 
 class Condition(StrEnum):
-    """What the pool holds under a name, compared with the identity that the registry remembers."""
+    """How an object in the pool compares with the identity that the registry has recorded."""
 
     INTACT = "intact"
     MISSING = "missing"
@@ -25,7 +26,7 @@ class Condition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Bytes of the pool. ``reserve`` is what new work must leave free."""
+    """Space of the pool in bytes. New work must leave ``reserve`` free."""
 
     total: int
     free: int
@@ -38,7 +39,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class VolumeState:
-    """A sealed, read-only base. ``size`` is apparent, ``used`` what it occupies (bytes)."""
+    """A sealed, read-only base. ``size`` is the apparent size, ``used`` the space that it occupies (bytes)."""
 
     chain: str
     condition: Condition
@@ -50,7 +51,7 @@ class VolumeState:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotState:
-    """A writable copy of a volume. ``active`` where a microVM could open ``path`` now."""
+    """A writable copy of a volume. ``active``: a microVM can open ``path`` now."""
 
     name: str
     condition: Condition
@@ -63,9 +64,9 @@ class SnapshotState:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something wrong with a pool as a whole. ``message`` says what, and what to do.
+    """A fault of a pool as a whole. ``message`` describes it and gives the remedy.
 
-    Where it ``halts``, nothing is made or changed; unless it ``removes``, nothing is removed either.
+    ``halts``: nothing is created or changed in the pool. ``removes``: objects can still be removed from a halted pool.
     """
 
     reason: str
@@ -76,11 +77,11 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """All that a pool holds. ``foreign`` is what is not ours and never touched (path or id, with the reason).
+    """The contents of a pool. ``foreign``: objects that reconcile did not create and never touches (path or id, with the reason).
 
-    ``leftovers`` is what is provably ours and belongs to nothing: half-built volumes of a run that was cut off. ``orphans`` were
-    made by us too, but may hold what somebody wrote, and nothing knows them any more: a person decides (``adopt``, ``gc``).
-    ``unready`` says why the pool must be assembled before anything else can be done in it; empty where it need not be.
+    ``leftovers``: half-built objects of an interrupted run, proved to be ours. ``orphans``: created by reconcile, no longer in
+    the registry; they may hold users' data, so only ``adopt`` and ``gc`` decide about them. ``unready``: why the pool must be
+    assembled before anything else can be done in it; empty if it need not be.
     """
 
     space: Space
@@ -92,18 +93,18 @@ class PoolState:
     troubles: tuple[Trouble, ...] = ()
     unready: str = ""
     metadata: Space | None = None
-    """Of the pool's own book-keeping, where that is a space of its own."""
+    """Space of the pool's metadata, if that is separate."""
     reachable: bool = True
-    """Whether what is in it can be activated, now or once it is assembled."""
+    """Whether snapshots in the pool can be activated, now or once it is assembled."""
 
     @property
     def halted(self) -> Trouble | None:
-        """Why nothing in the pool may be changed now, if so."""
+        """The fault that forbids changes in the pool, if there is one."""
         return next((trouble for trouble in self.troubles if trouble.halts), None)
 
 
 class OpenVolume(Protocol):
-    """A volume that is being written: a file descriptor and a size. A context manager; leaving it unsealed discards it."""
+    """A volume that is being written: a file descriptor and a size. Leaving the context unsealed discards it."""
 
     @property
     def fd(self) -> int: ...
@@ -113,14 +114,14 @@ class OpenVolume(Protocol):
     def path(self) -> Path: ...
     @property
     def room(self) -> int | None:
-        """Bytes that may be written before the pool's reserve is reached; None where the file system tells."""
+        """Bytes that may be written before the pool's reserve is reached; None if the file system reports that itself."""
         ...
 
     def __enter__(self) -> OpenVolume: ...
     def __exit__(self, *exc: object) -> None: ...
 
     def seal(self) -> str:
-        """Make it durable, read-only and visible under its chain; return its identity for the registry."""
+        """Make the volume durable, read-only and visible under its chain. Return its identity for the registry."""
         ...
 
 
@@ -128,95 +129,95 @@ Expected = Callable[[], int]
 
 
 def nothing() -> int:
-    """The least that a volume can be expected to take."""
+    """The default lower bound of the bytes that a volume takes."""
     return 0
 
 
 class Driver(Protocol):
-    """One pool."""
+    """The operations on one pool. Every error is a ReconcilerError, and none ends the command: an error costs this pool only."""
 
     name: str
 
     @property
     def shares_blocks(self) -> bool:
-        """True where a volume can be a copy-on-write child of another: then each layer of a chain is a volume of its own."""
+        """True if a volume can be a copy-on-write child of another. Then each layer of a chain is a volume of its own."""
         ...
 
     def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
-        """What is there now. The arguments map chains and snapshot names to the identities that the registry remembers.
+        """Return the current state. The arguments map chains and snapshot names to the identities that the registry has recorded.
 
-        Where these are not all of them, and the ``whole`` is not asked for, nothing is said of what else is there.
+        With ``whole`` false, only these objects are examined, and nothing else in the pool is reported.
         """
         ...
 
     def space(self) -> Space: ...
 
     def pulse(self) -> Hashable:
-        """Something that differs once a device or file of the pool has come, gone or changed; cheap, and never an error."""
+        """Return a value that changes when a device or file of the pool appears, disappears or changes. Cheap; raises nothing."""
         ...
 
     def assemble(self) -> str:
-        """Make the pool usable, creating what was never there, and settle what a crash left open; return what was done.
+        """Make the pool usable: create it if it never existed, and settle interrupted operations. Return what was done.
 
-        Content is never changed. Nothing to do is success. Raises HostCannot.
+        Content is never changed. Nothing to do is success. Raises PoolUnusable.
         """
         ...
 
     def create_volume(self, chain: str, size: int, parent: str | None, expected: Expected = nothing) -> OpenVolume:
-        """Begin a volume of ``size`` bytes, empty or with the content of ``parent``; an unfinished earlier try is discarded.
+        """Begin a volume of ``size`` bytes, empty or with the content of ``parent``. An unfinished earlier attempt is discarded.
 
-        A pool that is shared with running machines asks ``expected`` how many bytes the volume will take at least, and sets them
-        aside until it is sealed or discarded. Raises NoSpace where they don't fit above the reserve, and HostCannot or
-        PoolUnusable where the pool can't be used.
+        ``expected`` returns how many bytes the volume will take at least. The driver reserves them until the volume is sealed or
+        discarded. Raises NoSpace if they do not fit above the reserve, Retryable without the parent, PoolUnusable.
         """
         ...
 
     def reading(self, chain: str) -> AbstractContextManager[Path]:
-        """A sealed volume as something that can be opened for reading, for as long as the context lasts."""
+        """Make a sealed volume readable under the path that it yields, for as long as the context lasts."""
         ...
 
     def remove_volume(self, chain: str) -> None:
-        """Remove it; absent is success. Raises Busy."""
+        """Remove a volume; absent is success. Raises Busy, PoolUnusable."""
         ...
 
     def create_snapshot(self, name: str, chain: str) -> str:
-        """Make and activate a writable copy of a sealed volume; return its identity.
+        """Create and activate a writable copy of a sealed volume. Return its identity.
 
-        What already stands under the name and is not a finished snapshot is set aside, never overwritten.
+        An unrecorded snapshot of the same chain under the name is registered, not created again. Anything else there is set
+        aside, never overwritten. Raises NoSpace, NameTaken, Busy, PoolUnusable, and Retryable without the volume.
         """
         ...
 
     def activate_snapshot(self, name: str, identity: str = "") -> None:
-        """Bring an intact snapshot that is not active (after a reboot, say) back to its path. Raises Retryable, Busy.
+        """Make an intact, inactive snapshot (after a reboot, for example) available under its path again. Raises Retryable, Busy.
 
-        ``identity`` is what the registry remembers, where several bear the name.
+        ``identity`` selects one if several snapshots have the name.
         """
         ...
 
     def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
-        """Who holds these snapshots (identities by name), in words; without those that nobody is seen to hold."""
+        """Return the holders of snapshots (given as identities by name) as text. Those without a visible holder are left out."""
         ...
 
     def replace_snapshot(self, name: str, chain: str, identity: str) -> str:
-        """Make a writable copy of ``chain`` and give it the name of the snapshot that is remembered by ``identity``.
+        """Create a writable copy of ``chain`` and give it the name of the snapshot that is recorded with ``identity``.
 
-        Whoever looks under the name sees the whole old or the whole new one. One that was made and switched to by a run that was
-        cut off is taken. Returns the new identity. Raises Busy where somebody holds the old one: then it stays as it is.
+        The name always leads to the complete old or the complete new snapshot. A copy that an interrupted run has already
+        switched to is used. Returns the new identity. Raises Busy if the old snapshot is held: it then stays as it is.
         """
         ...
 
     def discard_replaced(self, name: str, identity: str) -> None:
-        """Remove what bore the name before the snapshot that is now remembered by ``identity``. Raises Busy."""
+        """Remove what had the name before the snapshot that is now recorded with ``identity``. Raises Busy."""
         ...
 
     def remove_snapshot(self, name: str) -> None:
-        """Remove it; absent is success. Raises Busy where something holds it."""
+        """Remove a snapshot; absent is success. Raises Busy if something holds it."""
         ...
 
     def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
-        """Remove what a cut-off run left half-built; return what was removed. Callers hold the registry's lock.
+        """Remove the half-built objects of an interrupted run; return what was removed. Callers hold the registry's lock.
 
-        The arguments are those of ``observe``: what the registry remembers is no leftover.
+        The arguments are those of ``observe``: a recorded object is no leftover.
         """
         ...
 

@@ -1,7 +1,7 @@
-"""Who holds a file or a block device: a loop device, a mapping, a mount, a process, a lock. Asked before it is removed.
+"""Finds the holders of a file or a block device: loop device, mapping, mount, process, lock.
 
-Called by ``pool.file`` and ``pool.thin``. Keeps no state; reads /proc and /sys, and sees of other users' processes
-what the kernel shows.
+Called by ``pool.file`` and ``pool.thin`` before a removal. Keeps no state; reads /proc and /sys; of other users' processes only
+what the kernel shows is visible.
 Formats: proc(5), fcntl(2), flock(2).
 """
 
@@ -21,14 +21,14 @@ _FLOCK = "hhqqi4x"
 
 
 def holder(path: Path) -> str | None:
-    """The first thing found that holds the file, in words; None where nothing does. Raises FileNotFoundError."""
+    """Describe the first holder found of a file; None if there is none. Raises FileNotFoundError."""
     found = path.stat()
     asked = (loop_devices, bind_mounts, processes, locks, flocks)
     return next((who for ask in asked for who in ask(path, found)), None)
 
 
 def device_holder(device: Path) -> str | None:
-    """The same for a block device, in every mount namespace that can be seen; None where it isn't there, too."""
+    """Describe the first holder found of a block device, in all visible mount namespaces; None if there is none, or no device."""
     try:
         found = device.stat()
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def device_holder(device: Path) -> str | None:
 
 
 def holders(files: Mapping[str, Path]) -> dict[str, str]:
-    """``holder`` of many files, by name, with one walk over all processes; those that nobody holds are left out."""
+    """Return ``holder`` of many files by name, with one walk over all processes; files without a holder are left out."""
     there = {name: (path, found) for name, path in files.items() if (found := _file(path))}
     opened = _opened(_inode, {_inode("/", found) for _, found in there.values()})
     answers = {
@@ -51,7 +51,7 @@ def holders(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def device_holders(devices: Mapping[str, Path]) -> dict[str, str]:
-    """The same of block devices."""
+    """Return ``device_holder`` of many block devices by name, in the same way."""
     there = {name: (path, found) for name, path in devices.items() if (found := _stat(path))}
     opened = _opened(_number, {found.st_rdev for _, found in there.values()})
     mounted = _mounted_devices()

@@ -13,7 +13,7 @@ from reconciler.errors import Guarded, UsageError
 from reconciler.image.spec import LAYOUT, OLDER_LAYOUTS, chain_ids, filesystem_uuid
 from reconciler.model import Desired, ImageRow, Key, Kind, SnapshotMade, SnapshotRow
 from reconciler.pool.driver import Driver
-from reconciler.pool.file.identity import filesystem, look
+from reconciler.pool.file.identity import examine, filesystem
 from reconciler.pool.file.pool import FilePool
 from reconciler.pool.thin.journal import identified
 from reconciler.registry.reader import Records
@@ -117,7 +117,7 @@ def take_over(host: Context, name: str, image: str) -> str:
 def _proof(host: Context, driver: FilePool, name: str) -> tuple[str, str]:
     """Chain and identity of a whole snapshot. Raises UsageError where there is none, Guarded without proof."""
     path = driver.snapshot_path(name)
-    found = look(path)
+    found = examine(path)
     if found is None:
         raise UsageError(f"there is no {path}")
     chain = chains(host).get(found.identity.uuid or "") if found.regular else None

@@ -98,7 +98,7 @@ def test_killed_while_orphans_are_collected(stride: int, host: ThinWorkshop) -> 
 def test_the_name_of_a_snapshot_that_is_there_is_not_given_to_another(host: ThinWorkshop) -> None:  # noqa: F811
     orphaned(host, 1000, b"other")
 
-    host.run("adopt", POOL, "--snapshot", "a=1000", "--apply").expect(64).words("snapshot a", "is there already", "--prune")
+    host.run("adopt", POOL, "--snapshot", "a=1000", "--apply").expect(64).words("snapshot a", "exists already", "--prune")
 
     host.converge()
     assert read(host, "a", 4) == b"mine"

@@ -104,7 +104,7 @@ def next_run(thin: Rig, known: dict[str, str]) -> Iterator[tuple[ThinPool, PoolS
 
 
 def content(pool: ThinPool) -> Any:
-    found = pool.assembly.sight().content
+    found = pool.assembly.inspect().content
     assert found is not None
     return found
 

@@ -1,4 +1,4 @@
-"""The thin pool on the real kernel: made once, found again, changed one bracket at a time, and never at somebody else's cost."""
+"""The thin pool on the real kernel: made once, found again, changed in pool transactions, without harm to foreign devices."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def thin(tmp_path: Path) -> Iterator[Rig]:
 def test_a_pool_is_made_once_and_then_only_found(thin: Rig) -> None:
     with thin.pool() as pool:
         assert pool.observe({}, {}).unready
-        assert "made" in pool.assemble()
+        assert "created" in pool.assemble()
         state = pool.observe({}, {})
         assert (state.unready, state.troubles, state.foreign) == ("", (), ())
         assert pool.assemble() == ""
@@ -110,9 +110,9 @@ def test_a_device_that_holds_something_is_made_blank_as_the_message_says(what: s
         geometry = Geometry(Backing(device), Backing(file=str(thin.root / "new.meta"), size=4 * MIB), BLOCK)
         with Registry.open(thin.root / "other.sqlite3") as registry:
             pool = ThinPool(thin.name, geometry, Journal(thin.name, registry))
-            with pytest.raises(PoolUnusable, match="if it may be overwritten: ") as caught:
+            with pytest.raises(PoolUnusable, match="to overwrite it: ") as caught:
                 pool.assemble()
-            subprocess.run(caught.value.hint.removeprefix("if it may be overwritten: "), shell=True, check=True)
+            subprocess.run(caught.value.hint.removeprefix("to overwrite it: "), shell=True, check=True)
             pool.assemble()
             assert pool.observe({}, {}).unready == ""
     finally:
@@ -126,7 +126,7 @@ def test_a_mapping_of_the_same_name_that_is_not_ours_is_left_alone(thin: Rig) ->
 
     with thin.pool() as pool:
         assert [trouble.reason for trouble in pool.observe({}, {}).troubles] == ["NameTaken"]
-        with pytest.raises(PoolUnusable, match="not ours"):
+        with pytest.raises(PoolUnusable, match="did not create"):
             pool.assemble()
     assert "error" in dmsetup("table", thin.name)
 
@@ -233,7 +233,7 @@ def test_a_base_that_was_written_to_behind_our_back_is_damaged(thin: Rig) -> Non
 
 
 def test_a_snapshot_of_nothing_is_tried_again_later(thin: Rig) -> None:
-    with thin.assembled() as pool, pytest.raises(Retryable, match="not there"):
+    with thin.assembled() as pool, pytest.raises(Retryable, match="missing"):
         pool.create_snapshot("web", A)
 
 
@@ -241,7 +241,7 @@ def test_a_snapshots_name_that_is_taken_is_said_and_nothing_is_touched(thin: Rig
     with thin.assembled() as pool:
         volume(pool, A)
         dmsetup("create", f"{thin.name}-web", "--table", "0 8 error")
-        with pytest.raises(NameTaken, match=f"{thin.name}-web.*not ours"):
+        with pytest.raises(NameTaken, match=f"{thin.name}-web.*did not create"):
             pool.create_snapshot("web", A)
         assert "error" in dmsetup("table", f"{thin.name}-web")
 

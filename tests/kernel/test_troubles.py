@@ -305,7 +305,7 @@ def test_a_foreign_thin_id_is_reported_and_never_touched(host: ThinWorkshop) -> 
         dmsetup("message", POOL, "0", message)
 
     assert reasons(host) == {"Foreign"}
-    host.once("--prune").expect(0).words("thin id 500", "not made by this reconciler")
+    host.once("--prune").expect(0).words("thin id 500", "not created by reconcile")
     host.run("gc", POOL, "--apply").expect(0)
     host.run("verify").words("thin id 500")
     assert 500 in host.thin_ids()
@@ -423,7 +423,7 @@ def test_a_swapped_pool(host: ThinWorkshop, tmp_path: Path, zygote: Zygote) -> N
     assert done.code == 1, done
     assert done.object("Image", "web")["reason"] == "PoolSwapped"
     assert host.thin_ids() == before
-    host.run("health").expect(1).words("another pool stands where pool", f"reconcile adopt {POOL}")
+    host.run("health").expect(1).words("hold another pool", f"reconcile adopt {POOL}")
     still_looked_at(host)
     shutil.rmtree(host.backing)
     shutil.move(tmp_path / "ours", host.backing)
@@ -441,7 +441,7 @@ def test_a_lost_pool(host: ThinWorkshop) -> None:
 
     assert done.code == 1, done
     assert done.object("Image", "web")["reason"] == "PoolLost"
-    host.run("adopt", POOL).expect(0).words("makes a new pool")
+    host.run("adopt", POOL).expect(0).words("creates a new pool")
     host.run("adopt", POOL, "--apply").expect(0)
     host.backing.mkdir()
     host.converge()

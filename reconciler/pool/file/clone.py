@@ -1,6 +1,6 @@
-"""Copies of files that share blocks where the file system can, and keep their holes where it can't.
+"""Copies of files: reflinks if the file system can share blocks, else sparse copies.
 
-Called by ``pool.file``. Keeps no state. Linux only: FICLONE is from linux/fs.h, SEEK_DATA and copy_file_range(2) from
+Called by ``pool.file.pool``. Keeps no state. Linux only: FICLONE is from linux/fs.h, SEEK_DATA and copy_file_range(2) from
 their manual pages.
 """
 
@@ -22,9 +22,9 @@ _NO_NAMELESS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL
 
 
 def shares_blocks(directory: Path) -> bool:
-    """Whether files in this directory can share blocks, found out by trying with two files that never have a name.
+    """Whether files in this directory can share blocks. Tests it with two unnamed files.
 
-    A file system without nameless files (O_TMPFILE) counts as one that can't. Raises OSError where nothing may be written.
+    A file system without unnamed files (O_TMPFILE) counts as one that can't. Raises OSError if nothing may be written.
     """
     with contextlib.ExitStack() as stack:
         try:

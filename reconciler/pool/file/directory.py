@@ -1,11 +1,11 @@
-"""One directory of image files, and the only names that may stand in it.
+"""One directory of image files, and the file names that it uses.
 
-    <name>.ext4              finished: whole, and durable since before it got this name
-    .<name>.partial          being written; ours, and nobody's after a crash
-    <name>.ext4.aside-<n>    found where a finished file was to stand; kept for a person, never touched again
+    <name>.ext4              finished: complete and durable before it got this name
+    .<name>.partial          being written; a leftover after a crash
+    <name>.ext4.aside-<n>    found at the path of a finished file; kept for the operator, never touched again
 
-Anything else is foreign. A name is made durable in the order that survives a power cut: the data, then the name, then
-the directory. Called by ``pool.file``; the directory is its state.
+Anything else is foreign. A file becomes durable in the order that survives a power cut: the data, the name, the directory.
+Called by ``pool.file.pool``; the directory is its state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from reconciler import atomic_file
 from reconciler.errors import Terminal
-from reconciler.pool.file.identity import Look, look
+from reconciler.pool.file.identity import FileState, examine
 
 SUFFIX = ".ext4"
 _ASIDE = re.compile(r"(?P<name>.+)\.ext4\.aside-\d+", re.DOTALL)
@@ -38,7 +38,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """``name`` says which names are ours, ``noun`` what they are called in messages, ``mode`` what a new directory gets."""
+    """``name`` matches our names, ``noun`` is used in messages, ``mode`` is that of a new directory."""
 
     directory: Path
     name: re.Pattern[str]
@@ -46,15 +46,15 @@ class Shelf:
     mode: int
 
     def path(self, name: str) -> Path:
-        """Where the finished file stands. Raises Terminal for a name that must not become a file's."""
+        """Path of the finished file. Raises Terminal for a name that is not allowed."""
         return self.directory / f"{self._checked(name)}{SUFFIX}"
 
-    def find(self, name: str) -> tuple[str, Look | None]:
-        """The path of a finished file and what stands there; a name that can't be ours has neither. Raises OSError."""
+    def find(self, name: str) -> tuple[str, FileState | None]:
+        """The path of a finished file and the file's state; a name that is not allowed has neither. Raises OSError."""
         if not self.accepts(name):
             return "", None
         path = f"{self.directory}/{name}{SUFFIX}"
-        return path, look(path)
+        return path, examine(path)
 
     def partial(self, name: str) -> Path:
         return atomic_file.private(self.directory / self._checked(name))
@@ -68,7 +68,7 @@ class Shelf:
         return name
 
     def scan(self) -> Listing:
-        """What stands here; a directory that does not exist yet is empty. Raises OSError where it can't be read."""
+        """List the directory; one that does not exist yet is empty. Raises OSError if it can't be read."""
         kinds: dict[str, list[str]] = {"finished": [], "partial": [], "foreign": []}
         try:
             with os.scandir(self.directory) as found:
@@ -81,7 +81,7 @@ class Shelf:
         return Listing(**{kind: tuple(names) for kind, names in kinds.items()})
 
     def pulse(self) -> tuple[int, int]:
-        """Changes whenever a name in the directory has come or gone."""
+        """A value that changes when a file is added, removed or renamed."""
         try:
             found = self.directory.stat()
         except OSError as error:
@@ -96,12 +96,12 @@ class Shelf:
         return "foreign", entry
 
     def describe(self, entry: str) -> str:
-        """A foreign entry, for people: where it is, what it seems to be, and that nothing of ours will touch it."""
+        """Describe a foreign entry: its path, and that it is left alone."""
         shown = os.fsencode(self.directory / entry).decode(errors="backslashreplace")
         aside = _ASIDE.fullmatch(entry)
         if aside and self.accepts(aside["name"]):
-            return f"{shown}: set aside because it stood where {self.noun} {aside['name']} belongs; keep it or delete it"
-        return f"{shown}: not a name of ours; left alone"
+            return f"{shown}: set aside, because it was at the path of {self.noun} {aside['name']}; keep it or delete it"
+        return f"{shown}: not a file of this pool; left alone"
 
     def begin(self, name: str) -> int:
         """A new, empty partial file, open for reading and writing; an earlier one under the name is discarded."""
@@ -109,14 +109,14 @@ class Shelf:
         return atomic_file.create(self.partial(name))
 
     def replace(self, name: str) -> None:
-        """Give the synced partial file its name, over an older file; what is not a file there is set aside."""
+        """Give the synced partial file its name, replacing an older file; anything but a regular file there is set aside."""
         path = self.path(name)
         if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
             self.set_aside(name)
         atomic_file.rename(self.partial(name), path)
 
     def publish(self, name: str) -> None:
-        """Give the synced partial file its name, where nothing stands. Raises FileExistsError."""
+        """Give the synced partial file its name, which must be free. Raises FileExistsError."""
         partial, path = self.partial(name), self.path(name)
         try:
             os.link(partial, path, follow_symlinks=False)
@@ -128,7 +128,7 @@ class Shelf:
         atomic_file.sync_directory(self.directory)
 
     def set_aside(self, name: str) -> Path:
-        """Rename what stands under the name; FileNotFoundError where nothing does."""
+        """Rename the file that has the name. Raises FileNotFoundError."""
         path = self.path(name)
         free = (path.with_name(f"{path.name}.aside-{n}") for n in itertools.count(1))
         aside = next(candidate for candidate in free if not os.path.lexists(candidate))

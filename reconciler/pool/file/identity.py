@@ -1,11 +1,11 @@
-"""How a file pool recognises its own files, and tells a file that was swapped from one that was moved or restored.
+"""The identity by which a file pool recognises its files, and distinguishes a swapped file from a moved or restored one.
 
-An identity is one line of text that the registry keeps and nobody else reads:
+An identity is one line of text in the registry:
 ``ino=131 gen=2891336453 uuid=… size=… mtime=…``. A file is recognised by its inode (number and generation) or by the UUID
-in its ext4 superblock: a copy or a restored backup has another inode and the same UUID, a snapshot whose owner made a new
-file system in it has the same inode and another UUID, and a file that was swapped has neither.
+in its ext4 superblock: a copy or a restored backup has another inode and the same UUID, a snapshot with a new file system, made
+by its user, has the same inode and another UUID, and a file that was swapped has neither.
 
-Called by ``pool.file``. Keeps no state; reads at most 1 KiB of a file.
+Called by ``pool.file.pool``. Keeps no state; reads at most 1 KiB of a file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reconciler.pool.driver import Condition
 
 _SUPERBLOCK, _MAGIC_AT, _MAGIC, _UUID_AT = 1024, 0x38, b"\x53\xef", 0x68
 _GETVERSION = (2 << 30) | (struct.calcsize("l") << 16) | (ord("v") << 8) | 1
-"""FS_IOC_GETVERSION (linux/fs.h): an inode's generation, which tells a re-used inode number from the first use."""
+"""FS_IOC_GETVERSION (linux/fs.h): an inode's generation, which distinguishes a re-used inode number from its first use."""
 
 _KINDS = {stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket"}
 
@@ -42,7 +42,7 @@ class Identity:
 
     @classmethod
     def parse(cls, text: str) -> Identity | None:
-        """What ``str`` printed; None for anything else."""
+        """Parse the output of ``str``; None for anything else."""
         fields = dict(word.partition("=")[::2] for word in text.split())
         try:
             return cls(
@@ -71,8 +71,8 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What stands under a name now; ``used`` in bytes."""
+class FileState:
+    """What exists under a name now; ``used`` in bytes."""
 
     identity: Identity
     mode: int
@@ -83,8 +83,8 @@ class Look:
         return stat.S_ISREG(self.mode)
 
 
-def look(path: Path | str) -> Look | None:
-    """Look at what stands under ``path`` without following links; None where nothing does. Raises OSError.
+def examine(path: Path | str) -> FileState | None:
+    """FileState at what stands under ``path`` without following links; None where nothing does. Raises OSError.
 
     A file that may not be opened is described by its inode alone.
     """
@@ -97,14 +97,14 @@ def look(path: Path | str) -> Look | None:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except PermissionError:
-            return Look(identity, found.st_mode, found.st_blocks * 512)
+            return FileState(identity, found.st_mode, found.st_blocks * 512)
         except FileNotFoundError:
             return None
         try:
             identity = Identity.of(fd)
         finally:
             os.close(fd)
-    return Look(identity, found.st_mode, found.st_blocks * 512)
+    return FileState(identity, found.st_mode, found.st_blocks * 512)
 
 
 def filesystem_uuid(fd: int) -> str | None:
@@ -138,22 +138,22 @@ def filesystem(device: Path) -> tuple[int | None, str | None]:
     return (high << 32 | low) << (10 + min(log, 6)), uuid
 
 
-def judge_snapshot(remembered: str | None, found: Look | None) -> tuple[Condition, str]:
-    """A snapshot belongs to its user, who may write to it and enlarge it. The words say what is wrong, empty where nothing is."""
+def judge_snapshot(remembered: str | None, found: FileState | None) -> tuple[Condition, str]:
+    """Compare a snapshot with its recorded identity: condition and description. Its user may write to it and enlarge it."""
     return _judge(remembered, found, _snapshot_faults)
 
 
-def judge_volume(remembered: str | None, found: Look | None) -> tuple[Condition, str]:
-    """A sealed volume never changes: another size or time, or leave to write, means that somebody has been at it."""
+def judge_volume(remembered: str | None, found: FileState | None) -> tuple[Condition, str]:
+    """Compare a sealed volume with its recorded identity. Another size, time or write permission is damage."""
     return _judge(remembered, found, _volume_faults)
 
 
-def _snapshot_faults(was: Identity, found: Look) -> list[str]:
+def _snapshot_faults(was: Identity, found: FileState) -> list[str]:
     now = found.identity
     return [f"{now.size} bytes instead of {was.size}"] if now.size < was.size else []
 
 
-def _volume_faults(was: Identity, found: Look) -> list[str]:
+def _volume_faults(was: Identity, found: FileState) -> list[str]:
     now = found.identity
     faults = []
     if now.size != was.size:
@@ -165,16 +165,18 @@ def _volume_faults(was: Identity, found: Look) -> list[str]:
     return faults
 
 
-def _judge(remembered: str | None, found: Look | None, faults_of: Callable[[Identity, Look], list[str]]) -> tuple[Condition, str]:
+def _judge(
+    remembered: str | None, found: FileState | None, faults_of: Callable[[Identity, FileState], list[str]]
+) -> tuple[Condition, str]:
     if found is None:
-        return Condition.MISSING, "there is no such file"
+        return Condition.MISSING, "no such file"
     if not found.regular:
-        return Condition.DAMAGED, f"a {_KINDS.get(stat.S_IFMT(found.mode), 'device')} stands in its place"
+        return Condition.DAMAGED, f"a {_KINDS.get(stat.S_IFMT(found.mode), 'device')} is in its place"
     if remembered is None:
-        return Condition.REPLACED, "the registry does not know this file"
+        return Condition.REPLACED, "this file is not in the registry"
     was = Identity.parse(remembered)
     if was is None:
-        return Condition.REPLACED, "what the registry remembers of it can't be read"
+        return Condition.REPLACED, "its recorded identity can't be read"
     if not was.recognises(found.identity):
         return Condition.REPLACED, _difference(was, found.identity)
     faults = faults_of(was, found)

@@ -1,12 +1,12 @@
 """The file pool: volumes and snapshots are image files. Needs no root and works on any file system of Linux.
 
-    <root>/volumes/<chain>.ext4       sealed bases, mode 0444, in a directory of mode 0700: images hold secrets too
-    <root>/snapshots/<name>.ext4      writable copies, mode 0600: their owner decides who else may open them
+    <root>/volumes/<chain>.ext4       sealed bases, mode 0444, in a directory of mode 0700: images can hold secrets
+    <root>/snapshots/<name>.ext4      writable copies, mode 0600: the owner can give others access
 
-Where the file system can share blocks, volumes and snapshots are reflinks, elsewhere sparse copies. Finished files appear
-whole or not at all (``pool.shelf``), and are recognised by what ``pool.identity`` wrote down for the registry.
+Volumes and snapshots are reflinks if the file system can share blocks, else sparse copies. A finished file appears complete or
+not at all (``pool.file.directory``), and is recognised by the identity that the registry has recorded (``pool.file.identity``).
 
-Made by ``cli``, called through ``pool.driver.Driver``. Keeps no state but the files; callers hold the registry's lock.
+Created by ``controller.context``, called through ``pool.driver.Driver``. State: the files. Callers hold the registry's lock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from reconciler.errors import Busy, HostCannot, NoSpace, Retryable
 from reconciler.pool.driver import Condition, Expected, PoolState, SnapshotState, Space, VolumeState, nothing
 from reconciler.pool.file.clone import data_bytes, reflink, shares_blocks, sparse_copy
 from reconciler.pool.file.directory import Listing, Shelf, nearest_directory
-from reconciler.pool.file.identity import Identity, judge_snapshot, judge_volume, look
+from reconciler.pool.file.identity import Identity, examine, judge_snapshot, judge_volume
 from reconciler.pool.holders import holder, holders
 
 CHAIN = re.compile(r"[0-9a-f]{64}")
@@ -36,7 +36,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 @dataclass
 class FilePool:
-    """A pool under ``root``, which need not exist yet. ``reserve_percent`` of its file system is left free by new work."""
+    """A pool under ``root``, which need not exist yet. New work leaves ``reserve_percent`` of its file system free."""
 
     name: str
     root: Path
@@ -45,7 +45,7 @@ class FilePool:
     @cached_property
     def shares_blocks(self) -> bool:
         """Asked of the file system once, without leaving a trace. Raises HostCannot where nothing may be written."""
-        with self._reported("find out whether files can share blocks"):
+        with self._reported("test whether files can share blocks"):
             return shares_blocks(nearest_directory(self.root))
 
     @property
@@ -73,7 +73,7 @@ class FilePool:
         return self._volumes.pulse(), self._snapshots.pulse()
 
     def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
-        """What stands in the two directories; a pool that was never used is empty, one that can't be read raises HostCannot."""
+        """See ``Driver.observe``. A pool that was never used is empty."""
         with self._reported("read the pool"):
             bases, copies = (self._volumes.scan(), self._snapshots.scan()) if whole else (Listing(), Listing())
             listings = ((self._volumes, bases), (self._snapshots, copies))
@@ -120,7 +120,7 @@ class FilePool:
         Raises NoSpace, HostCannot, and Retryable where the volume is not there.
         """
         self._admit(0)
-        with self._reported(f"make snapshot {name}"):
+        with self._reported(f"create snapshot {name}"):
             if finished := self._finished(name, chain):
                 return str(finished)
             fd = self._snapshots.begin(name)
@@ -136,8 +136,8 @@ class FilePool:
                 self._snapshots.discard(name)
 
     def _finished(self, name: str, chain: str) -> Identity | None:
-        """What a run that was cut off after the file had its name, and before the registry had its row, has left."""
-        base, found = look(self.volume_path(chain)), look(self.snapshot_path(name))
+        """The file of a run that was interrupted between giving the file its name and recording it."""
+        base, found = examine(self.volume_path(chain)), examine(self.snapshot_path(name))
         if base is None or found is None or not found.regular or found.identity.uuid is None:
             return None
         whole = found.identity.uuid == base.identity.uuid and found.identity.size >= base.identity.size
@@ -154,8 +154,8 @@ class FilePool:
         try:
             fd = os.open(self.volume_path(chain), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            missing = f"volume {chain[:12]} of pool {self.name} is not there"
-            raise Retryable(missing, hint="the next run builds it again") from None
+            missing = f"volume {chain[:12]} of pool {self.name} is missing"
+            raise Retryable(missing, hint="the next run rebuilds it") from None
         try:
             yield fd
         finally:
@@ -166,10 +166,10 @@ class FilePool:
         yield self.volume_path(chain)
 
     def activate_snapshot(self, name: str, identity: str = "") -> None:
-        """A file is always active."""
+        """Nothing to do: a file is always active."""
 
     def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
-        with self._reported("find out who uses its snapshots"):
+        with self._reported("list the holders of its snapshots"):
             return holders({name: self.snapshot_path(name) for name in snapshots})
 
     def replace_snapshot(self, name: str, chain: str, identity: str) -> str:
@@ -186,7 +186,7 @@ class FilePool:
             try:
                 self._copy(chain, fd)
                 self._free(self._snapshots, name)  # copying may have taken a while
-                found = look(self.snapshot_path(name))
+                found = examine(self.snapshot_path(name))
                 if found and judge_snapshot(identity, found)[0] is Condition.REPLACED:
                     self._snapshots.set_aside(name)
                 elif found and found.regular:
@@ -199,7 +199,7 @@ class FilePool:
                 self._snapshots.discard(name)
 
     def discard_replaced(self, name: str, identity: str) -> None:
-        """The old file has gone with its name."""
+        """Nothing to do: the old file was replaced."""
 
     def remove_volume(self, chain: str) -> None:
         self._remove(self._volumes, chain)
@@ -221,7 +221,7 @@ class FilePool:
             raise Busy(f"{shelf.noun} {name} is in use: {path} is held by {who}", hint="stop what uses it, then run again")
 
     def set_aside(self, name: str) -> str:
-        with self._reported(f"set aside what stands in place of snapshot {name}"):
+        with self._reported(f"set aside the file at the path of snapshot {name}"):
             return str(self._snapshots.set_aside(name))
 
     def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
@@ -234,9 +234,9 @@ class FilePool:
     def _admit(self, need: int) -> None:
         space = self.space()
         if space.free - need < space.reserve:
-            wanted = f"{need} more bytes would leave" if need else "there are"
+            wanted = f", {need} more are needed" if need else ""
             raise NoSpace(
-                f"pool {self.name}: {wanted} {max(0, space.free - need)} bytes free, and {space.reserve} are to be left free",
+                f"pool {self.name}: {space.free} bytes are free, {space.reserve} must stay free{wanted}",
                 hint=f"free space on the file system of {self.root}, or lower the pool's reserve",
             )
 
@@ -246,7 +246,7 @@ class FilePool:
 
 @dataclass
 class VolumeFile:
-    """A volume that is being written, under a hidden name until it is sealed."""
+    """A volume that is being written. It has a hidden name until it is sealed."""
 
     chain: str
     size: int
@@ -273,7 +273,7 @@ class VolumeFile:
 
 @contextmanager
 def reported(what: str, where: Path) -> Iterator[None]:
-    """Turn an error of the operating system into one of ours that says what could not be done and where to look."""
+    """Convert an OSError into an error that names the failed operation and the place."""
     try:
         yield
     except OSError as error:

@@ -1,10 +1,9 @@
-"""Making the registry agree with the pool that is really there: what a person decides after ``judge`` has quarantined a pool.
+"""Computes the registry's entries for a thin pool from the pool's metadata.
 
-Nothing in the pool is changed by it. What both sides know is kept; rows whose devices are gone are dropped (their volumes and
-snapshots then count as missing); of what only the pool knows, snapshots that can be named are taken over, and the rest stays what
-it is: an orphan, to be named or collected, or foreign.
+The pool is not changed. Devices that both have are kept; rows without a device are dropped (their volumes and snapshots are then
+missing). Of the devices that only the pool has, snapshots with a name are registered; the others stay orphans or foreign.
 
-Called by ``pool.thin``. Pure.
+Called by ``pool.thin.repair``. Pure.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from reconciler.pool.thin.metadata import Metadata
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A thin device of ours that the registry does not know. ``name`` is the snapshot that it is, where that can be told.
+    """A thin device of ours that is not in the registry. ``name`` is the snapshot that it is, if that is known.
 
-    ``size`` in bytes, None where it is not known; ``filesystem`` is the UUID of the ext4 file system in it.
+    ``size`` in bytes, None if it is unknown; ``filesystem`` is the UUID of the ext4 file system in it.
     """
 
     id: int
@@ -33,7 +32,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """``pool`` None: all that is remembered of the pool is forgotten, and the next run makes a new one."""
+    """``pool`` None: the registry's entries are dropped, and the next run creates a new pool."""
 
     pool: PoolRow | None
     keep: tuple[DeviceRow, ...] = ()
@@ -49,7 +48,7 @@ def adoption(
     candidates: tuple[Candidate, ...],
     chains: Mapping[str, str],
 ) -> Adoption:
-    """``chains`` names the chain that a file system's UUID was made from."""
+    """``chains`` maps a file system's UUID to its chain."""
     if content is None:
         return Adoption(None, drop=tuple(rows.values()))
     stamp = stamp_of(content.transaction) or (row.stamp if row else 0)

@@ -1,10 +1,8 @@
-"""How a thin pool comes into being in the kernel: its devices or files, its table, its identity; after a reboot, a crash, for the
-first time, or because it was declared larger.
+"""Creates, activates and grows a thin pool in the kernel: its devices or files, its table, its identity.
 
-Whatever is there is used as it is: a pool is formatted once, on devices that hold nothing, and never truncated or
-formatted again.
+An existing pool is used as it is: a pool is formatted once, on devices that hold nothing, and never truncated or formatted again.
 
-Called by ``pool.thin``. State: the backing files, the pool's mapping, and the journal's row about it. The table's format:
+Called by ``pool.thin.pool``. State: the backing files, the pool's mapping, and the pool's row in the journal. The table's format:
 Documentation/admin-guide/device-mapper/thin-provisioning.rst.
 """
 
@@ -27,9 +25,9 @@ from reconciler.pool.thin.devmapper import Device, DeviceMapper, DmError, Target
 from reconciler.pool.thin.journal import DeviceRow, Journal, PoolRow, first_transaction, stamp_of
 from reconciler.pool.thin.metadata import Metadata
 from reconciler.pool.thin.naming import Names
-from reconciler.pool.thin.recovery import Standing, Verdict, judge
+from reconciler.pool.thin.recovery import Agreement, Verdict, judge
 from reconciler.pool.thin.status import Mode, PoolStatus, PoolTable
-from reconciler.pool.thin.transaction import Brackets
+from reconciler.pool.thin.transaction import Transactions
 
 SECTOR = 512
 YOUNGER_OR_OLDER = ("RegistryOlder", "PoolOlder")
@@ -37,7 +35,7 @@ YOUNGER_OR_OLDER = ("RegistryOlder", "PoolOlder")
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What is declared of a pool. ``block_size`` in bytes; The kernel raises an event at ``low_water_percent`` free."""
+    """The declared shape of a pool. ``block_size`` in bytes. The kernel raises an event at ``low_water_percent`` free."""
 
     data: Backing
     metadata: Backing
@@ -46,8 +44,8 @@ class Geometry:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """Everything about a pool that can be seen without changing anything; ``status`` where it is up, and ours."""
+class Inspection:
+    """The state of a pool, read without changing anything. ``status`` is None unless the pool is active and ours."""
 
     data: Found
     metadata: Found
@@ -71,67 +69,69 @@ class Assembly:
     dm: DeviceMapper
     journal: Journal
 
-    # ------------------------------------------------------------------------------------------------- looking
+    # ------------------------------------------------------------------------------------------------- inspecting
 
-    def sight(self) -> Sight:
-        """Raises HostCannot where the backing can't be read at all."""
-        data, meta = backing.look(self.geometry.data), backing.look(self._metadata())
+    def inspect(self) -> Inspection:
+        """Read the backing, the metadata, the journal and the kernel. Raises HostCannot if the backing can't be read."""
+        data, meta = backing.probe(self.geometry.data), backing.probe(self._metadata())
         content = metadata.read(meta.path) if meta.present else None
         row, rows, device = self.journal.pool(), self.journal.devices(), self.dm.info(self.name)
         verdict = judge(self.name, row, rows, content)
         ours = device is not None and device.live_table and device.uuid == Names(self.name, row.stamp if row else 0).pool_uuid
         status = self._status() if ours else None
-        seen = Sight(data, meta, content, device, status, row, rows, verdict, verdict.trouble, "")
+        seen = Inspection(data, meta, content, device, status, row, rows, verdict, verdict.trouble, "")
         trouble = verdict.trouble or self._obstacle(seen)
-        return replace(seen, trouble=trouble, unready=self._unready(seen) if trouble is None else self._quarantined(seen))
+        return replace(
+            seen, trouble=trouble, unready=self._unready(seen) if trouble is None else self._unready_if_different(seen)
+        )
 
     def _status(self) -> PoolStatus:
         (target,) = self.dm.status(self.name)
         return PoolStatus.parse(target.params)
 
-    def _quarantined(self, seen: Sight) -> str:
-        """A pool that is ours, and older or younger than the registry, comes up after a reboot: what both know can be used."""
+    def _unready_if_different(self, seen: Inspection) -> str:
+        """A pool of ours that is older or newer than the registry is activated after a reboot: common objects can be used."""
         ours = seen.verdict.trouble is not None and seen.verdict.trouble.reason in YOUNGER_OR_OLDER
         return "not assembled since the host was started" if ours and seen.device is None and seen.data.present else ""
 
     def _metadata(self) -> Backing:
-        """With its size by rule, where a file is declared without one."""
+        """The metadata's backing; its size follows from the data's if a file is declared without one."""
         declared = self.geometry.metadata
         if declared.file is None or declared.size is not None:
             return declared
-        size = self.geometry.data.size or backing.look(self.geometry.data).size
+        size = self.geometry.data.size or backing.probe(self.geometry.data).size
         return replace(declared, size=backing.metadata_size(size, self.geometry.block_size))
 
-    def _obstacle(self, seen: Sight) -> Trouble | None:
+    def _obstacle(self, seen: Inspection) -> Trouble | None:
         if seen.device and seen.device.uuid != seen.names(self.name).pool_uuid:
             held = f"uuid {seen.device.uuid!r}" if seen.device.uuid else "no uuid"
             rename = "rename the pool in its manifest, or that mapping with dmsetup rename"
-            return Trouble("NameTaken", f"/dev/mapper/{self.name} is a mapping that is not ours ({held}): {rename}")
-        if seen.verdict.standing is not Standing.NEW and not seen.data.present:
+            return Trouble("NameTaken", f"/dev/mapper/{self.name} is a mapping that reconcile did not create ({held}): {rename}")
+        if seen.verdict.agreement is not Agreement.NEW and not seen.data.present:
             gone, left = self._where(self.geometry.data), self._where(self.geometry.metadata)
-            lost = f"where it is lost, take {left} away too, and see `reconcile adopt {self.name}`"
-            return Trouble("PoolLost", f"the data of pool {self.name} is gone: there is no {gone}: put it back; {lost}")
+            lost = f"if it is lost, remove {left} too and run `reconcile adopt {self.name}`"
+            return Trouble("PoolLost", f"the data of pool {self.name} is missing: no {gone}: restore it; {lost}")
         return None
 
     def _where(self, one: Backing) -> str:
         return str(one.file or one.device)
 
-    def _unready(self, seen: Sight) -> str:
-        if seen.verdict.standing is Standing.NEW:
-            return f"pool {self.name} is made on {self._where(self.geometry.data)} and {self._where(self.geometry.metadata)}"
+    def _unready(self, seen: Inspection) -> str:
+        if seen.verdict.agreement is Agreement.NEW:
+            return f"pool {self.name} is created on {self._where(self.geometry.data)} and {self._where(self.geometry.metadata)}"
         if seen.device is None or not seen.device.live_table:
             return "not assembled since the host was started"
         if seen.device.suspended:
             return "the pool is suspended"
         if seen.status and (seen.status.needs_check or seen.status.mode is Mode.FAIL):
-            return ""  # neither settled nor grown before somebody has had it checked
-        if seen.verdict.standing is not Standing.CURRENT:
-            return str(seen.verdict.standing.value) if seen.status and seen.status.writable else ""
+            return ""  # neither settled nor grown before it has been checked
+        if seen.verdict.agreement is not Agreement.CURRENT:
+            return str(seen.verdict.agreement.value) if seen.status and seen.status.writable else ""
         if larger := [what for what, now, wanted in self._sizes(seen) if wanted > now]:
             return f"declared larger: {' and '.join(larger)}"
         return ""
 
-    def _sizes(self, seen: Sight) -> Iterator[tuple[str, int, int]]:
+    def _sizes(self, seen: Inspection) -> Iterator[tuple[str, int, int]]:
         """(what, bytes now, bytes wanted) of both devices, whole blocks only."""
         content = seen.content
         if content is None:
@@ -143,39 +143,39 @@ class Assembly:
 
     # ---------------------------------------------------------------------------------------------- assembling
 
-    def assemble(self, brackets: Brackets) -> tuple[str, ...]:
-        """Bring the pool to where ``sight`` finds it ready; return what was done. Raises PoolUnusable, HostCannot."""
-        now = self.sight()
+    def assemble(self, transactions: Transactions) -> tuple[str, ...]:
+        """Do what ``inspect`` reports as missing; return what was done. Raises PoolUnusable, HostCannot."""
+        now = self.inspect()
         if now.trouble and not now.unready:
             raise PoolUnusable(now.trouble.message)
         if now.trouble:
             return tuple(self._activate(now, now.names(self.name)))
         done = []
-        if now.verdict.standing is Standing.NEW:
+        if now.verdict.agreement is Agreement.NEW:
             row = self._claim(now)
-            done.append(f"made {self._where(self.geometry.data)} and {self._where(self.geometry.metadata)}")
+            done.append(f"created {self._where(self.geometry.data)} and {self._where(self.geometry.metadata)}")
         else:
             row = now.row or PoolRow(0, 0)
         done += self._activate(now, Names(self.name, row.stamp))
         if not self._status().writable:
-            return tuple(done)  # its snapshots can be used; what a crash has left open is settled when it can be written again
+            return tuple(done)  # its snapshots can be used; an interrupted operation is settled once the pool is writable
         if row.transaction == 0:
-            self._stamp(brackets, row)
-        done += brackets.recover()
+            self._stamp(transactions, row)
+        done += transactions.recover()
         return tuple(done)
 
     def bring_up(self) -> None:
-        """A pool that is quarantined, under the identity that it has itself, so that what it holds can be looked at."""
-        now = self.sight()
-        if now.content is not None and now.device is None and now.verdict.standing is Standing.QUARANTINED:
+        """Activate a pool that differs from the registry, under the identity in its metadata, to inspect what it holds."""
+        now = self.inspect()
+        if now.content is not None and now.device is None and now.verdict.agreement is Agreement.DIFFERENT:
             tuple(self._activate(now, Names(self.name, stamp_of(now.content.transaction))))
 
-    def _claim(self, now: Sight) -> PoolRow:
-        """Make sure that nothing is overwritten, write down that the pool is being made, and make its files."""
+    def _claim(self, now: Inspection) -> PoolRow:
+        """Ensure that nothing is overwritten, record that the pool is being created, and create its files."""
         for found in (now.data, now.metadata):
             if found.present and (held := backing.blank(found.path)):
-                hint = f"if it may be overwritten: {backing.wiping(found)}"
-                raise PoolUnusable(f"pool {self.name}: {found.path} holds {held}, and is not overwritten", hint=hint)
+                hint = f"to overwrite it: {backing.wiping(found)}"
+                raise PoolUnusable(f"pool {self.name}: {found.path} holds {held}; it is not overwritten", hint=hint)
         row = now.row or PoolRow(secrets.randbelow((1 << 31) - 1) + 1, 0)
         self.journal.write(row)
         for one in (self.geometry.data, self._metadata()):
@@ -183,14 +183,14 @@ class Assembly:
                 backing.make(one)
         return row
 
-    def _stamp(self, brackets: Brackets, row: PoolRow) -> None:
+    def _stamp(self, transactions: Transactions, row: PoolRow) -> None:
         first = first_transaction(row.stamp)
-        if brackets.status().transaction == first:
+        if transactions.status().transaction == first:
             self.journal.write(replace(row, transaction=first))
         else:
-            brackets.stamp(row, first)
+            transactions.stamp(row, first)
 
-    def _activate(self, now: Sight, names: Names) -> Iterator[str]:
+    def _activate(self, now: Inspection, names: Names) -> Iterator[str]:
         with ExitStack() as stack:
             data = stack.enter_context(self._grown(self.geometry.data))
             meta = stack.enter_context(self._grown(self._metadata()))
@@ -215,11 +215,11 @@ class Assembly:
         except DmError as error:
             if error.errno == errno.EINVAL and "thin-pool" not in self.dm.targets():
                 hint = "load its module: modprobe dm-thin-pool"
-                raise PoolUnusable(f"pool {self.name}: this kernel knows no thin pools", hint=hint) from error
+                raise PoolUnusable(f"pool {self.name}: this kernel has no thin pools", hint=hint) from error
             raise
 
     def _reload(self, table: Target) -> None:
-        """Swap the pool's table for a larger one. Where the kernel refuses it, the old one is brought back: the pool goes on."""
+        """Load a larger table. If the kernel refuses it, load the old one again: the pool keeps working."""
         (old,) = self.dm.table(self.name)
         self.dm.load(self.name, [table])
         self.dm.suspend(self.name)
@@ -231,7 +231,7 @@ class Assembly:
             raise
 
     def _release(self) -> Iterator[str]:
-        """Nobody can be reading a metadata snapshot of a pool that was not there a moment ago."""
+        """Release a stale metadata snapshot: a pool that was just activated has no reader of one."""
         status = self._status()
         if status.held_root is not None and status.writable:
             self.dm.message(self.name, wire.release_metadata_snap())
@@ -240,7 +240,7 @@ class Assembly:
     def _differs(self, wanted: Target) -> bool:
         """Larger data, or a metadata device that is larger than the pool's metadata is."""
         (live,) = self.dm.table(self.name)
-        now = self.sight()
+        now = self.inspect()
         return wanted.length > live.length or any(wish > have for _, have, wish in self._sizes(now))
 
     def _table(self, data: Path, meta: Path, block: int) -> Target:
@@ -252,9 +252,9 @@ class Assembly:
 
     @contextmanager
     def _grown(self, one: Backing) -> Iterator[Path]:
-        """A block device for it, of the declared size at least; a loop stays attached until the pool's table holds it."""
+        """A block device of at least the declared size; a loop device stays attached until the pool's table holds it."""
         if one.file is None:
-            yield backing.look(one).path
+            yield backing.probe(one).path
             return
         grew = backing.grow(one)
         with loop.attach(Path(one.file)) as device:
@@ -264,13 +264,13 @@ class Assembly:
 
 
 def number(device: Path) -> str:
-    """``major:minor``, as tables want it."""
+    """``major:minor``, as tables require it."""
     found = device.stat().st_rdev
     return f"{os.major(found)}:{os.minor(found)}"
 
 
 def size_of(device: Path) -> int:
-    """Of a block device, in bytes."""
+    """Size of a block device in bytes."""
     fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.lseek(fd, 0, os.SEEK_END)

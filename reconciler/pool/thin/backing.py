@@ -1,6 +1,6 @@
-"""What a thin pool lies on: block devices, or files that are used through loops. Files are made once and only ever grow.
+"""The backing of a thin pool: block devices, or files that are used through loop devices. Files are created once and only grow.
 
-Called by ``pool.assembly``. State: the files.
+Called by ``pool.thin.assembly``. State: the files.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def metadata_size(data_bytes: int, block_bytes: int) -> int:
     return min(-(-wanted // BLOCK) * BLOCK, LARGEST)
 
 
-def look(backing: Backing) -> Found:
-    """What is there now; reads only. Raises HostCannot where something else is in its place."""
+def probe(backing: Backing) -> Found:
+    """Return what exists now; reads only. Raises HostCannot if something else is in its place."""
     kind = Kind.DEVICE if backing.file is None else Kind.FILE
     path = Path(backing.file or backing.device or "")
     try:
@@ -62,8 +62,8 @@ def look(backing: Backing) -> Found:
     except FileNotFoundError:
         if kind is Kind.FILE:
             return Found(path, False, 0)
-        hint = "is the disk there? name it by /dev/disk/by-id, which stays the same"
-        raise HostCannot(f"{path}: there is no such device", hint=hint) from None
+        hint = "attach the disk; name it by /dev/disk/by-id, which stays the same"
+        raise HostCannot(f"{path}: no such device", hint=hint) from None
     except OSError as error:
         raise HostCannot(f"{path}: {error.strerror}", hint="run as root, and check the path") from error
     if kind is Kind.FILE:
@@ -89,7 +89,7 @@ def _device_size(path: Path) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise HostCannot(f"{path}: {error.strerror}", hint="run as root; is there a medium in it?") from error
+        raise HostCannot(f"{path}: {error.strerror}", hint="run as root; insert a medium if it has none") from error
     try:
         return os.lseek(fd, 0, os.SEEK_END)
     finally:
@@ -97,9 +97,9 @@ def _device_size(path: Path) -> int:
 
 
 def make(backing: Backing) -> None:
-    """Create the file, sparse and durably; one that is there stays as it is, and is extended. Raises HostCannot.
+    """Create the file, sparse and durably; an existing one keeps its content and is extended. Raises HostCannot.
 
-    A crash may come between any two steps: all that it can leave is an empty file, which the next ``make`` completes.
+    A crash between any two steps leaves at most an empty file, which the next ``make`` completes.
     """
     path = Path(backing.file or "")
     hint = f"check {path.parent} and its permissions"
@@ -142,15 +142,15 @@ def grow(backing: Backing) -> bool:
 
 
 def blank(path: Path) -> str:
-    """What a device or file holds, in words; empty where it holds nothing that anybody knows. Raises HostCannot.
+    """Describe what a device or file holds; empty if it holds nothing recognisable. Raises HostCannot.
 
-    A device that somebody uses now (a mount, a mapping) is never blank. Where blkid is not installed, only zeros are.
+    A device in use (by a mount, a mapping) is never blank. Without blkid only zeros are.
     """
     try:
         head, tail = _ends(path)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            return "something that is in use: it is mounted, or part of another device"
+            return "something in use: it is mounted, or part of another device"
         raise HostCannot(f"{path}: can't be read: {error.strerror}", hint="run as root, and check the device") from error
     if metadata.is_superblock(head[:BLOCK]):
         return "the metadata of a thin pool"
@@ -160,7 +160,7 @@ def blank(path: Path) -> str:
 
 
 def wiping(found: Found) -> str:
-    """The command that makes it blank. wipefs knows nothing of thin pools, and all that those need is their first block."""
+    """The command that makes it blank. wipefs does not recognise thin pools; clearing their first block is enough."""
     if found.kind is Kind.FILE:
         return f"rm {found.path}"
     with found.path.open("rb") as device:
@@ -169,7 +169,7 @@ def wiping(found: Found) -> str:
 
 
 def _ends(path: Path) -> tuple[bytes, bytes]:
-    """Opened exclusively, which the kernel grants of a block device only where nobody else uses it."""
+    """The first and last bytes. The exclusive open of a block device succeeds only if it is not in use."""
     exclusive = os.O_EXCL if path.is_block_device() else 0
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | exclusive)
     try:
@@ -180,19 +180,19 @@ def _ends(path: Path) -> tuple[bytes, bytes]:
 
 
 def _probed(probe: str, path: Path) -> str:
-    """Asked of libblkid, without its cache. Exit codes and keys: blkid(8)."""
+    """The answer of libblkid, without its cache. Exit codes and keys: blkid(8)."""
     said = process.run([probe, "-p", "-o", "export", str(path)], timeout=_PROBE_SECONDS)
     if said.code == _NOTHING_FOUND:
         return ""
     if said.code == _AMBIVALENT:
-        return "several things at once, as blkid says"
+        return "several signatures at once (blkid)"
     if said.code != 0:
-        hint = f"see what `{said.command}` says; nothing is written where it is not known what is there"
+        hint = f"run `{said.command}` to see why; a device with unknown content is not overwritten"
         raise HostCannot(f"{path}: blkid ended with code {said.code}: {said.stderr.strip()}", hint=hint)
     found = dict(line.partition("=")[::2] for line in said.stdout.splitlines())
     label = f", labelled {found['LABEL']}" if "LABEL" in found else ""
     if found.get("USAGE") == "filesystem":
         return f"{'an' if found['TYPE'][0] in 'aeioux' else 'a'} {found['TYPE']} file system{label}"
     if "TYPE" in found:
-        return f"{found['TYPE']} (as blkid says){label}"
+        return f"{found['TYPE']} (blkid){label}"
     return f"a partition table ({found['PTTYPE']})" if "PTTYPE" in found else ""

@@ -1,7 +1,6 @@
-"""What device-mapper is given and what it answers, as values: a device, a target of its table, an error. And whether this host
-has device-mapper at all.
+"""The values of device-mapper: a device, a target of its table, an error; and the check that this host has device-mapper.
 
-Made by ``pool.devmapper``, and imported from there. No state.
+Created by ``pool.thin.devmapper``, and imported from there. No state.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """``open_count`` counts openers and mappings on top. Without a ``live_table`` it was created and never begun.
+    """``open_count`` counts openers and mappings on top. Without a ``live_table`` it was created and never activated.
 
-    ``event`` counts what the targets reported, low water for instance.
+    ``event`` counts the events of its targets, low water for example.
     """
 
     name: str
@@ -80,7 +79,7 @@ class Device:
 
 
 def require_control() -> None:
-    """Raises HostCannot where libdevmapper would not get to the kernel. Opening the node may load the kernel's module."""
+    """Raise HostCannot if libdevmapper can't reach the kernel. Opening the node may load the kernel's module."""
     if os.geteuid() != 0:
         raise HostCannot("thin pools need root", hint="run as root, or declare a pool of files")
     try:

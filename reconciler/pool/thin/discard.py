@@ -1,7 +1,7 @@
-"""Gives back the space of a thin device before it is deleted: the pool's ``delete`` message alone sends no discards down, and a
-loop's file would never shrink.
+"""Discards the blocks of a thin device before it is deleted: the pool's ``delete`` message sends no discards down, and a loop's
+file would never shrink.
 
-Called by ``pool.thin``. No state. BLKDISCARD: linux/fs.h.
+Called by ``pool.thin.pool``. No state. BLKDISCARD: linux/fs.h.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from reconciler.errors import Busy
 
 BLKDISCARD = 0x1277
 PIECE = 1 << 30
-"""Bytes at a time: one huge discard holds up everybody else's I/O."""
+"""Bytes per discard: one huge discard delays all other I/O."""
 
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL}
 
 
 def discard(device: Path) -> None:
-    """Discard all of a block device. Raises Busy where somebody has it open exclusively (a mount does)."""
+    """Discard all of a block device. Raises Busy if it is open exclusively (a mount does that)."""
     try:
         fd = os.open(device, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:

@@ -1,10 +1,10 @@
-"""What a thin pool's driver must remember beside the pool itself, and where it writes it: the journal.
+"""The rows that a thin pool's driver keeps in the registry, and the interface through which it writes them.
 
-The pool and the registry are two stores; neither can commit for the other. Every change of the pool is a bracket around one
-message: the intent is on disk before it, the pool's transaction id moves from N to N + 1 after it, and only then is the row done.
-``pool.recovery`` reads from the two stores what became of a bracket that a crash has cut off.
+The pool and the registry are two stores; neither can commit for the other. Every change of the pool is a pool transaction: the
+intents are on disk before the messages, the pool's transaction id advances from N to N + 1 after them, and only then are the rows
+done. ``pool.thin.recovery`` settles a pool transaction that a crash interrupted.
 
-The registry implements ``Journal`` (``host`` hands it in); ``pool.thin`` and its rooms use it. No state here.
+The registry implements ``Journal`` (``controller.context`` passes it in); ``pool.thin`` uses it. No state here.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from enum import StrEnum
 from typing import Protocol
 
 COUNTER_BITS = 32
-"""A transaction id is ``stamp << 32 | counter``. The stamp is the pool's identity, chosen at random when the pool was made; every
-thin device records the id at which it was created, and so carries the stamp too."""
+"""A transaction id is ``stamp << 32 | counter``. The stamp is the pool's identity, a random number; every thin
+device records the id at which it was created, and so carries the stamp too."""
 
 
 def stamp_of(transaction: int) -> int:
-    """0 where nobody has stamped the pool."""
+    """The pool's stamp; 0 if the pool has none."""
     return transaction >> COUNTER_BITS
 
 
@@ -32,21 +32,21 @@ class Role(StrEnum):
     VOLUME = "volume"
     SNAPSHOT = "snapshot"
     ORPHAN = "orphan"
-    """Ours by its stamp, known to nobody; only while it is being deleted."""
+    """Ours by its stamp, not in the registry; only while it is being deleted."""
 
 
 class State(StrEnum):
     CREATING = "creating"
-    """The bracket that creates it is open."""
+    """The pool transaction that creates it is open."""
     HELD = "held"
     """It is in the pool."""
     DELETING = "deleting"
-    """The bracket that deletes it is open."""
+    """The pool transaction that deletes it is open."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """``transaction`` is what the pool's id must be when no bracket is open; 0 until the pool has been stamped."""
+    """``transaction`` is the pool's id while no pool transaction is open; 0 until the pool has its stamp."""
 
     stamp: int
     transaction: int
@@ -54,7 +54,7 @@ class PoolRow:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow:
-    """A thin device. ``name`` is the chain of a volume, or the snapshot's name; ``chain`` is what it contains or was made from.
+    """A thin device. ``name`` is a volume's chain, or a snapshot's name; ``chain`` is what it contains or was created from.
 
     ``size`` in bytes (the pool does not keep it); ``transaction`` is the pool's id at the creation; ``mapped`` counts the blocks
     of a volume that has been sealed, and is 0 for everything else.
@@ -75,7 +75,7 @@ class DeviceRow:
 
     @property
     def identity(self) -> str:
-        """What the registry's volume and snapshot rows remember it by."""
+        """The identity in the registry's volume and snapshot rows."""
         return f"id={self.id} tid={self.transaction}"
 
     def __str__(self) -> str:
@@ -93,15 +93,15 @@ class Journal(Protocol):
         ...
 
     def pending(self) -> bool:
-        """Whether a bracket is open."""
+        """Whether a pool transaction is open."""
         ...
 
     def begin(self, row: DeviceRow, above: int = 0) -> DeviceRow:
-        """Write down a device that is to be created, under an id that was never given before and is larger than ``above``."""
+        """Record the intent to create a device, under an id that was never used before and is larger than ``above``."""
         ...
 
     def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
-        """All of it, or nothing."""
+        """Write all of it, or nothing."""
         ...
 
 

@@ -1,6 +1,6 @@
-"""Loop devices over a pool's files, found again by the file's inode, and gone by themselves when nothing uses them any more.
+"""Loop devices over a pool's files: found again by the file's inode, detached by the kernel after their last use.
 
-Called by ``pool.assembly``. State: the kernel's loop devices. Ioctls: linux/loop.h, loop(4).
+Called by ``pool.thin.assembly``. State: the kernel's loop devices. Ioctls: linux/loop.h, loop(4).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _INFO = struct.Struct("=QQQQQIIII64s64s32sQQ")
 _TRIES = 64
 
 _TAKEN = {errno.EBUSY, errno.ENXIO}
-"""Somebody else was faster: the device is configured, or just going away."""
+"""Another process was faster: the device is configured, or being removed."""
 _NOT_KNOWN = {errno.EINVAL, errno.ENOTTY}
-"""How kernels answer an ioctl, or a flag, that they don't have."""
+"""The answers of kernels that don't have an ioctl or a flag."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""The thin devices of a pool that are active, and how they come and go: tables, names, UUIDs, and patience with what is busy.
+"""Activates and deactivates the thin devices of a pool: tables, names, UUIDs, and retries while a device is busy.
 
-Called by ``pool.thin`` and ``pool.mending``. State: the kernel's mappings.
+Called by ``pool.thin.pool`` and ``pool.thin.repair``. State: the kernel's mappings.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from reconciler.pool.thin.journal import DeviceRow
 from reconciler.pool.thin.naming import MAPPER, Names
 from reconciler.pool.thin.status import ThinTable
 
-PATIENCE_SECONDS = 2.0
-"""How long a device that nobody should hold may stay busy: udev's rules open each new device for a moment."""
+BUSY_SECONDS = 2.0
+"""How long a busy device without a visible holder is retried: udev's rules open each new device for a moment."""
 
 READING = "read"
-"""The working devices of readers, who hold no lock: the name carries their process id."""
+"""The working devices of readers, which hold no lock: the name has their process id."""
 
 
 @dataclass(frozen=True)
 class Mappings:
-    """``names`` gives the names and UUIDs of the pool as it is known now. Methods raise DmError besides what they say."""
+    """``names`` returns the pool's current names and UUIDs. Methods also raise DmError."""
 
     pool: str
     dm: DeviceMapper
     names: Callable[[], Names]
 
     def activate(self, row: DeviceRow, name: str, *, read_only: bool = False, names: Names | None = None) -> Device:
-        """Raises Retryable where the pool does not hold the device."""
+        """Activate a device. Raises Retryable if the pool does not hold it."""
         uuid = (names or self.names()).thin_uuid(row.id)
         if read_only:
             uuid += f"-{name.removeprefix(self.pool)[2:]}"  # a second mapping of the same device needs a UUID of its own
@@ -45,42 +45,42 @@ class Mappings:
             return self.dm.create(name, uuid, [Target(0, row.size // SECTOR, "thin", str(table))], read_only=read_only)
         except DmError as error:
             if error.errno == errno.ENODATA:
-                raise Retryable(f"pool {self.pool}: {row} is gone", hint="the next run makes it again") from error
+                raise Retryable(f"pool {self.pool}: {row} is missing", hint="the next run recreates it") from error
             raise
 
     def reader(self, row: DeviceRow, names: Names | None = None) -> Device:
-        """Active and read-only under a name that tells whose it is."""
+        """Activate a device read-only, under a working name of this process."""
         name = (names or self.names()).working(f"{READING}-{os.getpid()}", row.id)
         return self.activate(row, name, read_only=True, names=names)
 
     def deactivate(self, name: str) -> None:
-        """Absent is success. Raises Busy, with who holds it."""
+        """Remove a mapping; absent is success. Raises Busy, with the holder."""
         try:
-            self.patiently(name, lambda: self.dm.remove(name))
+            self.retry_busy(name, lambda: self.dm.remove(name))
         except DmError as error:
             if error.errno != errno.ENXIO:
                 raise
 
     def swap(self, row: DeviceRow, working: str, name: str) -> None:
-        """Give a name that another device of ours has to this one: up already, so that the name is gone for a moment only.
+        """Give this device the name of another one. It is active before, so the name is absent for a moment only.
 
-        Raises Busy where somebody holds the other one; it keeps its name then.
+        Raises Busy if the other device is held; it then keeps its name.
         """
         made = self.activate(row, working)
         self.deactivate(name)
         self.dm.rename(made.name, name)
 
     def holders(self, thin_ids: Mapping[str, int]) -> dict[str, str]:
-        """Who has them open, in words; without those that nobody has. The kernel knows whether, /proc mostly by whom."""
+        """The holder of each open device, as text. The kernel reports whether one is open, /proc mostly by whom."""
         names = self.names()
         devices = {name: self.dm.by_uuid(names.thin_uuid(thin_id)) for name, thin_id in thin_ids.items()}
         used = {name: device.path for name, device in devices.items() if device and device.open_count}
         known = device_holders(used) if used else {}
-        return {name: known.get(name, "somebody who can't be seen from here") for name in used}
+        return {name: known.get(name, "a process that is not visible from here") for name in used}
 
-    def patiently(self, name: str, act: Callable[[], None]) -> None:
-        """Again for a while where the device is busy; then Busy, with who holds it."""
-        until = time.monotonic() + PATIENCE_SECONDS
+    def retry_busy(self, name: str, act: Callable[[], None]) -> None:
+        """Retry for a while if the device is busy; then raise Busy, with the holder."""
+        until = time.monotonic() + BUSY_SECONDS
         while True:
             try:
                 return act()
@@ -90,7 +90,7 @@ class Mappings:
                 who = device_holder(MAPPER / name)
                 if who or time.monotonic() > until:
                     held = f"held by {who}" if who else "in use"
-                    raise Busy(f"/dev/mapper/{name} is {held}", hint="stop what uses it; it is tried again later") from error
+                    raise Busy(f"/dev/mapper/{name} is {held}", hint="stop what uses it; it is retried later") from error
                 time.sleep(0.05)
 
     def ours(self) -> list[Device]:
@@ -100,13 +100,13 @@ class Mappings:
         return [one for one in found if one and one.uuid.startswith(mark)]
 
     def drop_stale(self, under_way: Collection[int]) -> None:
-        """Take down working devices whose process has died."""
+        """Deactivate working devices of processes that no longer exist."""
         for device in self.ours():
             working = device.name.startswith(f"{self.pool}-.")
-            if working and device.open_count == 0 and not self._lives(device.name, under_way):
+            if working and device.open_count == 0 and not self._in_use(device.name, under_way):
                 self.deactivate(device.name)
 
-    def _lives(self, name: str, under_way: Collection[int]) -> bool:
+    def _in_use(self, name: str, under_way: Collection[int]) -> bool:
         what, _, rest = name.removeprefix(f"{self.pool}-.").partition("-")
         if what == READING:
             return Path("/proc", rest.partition("-")[0]).exists()

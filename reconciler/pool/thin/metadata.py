@@ -1,12 +1,12 @@
-"""Reads what a thin pool's metadata says of it, straight from the metadata device: which thin ids it holds, and how full it is.
+"""Reads a thin pool's metadata directly from the metadata device: its thin ids, and how full it is.
 
-No metadata snapshot is taken and nothing is changed, so it works on pools that are not assembled, read-only or failed. What is
-read is the last commit. Until the next commit nothing that belongs to it is overwritten, so a walk between two equal reads of
-the superblock has seen one moment; otherwise it is done again. Checksums are looked at after that, because the walk must be
-short where a pool commits all the time.
+No metadata snapshot is taken and nothing is changed, so it works on pools that are inactive, read-only or failed. It reads the
+last commit. Until the next commit none of its blocks is overwritten, so a walk between two equal reads of the superblock has
+read one state; otherwise it is repeated. Checksums are verified afterwards, because the walk must be short in a pool that
+commits all the time.
 
-Called by ``pool.assembly``. No state. Format: drivers/md/dm-thin-metadata.c, drivers/md/persistent-data/dm-btree-internal.h and
-dm-space-map-common.h.
+Called by ``pool.thin.assembly``. No state. Format: drivers/md/dm-thin-metadata.c, and dm-btree-internal.h and
+dm-space-map-common.h in drivers/md/persistent-data.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""What a thin pool's devices are called in the kernel, and the marks by which we know our own.
+"""Names and UUIDs of a thin pool's devices in the kernel. A UUID proves that reconcile created a device.
 
-``/dev/mapper/<pool>`` is the pool, ``/dev/mapper/<pool>-<snapshot>`` a snapshot, ``/dev/mapper/<pool>-.<what>-<id>`` a device of
-ours that lives for as long as we work on it: no snapshot's name begins with a dot. The proof is the UUID, not
-the name.
+``/dev/mapper/<pool>`` is the pool, ``/dev/mapper/<pool>-<snapshot>`` a snapshot, ``/dev/mapper/<pool>-.<what>-<id>`` a
+working device that exists during one operation: no snapshot's name begins with a dot.
 
-Used by ``pool.thin`` and its rooms. Pure.
+Used by ``pool.thin``. Pure.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Names:
         return f"{PREFIX}{self.stamp:08x}-{thin_id}"
 
     def thin_id(self, uuid: str) -> int | None:
-        """The thin id that one of our UUIDs names, None for anything else."""
+        """The thin id in a UUID of this pool, None for any other UUID."""
         head, _, tail = uuid.rpartition("-")
         return int(tail) if head == f"{PREFIX}{self.stamp:08x}" and tail.isascii() and tail.isdigit() else None
 

@@ -1,17 +1,18 @@
-"""What became of a bracket that was cut off, and whether the registry and the pool speak of the same thing at all. Pure.
+"""Compares the registry with a pool's metadata, and settles interrupted pool transactions. Pure.
 
-``N`` is the transaction id that the registry expects. One bracket is open at a time, so at most one row is in the making:
+``N`` is the transaction id that the registry expects. One pool transaction is open at a time. All of its rows are
+settled one by one, so any subset of a batch may have happened:
 
     pool's id   thin id in the pool    its creation    creating                       deleting
     N           absent                 -               forget the intent              effect done: N -> N+1, forget
     N           present                ours            kept: N -> N+1                 not done: kept, N as it is
     N           present                another's       forget the intent              forget it: what is there is another's
     N + 1       as expected            -               kept                           forget
-    other       -                      -               the pool is quarantined: nothing is changed until a person has looked
+    other       -                      -               registry and pool metadata differ: nothing is changed until `adopt`
 
-What is kept and belongs to nothing is a leftover, and goes the usual way. Nothing is ever deleted because of an id alone.
+A kept device that no row refers to is a leftover, and is removed like any other. Nothing is ever deleted because of an id alone.
 
-Called by ``pool.thin`` (judge) and ``pool.bracket`` (settle). Keeps no state.
+Called by ``pool.thin.assembly`` (judge) and ``pool.thin.transaction`` (settle). Keeps no state.
 """
 
 from __future__ import annotations
@@ -25,25 +26,25 @@ from reconciler.pool.thin.journal import DeviceRow, PoolRow, State, first_transa
 from reconciler.pool.thin.metadata import Metadata, ThinDevice
 
 
-class Standing(Enum):
-    """How the registry and the pool's metadata stand to each other."""
+class Agreement(Enum):
+    """How the registry's rows compare with the pool's metadata."""
 
-    NEW = "it was never made"
-    UNSTAMPED = "it was being made when the process was cut off"
-    CURRENT = "the registry knows it"
-    PENDING = "a change of it was cut off"
-    QUARANTINED = "they contradict each other"
+    NEW = "not created yet"
+    UNSTAMPED = "its creation was interrupted"
+    CURRENT = "registry and pool metadata agree"
+    INTERRUPTED = "interrupted operation"
+    DIFFERENT = "registry and pool metadata differ"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    standing: Standing
+    agreement: Agreement
     trouble: Trouble | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What has to be done to close an open bracket: rows to put and drop, and whether the pool's id still has to move."""
+    """How to close an open pool transaction: rows to put and drop, and whether the pool's id still has to advance."""
 
     put: tuple[DeviceRow, ...] = ()
     drop: tuple[int, ...] = ()
@@ -58,40 +59,40 @@ def pending(rows: Mapping[int, DeviceRow]) -> tuple[DeviceRow, ...]:
 
 
 def judge(name: str, row: PoolRow | None, rows: Mapping[int, DeviceRow], found: Metadata | None) -> Verdict:
-    """``found`` is what the metadata device holds, None where it is blank or not there."""
+    """``found`` is what the metadata device holds, None if it is blank or absent."""
     if row is None or row.transaction == 0:
         return _judge_new(name, row, found)
     if found is None:
-        lost = f"pool {name} was made by this registry, and its metadata is gone"
-        return _quarantined("PoolLost", lost, name, "put it back")
+        lost = f"the metadata of pool {name}, which this registry created, is missing"
+        return _different("PoolLost", lost, name, "put it back")
     tid = found.transaction
     if stamp_of(tid) != row.stamp:
-        swapped = f"another pool stands where pool {name} was ({_stamps(row, tid)})"
-        return _quarantined("PoolSwapped", swapped, name, "put the right disk back")
+        swapped = f"the devices of pool {name} hold another pool ({_stamps(row, tid)})"
+        return _different("PoolSwapped", swapped, name, "put the right disk back")
     open_rows = pending(rows)
     if tid == row.transaction:
-        return Verdict(Standing.PENDING if open_rows else Standing.CURRENT)
+        return Verdict(Agreement.INTERRUPTED if open_rows else Agreement.CURRENT)
     if tid == row.transaction + 1 and open_rows:
-        return Verdict(Standing.PENDING)
+        return Verdict(Agreement.INTERRUPTED)
     ids = f"the pool is at transaction {_count(tid)}, the registry at {_count(row.transaction)}"
     if tid > row.transaction:
-        return _quarantined("RegistryOlder", f"the registry is older than pool {name}: {ids}", name)
-    return _quarantined("PoolOlder", f"pool {name} is older than the registry: {ids}", name)
+        return _different("RegistryOlder", f"the registry is older than pool {name}: {ids}", name)
+    return _different("PoolOlder", f"pool {name} is older than the registry: {ids}", name)
 
 
 def _judge_new(name: str, row: PoolRow | None, found: Metadata | None) -> Verdict:
     if found is None:
-        return Verdict(Standing.NEW)
+        return Verdict(Agreement.NEW)
     if row is not None and found.transaction in (0, first_transaction(row.stamp)) and not found.devices:
-        return Verdict(Standing.UNSTAMPED)
+        return Verdict(Agreement.UNSTAMPED)
     held = f"{len(found.devices)} thin devices, transaction {found.transaction:#x}"
-    return _quarantined("PoolNotOurs", f"pool {name} is there, and this registry has not made it ({held})", name)
+    return _different("PoolNotOurs", f"pool {name} exists, and this registry did not create it ({held})", name)
 
 
-def _quarantined(reason: str, what: str, name: str, better: str = "") -> Verdict:
-    adopt = f"see what would be taken over with `reconcile adopt {name}`"
-    hint = f"nothing in it is changed; {better + ', or ' if better else ''}{adopt}"
-    return Verdict(Standing.QUARANTINED, Trouble(reason, f"{what}: {hint}"))
+def _different(reason: str, what: str, name: str, better: str = "") -> Verdict:
+    adopt = f"see how `reconcile adopt {name}` would rebuild the registry's entries"
+    hint = f"nothing in it is changed until then; {better + ', or ' if better else ''}{adopt}"
+    return Verdict(Agreement.DIFFERENT, Trouble(reason, f"{what}: {hint}"))
 
 
 def _stamps(row: PoolRow, tid: int) -> str:
@@ -103,7 +104,7 @@ def _count(tid: int) -> int:
 
 
 def settle(row: PoolRow, rows: Mapping[int, DeviceRow], tid: int, devices: Mapping[int, ThinDevice]) -> Settlement:
-    """Close what is open. ``tid`` and ``devices`` are the pool's; ``tid`` is N or N + 1, as ``judge`` has seen to."""
+    """Settle all open rows. ``tid`` and ``devices`` are the pool's; ``tid`` is N or N + 1, as ``judge`` ensures."""
     put: list[DeviceRow] = []
     drop: list[int] = []
     advance = False

@@ -1,20 +1,20 @@
-"""How full a thin pool is, and how much of it new work must leave free.
+"""Space of a thin pool's data and metadata, and the reserve that new work must leave free.
 
-Called by ``pool.thin`` with what ``pool.assembly`` has seen. Pure.
+Called by ``pool.thin`` with the ``Inspection`` of ``pool.thin.assembly``. Pure.
 """
 
 from __future__ import annotations
 
 from reconciler.pool.driver import Space
 from reconciler.pool.thin import metadata
-from reconciler.pool.thin.assembly import Geometry, Sight
+from reconciler.pool.thin.assembly import Geometry, Inspection
 
 HIDDEN_BLOCKS = 4096
-"""Of metadata, or a tenth of it, that the kernel keeps to itself, so that deletions still work (dm-thin-metadata.c)."""
+"""Metadata blocks (at most a tenth) that the kernel keeps in reserve, so that deletions still work (dm-thin-metadata.c)."""
 
 
-def of_data(seen: Sight, geometry: Geometry, reserve_percent: int) -> Space:
-    """Of what is declared where the pool was never made."""
+def of_data(seen: Inspection, geometry: Geometry, reserve_percent: int) -> Space:
+    """Space of the data; of the declared size if the pool does not exist yet."""
     if seen.content is None:
         total = geometry.data.size or seen.data.size
         return Space(total, total, total * reserve_percent // 100)
@@ -22,7 +22,7 @@ def of_data(seen: Sight, geometry: Geometry, reserve_percent: int) -> Space:
     return Space(total * block, (total - used) * block, total * block * reserve_percent // 100)
 
 
-def of_metadata(seen: Sight, reserve_percent: int) -> Space | None:
+def of_metadata(seen: Inspection, reserve_percent: int) -> Space | None:
     if seen.content is None:
         return None
     total = seen.content.metadata_blocks

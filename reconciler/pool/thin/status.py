@@ -1,6 +1,6 @@
-"""What device-mapper's thin targets are told and what they say: tables, status lines, messages. Each value parses and prints.
+"""Tables, status lines and messages of device-mapper's thin targets. Each value parses and prints.
 
-Called by ``pool.thin`` and its rooms. Pure. Formats: Documentation/admin-guide/device-mapper/thin-provisioning.rst, and what
+Called by ``pool.thin``. Pure. Formats: Documentation/admin-guide/device-mapper/thin-provisioning.rst, and what
 ``pool_status`` and ``thin_status`` in drivers/md/dm-thin.c print. Kernels have added words at the ends of the status lines: what
 comes after those that we know is passed over.
 """

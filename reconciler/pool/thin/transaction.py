@@ -1,12 +1,12 @@
-"""The two-store commit protocol: every change of a pool's set of thin devices goes through here, one at a time.
+"""The two-store commit protocol: every change of a pool's set of thin devices is a pool transaction, one at a time.
 
-    intent on disk (registry)  ->  message  ->  status  ->  transaction id N -> N + 1  ->  row done (registry)
+    intents on disk (registry)  ->  messages  ->  status  ->  transaction id N -> N + 1  ->  rows done (registry)
 
 The kernel ignores whether the commit behind a message succeeded, so the pool's status is read after each one. A message that the
-kernel refuses has changed nothing: its intent is taken back. Whatever else interrupts a bracket is settled by ``recover``.
+kernel refuses has changed nothing: its intent is dropped. ``recover`` settles any other interruption.
 
-Called by ``pool.thin``. State: the journal and the pool; a lock that keeps this process's threads apart (the registry's lock
-keeps other processes away). Protocol: Documentation/admin-guide/device-mapper/thin-provisioning.rst, ``pool.recovery``.
+Called by ``pool.thin.pool``. State: the journal and the pool; a lock serialises this process's threads (the registry's lock
+excludes other processes). Protocol: Documentation/admin-guide/device-mapper/thin-provisioning.rst, ``pool.thin.recovery``.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ ID_LIMIT = 1 << 24
 
 
 @dataclass
-class Brackets:
-    """``metadata`` reads what the pool holds. Raises PoolUnusable where the pool can't be changed."""
+class Transactions:
+    """``metadata`` reads the pool's metadata. Methods raise PoolUnusable if the pool can't be changed."""
 
     pool: str
     dm: DeviceMapper
@@ -55,13 +55,13 @@ class Brackets:
                 row = self.journal.begin(wanted, above)
                 if row.id >= ID_LIMIT:
                     self.journal.write(drop=[row.id])
-                    raise PoolUnusable(f"pool {self.pool}: all {ID_LIMIT} thin ids have been used", hint="make a new pool")
+                    raise PoolUnusable(f"pool {self.pool}: all {ID_LIMIT} thin ids have been used", hint="create a new pool")
                 try:
                     return self._run(now, row, wire.create_thin(row.id) if origin is None else wire.create_snap(row.id, origin))
                 except DmError as error:
                     if error.errno == errno.ENODATA:
-                        gone = f"pool {self.pool}: thin id {origin}, which {name[:12]} is to be made from, is gone"
-                        raise Retryable(gone, hint="the next run builds it again") from error
+                        gone = f"pool {self.pool}: thin id {origin}, the origin of {name[:12]}, is missing"
+                        raise Retryable(gone, hint="the next run rebuilds it") from error
                     if error.errno != errno.EEXIST:
                         raise
                     above = max(self.metadata().devices, default=row.id)  # foreign ids: those below ours stay what they are
@@ -77,17 +77,17 @@ class Brackets:
                 if error.errno == errno.ENODATA:
                     self.journal.write(drop=[row.id])
                 elif error.errno == errno.EBUSY:
-                    raise Busy(f"{row} of pool {self.pool} is still active", hint="it is tried again later") from error
+                    raise Busy(f"{row} of pool {self.pool} is still active", hint="it is retried later") from error
                 else:
                     raise
 
     def stamp(self, row: PoolRow, transaction: int) -> None:
-        """Give a pool that was just made its identity."""
+        """Give a newly created pool its identity."""
         self._message(wire.set_transaction_id(0, transaction))
         self.journal.write(replace(row, transaction=transaction))
 
     def recover(self) -> tuple[str, ...]:
-        """Settle what a crash has left open; return what was done, in words."""
+        """Settle an interrupted pool transaction; return what was done, as text."""
         with self.lock:
             row, rows = self.journal.pool(), self.journal.devices()
             if row is None or not pending(rows):
@@ -100,22 +100,22 @@ class Brackets:
                 transaction += 1
             self.journal.write(replace(row, transaction=transaction), todo.put, todo.drop)
             kept = tuple(f"kept {one}" for one in todo.put)
-            return kept + tuple(f"forgot thin id {thin_id}, whose change never happened" for thin_id in todo.drop)
+            return kept + tuple(f"dropped the intent for thin id {thin_id}, which never happened" for thin_id in todo.drop)
 
     def _expected(self, status: PoolStatus) -> PoolRow:
-        """What the registry expects of the pool now, and finds true."""
+        """Return the pool's row after comparing it with the pool."""
         row = self.journal.pool()
         self._check_writable(status)
         if row is None or self.journal.pending() or status.transaction != row.transaction:
             raise PoolUnusable(
-                f"pool {self.pool}: its transaction id is {status.transaction:#x}: the registry expects another, or a change "
-                "of it is unfinished",
-                hint=f"run again; if it stays so, look at `reconcile adopt {self.pool}`",
+                f"pool {self.pool}: its transaction id {status.transaction:#x} is not the registry's, or an operation "
+                "was interrupted",
+                hint=f"run again; if the error persists, see `reconcile adopt {self.pool}`",
             )
         return row
 
     def _run(self, now: PoolRow, row: DeviceRow, message: str) -> DeviceRow:
-        """The rest of the bracket, once the intent is on disk."""
+        """The rest of the pool transaction, once the intent is on disk."""
         try:
             self._message(message)
         except DmError:

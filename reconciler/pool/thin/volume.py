@@ -1,6 +1,6 @@
 """A thin pool's volume while it is being written.
 
-Made by ``pool.thin``, which seals and abandons it. State: an open device, and the mapping under it.
+Created by ``pool.thin.pool``, which seals and abandons it. State: an open device, and its mapping.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from reconciler.pool.thin.journal import DeviceRow
 
 
 class Owner(Protocol):
-    """The pool, as far as its volume knows it."""
+    """What a volume needs of its pool."""
 
     def seal(self, row: DeviceRow, fd: int) -> str: ...
     def abandon(self, row: DeviceRow) -> None: ...
@@ -22,7 +22,7 @@ class Owner(Protocol):
 
 @dataclass
 class ThinVolume:
-    """A volume that is being written, active under a name of its own until it is sealed or discarded."""
+    """A volume that is being written, active under a working name until it is sealed or discarded."""
 
     size: int
     fd: int

@@ -150,7 +150,7 @@ def test_a_volume_with_a_parent_begins_as_a_copy_of_it(pool: FilePool) -> None:
 
 
 def test_a_missing_parent_is_an_error_that_may_pass(pool: FilePool) -> None:
-    with pytest.raises(Retryable, match=f"volume {A[:12]} of pool default is not there"):
+    with pytest.raises(Retryable, match=f"volume {A[:12]} of pool default is missing"):
         pool.create_volume(B, MIB, A)
 
     assert everything(pool.root) == set()
@@ -230,13 +230,13 @@ def become_fifo(path: Path) -> None:
     [
         (lambda path: None, Condition.INTACT, ""),
         (restore, Condition.INTACT, ""),
-        (Path.unlink, Condition.MISSING, "there is no such file"),
+        (Path.unlink, Condition.MISSING, "no such file"),
         (swap, Condition.REPLACED, "another file system UUID"),
         (change_time, Condition.DAMAGED, "written to since it was sealed"),
         (write_in_it, Condition.DAMAGED, "written to since it was sealed"),
         (shorten, Condition.DAMAGED, f"{8 * MIB} bytes instead of {16 * MIB}"),
         (lambda path: path.chmod(0o644), Condition.DAMAGED, "writable (mode 0644)"),
-        (become_directory, Condition.DAMAGED, "a directory stands in its place"),
+        (become_directory, Condition.DAMAGED, "a directory is in its place"),
     ],
 )
 def test_what_happened_to_a_volume_is_seen(
@@ -367,13 +367,13 @@ def wipe(path: Path) -> None:
         (wipe, Condition.INTACT, ""),
         (restore, Condition.INTACT, ""),
         (lambda path: path.chmod(0o666), Condition.INTACT, ""),
-        (Path.unlink, Condition.MISSING, "there is no such file"),
-        (lambda path: shutil.rmtree(path.parent), Condition.MISSING, "there is no such file"),
+        (Path.unlink, Condition.MISSING, "no such file"),
+        (lambda path: shutil.rmtree(path.parent), Condition.MISSING, "no such file"),
         (swap, Condition.REPLACED, "another file system UUID"),
         (shorten, Condition.DAMAGED, f"{8 * MIB} bytes instead of {16 * MIB}"),
-        (become_directory, Condition.DAMAGED, "a directory stands in its place"),
-        (become_link, Condition.DAMAGED, "a symbolic link stands in its place"),
-        (become_fifo, Condition.DAMAGED, "a fifo stands in its place"),
+        (become_directory, Condition.DAMAGED, "a directory is in its place"),
+        (become_link, Condition.DAMAGED, "a symbolic link is in its place"),
+        (become_fifo, Condition.DAMAGED, "a fifo is in its place"),
     ],
 )
 def test_what_happened_to_a_snapshot_is_seen(
@@ -405,7 +405,7 @@ def test_a_new_file_with_the_old_inode_number_is_not_taken_for_the_snapshot(pool
 
 @pytest.mark.parametrize("garbage", ["", "ino=", "ino=x gen=- uuid=- size=0 mtime=0", "🙈", "ino=1 gen=1 uuid=zz size=1 mtime=1"])
 def test_an_identity_that_cannot_be_read_means_replaced(pool: FilePool, snapshot: str, garbage: str) -> None:
-    assert condition_of(pool, "vm", garbage) == (Condition.REPLACED, "what the registry remembers of it can't be read")
+    assert condition_of(pool, "vm", garbage) == (Condition.REPLACED, "its recorded identity can't be read")
 
 
 @given(st.text())
@@ -454,7 +454,7 @@ def test_what_stands_in_a_snapshots_place_is_kept_aside(
     aside = path.with_name("vm.ext4.aside-1")
     assert aside.lstat().st_ino == kept.st_ino
     foreign = pool.observe({}, {"vm": identity}).foreign
-    assert f"{aside}: set aside because it stood where snapshot vm belongs; keep it or delete it" in foreign
+    assert f"{aside}: set aside, because it was at the path of snapshot vm; keep it or delete it" in foreign
 
 
 def test_nothing_that_was_set_aside_is_overwritten(pool: FilePool, snapshot: str) -> None:
@@ -466,7 +466,7 @@ def test_nothing_that_was_set_aside_is_overwritten(pool: FilePool, snapshot: str
 
 
 def test_a_snapshot_without_its_volume_may_be_made_later(pool: FilePool) -> None:
-    with pytest.raises(Retryable, match="not there"):
+    with pytest.raises(Retryable, match="missing"):
         pool.create_snapshot("vm", A)
 
     assert everything(pool.root) == set()
@@ -580,7 +580,7 @@ def test_other_names_are_foreign_whatever_they_look_like(pool: FilePool, snapsho
     state = pool.observe({}, {})
 
     assert len(state.foreign) == len(strange)
-    assert all("not a name of ours; left alone" in text for text in state.foreign)
+    assert all("not a file of this pool; left alone" in text for text in state.foreign)
     assert any("bad\\xff.ext4" in text for text in state.foreign), "every name can be printed"
     assert pool.discard_leftovers({}, {}) == ()
 
@@ -588,7 +588,7 @@ def test_other_names_are_foreign_whatever_they_look_like(pool: FilePool, snapsho
 def test_a_file_that_no_row_knows_is_shown_as_such(pool: FilePool, snapshot: str) -> None:
     state = pool.observe({}, {})
 
-    unknown = (Condition.REPLACED, "the registry does not know this file")
+    unknown = (Condition.REPLACED, "this file is not in the registry")
     assert (state.volumes[A].condition, state.volumes[A].detail) == unknown
     assert (state.snapshots["vm"].condition, state.snapshots["vm"].detail) == unknown
 
@@ -632,7 +632,7 @@ def test_five_hundred_snapshots_are_observed_by_one_kib_of_each(pool: FilePool, 
 def test_nothing_is_begun_below_the_reserve(tmp_path: Path) -> None:
     pool = FilePool("default", tmp_path / "pool", 100)
 
-    with pytest.raises(NoSpace, match=r"pool default: there are \d+ bytes free, and \d+ are to be left free"):
+    with pytest.raises(NoSpace, match=r"pool default: \d+ bytes are free, \d+ must stay free"):
         pool.create_volume(A, MIB, None)
     assert not pool.root.exists()
     build(FilePool("default", pool.root, 0), A)
@@ -654,7 +654,7 @@ def test_a_copy_that_would_go_below_the_reserve_is_not_begun(pool: FilePool) -> 
 
     build(pool, A)
     tight = Tight("default", pool.root, 0)
-    with pytest.raises(NoSpace, match="more bytes would leave"):
+    with pytest.raises(NoSpace, match="more are needed"):
         tight.create_snapshot("vm", A)
     assert everything(pool.root) == {f"volumes/{A}.ext4"}
     tight.spare = MIB
@@ -764,7 +764,7 @@ def test_a_file_system_that_runs_full_costs_nothing_that_was_there(tmp_path: Pat
             os.pwrite(volume.fd, os.urandom(6 * MIB), 16 * MIB)
             volume.seal()
         pool.create_snapshot("one", A)
-        with pytest.raises(NoSpace, match="more bytes would leave"):
+        with pytest.raises(NoSpace, match="more are needed"):
             pool.create_snapshot("two", A)
 
         class Blind(FilePool):

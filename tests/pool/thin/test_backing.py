@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from reconciler import process
 from reconciler.errors import HostCannot
 from reconciler.pool.thin import backing, loop
-from reconciler.pool.thin.backing import Backing, Found, Kind, blank, grow, look, make, metadata_size
+from reconciler.pool.thin.backing import Backing, Found, Kind, blank, grow, make, metadata_size, probe
 from reconciler.pool.thin.metadata import BLOCK, LARGEST
 from tests.pool.thin.test_metadata import restore
 
@@ -57,7 +57,7 @@ def test_metadata_is_always_of_a_size_that_the_kernel_takes(data: int, block: in
 def test_a_file_that_is_not_there_yet_is_no_error_and_is_not_made(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "thin.data"
 
-    assert look(Backing(file=str(path), size=MIB)) == Found(path, False, 0, Kind.FILE)
+    assert probe(Backing(file=str(path), size=MIB)) == Found(path, False, 0, Kind.FILE)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -65,12 +65,12 @@ def test_a_file_has_the_size_that_it_has(tmp_path: Path) -> None:
     path = tmp_path / "thin.data"
     path.write_bytes(b"x" * 1000)
 
-    assert look(Backing(file=str(path), size=MIB)) == Found(path, True, 1000, Kind.FILE)
+    assert probe(Backing(file=str(path), size=MIB)) == Found(path, True, 1000, Kind.FILE)
 
 
 def test_a_device_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(HostCannot, match="there is no such device") as caught:
-        look(Backing(device=str(tmp_path / "sdx")))
+    with pytest.raises(HostCannot, match="no such device") as caught:
+        probe(Backing(device=str(tmp_path / "sdx")))
     assert "by-id" in caught.value.hint
 
 
@@ -87,16 +87,16 @@ def test_neither_a_file_nor_a_device_may_be_something_else(kind: str, words: str
         path.symlink_to("/dev/null" if kind == "null" else tmp_path)
 
     with pytest.raises(HostCannot, match=f"odd: {words}, and not a regular file"):
-        look(Backing(file=str(path), size=MIB))
+        probe(Backing(file=str(path), size=MIB))
     with pytest.raises(HostCannot, match=f"odd: {words}, and not a block device"):
-        look(Backing(device=str(path)))
+        probe(Backing(device=str(path)))
 
 
 def test_a_file_is_not_taken_for_a_device(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
 
     with pytest.raises(HostCannot, match="a regular file, and not a block device") as caught:
-        look(Backing(device=str(tmp_path / "plain")))
+        probe(Backing(device=str(tmp_path / "plain")))
     assert "declare a file as `file`" in caught.value.hint
 
 
@@ -104,7 +104,7 @@ def test_a_path_through_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
 
     with pytest.raises(HostCannot, match="Not a directory"):
-        look(Backing(file=str(tmp_path / "plain" / "thin.data"), size=MIB))
+        probe(Backing(file=str(tmp_path / "plain" / "thin.data"), size=MIB))
 
 
 # ----------------------------------------------------------------------------------------------------------- making
@@ -230,7 +230,7 @@ def test_nothing_is_blank(size: int, tmp_path: Path) -> None:
 def test_what_is_there_is_told_in_words(tmp_path: Path) -> None:
     assert blank(formatted(tmp_path / "one", "mkfs.ext4", "-q", "-F")) == "an ext4 file system"
     assert blank(formatted(tmp_path / "two", "mkfs.xfs", "-q", "-L", "home")) == "an xfs file system, labelled home"
-    assert blank(formatted(tmp_path / "swap", "mkswap", "-q")) == "swap (as blkid says)"
+    assert blank(formatted(tmp_path / "swap", "mkswap", "-q")) == "swap (blkid)"
     assert blank(partitioned(tmp_path / "disk")) == "a partition table (dos)"
 
 
@@ -244,7 +244,7 @@ def test_two_things_at_once_are_something(tmp_path: Path) -> None:
         file.seek(64 * KIB)
         file.write(btrfs.read_bytes()[64 * KIB : 68 * KIB])
 
-    assert blank(path) == "several things at once, as blkid says"
+    assert blank(path) == "several signatures at once (blkid)"
 
 
 @needs_blkid
@@ -308,9 +308,9 @@ def test_a_device_is_found_through_its_link(device: Path, tmp_path: Path) -> Non
     link = tmp_path / "by-id"
     link.symlink_to(device)
 
-    assert look(Backing(device=str(link))) == Found(link, True, 16 * MIB, Kind.DEVICE)
+    assert probe(Backing(device=str(link))) == Found(link, True, 16 * MIB, Kind.DEVICE)
     with pytest.raises(HostCannot, match="a block device, and not a regular file"):
-        look(Backing(file=str(link), size=MIB))
+        probe(Backing(file=str(link), size=MIB))
 
 
 @pytest.mark.root
@@ -323,7 +323,7 @@ def test_a_device_that_is_mounted_is_not_blank(device: Path, tmp_path: Path) -> 
 
     subprocess.run(["mount", device, where], check=True)
     try:
-        assert blank(device) == "something that is in use: it is mounted, or part of another device"
+        assert blank(device) == "something in use: it is mounted, or part of another device"
     finally:
         subprocess.run(["umount", where], check=True)
 
@@ -334,9 +334,9 @@ def test_what_is_looked_at_is_only_looked_at(tmp_path: Path) -> None:
     path.chmod(0o400)
     before = path.stat()
 
-    look(Backing(file=str(path), size=MIB))
+    probe(Backing(file=str(path), size=MIB))
     blank(path)
 
     after = path.stat()
     assert (after.st_size, after.st_mtime_ns, after.st_ctime_ns) == (before.st_size, before.st_mtime_ns, before.st_ctime_ns)
-    assert backing.look(Backing(file=str(path))).size == 8
+    assert backing.probe(Backing(file=str(path))).size == 8

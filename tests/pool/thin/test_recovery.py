@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.pool.thin.journal import DeviceRow, PoolRow, Role, State, first_transaction
 from reconciler.pool.thin.metadata import Metadata, ThinDevice
-from reconciler.pool.thin.recovery import Settlement, Standing, judge, settle
+from reconciler.pool.thin.recovery import Agreement, Settlement, judge, settle
 
 STAMP = 0x5EED5EED
 FIRST = first_transaction(STAMP)
@@ -56,7 +56,7 @@ CELLS = [
 
 @pytest.mark.parametrize(("row", "tid", "devices", "expected"), CELLS)
 def test_each_cell_of_the_table(row: DeviceRow, tid: int, devices: dict[int, ThinDevice], expected: Settlement) -> None:
-    assert judge("thin", POOL, {7: row}, pool(tid, devices)).standing is Standing.PENDING
+    assert judge("thin", POOL, {7: row}, pool(tid, devices)).agreement is Agreement.INTERRUPTED
     assert settle(POOL, {7: row}, tid, devices) == expected
 
 
@@ -66,7 +66,7 @@ def test_a_settled_bracket_stays_settled(row: DeviceRow, tid: int, devices: dict
     after = max(tid, N) + expected.advance
     rows = {one.id: one for one in expected.put}
 
-    assert judge("thin", replace(POOL, transaction=after), rows, pool(after, devices)).standing is Standing.CURRENT
+    assert judge("thin", replace(POOL, transaction=after), rows, pool(after, devices)).agreement is Agreement.CURRENT
     assert settle(POOL, rows, after, devices) == Settlement()
 
 
@@ -78,13 +78,13 @@ def test_devices_that_are_held_are_left_alone() -> None:
 
 
 def test_a_pool_that_was_never_made_is_new() -> None:
-    assert judge("thin", None, {}, None).standing is Standing.NEW
-    assert judge("thin", PoolRow(STAMP, 0), {}, None).standing is Standing.NEW
+    assert judge("thin", None, {}, None).agreement is Agreement.NEW
+    assert judge("thin", PoolRow(STAMP, 0), {}, None).agreement is Agreement.NEW
 
 
 @pytest.mark.parametrize("tid", [0, FIRST], ids=["formatted", "stamped"])
 def test_a_pool_whose_making_was_cut_off_is_finished(tid: int) -> None:
-    assert judge("thin", PoolRow(STAMP, 0), {}, pool(tid)).standing is Standing.UNSTAMPED
+    assert judge("thin", PoolRow(STAMP, 0), {}, pool(tid)).agreement is Agreement.UNSTAMPED
 
 
 QUARANTINED = [
@@ -104,7 +104,7 @@ QUARANTINED = [
 def test_what_contradicts_the_registry_is_quarantined(row: PoolRow | None, found: Metadata | None, reason: str) -> None:
     verdict = judge("thin", row, {}, found)
 
-    assert verdict.standing is Standing.QUARANTINED
+    assert verdict.agreement is Agreement.DIFFERENT
     assert verdict.trouble is not None
     assert (verdict.trouble.reason, verdict.trouble.halts, verdict.trouble.removes) == (reason, True, False)
     assert "reconcile adopt thin" in verdict.trouble.message

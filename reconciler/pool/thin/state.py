@@ -1,0 +1,83 @@
+"""Builds the ``PoolState`` of a thin pool from its ``Inspection`` and the kernel's list of mappings.
+
+Called by ``pool.thin.pool``. Reads the kernel's mappings through the functions that it is given; no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeState
+from reconciler.pool.thin import diagnosis, space
+from reconciler.pool.thin.assembly import Geometry, Inspection
+from reconciler.pool.thin.devices import Device
+from reconciler.pool.thin.journal import DeviceRow
+from reconciler.pool.thin.naming import MAPPER, Names
+
+
+@dataclass(frozen=True)
+class StateReader:
+    """``mapped`` are the names of all mappings, ``info`` returns the state of one."""
+
+    pool: str
+    geometry: Geometry
+    seen: Inspection
+    mapped: Collection[str]
+    info: Callable[[str], Device | None]
+
+    @property
+    def names(self) -> Names:
+        return self.seen.names(self.pool)
+
+    def state(
+        self, volumes: Mapping[str, str], snapshots: Mapping[str, str], reserves: tuple[int, int], *, whole: bool
+    ) -> PoolState:
+        """``reserves`` are the percentages of data and metadata; the other arguments are those of ``Driver.observe``."""
+        seen, (of_data, of_metadata) = self.seen, reserves
+        return PoolState(
+            space=space.of_data(seen, self.geometry, of_data),
+            volumes={chain: self._volume(chain, identity) for chain, identity in sorted(volumes.items())},
+            snapshots={name: self._snapshot(name, identity) for name, identity in sorted(snapshots.items())},
+            foreign=diagnosis.foreign(seen) if whole else (),
+            leftovers=diagnosis.leftovers(seen, {*volumes.values(), *snapshots.values()}) if whole else (),
+            orphans=diagnosis.orphans(seen) if whole else (),
+            troubles=diagnosis.troubles(self.pool, seen, self.geometry),
+            unready=seen.unready,
+            metadata=space.of_metadata(seen, of_metadata),
+            reachable=seen.status is not None or bool(seen.unready),
+        )
+
+    def _volume(self, chain: str, identity: str) -> VolumeState:
+        condition, detail, row = diagnosis.judge_thin(self.seen, identity)
+        mapped = self._mapped_blocks(row)
+        if row and condition is Condition.INTACT and row.mapped != mapped:
+            condition, detail = Condition.DAMAGED, f"{mapped} blocks instead of {row.mapped}: written to since it was sealed"
+        path = str(MAPPER / self.names.working("volume", row.id)) if row else ""
+        used = self._bytes(row) if condition in (Condition.INTACT, Condition.DAMAGED) else 0
+        return VolumeState(chain, condition, path, row.size if row else 0, used, detail)
+
+    def _snapshot(self, name: str, identity: str) -> SnapshotState:
+        condition, detail, row = diagnosis.judge_thin(self.seen, identity)
+        if row and condition is Condition.INTACT:
+            detail = self._inactivity(name, row)
+        active = row is not None and condition is Condition.INTACT and not detail
+        path = str(MAPPER / self.names.snapshot(name))
+        return SnapshotState(name, condition, path, active, row.size if row else 0, self._bytes(row), detail)
+
+    def _mapped_blocks(self, row: DeviceRow | None) -> int:
+        there = self.seen.content.devices.get(row.id) if row and self.seen.content else None
+        return there.mapped_blocks if there else 0
+
+    def _bytes(self, row: DeviceRow | None) -> int:
+        return self._mapped_blocks(row) * self.seen.content.block_size if self.seen.content else 0
+
+    def _inactivity(self, name: str, row: DeviceRow) -> str:
+        """Why a snapshot that is in the pool can't be opened under its path now; empty if it can."""
+        mapping = self.names.snapshot(name)
+        device = self.info(mapping) if mapping in self.mapped else None
+        if device is None or not device.live_table:
+            return "not active"
+        if device.uuid != self.names.thin_uuid(row.id):
+            return "another device has its name"
+        return "suspended" if device.suspended else ""
