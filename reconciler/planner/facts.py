@@ -17,6 +17,8 @@ from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeSt
 Place = tuple[str, str]
 """(pool, chain) of a volume, (pool, name) of a snapshot."""
 
+_UNTOUCHED = (Condition.INTACT, Condition.UNKNOWN)
+"""An object that could not be examined may be intact: nothing is done about it."""
 _BROKEN = {Condition.MISSING: "is missing", Condition.REPLACED: "was replaced", Condition.DAMAGED: "is damaged"}
 
 
@@ -97,11 +99,20 @@ class Facts:
         state = self.state(key[0])
         return state.snapshots.get(key[1], _no_snapshot(key)) if state else _no_snapshot(key)
 
+    def unexamined(self, goal: Goal) -> VolumeState | SnapshotState | None:
+        """The first volume or snapshot of a goal whose condition is unknown."""
+        image = goal.image
+        volumes = (self.volume_state(wanted.key) for wanted in goal.volumes())
+        snapshots = (self.snapshot_state((image.pool, name)) for name in image.snapshots)
+        return next((one for one in (*volumes, *snapshots) if one.condition is Condition.UNKNOWN), None)
+
     def volume(self, key: Place) -> Difference | None:
         """Of a volume that is wanted; None where it is as it should be."""
         found = self.volume_state(key)
         if key in self.observed.volumes:
-            return None if found.condition is Condition.INTACT else Difference(Verb.REBUILD, _broken("volume", found))
+            return None if found.condition in _UNTOUCHED else Difference(Verb.REBUILD, _broken("volume", found))
+        if found.condition is Condition.UNKNOWN:
+            return None
         if found.condition is Condition.MISSING:
             return Difference(Verb.BUILD, "")
         return Difference(
@@ -112,7 +123,9 @@ class Facts:
         """Of a snapshot that is wanted. Where one is made, its driver sets aside what stands in its place."""
         found = self.snapshot_state(key)
         if key in self.observed.snapshots:
-            return None if found.condition is Condition.INTACT else Difference(Verb.REPAIR, _broken("snapshot", found))
+            return None if found.condition in _UNTOUCHED else Difference(Verb.REPAIR, _broken("snapshot", found))
+        if found.condition is Condition.UNKNOWN:
+            return None
         if found.condition is Condition.MISSING:
             return Difference(Verb.CREATE, "declared for the first time")
         unknown = "what stands under its name is taken over if it is a whole snapshot of this chain, and set aside if not"

@@ -70,6 +70,8 @@ def outlook(image: ImageSpec, facts: Facts) -> Goal | Failure:
     if not image.layers:
         return _blocked(image, "NoLayers", "no layers are declared")
     goal = goal_of(image, facts)
+    if unexamined := facts.unexamined(goal):
+        return _blocked(image, "PoolUnavailable", f"{unexamined.path} can't be examined: {unexamined.detail}")
     unknown = [facts.observed.resolutions.get(layer.source) for layer in goal.layers if layer.sha256 is None]
     if silent := next((found for found in unknown if found and found.error), None):
         why = f"{silent.source.url}: {silent.error}"

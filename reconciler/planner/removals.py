@@ -70,6 +70,8 @@ def _obstacle(facts: Facts, row: VolumeRow | SnapshotRow) -> tuple[str, str] | N
     found = (
         facts.volume_state((row.pool, row.chain)) if isinstance(row, VolumeRow) else facts.snapshot_state((row.pool, row.name))
     )
+    if found.condition is Condition.UNKNOWN:
+        return "PoolUnavailable", f"no longer declared, but {found.path} can't be examined: {found.detail}"
     if found.condition is Condition.REPLACED:
         return "NotOurs", f"no longer declared, but {found.path} is not what was made here ({found.detail}): move or delete it"
     return None

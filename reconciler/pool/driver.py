@@ -7,12 +7,14 @@ created, and passes it in again. Implementations: ``pool.file``, ``pool.thin``, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
+
+from reconciler.errors import ReconcilerError
 
 
 class Condition(StrEnum):
@@ -22,6 +24,8 @@ class Condition(StrEnum):
     MISSING = "missing"
     REPLACED = "replaced"
     DAMAGED = "damaged"
+    UNKNOWN = "unknown"
+    """The object could not be examined: it may exist, and is neither rebuilt nor removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,25 @@ class OpenVolume(Protocol):
         ...
 
 
+Heartbeat = Callable[[], None]
+"""Called between the pieces of long work, at least every few MiB. It raises (``Stopped``, for example) to end the work."""
+
+
+def no_heartbeat() -> None:
+    """The default: nothing waits for the work, and nothing ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """A snapshot to create: a copy of the sealed volume ``chain``, under ``name``."""
+
+    name: str
+    chain: str
+
+
+BATCH = 64
+"""The most snapshots that are created in one pool transaction. A driver splits longer requests."""
+
 Expected = Callable[[], int]
 
 
@@ -163,7 +186,9 @@ class Driver(Protocol):
         """
         ...
 
-    def create_volume(self, chain: str, size: int, parent: str | None, expected: Expected = nothing) -> OpenVolume:
+    def create_volume(
+        self, chain: str, size: int, parent: str | None, expected: Expected = nothing, heartbeat: Heartbeat = no_heartbeat
+    ) -> OpenVolume:
         """Begin a volume of ``size`` bytes, empty or with the content of ``parent``. An unfinished earlier attempt is discarded.
 
         ``expected`` returns how many bytes the volume will take at least. The driver reserves them until the volume is sealed or
@@ -179,12 +204,27 @@ class Driver(Protocol):
         """Remove a volume; absent is success. Raises Busy, PoolUnusable."""
         ...
 
-    def create_snapshot(self, name: str, chain: str) -> str:
+    def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat) -> str:
         """Create and activate a writable copy of a sealed volume. Return its identity.
 
         An unrecorded snapshot of the same chain under the name is registered, not created again. Anything else there is set
         aside, never overwritten. Raises NoSpace, NameTaken, Busy, PoolUnusable, and Retryable without the volume.
         """
+        ...
+
+    def create_snapshots(
+        self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
+    ) -> Mapping[str, str | ReconcilerError]:
+        """Create and activate many snapshots, each as ``create_snapshot`` does. Return each one's identity or error, by name.
+
+        One call takes a constant number of registry transactions and fsyncs a ``BATCH``, whatever the number of snapshots. An
+        error of one request does not affect the others; an error of the pool is returned for every request that it stopped. Only
+        what ``heartbeat`` raises is raised: snapshots created until then are found again as unrecorded ones. Names are distinct.
+        """
+        ...
+
+    def activate_snapshots(self, snapshots: Mapping[str, str]) -> Mapping[str, ReconcilerError]:
+        """Activate many snapshots (identities by name), each as ``activate_snapshot`` does. Return the errors by name."""
         ...
 
     def activate_snapshot(self, name: str, identity: str = "") -> None:
@@ -198,7 +238,7 @@ class Driver(Protocol):
         """Return the holders of snapshots (given as identities by name) as text. Those without a visible holder are left out."""
         ...
 
-    def replace_snapshot(self, name: str, chain: str, identity: str) -> str:
+    def replace_snapshot(self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat) -> str:
         """Create a writable copy of ``chain`` and give it the name of the snapshot that is recorded with ``identity``.
 
         The name always leads to the complete old or the complete new snapshot. A copy that an interrupted run has already

@@ -14,15 +14,26 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from reconciler import atomic_file
-from reconciler.errors import Busy, HostCannot, NoSpace, Retryable
-from reconciler.pool.driver import Condition, Expected, PoolState, SnapshotState, Space, VolumeState, nothing
+from reconciler.errors import Busy, HostCannot, NoSpace, ReconcilerError, Retryable
+from reconciler.pool.driver import (
+    Condition,
+    Expected,
+    Heartbeat,
+    PoolState,
+    SnapshotRequest,
+    SnapshotState,
+    Space,
+    VolumeState,
+    no_heartbeat,
+    nothing,
+)
 from reconciler.pool.file.clone import data_bytes, reflink, shares_blocks, sparse_copy
 from reconciler.pool.file.directory import Listing, Shelf, nearest_directory
 from reconciler.pool.file.identity import Identity, examine, judge_snapshot, judge_volume
@@ -101,7 +112,9 @@ class FilePool:
     def assemble(self) -> str:
         return ""
 
-    def create_volume(self, chain: str, size: int, parent: str | None, expected: Expected = nothing) -> VolumeFile:
+    def create_volume(
+        self, chain: str, size: int, parent: str | None, expected: Expected = nothing, heartbeat: Heartbeat = no_heartbeat
+    ) -> VolumeFile:
         """See ``Driver.create_volume``. Raises NoSpace, HostCannot, and Retryable where the parent is not there."""
         self._admit(0)
         with self._reported(f"begin volume {chain[:12]}"):
@@ -114,7 +127,7 @@ class FilePool:
                 undo.pop_all()
             return volume
 
-    def create_snapshot(self, name: str, chain: str) -> str:
+    def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat) -> str:
         """See ``Driver.create_snapshot``. A whole snapshot of this very chain that nobody recorded is taken as the one asked for.
 
         Raises NoSpace, HostCannot, and Retryable where the volume is not there.
@@ -168,11 +181,34 @@ class FilePool:
     def activate_snapshot(self, name: str, identity: str = "") -> None:
         """Nothing to do: a file is always active."""
 
+    def create_snapshots(
+        self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
+    ) -> Mapping[str, str | ReconcilerError]:
+        """See ``Driver.create_snapshots``."""
+        results: dict[str, str | ReconcilerError] = {}
+        for one in requests:
+            heartbeat()
+            try:
+                results[one.name] = self.create_snapshot(one.name, one.chain, heartbeat)
+            except ReconcilerError as error:
+                results[one.name] = error
+        return results
+
+    def activate_snapshots(self, snapshots: Mapping[str, str]) -> Mapping[str, ReconcilerError]:
+        """See ``Driver.activate_snapshots``."""
+        errors: dict[str, ReconcilerError] = {}
+        for name, identity in snapshots.items():
+            try:
+                self.activate_snapshot(name, identity)
+            except ReconcilerError as error:
+                errors[name] = error
+        return errors
+
     def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
         with self._reported("list the holders of its snapshots"):
             return holders({name: self.snapshot_path(name) for name in snapshots})
 
-    def replace_snapshot(self, name: str, chain: str, identity: str) -> str:
+    def replace_snapshot(self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat) -> str:
         """See ``Driver.replace_snapshot``: the new file is renamed over the old one, and has its owner and mode.
 
         Raises Busy, NoSpace, HostCannot, and Retryable where the volume is not there.
@@ -219,10 +255,6 @@ class FilePool:
         path = shelf.path(name)
         if path.is_file() and (who := holder(path)):
             raise Busy(f"{shelf.noun} {name} is in use: {path} is held by {who}", hint="stop what uses it, then run again")
-
-    def set_aside(self, name: str) -> str:
-        with self._reported(f"set aside the file at the path of snapshot {name}"):
-            return str(self._snapshots.set_aside(name))
 
     def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
         with self._reported("discard half-built files"):

@@ -15,14 +15,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from reconciler.errors import Busy, HostCannot, NameTaken, PoolUnusable, ReconcilerError, Retryable
-from reconciler.pool.driver import Expected, PoolState, Space, nothing
+from reconciler.pool.driver import Expected, Heartbeat, PoolState, SnapshotRequest, Space, no_heartbeat, nothing
 from reconciler.pool.thin import diagnosis, space
 from reconciler.pool.thin.admission import Admission, require_writable
 from reconciler.pool.thin.assembly import SECTOR, Assembly, Geometry
@@ -138,7 +138,9 @@ class ThinPool:
 
     # ---------------------------------------------------------------------------------------------------- volumes
 
-    def create_volume(self, chain: str, size: int, parent: str | None, expected: Expected = nothing) -> ThinVolume:
+    def create_volume(
+        self, chain: str, size: int, parent: str | None, expected: Expected = nothing, heartbeat: Heartbeat = no_heartbeat
+    ) -> ThinVolume:
         """See ``Driver.create_volume``."""
         aside = expected()
         with self.reported(f"begin volume {chain[:12]}"), ExitStack() as undo:
@@ -204,7 +206,7 @@ class ThinPool:
 
     # -------------------------------------------------------------------------------------------------- snapshots
 
-    def create_snapshot(self, name: str, chain: str) -> str:
+    def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat) -> str:
         """See ``Driver.create_snapshot``."""
         with self.reported(f"create snapshot {name}"):
             row = self._finished(name, chain) or self._copy(name, chain)
@@ -218,11 +220,34 @@ class ThinPool:
             base = self._parent(chain)
             return self.transactions.create(status, Role.SNAPSHOT, name, chain, base.size, base.id)
 
+    def create_snapshots(
+        self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
+    ) -> Mapping[str, str | ReconcilerError]:
+        """See ``Driver.create_snapshots``."""
+        results: dict[str, str | ReconcilerError] = {}
+        for one in requests:
+            heartbeat()
+            try:
+                results[one.name] = self.create_snapshot(one.name, one.chain, heartbeat)
+            except ReconcilerError as error:
+                results[one.name] = error
+        return results
+
+    def activate_snapshots(self, snapshots: Mapping[str, str]) -> Mapping[str, ReconcilerError]:
+        """See ``Driver.activate_snapshots``."""
+        errors: dict[str, ReconcilerError] = {}
+        for name, identity in snapshots.items():
+            try:
+                self.activate_snapshot(name, identity)
+            except ReconcilerError as error:
+                errors[name] = error
+        return errors
+
     def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
         with self.reported("list the holders of its snapshots"):
             return self.mappings.holders({name: thin[0] for name, one in snapshots.items() if (thin := identified(one))})
 
-    def replace_snapshot(self, name: str, chain: str, identity: str) -> str:
+    def replace_snapshot(self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat) -> str:
         """See ``Driver.replace_snapshot``."""
         if who := self.holders({name: identity}).get(name):
             path = self.snapshot_path(name)
