@@ -102,9 +102,9 @@ class Facts:
     def unexamined(self, goal: Goal) -> VolumeState | SnapshotState | None:
         """The first volume or snapshot of a goal whose condition is unknown."""
         image = goal.image
-        volumes = (self.volume_state(wanted.key) for wanted in goal.volumes())
-        snapshots = (self.snapshot_state((image.pool, name)) for name in image.snapshots)
-        return next((one for one in (*volumes, *snapshots) if one.condition is Condition.UNKNOWN), None)
+        found: list[VolumeState | SnapshotState] = [self.volume_state(wanted.key) for wanted in goal.volumes()]
+        found += [self.snapshot_state((image.pool, name)) for name in image.snapshots]
+        return next((one for one in found if one.condition is Condition.UNKNOWN), None)
 
     def volume(self, key: Place) -> Difference | None:
         """Of a volume that is wanted; None where it is as it should be."""
