@@ -65,7 +65,7 @@ def _volume(wanted: Wanted, goals: Sequence[Goal], difference: Difference, below
         difference.verb,
         Kind.VOLUME,
         volume_name(chain),
-        difference.because or image_difference(goals[0], facts) or "it was never built",
+        difference.because or image_difference(goals[0], facts) or "not built yet",
         pool=pool,
         image=goals[0].image.name,
         chain=chain,
@@ -94,7 +94,7 @@ def _provisional(goal: Goal, facts: Facts, sources: Mapping[Source, Action], vol
         Verb.BUILD,
         Kind.VOLUME,
         image.name,
-        f"{image_difference(goal, facts)}; its chain is known when its layers are",
+        f"{image_difference(goal, facts)}; its chain id follows from its layers' digests",
         pool=image.pool,
         image=image.name,
         parent=parent,
@@ -133,7 +133,7 @@ def _difference(image: ImageSpec, name: str, facts: Facts) -> Difference | None:
     row, difference = facts.observed.snapshots.get(key), facts.snapshot(key)
     if difference or row is None or row.image == image.name or not facts.snapshot_state(key).active:
         return difference
-    return Difference(Verb.RECORD, f"it was image {row.image}'s")
+    return Difference(Verb.RECORD, f"moved from image {row.image}")
 
 
 def _snapshots(goal: Goal, facts: Facts, before: Sequence[Action]) -> Iterator[Action]:

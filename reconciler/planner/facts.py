@@ -115,9 +115,7 @@ class Facts:
             return None
         if found.condition is Condition.MISSING:
             return Difference(Verb.BUILD, "")
-        return Difference(
-            Verb.REBUILD, "a volume that the registry does not know stands under its name: what is in it is unproven"
-        )
+        return Difference(Verb.REBUILD, "a volume that is not in the registry exists under its name; its content is unproven")
 
     def snapshot(self, key: Place) -> Difference | None:
         """Of a snapshot that is wanted. Where one is made, its driver sets aside what stands in its place."""
@@ -128,7 +126,7 @@ class Facts:
             return None
         if found.condition is Condition.MISSING:
             return Difference(Verb.CREATE, "declared for the first time")
-        unknown = "what stands under its name is taken over if it is a whole snapshot of this chain, and set aside if not"
+        unknown = "an existing snapshot of this chain is registered, anything else under its name is set aside"
         return Difference(Verb.CREATE, f"declared, and not in the registry: {unknown}")
 
 

@@ -34,13 +34,13 @@ def of_pools(facts: Facts) -> Iterator[Finding]:
             continue
         yield from (Finding(Kind.POOL, name, trouble.reason, trouble.message) for trouble in pool.state.troubles)
         if pool.state.unready and not in_use(name, facts):
-            unused = "no image of this host uses it, or only suspended ones, so it is not assembled"
+            unused = "not assembled: no image of this host uses it, or only suspended ones"
             yield Finding(Kind.POOL, name, "PoolUnused", f"{unused}: {pool.state.unready}")
         yield from (Finding(Kind.POOL, name, "Foreign", text) for text in pool.state.foreign)
         for text in pool.state.orphans:
-            yield Finding(Kind.POOL, name, "Orphan", f"{text}: known to nothing any more; see `reconcile gc {name}`")
+            yield Finding(Kind.POOL, name, "Orphan", f"{text}: orphaned, no longer in the registry; see `reconcile gc {name}`")
         for path in pool.state.leftovers:
-            yield Finding(Kind.POOL, name, "Leftover", f"{path}: half-built by a run that was cut off; discarded by the next")
+            yield Finding(Kind.POOL, name, "Leftover", f"{path}: partial result of an interrupted run; the next run discards it")
         yield from _strays(name, pool.state, volumes, snapshots)
 
 
@@ -55,19 +55,19 @@ def _strays(pool: str, state: PoolState, volumes: AbstractSet[Place], snapshots:
 
 
 def _stray(key: Key, path: str) -> Finding:
-    message = f"{path}: neither declared nor in the registry; left alone"
+    message = f"{path}: neither declared nor in the registry; not touched"
     return Finding(key.kind, key.name, "Unregistered", message, key.pool)
 
 
 def of_image(image: ImageSpec, facts: Facts) -> Iterator[Finding]:
     if image.suspend:
-        yield Finding(Kind.IMAGE, image.name, "Suspended", "suspended: nothing of it is built, repaired or removed")
+        yield Finding(Kind.IMAGE, image.name, "Suspended", "suspended: not built, repaired or removed")
         return
     for layer in image.layers:
         if layer.sha256 is None:
             found = facts.observed.resolutions.get(layer.source)
-            tracked = f"tracked by its ETag {found.etag}" if found and found.etag else "its ETag is not known"
-            yield Finding(Kind.LAYER, layer.source.url, "Unpinned", f"unpinned: {tracked}; image {image.name} names no sha256")
+            tracked = f"tracked by ETag {found.etag}" if found and found.etag else "ETag unknown"
+            yield Finding(Kind.LAYER, layer.source.url, "Unpinned", f"unpinned: {tracked}; image {image.name} declares no sha256")
 
 
 def of_renames(goals: Iterable[Goal], facts: Facts) -> Iterator[Finding]:
@@ -81,7 +81,7 @@ def of_renames(goals: Iterable[Goal], facts: Facts) -> Iterator[Finding]:
         if image not in facts.observed.images and (same := gone.get(goal.top)):
             before = same.pop()
             how = f"reconcile state mv image/{before} image/{image}"
-            message = f"it has the layers of image {before}, which is no longer declared: if that was renamed, run `{how}`"
+            message = f"has the layers of image {before}, which is no longer declared; if you renamed it, run `{how}`"
             yield Finding(Kind.IMAGE, image, "LooksRenamed", message)
 
 
@@ -96,6 +96,6 @@ def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
     for name in dict.fromkeys(image.snapshots):
         owner = facts.claims[image.pool, name]
         if owner != image.name:
-            message = f"declared by images {owner} and {image.name}: it is {owner}'s"
+            message = f"declared by images {owner} and {image.name}; it belongs to {owner}"
             yield Finding(Kind.SNAPSHOT, name, "DeclaredTwice", message, image.pool)
     yield from replacement.of_goal(goal, facts)

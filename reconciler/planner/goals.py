@@ -124,7 +124,7 @@ def _layers_difference(goal: Goal, old: VolumeRow | None) -> str:
     both = min(len(old.digests), len(new))
     same = next((n for n in range(both) if old.digests[n] != new[n]), both)
     if same == len(new):
-        return f"its layers above number {same} were taken away"
+        return f"its layers above number {same} were removed"
     return f"layer {same + 1} of {len(new)} {'was added' if same == len(old.digests) else 'changed'}"
 
 

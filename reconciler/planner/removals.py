@@ -12,7 +12,7 @@ from reconciler.planner.facts import Facts, Goal, Place
 from reconciler.planner.goals import goal_of, volume_name
 from reconciler.pool.driver import Condition
 
-KEPT = "no longer declared, and kept because the deletionPolicy of image {} is Retain (declare it with Delete to change that)"
+KEPT = "no longer declared; kept, because the deletionPolicy of image {} is Retain (declare it with Delete to prune it)"
 
 
 def removals(facts: Facts) -> tuple[tuple[Action, ...], tuple[Finding, ...]]:
@@ -62,18 +62,21 @@ def _obstacle(facts: Facts, row: VolumeRow | SnapshotRow) -> tuple[str, str] | N
     """Why what a row names can't be removed: (reason, message)."""
     pool = facts.observed.pools.get(row.pool)
     if pool is None:
-        return "PoolUnknown", f"no longer declared, but neither is its pool {row.pool}: declare that again to have this removed"
+        return (
+            "PoolUnknown",
+            f"no longer declared, and pool {row.pool} is not declared either: declare the pool again to remove it",
+        )
     if pool.state is None:
         return "PoolUnavailable", f"no longer declared, but pool {row.pool} can't be read: {pool.problem}"
     if pool.state.halted and not pool.state.halted.removes:
-        return pool.state.halted.reason, f"no longer declared, but nothing can be removed now: {pool.state.halted.message}"
+        return pool.state.halted.reason, f"no longer declared, but its pool allows no removal now: {pool.state.halted.message}"
     found = (
         facts.volume_state((row.pool, row.chain)) if isinstance(row, VolumeRow) else facts.snapshot_state((row.pool, row.name))
     )
     if found.condition is Condition.UNKNOWN:
         return "PoolUnavailable", f"no longer declared, but {found.path} can't be examined: {found.detail}"
     if found.condition is Condition.REPLACED:
-        return "NotOurs", f"no longer declared, but {found.path} is not what was made here ({found.detail}): move or delete it"
+        return "NotOurs", f"no longer declared, but {found.path} was not created by reconcile ({found.detail}): move or delete it"
     return None
 
 
@@ -100,7 +103,7 @@ def _volume(row: VolumeRow, earlier: Iterable[Action]) -> Action:
         Verb.REMOVE,
         Kind.VOLUME,
         volume_name(row.chain),
-        "no image wants it, and no snapshot was made from it",
+        "unused: no image declares it, and no snapshot is based on it",
         pool=row.pool,
         chain=row.chain,
         parent=row.parent,

@@ -71,8 +71,8 @@ def _is_due(goal: Goal, row: SnapshotRow, facts: Facts) -> bool:
 
 def _because(goal: Goal, row: SnapshotRow, facts: Facts) -> str:
     holder = facts.observed.holders.get((row.pool, row.name))
-    used = f", which fails while it is held by {holder}" if holder else ""
-    return f"{_chains(goal, row)}; what was written to it is discarded{used}"
+    used = f"; fails while it is in use by {holder}" if holder else ""
+    return f"{_chains(goal, row)}; data written to it is discarded{used}"
 
 
 def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
@@ -80,14 +80,12 @@ def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
     for row in outdated(goal, facts):
         holder = facts.observed.holders.get((row.pool, row.name))
         if goal.image.replace is ReplacePolicy.KEEP or goal.stale:
-            hint = "" if goal.stale else " (its replacePolicy is Keep; OnRelease and Recreate make it anew)"
-            yield Finding(
-                Kind.SNAPSHOT, row.name, "SnapshotOutdated", f"{_chains(goal, row)}; it is left as it is{hint}", row.pool
-            )
+            hint = "" if goal.stale else " (replacePolicy Keep; OnRelease and Recreate replace it)"
+            yield Finding(Kind.SNAPSHOT, row.name, "SnapshotOutdated", f"{_chains(goal, row)}; it is kept{hint}", row.pool)
         elif goal.image.replace is ReplacePolicy.ON_RELEASE and holder:
-            message = f"{_chains(goal, row)}; it is held by {holder}, and replaced once it is free"
+            message = f"{_chains(goal, row)}; it is in use by {holder}, and is replaced once it is released"
             yield Finding(Kind.SNAPSHOT, row.name, "SnapshotInUse", message, row.pool)
 
 
 def _chains(goal: Goal, row: SnapshotRow) -> str:
-    return f"made from chain {volume_name(row.chain)}, and image {goal.image.name} is at {volume_name(goal.chain or '')} now"
+    return f"based on chain {volume_name(row.chain)}; image {goal.image.name} is now at {volume_name(goal.chain or '')}"

@@ -60,5 +60,5 @@ def _named(groups: Sequence[Sequence[Source]]) -> Iterator[tuple[str, Sequence[S
 
 
 def _why(sources: Sequence[Source]) -> str:
-    twins = f" (those of {len(sources) - 1} more as well)" if len(sources) > 1 else ""
-    return f"unpinned, and its bytes{twins} were never seen: fetched once to learn their digest"
+    twins = f" (with {len(sources) - 1} more of the same bytes)" if len(sources) > 1 else ""
+    return f"unpinned: will be fetched{twins} to learn its digest"

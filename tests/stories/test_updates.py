@@ -44,7 +44,7 @@ def test_snapshots_are_replaced_where_the_manifest_says_so(site: Workshop) -> No
     write(site.snapshot("a"), "/notes", b"mine", site.root / "notes")
     update(site, "Recreate")
 
-    told = site.run("plan").expect(0).words("-/+ replace", "what was written to it is discarded")
+    told = site.run("plan").expect(0).words("-/+ replace", "data written to it is discarded")
     assert told.stdout.count("-/+ replace") == 2
     answer = site.converge("--prune")
 
@@ -67,13 +67,13 @@ def test_a_snapshot_in_use_waits_until_it_is_free(site: Workshop) -> None:
     with site.snapshot("a").open("r+b"):
         told = site.converge().object("Snapshot", "a")
         assert (told["action"], told["phase"], told["reason"]) == ("none", "Ready", "SnapshotInUse")
-        assert "held by process" in told["message"]
+        assert "in use by process" in told["message"]
         assert digest(site.snapshot("a")) == old
         assert cat(site.snapshot("b"), "/srv/app") == b"v2"
         plan = site.plan()
         assert plan["actions"] == []
         assert [(f["name"], f["reason"]) for f in plan["findings"] if f["kind"] == "Snapshot"] == [("a", "SnapshotInUse")]
-        site.once().expect(0).words("snapshot/a", "held by process", "replaced once it is free")
+        site.once().expect(0).words("snapshot/a", "in use by process", "replaced once it is released")
         assert site.run("list", "-o", "json").json["images"][0]["phase"] == "Ready"
     assert done(site.converge()) == {"a": "replace", "b": "none"}
 
@@ -104,7 +104,7 @@ def test_recreating_a_snapshot_in_use_fails_and_names_its_holder(site: Workshop)
     update(site, "Recreate")
 
     with site.snapshot("a").open("r+b"):
-        site.run("plan").words("which fails while it is held by process")
+        site.run("plan").words("fails while it is in use by process")
         failed = site.once("-o", "json").expect(1)
         assert digest(site.snapshot("a")) == old
     assert failed.object("Snapshot", "a")["reason"] == "DeviceBusy"
