@@ -33,8 +33,8 @@ class Basis:
     def moved(self, now: Basis) -> list[str]:
         """What is no longer as it was, in words."""
         words = {
-            "manifests": "what the manifests say of this host",
-            "registry": "the registry (another run, or somebody's word on an image)",
+            "manifests": "what the manifests declare for this host",
+            "registry": "the registry (another run, or a mark on an image)",
             "pools": "what the pools hold",
         }
         return [words[name] for name in words if getattr(self, name) != getattr(now, name)]

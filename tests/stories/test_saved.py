@@ -42,7 +42,7 @@ def test_what_was_declared_meanwhile_makes_it_stale_and_nothing_is_done(host: Wo
 
     refused = host.run("apply", path).expect(5)
 
-    assert "what the manifests say of this host" in refused.stderr
+    assert "what the manifests declare for this host" in refused.stderr
     assert not host.volumes
     assert "stale" in host.run("show", path).expect(0).stderr
 
