@@ -153,7 +153,7 @@ class VolumeCorrupt(Terminal):
 
 
 class NeedsOperator(ReconcilerError):
-    reason = "NeedsOperator"
+    reason = "OperatorRequired"
 
 
 class Stopped(ReconcilerError):
@@ -218,7 +218,7 @@ class UsageError(CommandError):
 
 
 class HostCannot(CommandError):
-    reason = "HostCannot"
+    reason = "HostUnsupported"
     exit = Exit.HOST_CANNOT
 
 

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 image = click.argument("object_", metavar="image/NAME", shell_complete=image_names)
 reason = click.option("--reason", default="", help="Shown with the image: your name and the cause.")
 
+EVENTS = {
+    What.PROTECTED: ("Protected", "Unprotected"),
+    What.SUSPENDED: ("Suspended", "Resumed"),
+    What.RETRY: ("RetryRequested", ""),
+}
+"""The reasons of the events that setting and clearing a mark record."""
+
 
 def mark(context: click.Context, word: str, what: What, *, reason: str = "", until: float = 0.0) -> int:
     from reconciler.controller import context as host
@@ -30,7 +37,7 @@ def mark(context: click.Context, word: str, what: What, *, reason: str = "", unt
     name = existing(context, word)
     with host.noting(options(context).settings) as registry:
         registry.mark(Mark(name, what, reason, time.time(), until))
-        registry.event(Key(Kind.IMAGE, "", name), what.value.capitalize(), reason)
+        registry.event(Key(Kind.IMAGE, "", name), EVENTS[what][0], reason)
     console.note(f"image/{name} is {what.value}" if what is not What.RETRY else f"image/{name} will be retried now")
     return Exit.OK
 
@@ -43,7 +50,7 @@ def unmark(context: click.Context, word: str, what: What) -> int:
     with host.noting(options(context).settings) as registry:
         found = registry.unmark(name, what)
         if found:
-            registry.event(Key(Kind.IMAGE, "", name), f"Un{what.value}", "")
+            registry.event(Key(Kind.IMAGE, "", name), EVENTS[what][1], "")
     console.note(f"image/{name} is {'no longer' if found else 'not'} {what.value}")
     return Exit.OK if found else Exit.FAILED
 

@@ -17,6 +17,7 @@ from reconciler.controller.context import Host
 from reconciler.controller.executor import Ledger, Meanwhile, approval, carry_out
 from reconciler.controller.observe import held, identities, observe
 from reconciler.controller.summary import outcome
+from reconciler.engine.definitions import Status
 from reconciler.errors import Guarded, LayerCorrupt, LayerRefused, NotConverged, ReconcilerError
 from reconciler.image.source import s3
 from reconciler.image.spec import Source
@@ -187,6 +188,7 @@ def converge(
         if wish.diff:
             console.note_plan(now.plan)
         retries = [mark for mark in host.records.marks().values() if mark.what is What.RETRY]
+        release_runs(host, now.plan, {mark.image for mark in retries})
         if patience is not None:
             ledger.done |= patience.withheld(now.plan.actions, {mark.image for mark in retries}, started)
         now = carry_on(host, now, see, ledger, progress, stop=stop, meanwhile=meanwhile)
@@ -271,6 +273,14 @@ def discard_leftovers(host: Host) -> None:
                 Key(Kind.VOLUME, pool, name), "LeftoverDiscarded", f"half-built, from a run that was cut off: {name}"
             )
     machines.discard_unfinished_indexes(host.settings.indexes)
+
+
+def release_runs(host: Host, plan: Plan, images: Collection[str]) -> None:
+    """Runs in state needs-operator go on where they are for these images, which ``reconcile retry`` named."""
+    keys = {action.key for action in plan.actions if not {*action.images, action.image}.isdisjoint(images)}
+    for run in host.records.open_runs() if keys else ():
+        if run.status is Status.NEEDS_OPERATOR and run.subject in keys:
+            host.engine.release(run.id)
 
 
 def note_undeclared(host: Host, retried: Collection[Mark]) -> None:

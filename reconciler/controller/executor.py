@@ -140,7 +140,8 @@ def verdict(action: Action, run: Run) -> Done:
     if run.status is Status.ACTIVE:
         return Done(action, False, "Stopped", "stopped before it was finished; the next run goes on")
     if run.status is Status.NEEDS_OPERATOR:
-        return Done(action, False, run.reason, f"{run.message}; when you have looked: reconcile runs {run.id} --release")
+        hint = "" if "`reconcile retry" in run.message else f"; then: reconcile runs {run.id} --release"
+        return Done(action, False, run.reason, f"{run.message}{hint}")
     return Done(action, False, run.reason, run.message)
 
 

@@ -121,7 +121,7 @@ def _collected(host: Host, pool: Repair, one: Candidate, *, apply: bool) -> Chan
         pool.collect(one.id)
     except (Busy, PoolUnusable) as error:
         return Change("kept", str(one.id), str(error))
-    host.registry.event(Key(Kind.POOL, "", pool.pool.name), "Collected", text)
+    host.registry.event(Key(Kind.POOL, "", pool.pool.name), "OrphanDeleted", text)
     return Change("collected", str(one.id), text)
 
 

@@ -309,7 +309,7 @@ def _called_off(run: Run) -> bool:
     return bool(run.cancel) or run.status is not Status.ACTIVE
 
 
-def _stopped_for_a_person(run: Run, reason: str, message: str) -> tuple[Run, Entry]:
+def _stopped_for_operator(run: Run, reason: str, message: str) -> tuple[Run, Entry]:
     after = replace(run, status=Status.NEEDS_OPERATOR, reason=reason, message=message)
     return after, Entry(Result.NEEDS_OPERATOR, reason, message)
 
@@ -317,7 +317,7 @@ def _stopped_for_a_person(run: Run, reason: str, message: str) -> tuple[Run, Ent
 def _unknown(run: Run, machine: Machine | None) -> tuple[Run, Entry]:
     what = f"machine {run.machine!r} is" if machine is None else f"state {run.state!r} of machine {run.machine!r} is"
     text = f"{run.subject}: {what} unknown to this version (it was written by another one: run that one, or cancel the run)"
-    return _stopped_for_a_person(run, "UnknownState", text)
+    return _stopped_for_operator(run, "UnknownState", text)
 
 
 def _redefined(run: Run, machine: Machine) -> tuple[Run, Entry]:
@@ -326,8 +326,8 @@ def _redefined(run: Run, machine: Machine) -> tuple[Run, Entry]:
 
 
 def _crashed(run: Run) -> tuple[Run, Entry]:
-    text = f"{run.subject}: the process died {run.crashes} times while {run.state} (look at the host's log, then release the run)"
-    return _stopped_for_a_person(run, "CrashLoop", text)
+    text = f"crash loop: {run.crashes} crashes in step {run.state}; check the log, then `reconcile retry image/NAME`"
+    return _stopped_for_operator(run, "CrashLoop", text)
 
 
 # ------------------------------------------------------------------------------------------------------ small parts

@@ -14,8 +14,8 @@ MENDING = (Verb.ASSEMBLE, Verb.REBUILD, Verb.REPAIR, Verb.ACTIVATE)
 
 FINDINGS = frozenset(
     (
-        *("PoolUnavailable", "PoolLost", "PoolSwapped", "PoolOlder", "PoolNotOurs", "RegistryOlder", "NameTaken"),
-        *("PoolReadOnly", "PoolNeedsCheck", "PoolFailed", "Orphan", "Unregistered"),
+        *("PoolUnavailable", "PoolLost", "PoolSwapped", "PoolOutdated", "PoolForeign", "RegistryOutdated", "NameTaken"),
+        *("PoolReadOnly", "PoolCheckRequired", "PoolFailed", "Orphan", "Unregistered"),
     )
 )
 """Reasons of findings that somebody else has caused, and that only a person can mend."""

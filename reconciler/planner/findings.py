@@ -1,11 +1,11 @@
 """What a person should know and no action removes. The reasons, for tools:
 
     PoolUnavailable  Foreign  Orphan  Leftover  Unregistered  PoolUnused         of pools and what stands in them
-    PoolLost  PoolSwapped  PoolOlder  PoolNotOurs  RegistryOlder  NameTaken      of thin pools that contradict the registry
-    PoolFull  PoolReadOnly  PoolNeedsCheck  PoolFailed  BlockSizeFixed  CannotShrink
+    PoolLost  PoolSwapped  PoolOutdated  PoolForeign  RegistryOutdated  NameTaken      of thin pools that contradict the registry
+    PoolFull  PoolReadOnly  PoolCheckRequired  PoolFailed  BlockSizeFixed  ShrinkUnsupported
     Suspended  LastKnownChain  DeclaredTwice  Unpinned  LayoutOutdated           of what is declared
-    SnapshotOutdated  SnapshotInUse  LooksRenamed                                of what has changed
-    Retained  Protected  GracePeriod  NotOurs  PoolUnknown                       of what no longer is (``removals``)
+    SnapshotOutdated  SnapshotInUse  PossibleRename                                of what has changed
+    Retained  Protected  GracePeriod  Replaced  PoolUnknown                       of what no longer is (``removals``)
 
 Called by ``plan``. Pure.
 """
@@ -82,7 +82,7 @@ def of_renames(goals: Iterable[Goal], facts: Facts) -> Iterator[Finding]:
             before = same.pop()
             how = f"reconcile state mv image/{before} image/{image}"
             message = f"has the layers of image {before}, which is no longer declared; if you renamed it, run `{how}`"
-            yield Finding(Kind.IMAGE, image, "LooksRenamed", message)
+            yield Finding(Kind.IMAGE, image, "PossibleRename", message)
 
 
 def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:

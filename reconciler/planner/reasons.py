@@ -13,17 +13,17 @@ TYPES = ("Ready", "Reconciling", "Stalled", "Drifted", "Suspended")
 
 OWN = {
     "Converged": "everything is as the manifest says",
-    "Progressing": "something is left to do, and nothing stands in its way",
-    "NothingToDo": "nothing is left to do",
-    "NoObstacle": "nothing keeps it from converging",
-    "AsMade": "nobody has changed what was made",
-    "ChangedOutside": "somebody else has removed, damaged or deactivated what was made",
-    "LastKnownChain": "its source can't be asked, so it stays at the layers that it had",
-    "Incomplete": "something of it is missing or broken, and nothing is done about it now",
+    "Progressing": "actions are left, and can be carried out",
+    "UpToDate": "nothing is left to do",
+    "NotStalled": "nothing blocks it and no action has failed",
+    "NoDrift": "everything that was created is intact and active",
+    "DriftDetected": "something that was created was removed, damaged or deactivated from outside",
+    "LastKnownChain": "its source is unavailable; it stays at the layers of its last known chain",
+    "Incomplete": "a volume or snapshot is missing or broken, and no action is planned for it now",
     "NotDeclared": "no manifest declares it any more",
-    "BeingRemoved": "it is no longer declared, and about to be removed",
-    "SuspendedInManifest": "its manifest says `suspend: true`",
-    "SuspendedByHand": "`reconcile suspend` was said of it",
+    "Removing": "no manifest declares it any more, and it is being removed",
+    "SuspendedInManifest": "its manifest has `suspend: true`",
+    "SuspendedByHand": "`reconcile suspend` suspends it",
     "NotSuspended": "it is not suspended",
 }
 """Reasons that only conditions have, and what they mean."""
@@ -33,13 +33,13 @@ OF_POOLS = frozenset(
     [
         "PoolLost",
         "PoolSwapped",
-        "PoolOlder",
-        "PoolNotOurs",
-        "RegistryOlder",
+        "PoolOutdated",
+        "PoolForeign",
+        "RegistryOutdated",
         "NameTaken",
         "PoolFull",
         "PoolReadOnly",
-        "PoolNeedsCheck",
+        "PoolCheckRequired",
         "PoolFailed",
     ]
 )
@@ -58,5 +58,5 @@ REASONS = frozenset({*OWN, *OF_THE_PLANNER, *OF_POOLS, *OF_RUNS, *_of_errors()})
 
 
 def known(reason: str) -> str:
-    """A reason of the closed set: what an older registry remembers under another name is a failure like others."""
+    """The reason itself if the set has it, ``Error`` otherwise: a newer version may have stored it."""
     return reason if reason in REASONS else ReconcilerError.reason

@@ -76,7 +76,10 @@ def _obstacle(facts: Facts, row: VolumeRow | SnapshotRow) -> tuple[str, str] | N
     if found.condition is Condition.UNKNOWN:
         return "PoolUnavailable", f"no longer declared, but {found.path} can't be examined: {found.detail}"
     if found.condition is Condition.REPLACED:
-        return "NotOurs", f"no longer declared, but {found.path} was not created by reconcile ({found.detail}): move or delete it"
+        return (
+            "Replaced",
+            f"no longer declared, but {found.path} was not created by reconcile ({found.detail}): move or delete it",
+        )
     return None
 
 

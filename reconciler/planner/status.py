@@ -219,21 +219,21 @@ def _suspended(image: ImageStatus) -> Condition:
 
 def _stalled(failure: Failure | None) -> Condition:
     if failure is None:
-        return Condition("Stalled", False, "NoObstacle")
+        return Condition("Stalled", False, "NotStalled")
     return Condition("Stalled", True, known(failure.reason), failure.message)
 
 
 def _drifted(left: Sequence[Action]) -> Condition:
     repairs = [action for action in left if action.verb in MENDING]
     if not repairs:
-        return Condition("Drifted", False, "AsMade")
+        return Condition("Drifted", False, "NoDrift")
     message = "; ".join(f"{action.kind.lower()}/{action.name}: {action.because}" for action in repairs)
-    return Condition("Drifted", True, "ChangedOutside", message)
+    return Condition("Drifted", True, "DriftDetected", message)
 
 
 def _reconciling(image: ImageStatus, stalled: Condition, suspended: Condition) -> Condition:
     if not image.left or suspended.status:
-        return Condition("Reconciling", False, "NothingToDo")
+        return Condition("Reconciling", False, "UpToDate")
     if stalled.status:
         return Condition("Reconciling", False, stalled.reason)
     actions = "; ".join(f"{action.verb} {action.kind.lower()}/{action.name}" for action in image.left)
@@ -246,7 +246,7 @@ def _ready(image: ImageStatus, *others: Condition) -> Condition:
         return Condition("Ready", True, "Converged")
     if not image.declared:
         if image.phase is Phase.REMOVING:
-            return Condition("Ready", False, "BeingRemoved")
+            return Condition("Ready", False, "Removing")
         return Condition("Ready", False, "NotDeclared", image.kept or "no manifest declares it; `--prune` removes it")
     if cause := next((one for one in (suspended, stalled, drifted, reconciling) if one.status), None):
         return Condition("Ready", False, cause.reason, cause.message)

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from reconciler.errors import HostCannot
+from reconciler.registry import reasons
 
 BUSY_TIMEOUT = 5.0
 """Seconds that a writer waits for another one."""
@@ -59,11 +60,6 @@ _GENERATIONS = (
     "CREATE TABLE generation (image TEXT NOT NULL PRIMARY KEY, digest TEXT NOT NULL, number INTEGER NOT NULL) STRICT",
 )
 
-_EVENTS_OF_POOLS = ("ALTER TABLE event ADD COLUMN pool TEXT DEFAULT '' NOT NULL",)
-
-MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS, _STANDING, _GENERATIONS, _EVENTS_OF_POOLS)
-"""``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; the tables of ``registry`` are always the newest schema."""
-
 # The log of events only grows, whoever opens the file, and whatever they try: what may go lies below the horizon in ``meta``,
 # which only ``prune`` moves. (A replacing INSERT deletes without asking the second trigger, hence the third.)
 TRIGGERS = (
@@ -74,6 +70,16 @@ TRIGGERS = (
     """CREATE TRIGGER event_not_replaced BEFORE INSERT ON event WHEN NEW.seq IN (SELECT seq FROM event)
        BEGIN SELECT RAISE(ABORT, 'events are append-only'); END""",
 )
+
+_POOLS_AND_REASONS = (
+    "ALTER TABLE event ADD COLUMN pool TEXT DEFAULT '' NOT NULL",
+    "DROP TRIGGER event_unchanged",
+    *reasons.RENAMING,
+    TRIGGERS[0],
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS, _STANDING, _GENERATIONS, _POOLS_AND_REASONS)
+"""``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; the tables of ``registry`` are always the newest schema."""
 
 _HINTS = {
     "SQLITE_BUSY": "another process has been writing to it for seconds; try again",

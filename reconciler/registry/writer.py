@@ -104,7 +104,7 @@ class Registry(Records):
         """A snapshot is another image's from now on."""
         with self._writing() as db:
             self._raw.execute("UPDATE snapshot SET image = ? WHERE pool = ? AND name = ?", (image, pool, name))
-            self._log(db, Key(Kind.SNAPSHOT, pool, name), "HandedOver", f"it is image {image}'s now", "")
+            self._log(db, Key(Kind.SNAPSHOT, pool, name), "Reassigned", f"it is image {image}'s now", "")
 
     def move_image(self, old: str, new: str, message: str) -> None:
         """Give an image another name: its row, its marks and its snapshots; told of under both names."""
@@ -115,7 +115,7 @@ class Registry(Records):
             self._raw.execute("UPDATE OR REPLACE mark SET image = ? WHERE image = ?", (new, old))
             self._raw.execute("UPDATE OR REPLACE generation SET image = ? WHERE image = ?", (new, old))
             for name in (old, new):
-                self._log(db, Key(Kind.IMAGE, "", name), "Moved", message, "")
+                self._log(db, Key(Kind.IMAGE, "", name), "Renamed", message, "")
 
     def abandon_image(self, name: str, devices: Sequence[tuple[str, int]], message: str) -> None:
         """Forget an image with all that is known of it and its snapshots; ``devices`` are their thin ids, by pool."""

@@ -266,7 +266,7 @@ def test_an_error_that_ends_the_command_reaches_the_caller_and_leaves_the_run_re
 
     assert world.registry.run(run.id).status is Status.ACTIVE
     assert world.registry.run(run.id).attempt == 0
-    assert world.registry.transitions(run.id)[0].reason == "HostCannot"
+    assert world.registry.transitions(run.id)[0].reason == "HostUnsupported"
     assert engine.execute(run.id).status is Status.DONE
 
 

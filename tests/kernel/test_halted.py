@@ -108,7 +108,7 @@ def test_snapshots_come_back_after_a_reboot_in_a_pool_that_needs_a_check(host: T
 
     done = host.once("-o", "json").expect(1)
 
-    assert done.object("Image", "more")["reason"] == "PoolNeedsCheck"
+    assert done.object("Image", "more")["reason"] == "PoolCheckRequired"
     assert host.snapshot_names() == {"a", "b"}
     assert read(host, "a", 4) == b"mine"
     assert "--clear-needs-check-flag" in said_by_health(host)

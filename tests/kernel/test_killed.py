@@ -372,7 +372,7 @@ def test_an_id_that_is_another_device_now_is_not_deleted(thin: Rig) -> None:
         assert (state.leftovers, state.orphans, state.unready) == ((), (), "")
 
 
-@pytest.mark.parametrize(("by", "reason"), [(7, "RegistryOlder"), (-1, "PoolOlder")])
+@pytest.mark.parametrize(("by", "reason"), [(7, "RegistryOutdated"), (-1, "PoolOutdated")])
 @pytest.mark.parametrize("change", ["creating", "deleting"])
 def test_a_transaction_id_that_nobody_expects_stops_everything(change: str, by: int, reason: str, thin: Rig) -> None:
     """Killed in the middle of a change, and the pool's id is neither N nor N + 1: a person has to look."""

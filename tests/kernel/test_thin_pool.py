@@ -163,7 +163,7 @@ def test_a_pool_never_shrinks(thin: Rig) -> None:
     thin.data_bytes //= 2
     with thin.assembled() as pool:
         state = pool.observe({A: identity}, {})
-        assert [(trouble.reason, trouble.halts) for trouble in state.troubles] == [("CannotShrink", False)]
+        assert [(trouble.reason, trouble.halts) for trouble in state.troubles] == [("ShrinkUnsupported", False)]
         assert state.volumes[A].condition is Condition.INTACT
 
 

@@ -222,7 +222,7 @@ def test_a_pool_whose_metadata_can_not_be_written_becomes_read_only_and_needs_a_
     done = host.once("-o", "json")
 
     assert done.code == 1, done
-    assert done.object("Image", "more")["reason"] == "PoolNeedsCheck"
+    assert done.object("Image", "more")["reason"] == "PoolCheckRequired"
     host.run("health").expect(1).words("read-only", "thin_check", "--clear-needs-check-flag", f"reconcile detach {POOL}")
     still_looked_at(host)
     assert read(host, "a", 4) == b"mine", "its snapshots can still be read"
@@ -327,7 +327,7 @@ def test_an_older_registry(host: ThinWorkshop) -> None:
     done = host.once("-o", "json")
 
     assert done.code == 1, done
-    assert done.object("Image", "web")["reason"] == "RegistryOlder"
+    assert done.object("Image", "web")["reason"] == "RegistryOutdated"
     assert host.thin_ids() == before
     host.run("health").expect(1).words("older", f"reconcile adopt {POOL}")
     host.run("verify").expect(1).words("older")
@@ -352,7 +352,7 @@ def test_an_older_registry_after_a_reboot(host: ThinWorkshop) -> None:
 
     done = host.once("-o", "json").expect(1)
 
-    assert done.object("Image", "web")["reason"] == "RegistryOlder"
+    assert done.object("Image", "web")["reason"] == "RegistryOutdated"
     assert host.snapshot_names() == {"a", "b"}
     assert read(host, "a", 4) == b"mine"
     assert host.thin_ids() == before
@@ -379,7 +379,7 @@ def test_a_deleted_registry(host: ThinWorkshop) -> None:
     done = host.once("-o", "json")
 
     assert done.code == 1, done
-    assert done.object("Image", "web")["reason"] == "PoolNotOurs"
+    assert done.object("Image", "web")["reason"] == "PoolForeign"
     host.run("health").expect(1).words(f"reconcile adopt {POOL}")
     host.run("adopt", POOL, "--apply").expect(0).words("snapshot a", "snapshot b")
     host.converge()

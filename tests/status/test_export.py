@@ -12,7 +12,7 @@ import pytest
 
 from reconciler.controller import context, converge
 from reconciler.controller.context import Host
-from reconciler.model import Kind
+from reconciler.model import Key, Kind
 from reconciler.settings import Settings
 from reconciler.status import export, image, inventory
 
@@ -74,7 +74,7 @@ def work(settings: Settings, monkeypatch: pytest.MonkeyPatch, verb: Callable[[Ho
     [
         lambda host: export.documents(host, Kind.IMAGE, None),
         inventory.listing,
-        lambda host: inventory.describe(host, Kind.IMAGE, "image-0"),
+        lambda host: inventory.describe(host, Key(Kind.IMAGE, "", "image-0")),
     ],
     ids=["get", "list", "describe"],
 )

@@ -38,7 +38,7 @@ def test_a_pool_in_order_is_one_line() -> None:
     ("state", "expected", "words"),
     [
         ({"troubles": (Trouble("PoolReadOnly", "mend it"),)}, ("fail", "pool"), "PoolReadOnly: mend it"),
-        ({"troubles": (Trouble("CannotShrink", "no", halts=False),)}, ("warn", "pool"), "CannotShrink"),
+        ({"troubles": (Trouble("ShrinkUnsupported", "no", halts=False),)}, ("warn", "pool"), "ShrinkUnsupported"),
         ({"unready": "not assembled since the host was started"}, ("warn", "pool"), "`reconcile --once` assembles it"),
         ({"space": Space(10, 1, 1)}, ("fail", "pool"), "no space above the reserve"),
         ({"metadata": Space(10 * GIB, GIB, 2 * GIB)}, ("fail", "pool"), "no metadata space above the reserve"),

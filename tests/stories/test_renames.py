@@ -42,7 +42,7 @@ def test_a_renamed_image_keeps_everything(node: Workshop) -> None:
     before = node.holdings()
     rename(node)
 
-    (told,) = [f for f in node.plan()["findings"] if f["reason"] == "LooksRenamed"]
+    (told,) = [f for f in node.plan()["findings"] if f["reason"] == "PossibleRename"]
     command = told["message"].split("`")[1].split()
     assert command == ["reconcile", "state", "mv", "image/web", "image/site"]
     node.run(*command[1:]).expect(0).words("image web is image site now, with 2 snapshots")
@@ -52,8 +52,8 @@ def test_a_renamed_image_keeps_everything(node: Workshop) -> None:
     assert owners(node) == {"other": ["o"], "site": ["a", "b"]}
     node.once("--prune", "--detailed-exitcode").expect(0)
     assert node.holdings() == before
-    node.run("events", "image/web").words("Moved")
-    node.run("events", "image/site").words("Moved")
+    node.run("events", "image/web").words("Renamed")
+    node.run("events", "image/site").words("Renamed")
     node.run("unprotect", "image/site").expect(0)
 
 

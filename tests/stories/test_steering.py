@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
+from contextlib import closing
 
 from .layers import change, root
 from .workshop import Workshop
@@ -160,3 +162,24 @@ def test_a_service_is_woken_by_its_hosts_labels_and_prunes_nothing_in_that_pass(
     service.until(lambda: "nothing is pruned in this one" in service.said(), "a word of it")
     assert workshop.snapshot("web-a").exists()
     assert service.signal(signal.SIGTERM).wait().code == 143
+
+
+def test_retry_ends_a_crash_loop(workshop: Workshop) -> None:
+    """The run waits in state needs-operator; `retry`, which its message names, lets it go on."""
+    workshop.image("web", [BASE])
+    layer = workshop.layers / f"{BASE.name}.tar"
+    layer.write_bytes(b"other bytes")
+    workshop.once().expect(1)
+    with closing(sqlite3.connect(workshop.state / "registry.sqlite3")) as db:
+        crashed = "status = 'active', reason = '', message = '', state = 'downloading', attempt = 0, crashes = 20"
+        assert db.execute(f"UPDATE run SET {crashed} WHERE machine = 'volume'").rowcount == 1
+        db.commit()
+    layer.write_bytes(BASE.data)
+
+    waits = workshop.once("-o", "json").expect(1).object("Image", "web")
+    assert waits["reason"] == "CrashLoop"
+    assert waits["message"] == "crash loop: 20 crashes in step downloading; check the log, then `reconcile retry image/NAME`"
+    workshop.once().expect(1)
+    workshop.run("retry", "image/web").expect(0)
+    workshop.once().expect(0)
+    assert workshop.snapshot("web-a").exists()

@@ -97,7 +97,7 @@ class MemoryPool:
         if self.stamp != self.storage.stamp:
             found.append(Trouble("PoolSwapped", f"the storage of pool {self.name} holds another pool"))
         if self.storage.needs_repair:
-            found.append(Trouble("PoolNeedsCheck", f"pool {self.name} needs a check"))
+            found.append(Trouble("PoolCheckRequired", f"pool {self.name} needs a check"))
         if self.storage.read_only:
             found.append(Trouble("PoolReadOnly", f"pool {self.name} is read-only"))
         return tuple(found)

@@ -30,7 +30,7 @@ from reconciler.pool.thin.status import Mode, PoolStatus, PoolTable
 from reconciler.pool.thin.transaction import Transactions
 
 SECTOR = 512
-YOUNGER_OR_OLDER = ("RegistryOlder", "PoolOlder")
+YOUNGER_OR_OLDER = ("RegistryOutdated", "PoolOutdated")
 
 
 @dataclass(frozen=True, slots=True)

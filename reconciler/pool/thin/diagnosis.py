@@ -78,7 +78,7 @@ def troubles(name: str, seen: Inspection, geometry: Geometry) -> tuple[Trouble, 
         found += _of_status(name, seen.status, geometry)
     if seen.content and geometry.data.file and geometry.data.size and geometry.data.size < seen.data.size:
         sizes = f"{geometry.data.size} bytes are declared, {geometry.data.file} has {seen.data.size}"
-        found.append(Trouble("CannotShrink", f"pool {name} can't shrink: {sizes}; declare the actual size", halts=False))
+        found.append(Trouble("ShrinkUnsupported", f"pool {name} can't shrink: {sizes}; declare the actual size", halts=False))
     if seen.content and seen.content.block_size != geometry.block_size:
         sizes = f"{seen.content.block_size} bytes, {geometry.block_size} are declared"
         text = f"pool {name} was created with blocks of {sizes}: the block size can't change; declare the actual one"
@@ -95,7 +95,7 @@ def _of_status(name: str, status: PoolStatus, geometry: Geometry) -> list[Troubl
     if status.mode is Mode.FAIL:
         return [Trouble("PoolFailed", f"pool {name} has failed and can't be read: {repair}")]
     if status.needs_check:
-        return [Trouble("PoolNeedsCheck", f"the kernel has set pool {name} read-only; its metadata needs a check: {repair}")]
+        return [Trouble("PoolCheckRequired", f"the kernel has set pool {name} read-only; its metadata needs a check: {repair}")]
     if status.mode is Mode.RO:
         is_full = status.total_metadata - status.used_metadata <= status.total_metadata // FULL_SHARE
         why = "its metadata is full: declare it larger; if that does not help," if is_full else "its metadata can't be written:"

@@ -76,8 +76,8 @@ def judge(name: str, row: PoolRow | None, rows: Mapping[int, DeviceRow], found: 
         return Verdict(Agreement.INTERRUPTED)
     ids = f"the pool is at transaction {_count(tid)}, the registry at {_count(row.transaction)}"
     if tid > row.transaction:
-        return _different("RegistryOlder", f"the registry is older than pool {name}: {ids}", name)
-    return _different("PoolOlder", f"pool {name} is older than the registry: {ids}", name)
+        return _different("RegistryOutdated", f"the registry is older than pool {name}: {ids}", name)
+    return _different("PoolOutdated", f"pool {name} is older than the registry: {ids}", name)
 
 
 def _judge_new(name: str, row: PoolRow | None, found: Metadata | None) -> Verdict:
@@ -86,7 +86,7 @@ def _judge_new(name: str, row: PoolRow | None, found: Metadata | None) -> Verdic
     if row is not None and found.transaction in (0, first_transaction(row.stamp)) and not found.devices:
         return Verdict(Agreement.UNSTAMPED)
     held = f"{len(found.devices)} thin devices, transaction {found.transaction:#x}"
-    return _different("PoolNotOurs", f"pool {name} exists, and this registry did not create it ({held})", name)
+    return _different("PoolForeign", f"pool {name} exists, and this registry did not create it ({held})", name)
 
 
 def _different(reason: str, what: str, name: str, better: str = "") -> Verdict:

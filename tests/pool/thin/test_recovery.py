@@ -91,12 +91,12 @@ QUARANTINED = [
     pytest.param(POOL, None, "PoolLost", id="its metadata is gone"),
     pytest.param(POOL, pool(0), "PoolSwapped", id="an unstamped pool is in its place"),
     pytest.param(POOL, pool(first_transaction(99) + 41), "PoolSwapped", id="another registry's pool is in its place"),
-    pytest.param(POOL, pool(N + 1), "RegistryOlder", id="the pool is one ahead, and nothing was open"),
-    pytest.param(POOL, pool(N + 5, thin(N)), "RegistryOlder", id="an older registry was restored"),
-    pytest.param(POOL, pool(N - 1), "PoolOlder", id="older metadata was restored"),
-    pytest.param(None, pool(N), "PoolNotOurs", id="the registry was lost"),
-    pytest.param(None, pool(0), "PoolNotOurs", id="somebody else's pool"),
-    pytest.param(PoolRow(STAMP, 0), pool(0, thin(0)), "PoolNotOurs", id="being made, and it holds something"),
+    pytest.param(POOL, pool(N + 1), "RegistryOutdated", id="the pool is one ahead, and nothing was open"),
+    pytest.param(POOL, pool(N + 5, thin(N)), "RegistryOutdated", id="an older registry was restored"),
+    pytest.param(POOL, pool(N - 1), "PoolOutdated", id="older metadata was restored"),
+    pytest.param(None, pool(N), "PoolForeign", id="the registry was lost"),
+    pytest.param(None, pool(0), "PoolForeign", id="somebody else's pool"),
+    pytest.param(PoolRow(STAMP, 0), pool(0, thin(0)), "PoolForeign", id="being made, and it holds something"),
 ]
 
 
