@@ -1,6 +1,8 @@
 # `make run` and `make test` each do all of their own set-up; the rest is for those who work on the code.
+# VENV names the virtual environment: `make unit VENV=.venv-3.13 PYTHON=python3.13` tests with another Python.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 ARGS ?=
 KERNEL ?= auto
 
@@ -62,12 +64,12 @@ fuzz: $(BIN)/.ready
 
 $(BIN)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv 2>/dev/null || $(PYTHON) -m virtualenv -q .venv 2>/dev/null \
-	  || { rm -rf .venv; $(PYTHON) -m venv --without-pip .venv && $(PYTHON) -m pip -q --python $(BIN)/python install pip; } 2>/dev/null \
-	  || { rm -rf .venv; test "$$(id -u)" = 0 && apt-get install -y -q python3-venv && $(PYTHON) -m venv .venv; } \
-	  || { rm -rf .venv; echo "this Python can't make virtual environments: install your system's python3-venv package and run again" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m virtualenv -q $(VENV) 2>/dev/null \
+	  || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip -q --python $(BIN)/python install pip; } 2>/dev/null \
+	  || { rm -rf $(VENV); test "$$(id -u)" = 0 && apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); } \
+	  || { rm -rf $(VENV); echo "this Python can't make virtual environments: install your system's python3-venv package and run again" >&2; exit 1; }
 	$(BIN)/python -m pip install -q -e '.[test]'
 	@touch $@
 
 clean:
-	rm -rf .venv .quickstart build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .venv-* .quickstart build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -24,7 +24,7 @@ reconciler() {
   rm -rf "$checkout"/build/{lib,bdist.*} # what setuptools has left there outlives the modules that it was made of
   if [ -d "$wheels" ]; then
     from=(--no-index --find-links "$wheels")
-    source=$(echo "$wheels"/reconciler-*.whl)
+    source=$(echo "$wheels"/reconcile_images-*.whl)
   fi
   [ -x /opt/reconciler/bin/python ] || python3 -m venv --without-pip /opt/reconciler
   local pip=(python3 -m pip --python /opt/reconciler/bin/python install --quiet --no-compile --no-warn-script-location "${from[@]}")
