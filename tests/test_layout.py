@@ -138,12 +138,12 @@ def test_an_import_across_the_table_is_found(tmp_path: Path, planted: str, impor
 def test_modules_that_import_each_other_are_found(tmp_path: Path) -> None:
     root = tmp_path / "reconciler"
     (root / "planner").mkdir(parents=True)
-    (root / "planner/facts.py").write_text(
+    (root / "planner/inputs.py").write_text(
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from reconciler.planner import goals\n"
     )
-    (root / "planner/goals.py").write_text("from reconciler.planner.facts import Facts\n")
+    (root / "planner/goals.py").write_text("from reconciler.planner.inputs import Goal\n")
 
-    assert set(module_cycle(root)) == {"reconciler.planner.facts", "reconciler.planner.goals"}
+    assert set(module_cycle(root)) == {"reconciler.planner.inputs", "reconciler.planner.goals"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -21,10 +21,10 @@ from reconciler.controller.summary import outcome
 from reconciler.image.spec import Source
 from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Key, Kind, Plan, Result, SnapshotRow, Verb, VolumeRow
 from reconciler.output.progress import Progress
-from reconciler.planner.goals import chains, known_layers
+from reconciler.planner.goals import chains, resolved_layers
 from reconciler.planner.plan import plan
 from reconciler.planner.replacement import candidates
-from reconciler.planner.unpinned import known_digests
+from reconciler.planner.unpinned import resolved_digests
 from reconciler.registry.marks import suspending
 from reconciler.registry.reader import Records
 
@@ -100,7 +100,7 @@ def look(few: Host, wish: Wish) -> Look:
     chosen = selected(desired, wish.selector)
     selection = frozenset(desired.images) if chosen is None else chosen
     resolved = resolutions(desired, lambda sources: resolve(few, sources), selection)
-    rows = Few(few.records, desired, known_digests(resolved))
+    rows = Few(few.records, desired, resolved_digests(resolved))
     observed = observe(desired, rows, few.drivers, lambda sources: resolved, selection=selection, whole=False)
     observed = replace(observed, holders=held(few.drivers, candidates(desired, observed, selection)))
     return Look(observed, plan(desired, observed, selection=selection))
@@ -125,7 +125,7 @@ class Few:
         return self.records.snapshots(self.desired.images, names)
 
     def volumes(self) -> Mapping[tuple[str, str], VolumeRow]:
-        wanted = {chain for image in self.desired.images.values() for chain in chains(image, known_layers(image, self.known))}
+        wanted = {chain for image in self.desired.images.values() for chain in chains(image, resolved_layers(image, self.known))}
         had = {row.chain for row in self.images().values() if row.chain} | {row.chain for row in self.snapshots().values()}
         return self._with_parents(wanted | had)
 

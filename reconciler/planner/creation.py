@@ -1,7 +1,7 @@
-"""Actions that make something: layers to resolve, volumes from the bottom up, then each image's row and its snapshots.
+"""Actions that create: layers to resolve, volumes from the bottom up, then each image's row and its snapshots.
 
-Called by ``plan``. Pure. An image whose layers are not all known gets actions without a chain: they show what will happen,
-and the plan that follows once the layers are resolved replaces them.
+Called by ``plan``. Pure. An image whose layers are not all resolved gets actions without a chain: they show what will happen, and
+the next plan, made once the layers are resolved, replaces them.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from dataclasses import fields, replace
 
 from reconciler.image.spec import POLICIES, Limits, Source
 from reconciler.model import Action, ImageSpec, Key, Kind, Verb
-from reconciler.planner.facts import Difference, Facts, Goal, Place, Wanted
 from reconciler.planner.goals import image_difference, volume_name
-from reconciler.planner.replacement import replacing
-from reconciler.planner.unpinned import resolves
+from reconciler.planner.inputs import Difference, Goal, Inputs, Place, Wanted
+from reconciler.planner.replacement import replacements
+from reconciler.planner.unpinned import fetches
 
 
-def making(goals: Sequence[Goal], facts: Facts) -> tuple[Action, ...]:
-    """In dependency order; ``goals`` in the order in which images are to be reached."""
-    sources = resolves(_unknown(goals), facts.observed.resolutions)
-    volumes = _volumes(goals, facts)
+def creations(goals: Sequence[Goal], inputs: Inputs) -> tuple[Action, ...]:
+    """The actions that create, in dependency order; ``goals`` in the order of the images."""
+    sources = fetches(_unresolved(goals), inputs.observed.resolutions)
+    volumes = _volumes(goals, inputs)
     actions = {action.key: action for action in (*sources.values(), *volumes.values())}
     for goal in goals:
-        top = volumes.get(goal.top) if goal.chain else _provisional(goal, facts, sources, volumes)
-        record = _record(goal, facts, top)
+        top = volumes.get(goal.top) if goal.chain else _provisional(goal, inputs, sources, volumes)
+        record = _record(goal, inputs, top)
         before = tuple(action for action in (top, record) if action)
-        copies = (*_snapshots(goal, facts, before), *replacing(goal, facts, _keys(*before)))
+        copies = (*_snapshots(goal, inputs, before), *replacements(goal, inputs, _keys(*before)))
         actions |= {action.key: action for action in (*before, *copies)}
     return tuple(actions.values())
 
@@ -36,7 +36,7 @@ def _keys(*actions: Action | None) -> tuple[Key, ...]:
     return tuple(dict.fromkeys(action.key for action in actions if action))
 
 
-def _unknown(goals: Sequence[Goal]) -> dict[Source, set[str]]:
+def _unresolved(goals: Sequence[Goal]) -> dict[Source, set[str]]:
     wanted: dict[Source, set[str]] = defaultdict(set)
     for goal in goals:
         for layer in goal.layers:
@@ -45,27 +45,27 @@ def _unknown(goals: Sequence[Goal]) -> dict[Source, set[str]]:
     return wanted
 
 
-def _volumes(goals: Sequence[Goal], facts: Facts) -> dict[Place, Action]:
-    """Volumes whose chain is known; a shared one once, for all the images that want it."""
-    wishes: dict[Place, list[tuple[Goal, Wanted]]] = defaultdict(list)
+def _volumes(goals: Sequence[Goal], inputs: Inputs) -> dict[Place, Action]:
+    """Volumes whose chain is resolved; a shared one once, for all images that need it."""
+    users: dict[Place, list[tuple[Goal, Wanted]]] = defaultdict(list)
     for goal in goals:
         for wanted in goal.volumes():
-            wishes[wanted.key].append((goal, wanted))
+            users[wanted.key].append((goal, wanted))
     actions: dict[Place, Action] = {}
-    for key, wish in wishes.items():
-        if difference := facts.volume(key):
-            below = actions.get((key[0], wish[0][1].parent or ""))
-            actions[key] = _volume(wish[0][1], [goal for goal, _ in wish], difference, below, facts)
+    for key, needs in users.items():
+        if difference := inputs.volume(key):
+            below = actions.get((key[0], needs[0][1].parent or ""))
+            actions[key] = _volume(needs[0][1], [goal for goal, _ in needs], difference, below, inputs)
     return actions
 
 
-def _volume(wanted: Wanted, goals: Sequence[Goal], difference: Difference, below: Action | None, facts: Facts) -> Action:
+def _volume(wanted: Wanted, goals: Sequence[Goal], difference: Difference, below: Action | None, inputs: Inputs) -> Action:
     pool, chain = wanted.key
     return Action(
         difference.verb,
         Kind.VOLUME,
         volume_name(chain),
-        difference.because or image_difference(goals[0], facts) or "not built yet",
+        difference.because or image_difference(goals[0], inputs) or "not built yet",
         pool=pool,
         image=goals[0].image.name,
         chain=chain,
@@ -79,22 +79,22 @@ def _volume(wanted: Wanted, goals: Sequence[Goal], difference: Difference, below
 
 
 def _most_generous(limits: Sequence[Limits]) -> Limits:
-    """For a volume that several images share: what one of them may have built, the others find already there."""
+    """The limits for a volume that several images share: a layer that one of them accepts is built for all."""
     generous = {
         field.name: max(getattr(one, field.name) for one in limits) for field in fields(Limits) if field.name not in POLICIES
     }
     return replace(limits[0], **generous)
 
 
-def _provisional(goal: Goal, facts: Facts, sources: Mapping[Source, Action], volumes: Mapping[Place, Action]) -> Action:
-    """The top volume of an image whose chain is not known yet, named after the image."""
+def _provisional(goal: Goal, inputs: Inputs, sources: Mapping[Source, Action], volumes: Mapping[Place, Action]) -> Action:
+    """The top volume of an image whose chain is not resolved yet, named after the image."""
     image = goal.image
     parent = goal.chains[-1] if goal.shares and goal.chains else None
     return Action(
         Verb.BUILD,
         Kind.VOLUME,
         image.name,
-        f"{image_difference(goal, facts)}; its chain id follows from its layers' digests",
+        f"{image_difference(goal, inputs)}; its chain id follows from its layers' digests",
         pool=image.pool,
         image=image.name,
         parent=parent,
@@ -108,9 +108,9 @@ def _provisional(goal: Goal, facts: Facts, sources: Mapping[Source, Action], vol
     )
 
 
-def _record(goal: Goal, facts: Facts, top: Action | None) -> Action | None:
+def _record(goal: Goal, inputs: Inputs, top: Action | None) -> Action | None:
     """The image's row, once its top volume is there."""
-    because = image_difference(goal, facts)
+    because = image_difference(goal, inputs)
     if not because or goal.chain is None:
         return None
     image = goal.image.name
@@ -127,21 +127,21 @@ def _record(goal: Goal, facts: Facts, top: Action | None) -> Action | None:
     )
 
 
-def _difference(image: ImageSpec, name: str, facts: Facts) -> Difference | None:
-    """What is wrong with a snapshot; the last thing is that another image had it: that one's end must not be its own."""
+def _difference(image: ImageSpec, name: str, inputs: Inputs) -> Difference | None:
+    """How a snapshot differs. Last check: its row names another image, whose removal would remove the snapshot."""
     key = image.pool, name
-    row, difference = facts.observed.snapshots.get(key), facts.snapshot(key)
-    if difference or row is None or row.image == image.name or not facts.snapshot_state(key).active:
+    row, difference = inputs.observed.snapshots.get(key), inputs.snapshot(key)
+    if difference or row is None or row.image == image.name or not inputs.snapshot_state(key).active:
         return difference
     return Difference(Verb.RECORD, f"moved from image {row.image}")
 
 
-def _snapshots(goal: Goal, facts: Facts, before: Sequence[Action]) -> Iterator[Action]:
-    """After the image's row: a snapshot always has an image that remembers what becomes of it."""
+def _snapshots(goal: Goal, inputs: Inputs, before: Sequence[Action]) -> Iterator[Action]:
+    """Snapshots, after the image's row: it has the policy for their removal."""
     image = goal.image
     for name in dict.fromkeys(image.snapshots):
-        difference = _difference(image, name, facts)
-        if difference and facts.claims[image.pool, name] == image.name:
+        difference = _difference(image, name, inputs)
+        if difference and inputs.owners[image.pool, name] == image.name:
             yield Action(
                 difference.verb,
                 Kind.SNAPSHOT,

@@ -1,6 +1,6 @@
-"""What has changed behind the reconciler's back, told apart from what is still to be done.
+"""Drift: the part of a plan that repairs changes made outside of reconcile.
 
-Called by ``verbs`` for ``drift``. Pure: it only sorts a plan that others have made.
+Called by ``cli`` for ``drift`` and by ``status``. Pure.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from reconciler.model import Plan, Verb
 
-MENDING = (Verb.ASSEMBLE, Verb.REBUILD, Verb.REPAIR, Verb.ACTIVATE)
-"""Actions on what was made before and is no longer as it was left. All others are for what the manifests say now."""
+REPAIRS = (Verb.ASSEMBLE, Verb.REBUILD, Verb.REPAIR, Verb.ACTIVATE)
+"""Verbs of actions on what was created before and has changed since. All other actions follow from the manifests."""
 
 FINDINGS = frozenset(
     (
@@ -18,14 +18,14 @@ FINDINGS = frozenset(
         *("PoolReadOnly", "PoolCheckRequired", "PoolFailed", "Orphan", "Unregistered"),
     )
 )
-"""Reasons of findings that somebody else has caused, and that only a person can mend."""
+"""Reasons of findings that have causes outside of reconcile and that you have to repair."""
 
 
 def drifted(plan: Plan) -> Plan:
-    """The part of a plan that mends drift; nothing in it where everything is as it was left."""
+    """The part of a plan that repairs drift; empty where there is none."""
     return replace(
         plan,
-        actions=tuple(action for action in plan.actions if action.verb in MENDING),
+        actions=tuple(action for action in plan.actions if action.verb in REPAIRS),
         findings=tuple(finding for finding in plan.findings if finding.reason in FINDINGS),
         held=(),
         blocked=(),

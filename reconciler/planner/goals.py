@@ -1,4 +1,4 @@
-"""What each image wants: its chain as far as it is known, the volumes of it, and how that differs from what was applied last.
+"""The goal of each image: its chain as far as it is resolved, its volumes, and how they differ from what was applied last.
 
 Called by ``plan`` and the rest of ``planner``. Pure.
 """
@@ -11,71 +11,71 @@ from itertools import takewhile
 
 from reconciler.image.spec import GIB, LAYOUT, OLDER_LAYOUTS, Layer, Source, chain_ids
 from reconciler.model import Failure, ImageSpec, Kind, VolumeRow
-from reconciler.planner.facts import Facts, Goal
+from reconciler.planner.inputs import Goal, Inputs
 
 
 def volume_name(chain: str) -> str:
-    """What a volume is called where people read it."""
+    """The short name of a volume, for output."""
     return chain[:12]
 
 
-def goal_of(image: ImageSpec, facts: Facts) -> Goal:
-    """With what is known of its layers, whether or not it can be reached."""
-    known = facts.goals.get(image.name)
-    if known is None or known.image is not image:
-        known = facts.goals[image.name] = _goal(image, facts)
-    return known
+def goal_of(image: ImageSpec, inputs: Inputs) -> Goal:
+    """The goal with the layers that are resolved, whether or not it is reachable."""
+    goal = inputs.goals.get(image.name)
+    if goal is None or goal.image is not image:
+        goal = inputs.goals[image.name] = _goal(image, inputs)
+    return goal
 
 
-def _goal(image: ImageSpec, facts: Facts) -> Goal:
-    layers = known_layers(image, facts.known)
-    pool = facts.observed.pools.get(image.pool)
+def _goal(image: ImageSpec, inputs: Inputs) -> Goal:
+    layers = resolved_layers(image, inputs.digests)
+    pool = inputs.observed.pools.get(image.pool)
     goal = Goal(image, layers, chains(image, layers), shares=pool is not None and pool.shares_blocks)
-    return _of_older_layout(goal, facts) or goal
+    return _of_older_layout(goal, inputs) or goal
 
 
-def _of_older_layout(goal: Goal, facts: Facts) -> Goal | None:
+def _of_older_layout(goal: Goal, inputs: Inputs) -> Goal | None:
     """The goal under an older layout, where the image's row names that chain and all its volumes are intact.
 
     A new layout alone rebuilds nothing: the image gets it with its next change.
     """
-    row = facts.observed.images.get(goal.image.name)
+    row = inputs.observed.images.get(goal.image.name)
     if row is None or row.chain is None or goal.chain is None or row.chain == goal.chain:
         return None
     for layout in OLDER_LAYOUTS:
         older = replace(goal, chains=chains(goal.image, goal.layers, layout), layout=layout)
-        if older.chain == row.chain and not any(facts.volume(wanted.key) for wanted in older.volumes()):
+        if older.chain == row.chain and not any(inputs.volume(wanted.key) for wanted in older.volumes()):
             return older
     return None
 
 
-def known_layers(image: ImageSpec, known: Mapping[Source, str]) -> tuple[Layer, ...]:
-    """Its layers, unpinned ones with the digest that is ``known`` of their source, where there is one."""
-    return tuple(layer if layer.sha256 else replace(layer, sha256=known.get(layer.source)) for layer in image.layers)
+def resolved_layers(image: ImageSpec, digests: Mapping[Source, str]) -> tuple[Layer, ...]:
+    """The layers of an image, unpinned ones with the digest of their source where it is resolved."""
+    return tuple(layer if layer.sha256 else replace(layer, sha256=digests.get(layer.source)) for layer in image.layers)
 
 
 def chains(image: ImageSpec, layers: Iterable[Layer], layout: int = LAYOUT) -> tuple[str, ...]:
-    """The ids of its volumes from the bottom, as far as its layers are known."""
+    """The ids of an image's volumes from the bottom, as far as its layers are resolved."""
     digests = takewhile(bool, (layer.sha256 or "" for layer in layers))
     return chain_ids(image.size, digests, image.limits.policy, layout)
 
 
-def outlook(image: ImageSpec, facts: Facts) -> Goal | Failure:
-    """What the image wants, or why nothing can be planned for it."""
-    pool = facts.observed.pools.get(image.pool)
+def goal_or_blocked(image: ImageSpec, inputs: Inputs) -> Goal | Failure:
+    """The goal of an image, or why nothing can be planned for it."""
+    pool = inputs.observed.pools.get(image.pool)
     if pool is None:
         return _blocked(image, "PoolUnknown", f"pool {image.pool} is not declared, or this host has no driver for it")
     if pool.state is None:
         return _blocked(image, "PoolUnavailable", pool.problem or f"pool {image.pool} can't be read")
     if not image.layers:
         return _blocked(image, "NoLayers", "no layers are declared")
-    goal = goal_of(image, facts)
-    if unexamined := facts.unexamined(goal):
+    goal = goal_of(image, inputs)
+    if unexamined := inputs.unexamined(goal):
         return _blocked(image, "PoolUnavailable", f"{unexamined.path} can't be examined: {unexamined.detail}")
-    unknown = [facts.observed.resolutions.get(layer.source) for layer in goal.layers if layer.sha256 is None]
-    if silent := next((found for found in unknown if found and found.error), None):
-        why = f"{silent.source.url}: {silent.error}"
-        return _last_known(image, facts, why) or _blocked(image, silent.reason or "SourceUnavailable", why)
+    unknown = [inputs.observed.resolutions.get(layer.source) for layer in goal.layers if layer.sha256 is None]
+    if failed := next((found for found in unknown if found and found.error), None):
+        why = f"{failed.source.url}: {failed.error}"
+        return _last_known(image, inputs, why) or _blocked(image, failed.reason or "SourceUnavailable", why)
     return goal
 
 
@@ -83,25 +83,25 @@ def _blocked(image: ImageSpec, reason: str, message: str) -> Failure:
     return Failure(Kind.IMAGE, image.name, reason, message)
 
 
-def _last_known(image: ImageSpec, facts: Facts, why: str) -> Goal | None:
+def _last_known(image: ImageSpec, inputs: Inputs, why: str) -> Goal | None:
     """The chain that the image's row names, where it still fits what is declared and all its volumes are intact."""
-    row = facts.observed.images.get(image.name)
-    top = facts.observed.volumes.get((image.pool, row.chain)) if row and row.chain else None
+    row = inputs.observed.images.get(image.name)
+    top = inputs.observed.volumes.get((image.pool, row.chain)) if row and row.chain else None
     if row is None or top is None or (row.pool, row.size, len(top.digests)) != (image.pool, image.size, len(image.layers)):
         return None
     layers = tuple(replace(layer, sha256=digest) for layer, digest in zip(image.layers, top.digests, strict=True))
     if any(pinned.sha256 not in (None, layer.sha256) for pinned, layer in zip(image.layers, layers, strict=True)):
         return None
-    goal = replace(goal_of(replace(image, layers=layers), facts), image=image, stale=why)
-    return goal if goal.chain == row.chain and not any(facts.volume(wanted.key) for wanted in goal.volumes()) else None
+    goal = replace(goal_of(replace(image, layers=layers), inputs), image=image, stale=why)
+    return goal if goal.chain == row.chain and not any(inputs.volume(wanted.key) for wanted in goal.volumes()) else None
 
 
 # ------------------------------------------------------------------------------------------------ differences
 
 
-def image_difference(goal: Goal, facts: Facts) -> str:
-    """In what the image's row differs from what is declared; empty where it doesn't."""
-    image, row = goal.image, facts.observed.images.get(goal.image.name)
+def image_difference(goal: Goal, inputs: Inputs) -> str:
+    """How the image's row differs from its declaration; empty where it doesn't."""
+    image, row = goal.image, inputs.observed.images.get(goal.image.name)
     if row is None:
         return "declared for the first time"
     if row.pool != image.pool:
@@ -109,7 +109,7 @@ def image_difference(goal: Goal, facts: Facts) -> str:
     if row.size != image.size:
         return f"its size changed from {_gib(row.size)} to {_gib(image.size)}"
     if row.chain != goal.chain:
-        return _layers_difference(goal, facts.observed.volumes.get((row.pool, row.chain or "")))
+        return _layers_difference(goal, inputs.observed.volumes.get((row.pool, row.chain or "")))
     return f"its deletionPolicy is now {'Retain' if image.retain else 'Delete'}" if row.retain != image.retain else ""
 
 

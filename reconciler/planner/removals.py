@@ -1,6 +1,6 @@
-"""Rows that nothing declared stands for any more: snapshots go first, then volumes (children before parents), then images.
+"""Removals of what is no longer declared: snapshots first, then volumes (children before parents), then images.
 
-Called by ``plan``. Pure. What is not surely ours, or is to be kept, becomes a finding instead.
+Called by ``plan``. Pure. What is not proved to be ours, or has to be kept, becomes a finding instead.
 """
 
 from __future__ import annotations
@@ -8,43 +8,43 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from reconciler.model import Action, Finding, Kind, SnapshotRow, Verb, VolumeRow
-from reconciler.planner.facts import Facts, Goal, Place
 from reconciler.planner.goals import goal_of, volume_name
+from reconciler.planner.inputs import Goal, Inputs, Place
 from reconciler.pool.driver import Condition
 
 KEPT = "no longer declared; kept, because the deletionPolicy of image {} is Retain (declare it with Delete to prune it)"
 
 
-def removals(facts: Facts) -> tuple[tuple[Action, ...], tuple[Finding, ...]]:
-    """What ``--prune`` removes, in dependency order, and what it leaves although nothing declares it."""
-    snapshots = {key: _snapshot(facts, row) for key, row in _undeclared(facts)}
+def removals(inputs: Inputs) -> tuple[tuple[Action, ...], tuple[Finding, ...]]:
+    """What ``--prune`` removes, in dependency order, and what it keeps although no manifest declares it."""
+    snapshots = {key: _snapshot(inputs, row) for key, row in _undeclared(inputs)}
     going = {key: action for key, action in snapshots.items() if isinstance(action, Action)}
-    volumes = _volumes(facts, going)
+    volumes = _volumes(inputs, going)
     gone = {key: action for key, action in volumes.items() if isinstance(action, Action)}
-    images = list(_images(facts, going, gone))
+    images = list(_images(inputs, going, gone))
     every = (*snapshots.values(), *volumes.values(), *images)
     return tuple(a for a in every if isinstance(a, Action)), tuple(f for f in every if isinstance(f, Finding))
 
 
-def _undeclared(facts: Facts) -> Iterator[tuple[Place, SnapshotRow]]:
-    for key, row in sorted(facts.observed.snapshots.items(), key=lambda item: item[0]):
-        spec = facts.desired.images.get(row.image)
-        if key not in facts.claims and not (spec and spec.suspend):
+def _undeclared(inputs: Inputs) -> Iterator[tuple[Place, SnapshotRow]]:
+    for key, row in sorted(inputs.observed.snapshots.items(), key=lambda item: item[0]):
+        spec = inputs.desired.images.get(row.image)
+        if key not in inputs.owners and not (spec and spec.suspend):
             yield key, row
 
 
-def _retained(facts: Facts, image: str) -> bool:
-    """What is declared decides; where nothing is, what was declared last."""
-    owner = facts.desired.images.get(image) or facts.observed.images.get(image)
+def _retained(inputs: Inputs, image: str) -> bool:
+    """Whether the deletionPolicy is Retain: the declared one, else the last declared one."""
+    owner = inputs.desired.images.get(image) or inputs.observed.images.get(image)
     return owner is not None and owner.retain
 
 
-def _snapshot(facts: Facts, row: SnapshotRow) -> Action | Finding:
-    if _retained(facts, row.image):
+def _snapshot(inputs: Inputs, row: SnapshotRow) -> Action | Finding:
+    if _retained(inputs, row.image):
         return Finding(Kind.SNAPSHOT, row.name, "Retained", KEPT.format(row.image), row.pool)
-    if row.image in facts.observed.spared:
-        return Finding(Kind.SNAPSHOT, row.name, *facts.observed.spared[row.image], row.pool)
-    if obstacle := _obstacle(facts, row):
+    if row.image in inputs.observed.spared:
+        return Finding(Kind.SNAPSHOT, row.name, *inputs.observed.spared[row.image], row.pool)
+    if obstacle := _obstacle(inputs, row):
         return Finding(Kind.SNAPSHOT, row.name, *obstacle, row.pool)
     return Action(
         Verb.REMOVE,
@@ -58,9 +58,9 @@ def _snapshot(facts: Facts, row: SnapshotRow) -> Action | Finding:
     )
 
 
-def _obstacle(facts: Facts, row: VolumeRow | SnapshotRow) -> tuple[str, str] | None:
+def _obstacle(inputs: Inputs, row: VolumeRow | SnapshotRow) -> tuple[str, str] | None:
     """Why what a row names can't be removed: (reason, message)."""
-    pool = facts.observed.pools.get(row.pool)
+    pool = inputs.observed.pools.get(row.pool)
     if pool is None:
         return (
             "PoolUnknown",
@@ -71,7 +71,7 @@ def _obstacle(facts: Facts, row: VolumeRow | SnapshotRow) -> tuple[str, str] | N
     if pool.state.halted and not pool.state.halted.removes:
         return pool.state.halted.reason, f"no longer declared, but its pool allows no removal now: {pool.state.halted.message}"
     found = (
-        facts.volume_state((row.pool, row.chain)) if isinstance(row, VolumeRow) else facts.snapshot_state((row.pool, row.name))
+        inputs.volume_state((row.pool, row.chain)) if isinstance(row, VolumeRow) else inputs.snapshot_state((row.pool, row.name))
     )
     if found.condition is Condition.UNKNOWN:
         return "PoolUnavailable", f"no longer declared, but {found.path} can't be examined: {found.detail}"
@@ -83,13 +83,13 @@ def _obstacle(facts: Facts, row: VolumeRow | SnapshotRow) -> tuple[str, str] | N
     return None
 
 
-def _volumes(facts: Facts, going: Mapping[Place, Action]) -> dict[Place, Action | Finding]:
-    needed = _needed(facts, going)
-    unneeded = [row for key, row in facts.observed.volumes.items() if key not in needed]
+def _volumes(inputs: Inputs, going: Mapping[Place, Action]) -> dict[Place, Action | Finding]:
+    needed = _needed(inputs, going)
+    unneeded = [row for key, row in inputs.observed.volumes.items() if key not in needed]
     removed: dict[Place, Action | Finding] = {}
     # Ordered by length, not by following parents: rows that name each other as parents must not stop the planner.
     for row in sorted(unneeded, key=lambda row: (-len(row.digests), row.pool, row.chain)):
-        obstacle = _obstacle(facts, row)
+        obstacle = _obstacle(inputs, row)
         removed[row.pool, row.chain] = (
             Finding(Kind.VOLUME, volume_name(row.chain), *obstacle, row.pool)
             if obstacle
@@ -115,34 +115,34 @@ def _volume(row: VolumeRow, earlier: Iterable[Action]) -> Action:
     )
 
 
-def _needed(facts: Facts, going: Collection[Place]) -> set[Place]:
-    """Volumes of what is declared and of what is kept, and those below them."""
-    goals: Sequence[Goal] = [goal_of(image, facts) for image in facts.desired.images.values()]
-    kept = facts.desired.images.keys() | facts.observed.spared.keys()
-    staying = [row for name, row in facts.observed.images.items() if name in kept or row.retain]
+def _needed(inputs: Inputs, going: Collection[Place]) -> set[Place]:
+    """Volumes of what is declared and of what is kept, with their parents."""
+    goals: Sequence[Goal] = [goal_of(image, inputs) for image in inputs.desired.images.values()]
+    kept = inputs.desired.images.keys() | inputs.observed.spared.keys()
+    staying = [row for name, row in inputs.observed.images.items() if name in kept or row.retain]
     roots = {wanted.key for goal in goals for wanted in goal.volumes()}
     roots |= {(row.pool, row.chain) for row in staying if row.chain}
-    roots |= {(row.pool, row.chain) for key, row in facts.observed.snapshots.items() if key not in going}
+    roots |= {(row.pool, row.chain) for key, row in inputs.observed.snapshots.items() if key not in going}
     needed: set[Place] = set()
     while roots:
         key = roots.pop()
         needed.add(key)
-        row = facts.observed.volumes.get(key)
+        row = inputs.observed.volumes.get(key)
         if row and row.parent and (row.pool, row.parent) not in needed:
             roots.add((row.pool, row.parent))
     return needed
 
 
-def _images(facts: Facts, snapshots: Mapping[Place, Action], volumes: Mapping[Place, Action]) -> Iterator[Action | Finding]:
-    for name, row in sorted(facts.observed.images.items()):
-        if name in facts.desired.images:
+def _images(inputs: Inputs, snapshots: Mapping[Place, Action], volumes: Mapping[Place, Action]) -> Iterator[Action | Finding]:
+    for name, row in sorted(inputs.observed.images.items()):
+        if name in inputs.desired.images:
             continue
-        mine = {key for key, snapshot in facts.observed.snapshots.items() if snapshot.image == name and key not in facts.claims}
+        mine = {key for key, snapshot in inputs.observed.snapshots.items() if snapshot.image == name and key not in inputs.owners}
         data = [snapshots.get(key) for key in sorted(mine)]
         if row.retain:
             yield Finding(Kind.IMAGE, name, "Retained", KEPT.format(name))
-        elif name in facts.observed.spared:
-            yield Finding(Kind.IMAGE, name, *facts.observed.spared[name])
+        elif name in inputs.observed.spared:
+            yield Finding(Kind.IMAGE, name, *inputs.observed.spared[name])
         elif None not in data:
             after = tuple(a.key for a in (*data, volumes.get((row.pool, row.chain or ""))) if a)
             yield Action(Verb.FORGET, Kind.IMAGE, name, "no longer declared", image=name, after=after, images=(name,))

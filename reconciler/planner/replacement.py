@@ -1,9 +1,9 @@
-"""Snapshots whose image has moved on to another chain, and what the image's ``replacePolicy`` makes of them.
+"""Outdated snapshots, whose image has another chain now, and their replacement by the image's ``replacePolicy``.
 
-A snapshot that is not active is brought back first where its new base is still to be made: that can fail. One that was taken
-down in the middle of its replacement is not brought back, but replaced.
+An inactive snapshot is activated first while its new base does not exist yet: building the base can fail. A snapshot that was
+deactivated by an interrupted replacement is replaced without that.
 
-Called by ``planner`` and ``plan``. Pure: who holds a snapshot is among the facts, asked beforehand of those in ``candidates``.
+Called by ``plan`` and the controller. Pure: the holders of ``candidates`` are observed before the plan is made.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from reconciler.model import Action, Desired, Finding, Key, Kind, Observed, ReplacePolicy, SnapshotRow, Verb
-from reconciler.planner.facts import Facts, Goal
-from reconciler.planner.goals import outlook, volume_name
+from reconciler.planner.goals import goal_or_blocked, volume_name
+from reconciler.planner.inputs import Goal, Inputs
 
 
 def candidates(desired: Desired, observed: Observed, selection: Collection[str] | None = None) -> Iterator[SnapshotRow]:
-    """The snapshots of which it matters who holds them now."""
+    """The snapshots whose holders have to be observed before a plan is made."""
     images = [
         image
         for name, image in sorted(desired.images.items())
@@ -24,33 +24,33 @@ def candidates(desired: Desired, observed: Observed, selection: Collection[str] 
     ]
     if not images:
         return
-    facts = Facts.of(desired, observed)
+    inputs = Inputs.of(desired, observed)
     for image in images:
-        goal = outlook(image, facts)
+        goal = goal_or_blocked(image, inputs)
         if isinstance(goal, Goal):
-            yield from outdated(goal, facts)
+            yield from outdated(goal, inputs)
 
 
-def outdated(goal: Goal, facts: Facts) -> Iterator[SnapshotRow]:
-    """Snapshots of the image that are whole, and made from another chain than the one that is declared."""
+def outdated(goal: Goal, inputs: Inputs) -> Iterator[SnapshotRow]:
+    """Intact snapshots of the image that are based on another chain than the declared one."""
     image = goal.image
     for name in dict.fromkeys(image.snapshots):
         key = image.pool, name
-        row = facts.observed.snapshots.get(key)
+        row = inputs.observed.snapshots.get(key)
         is_older = row is not None and goal.chain is not None and row.chain != goal.chain
-        if row and is_older and facts.claims[key] == image.name and not facts.snapshot(key):
+        if row and is_older and inputs.owners[key] == image.name and not inputs.snapshot(key):
             yield row
 
 
-def replacing(goal: Goal, facts: Facts, after: tuple[Key, ...]) -> Iterator[Action]:
+def replacements(goal: Goal, inputs: Inputs, after: tuple[Key, ...]) -> Iterator[Action]:
     image = goal.image
-    for row in outdated(goal, facts):
-        if _is_due(goal, row, facts):
+    for row in outdated(goal, inputs):
+        if _is_due(goal, row, inputs):
             yield Action(
                 Verb.REPLACE,
                 Kind.SNAPSHOT,
                 row.name,
-                _because(goal, row, facts),
+                _because(goal, row, inputs),
                 pool=row.pool,
                 image=image.name,
                 chain=goal.chain,
@@ -61,24 +61,24 @@ def replacing(goal: Goal, facts: Facts, after: tuple[Key, ...]) -> Iterator[Acti
             )
 
 
-def _is_due(goal: Goal, row: SnapshotRow, facts: Facts) -> bool:
+def _is_due(goal: Goal, row: SnapshotRow, inputs: Inputs) -> bool:
     if goal.image.replace is ReplacePolicy.KEEP or goal.stale:
         return False
-    if goal.image.replace is ReplacePolicy.ON_RELEASE and (row.pool, row.name) in facts.observed.holders:
+    if goal.image.replace is ReplacePolicy.ON_RELEASE and (row.pool, row.name) in inputs.observed.holders:
         return False
-    return facts.snapshot_state((row.pool, row.name)).active or not facts.volume(goal.top)
+    return inputs.snapshot_state((row.pool, row.name)).active or not inputs.volume(goal.top)
 
 
-def _because(goal: Goal, row: SnapshotRow, facts: Facts) -> str:
-    holder = facts.observed.holders.get((row.pool, row.name))
+def _because(goal: Goal, row: SnapshotRow, inputs: Inputs) -> str:
+    holder = inputs.observed.holders.get((row.pool, row.name))
     used = f"; fails while it is in use by {holder}" if holder else ""
     return f"{_chains(goal, row)}; data written to it is discarded{used}"
 
 
-def of_goal(goal: Goal, facts: Facts) -> Iterator[Finding]:
-    """Outdated snapshots that stay as they are for now, and why."""
-    for row in outdated(goal, facts):
-        holder = facts.observed.holders.get((row.pool, row.name))
+def of_goal(goal: Goal, inputs: Inputs) -> Iterator[Finding]:
+    """Findings of outdated snapshots that are kept for now, and why."""
+    for row in outdated(goal, inputs):
+        holder = inputs.observed.holders.get((row.pool, row.name))
         if goal.image.replace is ReplacePolicy.KEEP or goal.stale:
             hint = "" if goal.stale else " (replacePolicy Keep; OnRelease and Recreate replace it)"
             yield Finding(Kind.SNAPSHOT, row.name, "SnapshotOutdated", f"{_chains(goal, row)}; it is kept{hint}", row.pool)

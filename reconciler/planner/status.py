@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.model import Action, Desired, Failure, ImageRow, ImageSpec, Key, Kind, Observed, Phase, Plan, SnapshotRow, Verb
-from reconciler.planner.drift import MENDING
+from reconciler.planner.drift import REPAIRS
 from reconciler.planner.reasons import known
 from reconciler.pool.driver import Condition as Held
 
@@ -224,7 +224,7 @@ def _stalled(failure: Failure | None) -> Condition:
 
 
 def _drifted(left: Sequence[Action]) -> Condition:
-    repairs = [action for action in left if action.verb in MENDING]
+    repairs = [action for action in left if action.verb in REPAIRS]
     if not repairs:
         return Condition("Drifted", False, "NoDrift")
     message = "; ".join(f"{action.kind.lower()}/{action.name}: {action.because}" for action in repairs)

@@ -1,6 +1,6 @@
-"""Layers that no manifest pins: which of their sources hold the same bytes, which digests are known, which have to be fetched.
+"""Unpinned layers: which sources hold the same bytes, which digests are resolved, which sources have to be fetched.
 
-Called by ``planner``. Pure.
+Called by ``inputs``, ``creation`` and the controller. Pure.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from reconciler.model import Action, Kind, Resolution, Verb
 Resolutions = Mapping[Source, Resolution]
 
 
-def known_digests(resolutions: Resolutions) -> dict[Source, str]:
-    """Digests of sources as they answer now; one that was never fetched has that of its twins, where these agree."""
+def resolved_digests(resolutions: Resolutions) -> dict[Source, str]:
+    """Digests of sources by their current ETags; a source that was never fetched has that of its twins, where they agree."""
     answered = {source: found for source, found in resolutions.items() if not found.error}
     seen: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for source, found in answered.items():
         if found.digest:
             seen[_same_bytes(source, resolutions)].add(found.digest)
-    known = {}
+    digests = {}
     for source, found in answered.items():
         twins = seen.get(_same_bytes(source, resolutions), set())
         if found.digest or len(twins) == 1:
-            known[source] = found.digest or min(twins)
-    return known
+            digests[source] = found.digest or min(twins)
+    return digests
 
 
-def resolves(wanted: Mapping[Source, set[str]], resolutions: Resolutions) -> dict[Source, Action]:
-    """For each source the action that fetches it or a twin of it; ``wanted`` maps sources to the images that want them."""
+def fetches(wanted: Mapping[Source, set[str]], resolutions: Resolutions) -> dict[Source, Action]:
+    """For each source the action that fetches it or a twin; ``wanted`` maps sources to the images that need them."""
     twins: dict[tuple[object, ...], list[Source]] = defaultdict(list)
     for source in sorted(wanted, key=lambda s: (s.url, repr(s.s3))):
         twins[_same_bytes(source, resolutions)].append(source)
@@ -51,7 +51,7 @@ def _same_bytes(source: Source, resolutions: Resolutions) -> tuple[object, ...]:
 
 
 def _named(groups: Sequence[Sequence[Source]]) -> Iterator[tuple[str, Sequence[Source]]]:
-    """Groups by the URL of their first source; a number tells apart the same URL at several endpoints."""
+    """Groups by the URL of their first source; a number distinguishes the same URL at several endpoints."""
     count: dict[str, int] = defaultdict(int)
     for sources in groups:
         url = sources[0].url

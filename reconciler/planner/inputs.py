@@ -1,6 +1,6 @@
-"""Desired and observed state side by side: the goal of each image, and how each volume or snapshot differs from it.
+"""The inputs of a plan: desired and observed state side by side, and how each wanted volume or snapshot differs.
 
-``Facts`` is made once for each plan and read by all of ``planner``; ``goals`` computes the ``Goal`` values. Frozen.
+``plan`` makes ``Inputs`` once for each plan, and all of ``planner`` reads it; ``goals`` computes the ``Goal`` values. Frozen.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from reconciler.image.spec import LAYOUT, Layer, Source
 from reconciler.model import Desired, ImageSpec, Observed, Verb
-from reconciler.planner.unpinned import known_digests
+from reconciler.planner.unpinned import resolved_digests
 from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeState
 
 Place = tuple[str, str]
@@ -23,7 +23,7 @@ _BROKEN = {Condition.MISSING: "is missing", Condition.REPLACED: "was replaced", 
 
 
 class Difference(NamedTuple):
-    """What has to be done, and why; ``because`` is empty where the image's own difference says it."""
+    """The verb that removes a difference, and why; ``because`` is empty where the image's own difference is the reason."""
 
     verb: Verb
     because: str
@@ -40,9 +40,9 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What one image wants. ``layers`` carry their digests where these are known, ``chains`` are the prefixes that are known.
+    """What one image needs. ``layers`` have their digests as far as they are resolved, ``chains`` are the resolved prefixes.
 
-    ``stale`` says why the last known chain stands in for the one that is declared. ``layout`` is that of the chains' ids.
+    ``stale`` is why the last known chain is used instead of the declared one. ``layout`` is that of the chains' ids.
     """
 
     image: ImageSpec
@@ -54,7 +54,7 @@ class Goal:
 
     @property
     def chain(self) -> str | None:
-        """The whole chain, None until every digest is known."""
+        """The whole chain; None until every digest is resolved."""
         return self.chains[-1] if self.chains and len(self.chains) == len(self.layers) else None
 
     @property
@@ -71,21 +71,21 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """``claims`` says which image each declared snapshot belongs to; ``known`` holds the digests of unpinned sources.
+class Inputs:
+    """``owners`` has the image of each declared snapshot; ``digests`` those of unpinned sources that are resolved.
 
-    ``goals`` is what ``goal_of`` has worked out already, by the image's name.
+    ``goals`` caches ``goal_of``, by the image's name.
     """
 
     desired: Desired
     observed: Observed
-    claims: Mapping[Place, str]
-    known: Mapping[Source, str]
+    owners: Mapping[Place, str]
+    digests: Mapping[Source, str]
     goals: dict[str, Goal] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, desired: Desired, observed: Observed) -> Facts:
-        return cls(desired, observed, _claims(desired), known_digests(observed.resolutions))
+    def of(cls, desired: Desired, observed: Observed) -> Inputs:
+        return cls(desired, observed, _owners(desired), resolved_digests(observed.resolutions))
 
     def state(self, pool: str) -> PoolState | None:
         found = self.observed.pools.get(pool)
@@ -130,13 +130,13 @@ class Facts:
         return Difference(Verb.CREATE, f"declared, and not in the registry: {unknown}")
 
 
-def _claims(desired: Desired) -> dict[Place, str]:
-    """Where several images declare one snapshot, it belongs to the first by name."""
-    claims: dict[Place, str] = {}
+def _owners(desired: Desired) -> dict[Place, str]:
+    """The image of each declared snapshot; of several that declare it, the first by name."""
+    owners: dict[Place, str] = {}
     for name, image in sorted(desired.images.items()):
         for snapshot in image.snapshots:
-            claims.setdefault((image.pool, snapshot), name)
-    return claims
+            owners.setdefault((image.pool, snapshot), name)
+    return owners
 
 
 def _no_volume(key: Place) -> VolumeState:
