@@ -1,4 +1,4 @@
-"""The engine of durable runs: open, attempt, record, back off, resume, cancel.
+"""The engine of durable runs: open, attempt, record, back off, cancel.
 
 ``loop`` opens and executes runs, ``lifecycle`` defines their machines, ``registry`` is the store. The engine knows neither
 kernel nor S3, and keeps nothing that a restart would miss: what is under way is read from the store at every turn.
@@ -24,7 +24,7 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,7 +103,6 @@ class Engine:
         self._wait = wait or self.stop.wait
         self._listener = listener
         self._claims = _Claims()
-        self._beats: dict[str, float] = {}
 
     # -------------------------------------------------------------------------------------- what callers ask for
 
@@ -138,15 +137,6 @@ class Engine:
                 run = self.store.run(run_id)
         return run
 
-    def resume(self) -> tuple[Run, ...]:
-        """Runs that were cut off and can be executed again, oldest first. One that no machine knows stops for a person."""
-        for run in self.store.open_runs():
-            if run.cancel:
-                self._finish_cancelled(run)
-            elif run.status is Status.ACTIVE and self._step(run) is None:
-                self._commit(run, *_unknown(run, self.machines.get(run.machine)))
-        return tuple(run for run in self.store.open_runs() if run.status is Status.ACTIVE)
-
     def cancel(self, run_id: str, why: str = "cancelled on request") -> Run:
         """Ask an open run to end: at once where nobody executes it, at the next boundary or ``Context.check`` otherwise."""
         return self._finish_cancelled(self.store.request_cancel(run_id, why))
@@ -158,11 +148,6 @@ class Engine:
             return run
         after = replace(_rested(run), status=Status.ACTIVE, reason="", message="")
         return self._commit(run, after, Entry(Result.NOTED, "Released"))
-
-    def silence(self) -> Mapping[str, float]:
-        """Seconds since the step of each run under way last called ``Context.check``; for watchdogs."""
-        now = self._monotonic()
-        return {run: now - beat for run, beat in self._beats.copy().items()}
 
     # ------------------------------------------------------------------------------------------------- one turn
 
@@ -196,7 +181,7 @@ class Engine:
         if run.crashes >= step.retry.crashes:
             self._commit(run, *_crashed(run))
             return True
-        began = self._beats[run.id] = self._monotonic()
+        began = self._monotonic()
         try:
             outcome = step.act(self._context(run, began + step.timeout, progress))
         except Stopped as stopped:
@@ -213,8 +198,6 @@ class Engine:
             self._commit(run, *verdict)
         else:
             self._commit(run, *self._advanced(run, step, outcome), outcome.facts)
-        finally:
-            self._beats.pop(run.id, None)
         return True
 
     def _context(self, run: Run, deadline: float, progress: Progress) -> Context:
@@ -222,7 +205,7 @@ class Engine:
 
         def check() -> None:
             nonlocal looked
-            now = self._beats[run.id] = self._monotonic()
+            now = self._monotonic()
             if self.stop.is_set():
                 raise Stopped(f"{run.subject}: asked to stop while {run.state}")
             if now >= deadline:

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +28,7 @@ _FAILED = """
     AND (status IN ('failed', 'needs-operator') OR (status = 'active' AND attempt > 0)) ORDER BY number
 """
 
-_GIVEN = "(SELECT value FROM json_each(?1))"
+_GIVEN = "(SELECT value FROM json_each(:given))"
 
 
 def _given(values: Iterable[str] | None) -> str | None:
@@ -94,19 +94,19 @@ class Records:
 
     def images(self, names: Iterable[str] | None = None) -> dict[str, ImageRow]:
         """By name: all of them, or these."""
-        query = f"SELECT * FROM image WHERE ?1 IS NULL OR name IN {_GIVEN} ORDER BY name"  # noqa: S608
-        return {row["name"]: rows.image_of(row) for row in self._rows(query, (_given(names),))}
+        query = f"SELECT * FROM image WHERE :given IS NULL OR name IN {_GIVEN} ORDER BY name"  # noqa: S608
+        return {row["name"]: rows.image_of(row) for row in self._rows(query, {"given": _given(names)})}
 
     def volumes(self, chains: Iterable[str] | None = None) -> dict[tuple[str, str], VolumeRow]:
         """By pool and chain: all of them, or those of these chains."""
-        query = f"SELECT * FROM volume WHERE ?1 IS NULL OR chain IN {_GIVEN} ORDER BY pool, chain"  # noqa: S608
-        return {(row["pool"], row["chain"]): rows.volume_of(row) for row in self._rows(query, (_given(chains),))}
+        query = f"SELECT * FROM volume WHERE :given IS NULL OR chain IN {_GIVEN} ORDER BY pool, chain"  # noqa: S608
+        return {(row["pool"], row["chain"]): rows.volume_of(row) for row in self._rows(query, {"given": _given(chains)})}
 
     def snapshots(self, images: Iterable[str] | None = None, names: Iterable[str] = ()) -> dict[tuple[str, str], SnapshotRow]:
         """By pool and name: all of them, or those of these images or names."""
-        named = "name IN (SELECT value FROM json_each(?2))"
-        query = f"SELECT * FROM snapshot WHERE ?1 IS NULL OR image IN {_GIVEN} OR {named} ORDER BY pool, name"  # noqa: S608
-        found = self._rows(query, (_given(images), _given(names)))
+        named = "name IN (SELECT value FROM json_each(:names))"
+        query = f"SELECT * FROM snapshot WHERE :given IS NULL OR image IN {_GIVEN} OR {named} ORDER BY pool, name"  # noqa: S608
+        found = self._rows(query, {"given": _given(images), "names": _given(names)})
         return {(row["pool"], row["name"]): SnapshotRow(**row) for row in found}
 
     def thin_pool(self, pool: str) -> PoolRow | None:
@@ -116,8 +116,8 @@ class Records:
 
     def thin_devices(self, pool: str, name: str | None = None) -> dict[int, DeviceRow]:
         """Of its devices, by thin id: all of them, or those of one name."""
-        query = "SELECT * FROM device WHERE pool = ? AND (?2 IS NULL OR name = ?2) ORDER BY id"
-        return {row["id"]: rows.device_of(row) for row in self._rows(query, (pool, name))}
+        query = "SELECT * FROM device WHERE pool = :pool AND (:name IS NULL OR name = :name) ORDER BY id"
+        return {row["id"]: rows.device_of(row) for row in self._rows(query, {"pool": pool, "name": name})}
 
     def thin_pending(self, pool: str) -> bool:
         """Whether a change of one of its devices was begun and never closed."""
@@ -141,8 +141,8 @@ class Records:
 
     def generations(self, images: Iterable[str] | None = None) -> dict[str, tuple[str, int]]:
         """By image: the digest of the specification that was seen last, and the how many-th it was."""
-        query = f"SELECT * FROM generation WHERE ?1 IS NULL OR image IN {_GIVEN}"  # noqa: S608
-        return {row["image"]: (row["digest"], row["number"]) for row in self._rows(query, (_given(images),))}
+        query = f"SELECT * FROM generation WHERE :given IS NULL OR image IN {_GIVEN}"  # noqa: S608
+        return {row["image"]: (row["digest"], row["number"]) for row in self._rows(query, {"given": _given(images)})}
 
     def marks(self) -> dict[tuple[str, What], Mark]:
         found = (rows.mark_of(row) for row in self._rows("SELECT * FROM mark ORDER BY image, what"))
@@ -192,10 +192,10 @@ class Records:
 
     # ------------------------------------------------------------------------------------------------- small parts
 
-    def _rows(self, query: str, values: Iterable[object] = ()) -> list[dict[str, Any]]:
+    def _rows(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[dict[str, Any]]:
         with self._lock:
             try:
-                cursor = self._raw.execute(query, tuple(values))
+                cursor = self._raw.execute(query, values)
                 names = [column[0] for column in cursor.description]
                 return [dict(zip(names, row, strict=True)) for row in cursor]
             except sqlite3.Error as error:

@@ -131,11 +131,6 @@ class Registry(Records):
         with self._writing() as db:
             _apply(db, facts)
 
-    def next_id(self, pool: str, above: int = 0) -> int:
-        """The pool's next id, from 1 and larger than ``above``. On disk before it is returned, and never returned again."""
-        with self._writing():
-            return self._take_id(pool, above)
-
     def _take_id(self, pool: str, above: int) -> int:
         take = """INSERT INTO sequence VALUES (:pool, :above + 1)
                   ON CONFLICT (pool) DO UPDATE SET last = MAX(last, :above) + 1 RETURNING last"""

@@ -138,7 +138,6 @@ def test_a_device_is_there_with_its_node_and_gone_with_it(rig: Rig) -> None:
     assert rig.dm.table(made.name) == (Target(0, 8 * SECTORS, "thin", f"{number(DIRECTORY / rig.name)} 0"),)
     pool = rig.dm.info(rig.name)
     assert pool and pool.open_count == 1
-    assert rig.dm.deps(made.name) == (pool.number,)
 
     rig.dm.remove(made.name)
 
@@ -208,7 +207,6 @@ def test_a_device_that_is_not_there_is_enxio_whatever_is_asked(dm: DeviceMapper)
         "message": lambda: dm.message("nobody", "hello"),
         "status": lambda: dm.status("nobody"),
         "table": lambda: dm.table("nobody"),
-        "deps": lambda: dm.deps("nobody"),
     }
     for task, call in calls.items():
         with refused(errno.ENXIO, task):
@@ -232,7 +230,6 @@ def test_a_mapping_of_somebody_else_is_seen(rig: Rig) -> None:
 
     assert found and (found.uuid, found.live_table) == ("", True)
     assert rig.dm.table(found.name) == (Target(0, SECTORS, "error", ""),)
-    assert rig.dm.deps(found.name) == ()
 
 
 def test_a_device_without_a_table_is_seen_as_one(rig: Rig) -> None:

@@ -55,7 +55,7 @@ def execute_until(state: Path, statement: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     registry._raw.set_trace_callback(before)
-    for run in engine(state, registry).resume():
+    for run in registry.open_runs():
         engine(state, registry).execute(run.id)
 
 
@@ -118,7 +118,7 @@ def test_whatever_was_cut_off_is_resumed_and_nothing_committed_is_done_again(cra
     for state, registry, run in left_behind(crashed):
         passed = STATES.index(run.state)
         before = effects(state)
-        for resumed in engine(state, registry).resume():
+        for resumed in registry.open_runs():
             engine(state, registry).execute(resumed.id)
 
         assert registry.run(run.id).status is Status.DONE, state

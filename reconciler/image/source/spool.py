@@ -191,15 +191,6 @@ class Spool:
             wanted = {*keep, *self._in_use()}
             return tuple(path.name for path in found if self._remove_unless(path, wanted))
 
-    def discard(self, digest: str) -> bool:
-        """Remove a layer, whole or partial; False where it is being read."""
-        with self._lock:
-            if digest in self._in_use():
-                return False
-            Partial.of(self.directory, digest).discard()
-            (self.directory / digest).unlink(missing_ok=True)
-            return True
-
     def close(self, timeout: float = 10.0) -> None:
         """End what is under way, and wait until nothing touches the directory any more, for ``timeout`` seconds at most."""
         until = time.monotonic() + timeout

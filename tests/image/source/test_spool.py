@@ -551,7 +551,6 @@ def test_sweeping_spares_what_is_being_read(origin: Origin, spool: Spool) -> Non
         eventually(lambda: len(origin.gets()) >= 4)
 
         assert spool.sweep(()) == ()
-        assert not spool.discard(SHA256)
 
         gate.set()
         assert content(fetch) == DATA
@@ -567,15 +566,6 @@ def test_sweeping_keeps_the_name_by_which_a_kept_layer_is_known(origin: Origin, 
 
     assert fetched(spool, layer) == DATA
     assert not origin.gets()
-
-
-def test_a_discarded_layer_is_fetched_again(origin: Origin, spool: Spool) -> None:
-    layer = origin.layer(DATA)
-    fetched(spool, layer)
-    eventually(lambda: spool.discard(SHA256))
-
-    assert names(spool) == set()
-    assert fetched(spool, layer) == DATA
 
 
 def test_a_spool_that_was_never_used_has_nothing_to_sweep(tmp_path: Path) -> None:
