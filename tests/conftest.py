@@ -10,6 +10,7 @@ from tests.support.tier import HELP, MODES
 
 os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 """Debian keeps e2fsprogs and device-mapper's tools where an ordinary user's PATH has no directory."""
+os.umask(0o022)  # modes that tests compare come from it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -388,5 +388,5 @@ def names(image: Path, directory: str) -> set[str]:
 def write(image: Path, path: str, data: bytes, scratch: Path) -> None:
     """What a microVM does to its root: write a file into the file system."""
     scratch.write_bytes(data)
-    done = subprocess.run([tool("debugfs"), "-w", "-R", f"write {scratch} {path}", image], capture_output=True, check=True)
+    done = subprocess.run([tool("debugfs"), "-w", "-R", f'write "{scratch}" {path}', image], capture_output=True, check=True)
     assert b"Allocated inode" in done.stdout + done.stderr, done.stderr

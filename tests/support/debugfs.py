@@ -39,8 +39,8 @@ def of_image(image: Path, scratch: Path) -> dict[bytes, Facts]:
         (number, name): scratch / f"{number}.{at}" for number in said for at, name in enumerate(_listed(listed[number]))
     }
     contents = {number: scratch / str(number) for number, kind in found.values() if _has_content(kind, said[number])}
-    _run(image, [b'ea_get -f %s "<%d>" "%s"' % (bytes(path), number, name) for (number, name), path in attributes.items()])
-    _run(image, [b"dump <%d> %s" % (number, bytes(path)) for number, path in contents.items()])
+    _run(image, [b'ea_get -f "%s" "<%d>" "%s"' % (bytes(path), number, name) for (number, name), path in attributes.items()])
+    _run(image, [b'dump <%d> "%s"' % (number, bytes(path)) for number, path in contents.items()])
     links = grouped({name: number for name, (number, kind) in found.items() if kind != stat.S_IFDIR})
     xattrs: dict[int, list[tuple[bytes, bytes]]] = {}
     for (number, name), path in attributes.items():

@@ -275,7 +275,7 @@ def test_debugfs_reads_the_same_files(tmp_path: Path, sample_layers: Mapping[str
     paths = [sample_layers["base.tar"], sample_layers["python.tar.gz"]]
     images.build(paths, image, "256MiB")
 
-    images.run("debugfs", "-R", f"rdump / {top}", image)
+    images.run("debugfs", "-R", f'rdump / "{top}"', image)
 
     expected = {name: found for name, found in ext4.of_image(image).items() if found.kind in PLAIN}
     dumped = {name: found for name, found in compare.of_directory(top).items() if found.kind in PLAIN}

@@ -96,7 +96,7 @@ def test_extended_attributes_in_the_inode_and_beside_it(tmp_path: Path, xattrs: 
         image.file("f", xattrs=xattrs)
 
     said = debugfs(
-        tmp_path / "image", "stat /f", *(f"ea_get -f {tmp_path}/{n} /f {name.decode()}" for n, name in numbered(xattrs))
+        tmp_path / "image", "stat /f", *(f'ea_get -f "{tmp_path}/{n}" /f {name.decode()}' for n, name in numbered(xattrs))
     )
     assert f"Blockcount: {blocks * 8}" in said
     for n, name in numbered(xattrs):
@@ -114,7 +114,7 @@ def test_access_control_lists_are_stored_in_the_format_of_the_disk(tmp_path: Pat
     with building(tmp_path / "image", 16 * MIB) as image:
         image.put("d", directory(xattrs={name.encode(): ACL for name in names}))
 
-    debugfs(tmp_path / "image", *(f"ea_get -f {tmp_path}/{name} /d {name}" for name in names))
+    debugfs(tmp_path / "image", *(f'ea_get -f "{tmp_path}/{name}" /d {name}' for name in names))
     expected = ACL.replace(b"\xff" * 4, bytes(4))
     assert [(tmp_path / name).read_bytes() for name in names] == [expected, expected]
     check(tmp_path / "image")
