@@ -1,7 +1,7 @@
-"""The frozen values that the reconciler thinks in: Desired, Observed, Action, Plan.
+"""The frozen values that packages exchange: Desired, Observed, Action, Plan, Finding, Key, Result.
 
-Made by ``manifests`` (Desired) and ``observe`` (Observed), compared by ``plan``, carried out by ``loop`` and
-``lifecycle``, shown by ``report``. No state, no side effects.
+``manifests`` makes Desired, ``controller/observe`` Observed; ``planner`` compares them; the controller carries out the Plan. No
+state, no side effects.
 """
 
 from __future__ import annotations
@@ -116,14 +116,14 @@ class PoolSpec:
 
 
 class ReplacePolicy(StrEnum):
-    """What becomes of a snapshot whose image has moved on to another chain."""
+    """What happens to a snapshot whose image has another chain now."""
 
     KEEP = "Keep"
-    """It stays until somebody removes it."""
+    """It is kept until it is removed by hand."""
     ON_RELEASE = "OnRelease"
-    """It is replaced once nobody holds it."""
+    """It is replaced once it is not in use."""
     RECREATE = "Recreate"
-    """It is replaced now, and where it is in use that is an error."""
+    """It is replaced now; while it is in use that is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +144,9 @@ class ImageSpec:
 
     @property
     def digest(self) -> str:
-        """Of what is specified, whatever the manifest looks like: comments, order and labels are no part of it."""
-        said = replace(self, labels={}, where=None)
-        return hashlib.sha256(repr(said).encode()).hexdigest()[:32]
+        """Of the specification alone: comments, order and labels of the manifest don't change it."""
+        specified = replace(self, labels={}, where=None)
+        return hashlib.sha256(repr(specified).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class HostFacts:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the manifests say of this host."""
+    """What the manifests declare for this host."""
 
     pools: Mapping[str, PoolSpec]
     images: Mapping[str, ImageSpec]
@@ -221,9 +221,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What is known of a source that no manifest pins: its ETag and length now, and the digest those bytes were seen to have.
+    """The state of an unpinned source: its current ETag and length, and the digest of those bytes.
 
-    ``digest`` is None until the bytes have been fetched once. ``error`` says why the source could not be asked.
+    ``digest`` is None until the bytes have been fetched once. ``error`` is why the source did not answer.
     """
 
     source: Source
@@ -236,7 +236,7 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class PoolObserved:
-    """``state`` is None where the pool can't be read; ``problem`` then says why: that is not the same as empty."""
+    """``state`` is None where the pool can't be read, which is not the same as empty; ``problem`` is the reason."""
 
     name: str
     shares_blocks: bool
@@ -255,7 +255,7 @@ class Observed:
     resolutions: Mapping[Source, Resolution] = field(default_factory=dict)
     failures: Mapping[Key, Failure] = field(default_factory=dict)
     spared: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Images that are not to be pruned now: the reason, for tools and for people."""
+    """Images that must not be pruned now: reason and message."""
     holders: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Who holds a snapshot, by (pool, name); asked only of those that are to be replaced (``planner.replacing``)."""
 
@@ -275,17 +275,17 @@ class Observed:
 
 class Verb(StrEnum):
     ASSEMBLE = "assemble"
-    """Make a pool usable: after a reboot, for the first time, or after a crash. What it holds is looked at again afterwards."""
+    """Make a pool usable: after a reboot, for the first time, or after a crash. Its content is observed again afterwards."""
     RESOLVE = "resolve"
-    """Fetch an unpinned layer once, to learn its digest; the chain is not known before."""
+    """Fetch an unpinned layer once, to learn its digest; the chain is not resolved before."""
     BUILD = "build"
     REBUILD = "rebuild"
     CREATE = "create"
     REPAIR = "repair"
     ACTIVATE = "activate"
-    """Bring a snapshot that is whole back to its path: nothing of its content changes."""
+    """Bring an intact snapshot back to its path; its content does not change."""
     REPLACE = "replace"
-    """Give a snapshot's name to a new one of another chain, in one step; what was written to the old one is discarded."""
+    """Give a snapshot's name to a new one of another chain, in one step; data written to the old one is discarded."""
     RECORD = "record"
     """Write an image's row: declared for the first time, or its chain has moved."""
     REMOVE = "remove"
@@ -297,7 +297,7 @@ class Verb(StrEnum):
 class Action:
     """One difference to remove. ``after`` names the actions (by ``key``) that must have succeeded before.
 
-    ``because`` says what differs, for people. Fields that the action's kind does not use are None.
+    ``because`` is what differs, for output. Fields that the action's kind does not use are None.
     """
 
     verb: Verb
@@ -316,7 +316,7 @@ class Action:
     images: tuple[str, ...] = ()
     """The images that want it; one that fails makes these fail."""
     identity: str = ""
-    """ACTIVATE and REPLACE: what the registry remembers the snapshot by that is there now."""
+    """ACTIVATE and REPLACE: the registry's identity of the existing snapshot."""
 
     @property
     def key(self) -> Key:

@@ -53,6 +53,21 @@ def test_a_withdrawn_image_is_kept_until_it_is_pruned(host: Workshop) -> None:
     host.settled()
 
 
+def test_the_last_images_are_pruned_beside_a_suspended_placeholder(host: Workshop) -> None:
+    """`--prune` refuses an empty set of manifests. A suspended image is declared and never built, so docs/service.md names it."""
+    for name in ("web", "db", "twin"):
+        host.withdraw(name)
+    host.once("--prune").expect(5).words("declares no image")
+    host.image("placeholder", [BASE], snapshots=[], suspend=True)
+
+    host.once("--prune").expect(0)
+
+    assert contents(host.volumes) == {}
+    host.withdraw("placeholder")
+    assert host.plan()["held"] == []
+    assert host.run("list", "-o", "json").expect(0).json["images"] == []
+
+
 def test_volumes_that_others_need_survive_a_prune(host: Workshop) -> None:
     """The base that two images share goes with the last of them."""
     shared = host.volumes
