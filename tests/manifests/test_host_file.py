@@ -8,8 +8,8 @@ import pytest
 
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import loader
-from reconciler.manifests.desired import bucket
 from reconciler.manifests.host_file import load_host
+from reconciler.manifests.hosts import bucket
 from reconciler.model import HostFacts
 
 
