@@ -23,6 +23,8 @@ class Kind(StrEnum):
     VOLUME = "Volume"
     SNAPSHOT = "Snapshot"
     LAYER = "Layer"
+    HOST = "Host"
+    """The host itself: the subject of findings about tools, the state directory, the registry and the manifests."""
 
     __hash__ = str.__hash__
     """That of an enumeration is Python code, and every look-up by ``Key`` needs it."""
@@ -143,6 +145,10 @@ class ImageSpec:
     replace: ReplacePolicy = ReplacePolicy.KEEP
 
     @property
+    def key(self) -> Key:
+        return Key(Kind.IMAGE, "", self.name)
+
+    @property
     def digest(self) -> str:
         """Of the specification alone: comments, order and labels of the manifest don't change it."""
         specified = replace(self, labels={}, where=None)
@@ -201,6 +207,10 @@ class SnapshotRow:
     image: str
     chain: str
     identity: str
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.SNAPSHOT, self.pool, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,19 +333,30 @@ class Action:
         return Key(self.kind, self.pool, self.name)
 
 
+class Severity(StrEnum):
+    OK = "ok"
+    NOTE = "note"
+    WARNING = "warn"
+    ERROR = "fail"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a person should know and that no action removes: a foreign file, an unpinned layer, an unreadable pool."""
+    """What is wrong with an object, or worth a note, and is removed by no action. ``hint`` is what to do about it.
 
-    kind: Kind
-    name: str
+    ``plan`` has those of what is declared and of pools; ``health`` and ``verify`` have one for each check, OK included.
+    """
+
+    severity: Severity
+    subject: Key
     reason: str
     message: str
-    pool: str = ""
+    hint: str = ""
 
     @property
-    def key(self) -> Key:
-        return Key(self.kind, self.pool, self.name)
+    def text(self) -> str:
+        """Message and hint in one line, for people."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,56 +412,3 @@ class LayerSeen:
 
 
 Fact = VolumeSealed | VolumeGone | SnapshotMade | SnapshotGone | LayerSeen
-
-
-# ----------------------------------------------------------------------------------------------- what happened
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectResult:
-    """One object after an invocation. ``action`` is the verb that was carried out (``none`` where nothing differed).
-
-    ``ok`` False means that the object failed, or could not be reached because something it needs failed.
-    """
-
-    kind: Kind
-    name: str
-    action: str
-    phase: str
-    reason: str = ""
-    message: str = ""
-    ok: bool = True
-    changed: bool = False
-    pool: str = ""
-
-    @property
-    def key(self) -> Key:
-        return Key(self.kind, self.pool, self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """An invocation's outcome. ``pruned`` is the part of ``changed`` that removed something. ``seconds`` of wall time.
-
-    ``pools`` is what was seen of them last, None where one can't be read.
-    """
-
-    host: str
-    objects: tuple[ObjectResult, ...]
-    findings: tuple[Finding, ...]
-    held: tuple[Action, ...]
-    seconds: float
-    pruned: int = 0
-    pools: Mapping[str, PoolState | None] = field(default_factory=dict)
-
-    @property
-    def changed(self) -> int:
-        return sum(1 for o in self.objects if o.changed and o.ok)
-
-    @property
-    def failed(self) -> int:
-        return sum(1 for o in self.objects if not o.ok)
-
-    @property
-    def unchanged(self) -> int:
-        return len(self.objects) - self.changed - self.failed

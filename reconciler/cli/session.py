@@ -19,11 +19,11 @@ from reconciler.controller.repair import Change
 from reconciler.errors import Exit, ManifestsInvalid, NotConverged, UsageError
 from reconciler.manifests import loader
 from reconciler.manifests.faults import did_you_mean, ignored_documents
-from reconciler.model import Key, Kind, Phase
+from reconciler.model import Finding, Key, Kind, Phase, Severity
 from reconciler.output import console
 from reconciler.settings import Settings
 from reconciler.status import image as images
-from reconciler.status.health import Check
+from reconciler.status.health import check_json
 
 
 @contextmanager
@@ -146,12 +146,13 @@ def wait(settings: Settings, name: str, condition: str, timeout: float) -> Exit:
         time.sleep(min(1.0, max(0.0, give_up - time.monotonic())))
 
 
-def show_checks(found: Sequence[Check], *, json: bool) -> Exit:
-    bad = [check for check in found if check.level == "fail"]
+def show_checks(found: Sequence[Finding], *, json: bool) -> Exit:
+    bad = [one for one in found if one.severity is Severity.ERROR]
     if json:
-        console.document({"healthy": not bad, "checks": found})
+        console.document({"healthy": not bad, "checks": [check_json(one) for one in found]})
     else:
-        console.table(("", "CHECK", "SUBJECT", "MESSAGE"), [(c.level, c.name, c.subject, c.message) for c in found])
+        rows = [(one.severity.value, one.subject.with_pool, one.reason, one.text) for one in found]
+        console.table(("", "SUBJECT", "REASON", "MESSAGE"), rows)
     return Exit.FAILED if bad else Exit.OK
 
 

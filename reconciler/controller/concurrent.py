@@ -19,8 +19,9 @@ from reconciler.controller.context import Host
 from reconciler.controller.converge import Wish
 from reconciler.errors import ReconcilerError
 from reconciler.manifests.watch import SHARE, TreeState, same_content, scan
-from reconciler.model import Action, Desired, Key, Kind, Result, Verb
+from reconciler.model import Action, Desired, Key, Kind, Verb
 from reconciler.output.progress import Progress
+from reconciler.output.result import Result
 
 EVERY_SECONDS = 1.0
 """How often it is looked whether there is anything; less often where looking is dear."""

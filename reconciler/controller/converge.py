@@ -22,9 +22,10 @@ from reconciler.errors import Guarded, LayerCorrupt, LayerRefused, NotConverged,
 from reconciler.image.source import s3
 from reconciler.image.spec import Source
 from reconciler.manifests.selectors import Selector
-from reconciler.model import Action, Desired, ImageSpec, Key, Kind, Observed, Plan, Resolution, Result, Verb
+from reconciler.model import Action, Desired, ImageSpec, Key, Kind, Observed, Plan, Resolution, Verb
 from reconciler.output import console
 from reconciler.output.progress import Progress
+from reconciler.output.result import Result
 from reconciler.planner.plan import plan
 from reconciler.planner.replacement import candidates
 from reconciler.registry.marks import Mark, Marks, What, spared, suspending

@@ -19,8 +19,9 @@ from reconciler.controller.executor import Ledger, Meanwhile
 from reconciler.controller.observe import held, observe, resolutions
 from reconciler.controller.summary import outcome
 from reconciler.image.spec import Source
-from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Key, Kind, Plan, Result, SnapshotRow, Verb, VolumeRow
+from reconciler.model import Desired, Failure, ImageRow, ImageSpec, Key, Kind, Plan, SnapshotRow, Verb, VolumeRow
 from reconciler.output.progress import Progress
+from reconciler.output.result import Result
 from reconciler.planner.goals import chains, resolved_layers
 from reconciler.planner.plan import plan
 from reconciler.planner.replacement import candidates

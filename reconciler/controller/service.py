@@ -20,9 +20,10 @@ from reconciler.controller.converge import Wish, converge
 from reconciler.errors import Guarded, ManifestFault, ReconcilerError, Stopped
 from reconciler.manifests.faults import ignored_documents
 from reconciler.manifests.watch import Watch
-from reconciler.model import Action, Finding, Result, Verb
+from reconciler.model import Action, Finding, Verb
 from reconciler.output import console
 from reconciler.output.progress import Progress
+from reconciler.output.result import Result
 from reconciler.registry.marks import next_end
 from reconciler.telemetry.systemd import Heart, notify
 
@@ -196,7 +197,7 @@ class Service:
 
 def _topic(one: Finding | Action) -> tuple[str, ...]:
     """What it is about: how many seconds are left, say, is no news."""
-    return (str(one.kind), one.name, one.reason if isinstance(one, Finding) else str(one.verb))
+    return (one.subject.path, one.reason) if isinstance(one, Finding) else (one.key.path, str(one.verb))
 
 
 def _metrics(telling: Telling) -> Metrics | None:

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from reconciler.controller.executor import Done, Ledger
 from reconciler.errors import Exit
-from reconciler.model import Desired, Kind, ObjectResult, Observed, Plan, Result, Verb
+from reconciler.model import Desired, Kind, Observed, Plan, Verb
+from reconciler.output.result import ObjectResult, Result
 from reconciler.planner.status import statuses
 
 SAID = frozenset({"SnapshotInUse", "SnapshotOutdated"})
@@ -21,7 +22,7 @@ def outcome(host: str, desired: Desired, observed: Observed, plan: Plan, ledger:
     """Every object once: what was done to it, or that nothing had to be."""
     objects = [acted(done) for done in ledger.done.values() if done.action.kind is not Kind.IMAGE]
     touched = {one.key for one in objects}
-    said = {one.key: (one.reason, one.message) for one in plan.findings if one.reason in SAID}
+    said = {one.subject: (one.reason, one.text) for one in plan.findings if one.reason in SAID}
     objects += [
         ObjectResult(key.kind, key.name, "none", "Ready", *said.get(key, ("", "")), pool=key.pool)
         for key in plan.unchanged

@@ -16,9 +16,10 @@ from dataclasses import asdict, is_dataclass
 from typing import IO, Any
 
 from reconciler.errors import HostCannot
-from reconciler.model import Action, Finding, Key, Kind, ObjectResult, Plan, Result, Verb, labels
+from reconciler.model import Action, Finding, Key, Kind, Plan, Verb, labels
 from reconciler.output import log, streams
 from reconciler.output.progress import Progress, Silent
+from reconciler.output.result import ObjectResult, Result
 
 GLYPHS = {
     Verb.ASSEMBLE: "↑",
@@ -186,15 +187,15 @@ def show_findings(findings: Iterable[Finding]) -> None:
     """One line a finding; many with the same reason are one line, because a note that scrolls by is not read."""
     by_reason: dict[str, list[Finding]] = {}
     findings = tuple(findings)
-    names = labels(finding.key for finding in findings)
+    names = labels(finding.subject for finding in findings)
     for finding in findings:
         by_reason.setdefault(finding.reason, []).append(finding)
     for reason, alike in by_reason.items():
         shown = alike if len(alike) <= SPELLED_OUT else alike[:1]
         more = f" (and {len(alike) - 1} more like it: `reconcile plan -o json` lists them)" if len(shown) < len(alike) else ""
         for finding in shown:
-            name = visible(names[finding.key])
-            note(f"note: {name}: {visible(finding.message)} [{reason}]{more}", "notice", object=name, reason=reason)
+            name = visible(names[finding.subject])
+            note(f"note: {name}: {visible(finding.text)} [{reason}]{more}", "notice", object=name, reason=reason)
 
 
 def note_plan(plan: Plan) -> None:
@@ -224,7 +225,16 @@ def _key_json(key: Key) -> dict[str, object]:
 
 
 def finding_json(finding: Finding) -> dict[str, object]:
-    return asdict(finding) | {"pool": finding.pool or None}
+    of = finding.subject
+    return {
+        "severity": finding.severity.value,
+        "kind": of.kind.value,
+        "pool": of.pool or None,
+        "name": of.name,
+        "reason": finding.reason,
+        "message": finding.message,
+        "hint": finding.hint,
+    }
 
 
 def plan_json(plan: Plan, host: str) -> dict[str, object]:
@@ -372,4 +382,4 @@ def progress(mode: str) -> Progress:
 
 def kinds() -> dict[str, Kind]:
     """Words that users type for kinds: ``image``, ``images``, ``Image``."""
-    return {form: kind for kind in Kind for form in (kind.lower(), f"{kind.lower()}s", kind.value)}
+    return {form: kind for kind in Kind if kind is not Kind.HOST for form in (kind.lower(), f"{kind.lower()}s", kind.value)}

@@ -17,31 +17,43 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from reconciler.image.spec import LAYOUT
-from reconciler.model import Finding, ImageSpec, Key, Kind
+from reconciler.model import Finding, ImageSpec, Key, Kind, Severity
 from reconciler.planner import replacement
 from reconciler.planner.goals import goal_of, volume_name
 from reconciler.planner.inputs import Goal, Inputs, Place
 from reconciler.planner.pools import in_use
-from reconciler.pool.driver import Condition, PoolState
+from reconciler.pool.driver import Condition, PoolState, Trouble
 
 
 def of_pools(inputs: Inputs) -> Iterator[Finding]:
     wanted = {wanted.key for image in inputs.desired.images.values() for wanted in goal_of(image, inputs).volumes()}
     volumes, snapshots = wanted | inputs.observed.volumes.keys(), inputs.owners.keys() | inputs.observed.snapshots.keys()
     for name, pool in sorted(inputs.observed.pools.items()):
+        key = Key(Kind.POOL, "", name)
         if pool.state is None:
-            yield Finding(Kind.POOL, name, "PoolUnavailable", pool.problem)
+            yield Finding(Severity.ERROR, key, "PoolUnavailable", pool.problem)
             continue
-        yield from (Finding(Kind.POOL, name, trouble.reason, trouble.message) for trouble in pool.state.troubles)
+        yield from (of_trouble(key, trouble) for trouble in pool.state.troubles)
         if pool.state.unready and not in_use(name, inputs):
             unused = "not assembled: no image of this host uses it, or only suspended ones"
-            yield Finding(Kind.POOL, name, "PoolUnused", f"{unused}: {pool.state.unready}")
-        yield from (Finding(Kind.POOL, name, "Foreign", text) for text in pool.state.foreign)
-        for text in pool.state.orphans:
-            yield Finding(Kind.POOL, name, "Orphan", f"{text}: orphaned, no longer in the registry; see `reconcile gc {name}`")
-        for path in pool.state.leftovers:
-            yield Finding(Kind.POOL, name, "Leftover", f"{path}: partial result of an interrupted run; the next run discards it")
+            yield Finding(Severity.NOTE, key, "PoolUnused", f"{unused}: {pool.state.unready}")
+        yield from of_contents(key, pool.state)
         yield from _strays(name, pool.state, volumes, snapshots)
+
+
+def of_trouble(pool: Key, trouble: Trouble) -> Finding:
+    return Finding(Severity.ERROR if trouble.halts else Severity.WARNING, pool, trouble.reason, trouble.message)
+
+
+def of_contents(pool: Key, state: PoolState) -> Iterator[Finding]:
+    """What is in a pool besides volumes and snapshots."""
+    yield from (Finding(Severity.WARNING, pool, "Foreign", text) for text in state.foreign)
+    for text in state.orphans:
+        hint = f"`reconcile adopt {pool.name}` registers it, `reconcile gc {pool.name}` deletes it"
+        yield Finding(Severity.WARNING, pool, "Orphan", f"{text}: orphaned, no longer in the registry", hint)
+    for path in state.leftovers:
+        message = f"{path}: partial result of an interrupted run"
+        yield Finding(Severity.NOTE, pool, "Leftover", message, "the next run discards it")
 
 
 def _strays(pool: str, state: PoolState, volumes: AbstractSet[Place], snapshots: AbstractSet[Place]) -> Iterator[Finding]:
@@ -56,18 +68,19 @@ def _strays(pool: str, state: PoolState, volumes: AbstractSet[Place], snapshots:
 
 def _stray(key: Key, path: str) -> Finding:
     message = f"{path}: neither declared nor in the registry; not touched"
-    return Finding(key.kind, key.name, "Unregistered", message, key.pool)
+    return Finding(Severity.WARNING, key, "Unregistered", message)
 
 
 def of_image(image: ImageSpec, inputs: Inputs) -> Iterator[Finding]:
     if image.suspend:
-        yield Finding(Kind.IMAGE, image.name, "Suspended", "suspended: not built, repaired or removed")
+        yield Finding(Severity.NOTE, image.key, "Suspended", "suspended: not built, repaired or removed")
         return
     for layer in image.layers:
         if layer.sha256 is None:
             found = inputs.observed.resolutions.get(layer.source)
             tracked = f"tracked by ETag {found.etag}" if found and found.etag else "ETag unknown"
-            yield Finding(Kind.LAYER, layer.source.url, "Unpinned", f"unpinned: {tracked}; image {image.name} declares no sha256")
+            message = f"unpinned: {tracked}; image {image.name} declares no sha256"
+            yield Finding(Severity.NOTE, Key(Kind.LAYER, "", layer.source.url), "Unpinned", message)
 
 
 def of_renames(goals: Iterable[Goal], inputs: Inputs) -> Iterator[Finding]:
@@ -80,22 +93,22 @@ def of_renames(goals: Iterable[Goal], inputs: Inputs) -> Iterator[Finding]:
         image = goal.image.name
         if image not in inputs.observed.images and (same := gone.get(goal.top)):
             before = same.pop()
-            how = f"reconcile state mv image/{before} image/{image}"
-            message = f"has the layers of image {before}, which is no longer declared; if you renamed it, run `{how}`"
-            yield Finding(Kind.IMAGE, image, "PossibleRename", message)
+            message = f"has the layers of image {before}, which is no longer declared"
+            hint = f"if you renamed it, run `reconcile state mv image/{before} image/{image}`"
+            yield Finding(Severity.WARNING, goal.image.key, "PossibleRename", message, hint)
 
 
 def of_goal(goal: Goal, inputs: Inputs) -> Iterator[Finding]:
     image = goal.image
     if goal.stale:
         last = f"it stays at its last known chain {volume_name(goal.chain or '')}"
-        yield Finding(Kind.IMAGE, image.name, "LastKnownChain", f"{goal.stale}; {last}")
+        yield Finding(Severity.WARNING, image.key, "LastKnownChain", f"{goal.stale}; {last}")
     if goal.layout != LAYOUT:
         message = f"its volumes have layout {goal.layout}; it gets layout {LAYOUT} with its next change of layers or size"
-        yield Finding(Kind.IMAGE, image.name, "LayoutOutdated", message)
+        yield Finding(Severity.NOTE, image.key, "LayoutOutdated", message)
     for name in dict.fromkeys(image.snapshots):
         owner = inputs.owners[image.pool, name]
         if owner != image.name:
             message = f"declared by images {owner} and {image.name}; it belongs to {owner}"
-            yield Finding(Kind.SNAPSHOT, name, "DeclaredTwice", message, image.pool)
+            yield Finding(Severity.WARNING, Key(Kind.SNAPSHOT, image.pool, name), "DeclaredTwice", message)
     yield from replacement.of_goal(goal, inputs)

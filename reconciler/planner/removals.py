@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from reconciler.model import Action, Finding, Kind, SnapshotRow, Verb, VolumeRow
+from reconciler.model import Action, Finding, Key, Kind, Severity, SnapshotRow, Verb, VolumeRow
 from reconciler.planner.goals import goal_of, volume_name
 from reconciler.planner.inputs import Goal, Inputs, Place
 from reconciler.pool.driver import Condition
@@ -41,11 +41,11 @@ def _retained(inputs: Inputs, image: str) -> bool:
 
 def _snapshot(inputs: Inputs, row: SnapshotRow) -> Action | Finding:
     if _retained(inputs, row.image):
-        return Finding(Kind.SNAPSHOT, row.name, "Retained", KEPT.format(row.image), row.pool)
+        return Finding(Severity.NOTE, row.key, "Retained", KEPT.format(row.image))
     if row.image in inputs.observed.spared:
-        return Finding(Kind.SNAPSHOT, row.name, *inputs.observed.spared[row.image], row.pool)
+        return Finding(Severity.NOTE, row.key, *inputs.observed.spared[row.image])
     if obstacle := _obstacle(inputs, row):
-        return Finding(Kind.SNAPSHOT, row.name, *obstacle, row.pool)
+        return Finding(Severity.WARNING, row.key, *obstacle)
     return Action(
         Verb.REMOVE,
         Kind.SNAPSHOT,
@@ -91,7 +91,7 @@ def _volumes(inputs: Inputs, going: Mapping[Place, Action]) -> dict[Place, Actio
     for row in sorted(unneeded, key=lambda row: (-len(row.digests), row.pool, row.chain)):
         obstacle = _obstacle(inputs, row)
         removed[row.pool, row.chain] = (
-            Finding(Kind.VOLUME, volume_name(row.chain), *obstacle, row.pool)
+            Finding(Severity.WARNING, Key(Kind.VOLUME, row.pool, volume_name(row.chain)), *obstacle)
             if obstacle
             else _volume(row, [*going.values(), *(a for a in removed.values() if isinstance(a, Action))])
         )
@@ -140,9 +140,9 @@ def _images(inputs: Inputs, snapshots: Mapping[Place, Action], volumes: Mapping[
         mine = {key for key, snapshot in inputs.observed.snapshots.items() if snapshot.image == name and key not in inputs.owners}
         data = [snapshots.get(key) for key in sorted(mine)]
         if row.retain:
-            yield Finding(Kind.IMAGE, name, "Retained", KEPT.format(name))
+            yield Finding(Severity.NOTE, Key(Kind.IMAGE, "", name), "Retained", KEPT.format(name))
         elif name in inputs.observed.spared:
-            yield Finding(Kind.IMAGE, name, *inputs.observed.spared[name])
+            yield Finding(Severity.NOTE, Key(Kind.IMAGE, "", name), *inputs.observed.spared[name])
         elif None not in data:
             after = tuple(a.key for a in (*data, volumes.get((row.pool, row.chain or ""))) if a)
             yield Action(Verb.FORGET, Kind.IMAGE, name, "no longer declared", image=name, after=after, images=(name,))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from reconciler.model import Action, Desired, Finding, Key, Kind, Observed, ReplacePolicy, SnapshotRow, Verb
+from reconciler.model import Action, Desired, Finding, Key, Kind, Observed, ReplacePolicy, Severity, SnapshotRow, Verb
 from reconciler.planner.goals import goal_or_blocked, volume_name
 from reconciler.planner.inputs import Goal, Inputs
 
@@ -80,11 +80,11 @@ def of_goal(goal: Goal, inputs: Inputs) -> Iterator[Finding]:
     for row in outdated(goal, inputs):
         holder = inputs.observed.holders.get((row.pool, row.name))
         if goal.image.replace is ReplacePolicy.KEEP or goal.stale:
-            hint = "" if goal.stale else " (replacePolicy Keep; OnRelease and Recreate replace it)"
-            yield Finding(Kind.SNAPSHOT, row.name, "SnapshotOutdated", f"{_chains(goal, row)}; it is kept{hint}", row.pool)
+            hint = "" if goal.stale else "its replacePolicy is Keep; OnRelease and Recreate replace it"
+            yield Finding(Severity.NOTE, row.key, "SnapshotOutdated", f"{_chains(goal, row)}; it is kept", hint)
         elif goal.image.replace is ReplacePolicy.ON_RELEASE and holder:
             message = f"{_chains(goal, row)}; it is in use by {holder}, and is replaced once it is released"
-            yield Finding(Kind.SNAPSHOT, row.name, "SnapshotInUse", message, row.pool)
+            yield Finding(Severity.NOTE, row.key, "SnapshotInUse", message)
 
 
 def _chains(goal: Goal, row: SnapshotRow) -> str:

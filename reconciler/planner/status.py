@@ -133,10 +133,10 @@ class _Index:
         self._desired = desired
         self._observed = observed
         self._recorded = recorded
-        about_images = [one for one in plan.findings if one.kind == Kind.IMAGE]
+        about_images = [one for one in plan.findings if one.subject.kind is Kind.IMAGE]
         self._blocked = {failure.name: failure for failure in reversed(plan.blocked) if failure.kind is Kind.IMAGE}
-        self._stale = {one.name: one.message for one in reversed(about_images) if one.reason == "LastKnownChain"}
-        self._kept = {one.name: one.message for one in about_images if one.name not in desired.images}
+        self._stale = {one.subject.name: one.message for one in reversed(about_images) if one.reason == "LastKnownChain"}
+        self._kept = {one.subject.name: one.message for one in about_images if one.subject.name not in desired.images}
         self._actions: defaultdict[str, list[Action]] = defaultdict(list)
         for action in plan.actions:
             own = {action.name} if action.kind is Kind.IMAGE else set()

@@ -47,14 +47,16 @@ class Records:
         self._clock = clock
 
     @classmethod
-    def of(cls, path: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> Self:
-        """Open the registry; create or migrate it first where that is due.
+    def of(
+        cls, path: Path, create: Callable[[], Iterable[str]], *, read_only: bool = False, clock: Callable[[], float] = time.time
+    ) -> Self:
+        """Open the registry, migrating it first where that is due; ``create`` gives the statements that make a new one.
 
-        With ``read_only``, the contents of now as a copy in memory; empty where there is no file. Nothing is written.
+        ``read_only`` gives what it holds now, as a copy in memory; empty where there is no file. Nothing is written.
         """
         connection = database.snapshot(path) if read_only else database.connect(path)
         try:
-            database.upgrade(connection, path)
+            database.upgrade(connection, path, create, database.MIGRATIONS)
         except BaseException:
             connection.close()
             raise

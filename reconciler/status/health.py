@@ -1,16 +1,15 @@
-"""``health`` and ``verify``: what is wrong with this host, and what to do about it. Both only read.
+"""``health`` and ``verify``: a finding for each check of this host, OK included. Both are read-only.
 
-Called by ``cli``. ``health`` looks at what everything else needs (host, state directory, registry, pools, S3); ``verify`` has
-each file system of the pool looked at, and the pool cross-checked with the registry. No state.
+``health`` checks what all work depends on: tools, state directory, manifests, registry, pools, S3, failed runs. ``verify``
+compares registry and pools, and checks each file system. Called by ``cli``, which prints the findings. No state.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from reconciler.controller import context as hosts
 from reconciler.controller import converge
@@ -20,246 +19,279 @@ from reconciler.errors import ReconcilerError, VolumeCorrupt
 from reconciler.image import e2fsck
 from reconciler.image.builder import process
 from reconciler.image.source import s3
-from reconciler.model import Observed, PoolObserved
+from reconciler.model import Finding, Key, Kind, Observed, PoolObserved, Severity
 from reconciler.output import console
+from reconciler.planner.findings import of_contents, of_trouble
 from reconciler.planner.goals import volume_name
 from reconciler.pool.driver import Condition, Driver, PoolState, SnapshotState, Space, VolumeState
 from reconciler.settings import Settings
+from reconciler.status import image as images
+from reconciler.status.image import Images
 
-Level = Literal["ok", "warn", "fail"]
+OK, NOTE, WARNING, ERROR = Severity.OK, Severity.NOTE, Severity.WARNING, Severity.ERROR
+PASSED = "Passed"
+"""The reason of a check that found nothing."""
+NEEDS_ROOT = "own uid"
+"""The builder's one measure that an ordinary user never has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at. ``message`` says what was found and, unless it is ok, what to do."""
+def check_json(found: Finding) -> dict[str, Any]:
+    """A finding as an entry of ``checks``; ``name`` is what was checked."""
+    of = found.subject
+    is_content = found.reason in ("Foreign", "Orphan", "Leftover")
+    return {
+        "level": found.severity.value,
+        "name": of.name if of.kind is Kind.HOST else found.reason.lower() if is_content else of.kind.lower(),
+        "subject": "/".join(filter(None, (of.pool, of.name))),
+        "reason": found.reason,
+        "message": found.message,
+        "hint": found.hint,
+    }
 
-    level: Level
-    name: str
-    subject: str
-    message: str
+
+def of_host(severity: Severity, part: str, reason: str, message: str, hint: str = "") -> Finding:
+    return Finding(severity, Key(Kind.HOST, "", part), reason, message, hint)
 
 
 # ------------------------------------------------------------------------------------------------------ health
 
 
-def health(settings: Settings) -> tuple[Check, ...]:
-    """Everything that work depends on. A check that can't be made is a finding, not an error."""
+def health(settings: Settings) -> tuple[Finding, ...]:
+    """Check everything that work depends on. A check that can't be made is a finding, not an error."""
     found = [tools(), builder(), state(settings)]
     try:
         with hosts.reading(settings, lenient=True) as host:
-            found += [manifest_check(host), registry(host), *pools(host), *endpoints(host), *runs(host)]
+            read = images.read(host)
+            found += [manifests(host), registry(host), *pools(read.observed), *endpoints(host), *runs(read)]
     except ReconcilerError as error:
-        found.append(Check("fail", "registry", str(settings.registry), str(error)))
+        found.append(of_host(ERROR, "registry", error.reason, f"{settings.registry}: {error}"))
     return tuple(found)
 
 
-def tools() -> Check:
+def tools() -> Finding:
     if e2fsck.present():
-        return Check("ok", "referee", "e2fsck", "every volume is checked before it is sealed")
-    return Check("warn", "referee", "e2fsck", "not installed: volumes are sealed unchecked; install e2fsprogs")
+        return of_host(OK, "e2fsck", PASSED, "installed: every volume is checked before it is sealed")
+    return of_host(WARNING, "e2fsck", "ToolMissing", "not installed: volumes are not checked by e2fsck", "install e2fsprogs")
 
 
-def builder() -> Check:
+def builder() -> Finding:
     """What confines the process that reads hostile bytes."""
     try:
-        measures = process.confinement()
+        return confinement(process.confinement(), is_root=os.geteuid() == 0)
     except ReconcilerError as error:
-        return Check("fail", "builder", "confinement", f"it can't be started: {error}")
+        return of_host(ERROR, "builder", error.reason, f"the builder process does not start: {error}")
+
+
+def confinement(measures: Mapping[str, str], *, is_root: bool) -> Finding:
+    """Whether each measure that this user can have is in force."""
+    measures = {name: why for name, why in measures.items() if is_root or name != NEEDS_ROOT}
     missing = [f"{name}: {why}" for name, why in measures.items() if why]
-    in_force = "in force: " + ", ".join(name for name, why in measures.items() if not why)
-    return Check("warn" if missing else "ok", "builder", "confinement", "; ".join([in_force, *missing]))
+    message = "; ".join(["in force: " + ", ".join(name for name, why in measures.items() if not why), *missing])
+    return of_host(WARNING if missing else OK, "builder", "ConfinementIncomplete" if missing else PASSED, message)
 
 
-def state(settings: Settings) -> Check:
-    subject = str(settings.state)
-    if not settings.state.exists():
-        parent = next(p for p in settings.state.parents if p.exists())
+def state(settings: Settings) -> Finding:
+    path = settings.state
+    if not path.exists():
+        parent = next(p for p in path.parents if p.exists())
         if os.access(parent, os.W_OK):
-            return Check("ok", "state", subject, "not there yet; the first run makes it")
-        return Check("fail", "state", subject, f"can't be made: {parent} is not writable; choose another with --state")
-    if not os.access(settings.state, os.R_OK | os.W_OK | os.X_OK):
-        return Check("fail", "state", subject, "may not be read and written by this user; run as its owner")
-    return Check("ok", "state", subject, "readable and writable")
+            return of_host(OK, "state", PASSED, f"{path}: does not exist; the first run creates it")
+        message = f"{path}: can't be created, {parent} is not writable"
+        return of_host(ERROR, "state", "StateUnusable", message, "choose another directory with --state")
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        message = f"{path}: this user may not read and write it"
+        return of_host(ERROR, "state", "StateUnusable", message, "run reconcile as the owner")
+    return of_host(OK, "state", PASSED, f"{path}: readable and writable")
 
 
-def manifest_check(host: Host) -> Check:
-    subject = str(host.settings.manifests)
+def manifests(host: Host) -> Finding:
+    path = host.settings.manifests
     if host.faults:
-        return Check("fail", "manifests", subject, f"{console.counted(len(host.faults), 'fault')}, the first: {host.faults[0]}")
-    if who := others_who_write(host.settings.manifests):
+        message = f"{path}: {console.counted(len(host.faults), 'fault')}, the first: {host.faults[0]}"
+        return of_host(ERROR, "manifests", "ManifestsInvalid", message, "list them with `reconcile validate`")
+    if writers := other_writers(path):
         danger = "whoever writes a manifest decides what this host boots from, and what --prune removes"
-        return Check("warn", "manifests", subject, f"{who} may write to it: {danger}; take that leave away (chown, chmod go-w)")
-    return Check("ok", "manifests", subject, f"{len(host.desired.images)} images, {len(host.desired.pools)} pools")
+        message, hint = f"{path}: {writers} may write to it; {danger}", "remove write permission (chown, chmod go-w)"
+        return of_host(WARNING, "manifests", "ManifestsWritable", message, hint)
+    counts = f"{console.counted(len(host.desired.images), 'image')}, {console.counted(len(host.desired.pools), 'pool')}"
+    return of_host(OK, "manifests", PASSED, f"{path}: {counts}")
 
 
-def others_who_write(directory: Path) -> str:
-    """Who besides root and the reconciler's own user may put manifests into the directory; empty where nobody may."""
+def other_writers(directory: Path) -> str:
+    """Users besides root and the reconciler's own that may write manifests into the directory; empty where there are none."""
     try:
         found = directory.stat()
     except OSError:
-        return ""  # reading it has said so
+        return ""  # a fault of the manifests
     if found.st_uid not in (0, os.geteuid()):
         return f"user {found.st_uid}"
     if found.st_mode & 0o002:
-        return "everybody"
+        return "every user"
     shared = found.st_mode & 0o020 and found.st_gid not in (0, os.getegid())
     return f"group {found.st_gid}" if shared else ""
 
 
-def registry(host: Host) -> Check:
-    known = host.records
-    rows = f"{len(known.images())} images, {len(known.volumes())} volumes, {len(known.snapshots())} snapshots"
-    return Check("ok", "registry", str(host.settings.registry), rows)
+def registry(host: Host) -> Finding:
+    records = host.records
+    counts = {"image": len(records.images()), "volume": len(records.volumes()), "snapshot": len(records.snapshots())}
+    rows = ", ".join(console.counted(number, noun) for noun, number in counts.items())
+    return of_host(OK, "registry", PASSED, f"{host.settings.registry}: {rows}")
 
 
-def pools(host: Host) -> Iterator[Check]:
-    observed = converge.look_offline(host).observed
+def pools(observed: Observed) -> Iterator[Finding]:
     for name, pool in sorted(observed.pools.items()):
-        yield from pool_checks(name, pool)
+        yield from of_pool(name, pool)
 
 
-def pool_checks(name: str, pool: PoolObserved) -> Iterator[Check]:
+def of_pool(name: str, pool: PoolObserved) -> Iterator[Finding]:
+    key = Key(Kind.POOL, "", name)
     if pool.state is None:
-        yield Check("fail", "pool", name, pool.problem)
+        yield Finding(ERROR, key, "PoolUnavailable", pool.problem)
         return
-    wrong = list(pool_faults(name, pool.state))
+    wrong = [*of_whole(key, pool.state), *of_space(key, pool.state)]
     yield from wrong
-    yield from (Check("warn", "orphan", name, orphaned(name, text)) for text in pool.state.orphans)
+    yield from (one for one in of_contents(key, pool.state) if one.reason == "Orphan")
     if not wrong:
-        shares = (
-            "layers share blocks" if pool.shares_blocks else "no block sharing on this file system: one volume for each image"
-        )
-        yield Check("ok", "pool", name, f"{left(pool.state.space)}; {shares}")
+        shares = "layers share blocks" if pool.shares_blocks else "no block sharing on this file system: one volume per image"
+        yield Finding(OK, key, PASSED, f"{available(pool.state.space)}; {shares}")
 
 
-def pool_faults(name: str, state: PoolState) -> Iterator[Check]:
-    """What is wrong with a pool as a whole: troubles, not assembled, too little space of one kind or the other."""
-    for trouble in state.troubles:
-        yield Check("fail" if trouble.halts else "warn", "pool", name, f"{trouble.reason}: {trouble.message}")
+def of_whole(key: Key, state: PoolState) -> Iterator[Finding]:
+    yield from (of_trouble(key, trouble) for trouble in state.troubles)
     if state.unready:
-        yield Check("warn", "pool", name, f"{state.unready}; `reconcile --once` assembles it")
+        yield Finding(WARNING, key, "PoolNotAssembled", state.unready, "`reconcile --once` assembles it")
+
+
+def of_space(key: Key, state: PoolState) -> Iterator[Finding]:
     if state.space.available == 0:
-        words = f"no space above the reserve: {left(state.space)}; remove images with --prune, or free space"
-        yield Check("fail", "pool", name, words)
+        message = f"no space above the reserve: {available(state.space)}"
+        yield Finding(ERROR, key, "PoolFull", message, "remove images with --prune, or free space")
     if state.metadata and state.metadata.available == 0:
-        words = f"no metadata space above the reserve: {left(state.metadata)}; declare more for it, or remove images with --prune"
-        yield Check("fail", "pool", name, words)
+        message = f"no metadata space above the reserve: {available(state.metadata)}"
+        yield Finding(ERROR, key, "PoolFull", message, "declare more for it, or remove images with --prune")
     elif state.metadata and state.metadata.available * 10 < state.metadata.total:
-        yield Check("warn", "pool", name, f"metadata space runs low: {left(state.metadata)}; declare more for it")
+        message = f"metadata space runs low: {available(state.metadata)}"
+        yield Finding(WARNING, key, "MetadataLow", message, "declare more for it")
 
 
-def left(space: Space) -> str:
+def available(space: Space) -> str:
     return f"{console.size(space.available)} available of {console.size(space.total)}"
 
 
-def orphaned(pool: str, text: str) -> str:
-    """What to do about a device that was made here, and that nothing knows any more."""
-    return f"{text}; look at it: `reconcile adopt {pool}`; delete it: `reconcile gc {pool}`"
-
-
-def endpoints(host: Host) -> Iterator[Check]:
-    """One question for each bucket that the manifests name."""
+def endpoints(host: Host) -> Iterator[Finding]:
+    """One request for each bucket that the manifests name."""
     layers = [layer.source for image in host.desired.images.values() for layer in image.layers]
     buckets = {(one.s3, one.bucket_key[0]): one for one in layers if one.is_s3}
     for one, answer in s3.head(list(buckets.values())).items():
-        subject = f"s3://{one.bucket_key[0]}"
+        key = Key(Kind.LAYER, "", f"s3://{one.bucket_key[0]}")
         if isinstance(answer, ReconcilerError):
-            yield Check("fail", "source", subject, str(answer))
+            yield Finding(ERROR, key, answer.reason, str(answer))
         else:
-            yield Check("ok", "source", subject, one.s3.endpoint_url or "reachable")
+            yield Finding(OK, key, PASSED, one.s3.endpoint_url or "reachable")
 
 
-def runs(host: Host) -> Iterator[Check]:
-    for run in host.records.runs(status=Status.NEEDS_OPERATOR):
-        yield Check("fail", "run", run.subject.path, f"waits for a person: {run.message}")
-    for failure in host.records.failures().values():
-        if not failure.waits_for_person:
-            yield Check("warn", "run", str(failure.key), f"the last run failed: {failure.reason}: {failure.message}")
+def runs(read: Images) -> Iterator[Finding]:
+    """Runs that failed or need you, of objects that are recorded, declared or planned."""
+    present = objects(read)
+    unpinned = {layer.source.url for image in read.host.desired.images.values() for layer in image.layers if not layer.sha256}
+    for failure in read.host.records.failures().values():
+        [run] = read.host.records.runs(failure.key, limit=1)
+        if failure.key not in present and not {layer["url"] for layer in run.input.get("layers", ())} & unpinned:
+            continue
+        if run.status is Status.NEEDS_OPERATOR:
+            hint = f"`reconcile runs {run.id} --release` retries it"
+            yield Finding(ERROR, failure.key, failure.reason, f"needs an operator: {failure.message}", hint)
+        else:
+            yield Finding(WARNING, failure.key, failure.reason, f"the last run failed: {failure.message}")
+
+
+def objects(read: Images) -> set[Key]:
+    """Every object that is recorded, declared, or the object of an action."""
+    host, observed = read.host, read.observed
+    keys = {action.key for action in (*read.plan.actions, *read.plan.held)}
+    keys |= {Key(Kind.IMAGE, "", name) for name in read.statuses} | {Key(Kind.POOL, "", name) for name in observed.pools}
+    keys |= {Key(Kind.VOLUME, pool, volume_name(chain)) for pool, chain in observed.volumes}
+    keys |= {Key(Kind.SNAPSHOT, pool, name) for pool, name in observed.snapshots}
+    keys |= {Key(Kind.SNAPSHOT, one.pool, name) for one in host.desired.images.values() for name in one.snapshots}
+    layers = (layer for one in host.desired.images.values() for layer in one.layers)
+    return keys | {Key(Kind.LAYER, "", layer.source.url) for layer in layers}
 
 
 # ------------------------------------------------------------------------------------------------------ verify
 
 
-def verify(host: Host, names: Sequence[str]) -> tuple[Check, ...]:
-    """Registry against pool, and e2fsck on every base. ``names`` limits it to these images."""
+def verify(host: Host, names: Sequence[str]) -> tuple[Finding, ...]:
+    """Compare registry and pools, and check the file system of every volume. ``names`` limits it to these images."""
     observed = converge.look_offline(host).observed
     chains = {row.chain for row in observed.snapshots.values() if row.image in names}
     chains |= {row.chain for name, row in observed.images.items() if name in names and row.chain}
-    unknown = [name for name in names if name not in observed.images and name not in host.desired.images]
-    found = [Check("fail", "image", name, "neither declared nor recorded") for name in unknown]
-    found += volumes(host, observed, chains if names else None)
-    found += snapshots(observed, names)
+    found = [*volumes(host, observed, chains if names else None), *snapshots(observed, names)]
     if not names:
-        found += whole_pools(observed)
+        found += contents(observed)
     return tuple(found)
 
 
-def volumes(host: Host, observed: Observed, chains: set[str] | None) -> Iterator[Check]:
+def volumes(host: Host, observed: Observed, chains: set[str] | None) -> Iterator[Finding]:
     for (pool, chain), _ in sorted(observed.volumes.items()):
         if chains is not None and chain not in chains:
             continue
-        held, subject = observed.volume_state(pool, chain), f"{pool}/{volume_name(chain)}"
+        held, key = observed.volume_state(pool, chain), Key(Kind.VOLUME, pool, volume_name(chain))
         if held is None or held.condition is not Condition.INTACT:
-            yield Check("fail", "volume", subject, f"{wrong(held)}; `reconcile --once` rebuilds it")
+            yield Finding(ERROR, key, "VolumeDamaged", broken(held), "`reconcile --once` rebuilds it")
         else:
             unready = (state := observed.pools[pool].state) and state.unready
-            yield unchecked(subject, unready) if unready else file_system(subject, host.drivers[pool], chain)
+            yield unchecked(key, unready) if unready else file_system(key, host.drivers[pool], chain)
 
 
-def wrong(held: VolumeState | SnapshotState | None) -> str:
+def broken(held: VolumeState | SnapshotState | None) -> str:
     return f"{held.condition.value}: {held.detail}" if held else "recorded, but not in the pool"
 
 
-def removing(volume: Path) -> str:
-    """How a base that is damaged is taken out of the way, so that it is built anew."""
+def removal(volume: Path) -> str:
+    """How to remove a damaged base, so that it is rebuilt."""
     if volume.parent.name != "mapper":
         return f"remove {volume}"
     pool, _, rest = volume.name.partition("-.")
     return f"delete it (dmsetup message {pool} 0 'delete {rest.rpartition('-')[2]}')"
 
 
-def file_system(subject: str, driver: Driver, chain: str) -> Check:
+def file_system(key: Key, driver: Driver, chain: str) -> Finding:
     try:
         with driver.reading(chain) as path:
             checked = e2fsck.check(path)
     except VolumeCorrupt as error:
-        return Check("fail", "volume", subject, f"{error}; {removing(path)}, and run `reconcile --once`")
+        return Finding(ERROR, key, error.reason, str(error), f"{removal(path)}, and run `reconcile --once`")
     except ReconcilerError as error:
-        return unchecked(subject, str(error))
+        return unchecked(key, str(error))
     if not checked:
-        return Check("warn", "volume", subject, "identity as recorded; install e2fsprogs to have the file system checked")
-    return Check("ok", "volume", subject, "identity as recorded, file system clean")
+        return Finding(WARNING, key, "ToolMissing", "identity as recorded; file system not checked", "install e2fsprogs")
+    return Finding(OK, key, PASSED, "identity as recorded, file system clean")
 
 
-def unchecked(subject: str, why: str) -> Check:
-    return Check("warn", "volume", subject, f"identity as recorded; its file system can't be looked at now: {why}")
+def unchecked(key: Key, why: str) -> Finding:
+    return Finding(WARNING, key, "NotChecked", f"identity as recorded; its file system can't be checked now: {why}")
 
 
-def snapshots(observed: Observed, names: Sequence[str]) -> Iterator[Check]:
+def snapshots(observed: Observed, names: Sequence[str]) -> Iterator[Finding]:
     for (pool, name), row in sorted(observed.snapshots.items()):
         if names and row.image not in names:
             continue
-        held, subject = observed.snapshot_state(pool, name), f"{pool}/{name}"
+        held = observed.snapshot_state(pool, name)
         if held is None or held.condition is not Condition.INTACT:
-            yield Check("fail", "snapshot", subject, f"{wrong(held)}; `reconcile --once` makes it anew")
+            yield Finding(ERROR, row.key, "SnapshotDamaged", broken(held), "`reconcile --once` recreates it")
         elif not held.active:
-            why = held.detail or "not active"
-            yield Check("warn", "snapshot", subject, f"identity as recorded, but {why}; `reconcile --once` activates it")
+            message = f"identity as recorded, but {held.detail or 'not active'}"
+            yield Finding(WARNING, row.key, "SnapshotInactive", message, "`reconcile --once` activates it")
         else:
-            yield Check("ok", "snapshot", subject, f"identity as recorded; {held.path}")
+            yield Finding(OK, row.key, PASSED, f"identity as recorded; {held.path}")
 
 
-def whole_pools(observed: Observed) -> Iterator[Check]:
-    """Everything that stands in a pool and is not a volume or snapshot of ours; and whether that is nothing."""
+def contents(observed: Observed) -> Iterator[Finding]:
+    """What is in each pool besides the volumes and snapshots of the registry; OK where that is nothing."""
     for name, pool in sorted(observed.pools.items()):
+        key = Key(Kind.POOL, "", name)
         if pool.state is None:
-            yield Check("fail", "pool", name, pool.problem)
+            yield Finding(ERROR, key, "PoolUnavailable", pool.problem)
             continue
-        found = [Check("fail" if t.halts else "warn", "pool", name, f"{t.reason}: {t.message}") for t in pool.state.troubles]
-        if pool.state.unready:
-            found.append(Check("warn", "pool", name, f"{pool.state.unready}; `reconcile --once` assembles it"))
-        found += (Check("warn", "foreign", name, what) for what in pool.state.foreign)
-        found += (Check("warn", "orphan", name, orphaned(name, what)) for what in pool.state.orphans)
-        for what in pool.state.leftovers:
-            found.append(Check("warn", "leftover", name, f"{what}: half-built; the next `reconcile --once` removes it"))
-        yield from found or [Check("ok", "pool", name, "nothing stands in it that is not accounted for")]
+        found = [*of_whole(key, pool.state), *of_contents(key, pool.state)]
+        yield from found or [Finding(OK, key, PASSED, "everything in it is in the registry")]

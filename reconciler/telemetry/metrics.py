@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from reconciler import atomic_file
 from reconciler.engine.definitions import Attempt
 from reconciler.errors import HostCannot
-from reconciler.model import Kind, Result
+from reconciler.model import Kind
+from reconciler.output.result import Result
 from reconciler.pool.driver import PoolState
 from reconciler.registry.marks import Marks, What
 

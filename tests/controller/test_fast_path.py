@@ -20,8 +20,9 @@ from reconciler.controller import converge as loop
 from reconciler.controller.backoff import Patience
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Wish
-from reconciler.model import Desired, ImageSpec, Kind, PoolSpec, Result
+from reconciler.model import Desired, ImageSpec, Kind, PoolSpec
 from reconciler.output.progress import Silent
+from reconciler.output.result import Result
 from reconciler.pool.file.pool import FilePool
 from reconciler.settings import Settings
 from tests.stories import layers

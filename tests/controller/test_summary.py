@@ -7,7 +7,8 @@ import pytest
 from reconciler.controller.executor import Done, Ledger
 from reconciler.controller.summary import exit_code, outcome
 from reconciler.errors import Exit
-from reconciler.model import Kind, Result
+from reconciler.model import Kind
+from reconciler.output.result import Result
 from reconciler.planner.plan import plan
 from tests.support import planning
 

@@ -25,7 +25,7 @@ from .workshop import POOL, ThinWorkshop
 def said_by_health(host: ThinWorkshop) -> str:  # noqa: F811
     """Of the pool, where something is wrong with it."""
     found = host.run("health", "-o", "json").expect(1).json["checks"]
-    return "\n".join(one["message"] for one in found if one["name"] == "pool" and one["level"] == "fail")
+    return "\n".join(f"{one['reason']}: {one['message']}" for one in found if one["name"] == "pool" and one["level"] == "fail")
 
 
 def begun(host: ThinWorkshop, thin_id: int) -> None:  # noqa: F811

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reconciler.controller import context
+from reconciler.image.builder import process
 from reconciler.image.spec import GIB
-from reconciler.model import Observed, PoolObserved
+from reconciler.model import Finding, Key, Kind, Observed, PoolObserved, Severity
 from reconciler.pool.driver import PoolState, Space, Trouble
 from reconciler.settings import Settings
-from reconciler.status import health
-from reconciler.status.health import Check
+from reconciler.status import health, image
 from tests.support import planning
 
 SPACE = Space(total=10 * GIB, free=5 * GIB, reserve=GIB)
@@ -25,50 +26,55 @@ def pool(**state: Any) -> PoolObserved:
 
 
 def levels(found: PoolObserved) -> list[tuple[str, str]]:
-    return [(check.level, check.name) for check in health.pool_checks("thin", found)]
+    return [(one.severity.value, one.reason) for one in health.of_pool("thin", found)]
 
 
 def test_a_pool_in_order_is_one_line() -> None:
-    [check] = health.pool_checks("thin", pool(metadata=SPACE))
+    [found] = health.of_pool("thin", pool(metadata=SPACE))
 
-    assert check == Check("ok", "pool", "thin", "4.0 GiB available of 10.0 GiB; layers share blocks")
+    message = "4.0 GiB available of 10.0 GiB; layers share blocks"
+    assert found == Finding(Severity.OK, Key(Kind.POOL, "", "thin"), "Passed", message)
 
 
 @pytest.mark.parametrize(
     ("state", "expected", "words"),
     [
-        ({"troubles": (Trouble("PoolReadOnly", "mend it"),)}, ("fail", "pool"), "PoolReadOnly: mend it"),
-        ({"troubles": (Trouble("ShrinkUnsupported", "no", halts=False),)}, ("warn", "pool"), "ShrinkUnsupported"),
-        ({"unready": "not assembled since the host was started"}, ("warn", "pool"), "`reconcile --once` assembles it"),
-        ({"space": Space(10, 1, 1)}, ("fail", "pool"), "no space above the reserve"),
-        ({"metadata": Space(10 * GIB, GIB, 2 * GIB)}, ("fail", "pool"), "no metadata space above the reserve"),
-        ({"metadata": Space(10 * GIB, 2 * GIB, GIB + 1)}, ("warn", "pool"), "metadata space runs low"),
+        ({"troubles": (Trouble("PoolReadOnly", "mend it"),)}, ("fail", "PoolReadOnly"), "mend it"),
+        ({"troubles": (Trouble("ShrinkUnsupported", "no", halts=False),)}, ("warn", "ShrinkUnsupported"), "no"),
+        (
+            {"unready": "not assembled since the boot"},
+            ("warn", "PoolNotAssembled"),
+            "`reconcile --once` assembles it",
+        ),
+        ({"space": Space(10, 1, 1)}, ("fail", "PoolFull"), "no space above the reserve"),
+        ({"metadata": Space(10 * GIB, GIB, 2 * GIB)}, ("fail", "PoolFull"), "no metadata space above the reserve"),
+        ({"metadata": Space(10 * GIB, 2 * GIB, GIB + 1)}, ("warn", "MetadataLow"), "metadata space runs low"),
     ],
     ids=["halted", "a trouble that stops nothing", "not assembled", "full", "metadata is full", "metadata is nearly full"],
 )
 def test_health_says_what_is_wrong_with_a_pool(state: dict[str, Any], expected: tuple[str, str], words: str) -> None:
-    found = list(health.pool_checks("thin", pool(**state)))
+    found = list(health.of_pool("thin", pool(**state)))
 
-    assert [(check.level, check.name) for check in found] == [expected]
-    assert words in found[0].message
+    assert [(one.severity.value, one.reason) for one in found] == [expected]
+    assert words in found[0].text
 
 
 def test_orphans_are_a_warning_beside_a_pool_in_order() -> None:
-    assert levels(pool(orphans=("thin id 7", "thin id 9"))) == [("warn", "orphan"), ("warn", "orphan"), ("ok", "pool")]
+    assert levels(pool(orphans=("thin id 7", "thin id 9"))) == [("warn", "Orphan"), ("warn", "Orphan"), ("ok", "Passed")]
 
 
 def test_verify_accounts_for_everything_in_a_pool() -> None:
     strange = pool(foreign=("thin id 3",), orphans=("thin id 7",), leftovers=("thin id 8",), unready="it is suspended")
-    found = list(health.whole_pools(Observed({"ours": pool(), "strange": strange})))
+    found = [health.check_json(one) for one in health.contents(Observed({"ours": pool(), "strange": strange}))]
 
-    assert [(check.level, check.name, check.subject) for check in found] == [
+    assert [(check["level"], check["name"], check["subject"]) for check in found] == [
         ("ok", "pool", "ours"),
         ("warn", "pool", "strange"),
         ("warn", "foreign", "strange"),
         ("warn", "orphan", "strange"),
-        ("warn", "leftover", "strange"),
+        ("note", "leftover", "strange"),
     ]
-    assert "reconcile gc strange" in found[3].message
+    assert "reconcile gc strange" in found[3]["hint"]
 
 
 def test_verify_does_not_ask_a_pool_that_is_not_assembled_for_its_file_systems(tmp_path: Path) -> None:
@@ -83,27 +89,62 @@ def test_verify_does_not_ask_a_pool_that_is_not_assembled_for_its_file_systems(t
         [volume] = health.volumes(ours, observed, None)
     snapshots = list(health.snapshots(observed, ()))
 
-    assert volume.level == "warn"
-    assert "can't be looked at now: not assembled" in volume.message
-    assert [(check.level, check.subject) for check in snapshots] == [("ok", "default/s"), ("warn", "default/t")]
-    assert "`reconcile --once` activates it" in snapshots[1].message
+    assert volume.severity is Severity.WARNING
+    assert "can't be checked now: not assembled" in volume.message
+    assert [(one.severity.value, one.subject.with_pool) for one in snapshots] == [
+        ("ok", "snapshot/default/s"),
+        ("warn", "snapshot/default/t"),
+    ]
+    assert "`reconcile --once` activates it" in snapshots[1].hint
 
 
-@pytest.mark.parametrize(("mode", "who"), [(0o755, ""), (0o777, "everybody"), (0o775, "")])
+@pytest.mark.parametrize(("mode", "who"), [(0o755, ""), (0o777, "every user"), (0o775, "")])
 def test_health_says_who_else_may_write_manifests(tmp_path: Path, mode: int, who: str) -> None:
     tmp_path.chmod(mode)
     with context.reading(Settings(manifests=tmp_path, state=tmp_path / "state")) as ours:
-        found = health.manifest_check(ours)
+        found = health.manifests(ours)
 
-    assert found.level == ("warn" if who else "ok")
-    assert found.message.startswith(f"{who} may write to it") == bool(who)
+    assert found.severity is (Severity.WARNING if who else Severity.OK)
+    assert (f"{who} may write to it" in found.message) == bool(who)
 
 
 @pytest.mark.root
 def test_health_says_which_user_or_group_may_write_manifests(tmp_path: Path) -> None:
     os.chown(tmp_path, 0, 1234)
     tmp_path.chmod(0o775)
-    assert health.others_who_write(tmp_path) == "group 1234"
+    assert health.other_writers(tmp_path) == "group 1234"
 
     os.chown(tmp_path, 4321, 0)
-    assert health.others_who_write(tmp_path) == "user 4321"
+    assert health.other_writers(tmp_path) == "user 4321"
+
+
+def test_an_ordinary_user_is_not_warned_of_what_only_root_can_have() -> None:
+    measures = {"seccomp": "", health.NEEDS_ROOT: "only root can take another"}
+    lacking = measures | {"Landlock": "this kernel does not have it"}
+
+    assert health.NEEDS_ROOT in process.confinement()
+    assert health.confinement(measures, is_root=False).severity is Severity.OK
+    assert health.confinement(measures, is_root=True).severity is Severity.WARNING
+    assert health.confinement(lacking, is_root=False).message == "in force: seccomp; Landlock: this kernel does not have it"
+
+
+def test_failed_runs_of_objects_that_are_gone_are_not_reported(tmp_path: Path) -> None:
+    """``web`` is declared; ``old`` was, and nothing of it is left."""
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    layer = "layers: [{source: s3://images/base.tar, sha256: " + "a" * 64 + "}]"
+    (manifests / "web.yaml").write_text(
+        "apiVersion: reconciler/v1alpha1\nkind: Image\nmetadata: {name: web}\n"
+        f"spec: {{size: 16MiB, {layer}, snapshots: [{{name: web-a}}]}}\n"
+    )
+    settings = Settings(manifests=manifests, state=tmp_path / "state")
+    with context.writing(settings, stop=threading.Event()) as ours:
+        for name in ("web-a", "old-a"):
+            run = ours.engine.open("snapshot", Key(Kind.SNAPSHOT, "default", name), {})
+            ours.engine.execute(run.id)
+
+    with context.reading(settings) as ours:
+        assert {key.name for key in ours.records.failures()} == {"web-a", "old-a"}
+        found = list(health.runs(image.read(ours)))
+
+    assert [one.subject.name for one in found] == ["web-a"]

@@ -43,7 +43,7 @@ def test_a_renamed_image_keeps_everything(node: Workshop) -> None:
     rename(node)
 
     (told,) = [f for f in node.plan()["findings"] if f["reason"] == "PossibleRename"]
-    command = told["message"].split("`")[1].split()
+    command = told["hint"].split("`")[1].split()
     assert command == ["reconcile", "state", "mv", "image/web", "image/site"]
     node.run(*command[1:]).expect(0).words("image web is image site now, with 2 snapshots")
 

@@ -15,7 +15,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.engine.definitions import Attempt
-from reconciler.model import Finding, Kind, ObjectResult, Result
+from reconciler.model import Finding, Key, Kind, Severity
+from reconciler.output.result import ObjectResult, Result
 from reconciler.pool.driver import PoolState, Space
 from reconciler.registry.marks import Mark, What
 from reconciler.telemetry.metrics import Metrics, Pass
@@ -43,7 +44,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         ObjectResult(Kind.IMAGE, "web", "record", "Ready", changed=True),
         ObjectResult(Kind.IMAGE, "db", "none", "Failed", "DigestMismatch", "words", ok=False),
     )
-    result = Result("host", objects, (Finding(Kind.POOL, "p", "Foreign", "x"),), (), 1.5, pools={"p": state})
+    result = Result(
+        "host", objects, (Finding(Severity.WARNING, Key(Kind.POOL, "", "p"), "Foreign", "x"),), (), 1.5, pools={"p": state}
+    )
     marks = {("web", What.SUSPENDED): Mark("web", What.SUSPENDED, since=1.0)}
     metrics = Metrics()
     metrics.learn(Pass(result, 1, marks, (Attempt("volume", "downloading", "failed", "Cut", 1.0, 1.0),), 1))

@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.engine.definitions import Attempt
 from reconciler.errors import HostCannot
-from reconciler.model import Finding, Kind, ObjectResult, Result
+from reconciler.model import Finding, Key, Kind, Severity
 from reconciler.output.progress import Silent
+from reconciler.output.result import ObjectResult, Result
 from reconciler.pool.driver import PoolState, Space
 from reconciler.registry.marks import Mark, What
 from reconciler.telemetry import systemd
@@ -83,7 +84,7 @@ def test_metrics_tell_what_a_pass_came_to(tmp_path: Path) -> None:
         Attempt("volume", "validating", "failed", "DigestMismatch", 0.2, 101.0),
     )
 
-    findings = (Finding(Kind.POOL, "p", "Foreign", "x"),)
+    findings = (Finding(Severity.WARNING, Key(Kind.POOL, "", "p"), "Foreign", "x"),)
     passed = Pass(result(good, bad, mended, findings=findings, p=pool, q=None), 2, marks, attempts, 500, prune_refused=True)
     metrics.learn(passed)
     metrics.write(tmp_path / "reconcile.prom")
