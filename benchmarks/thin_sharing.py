@@ -56,7 +56,7 @@ def measure(directory: Path, chosen: argparse.Namespace) -> dict[str, Any]:
             found = metadata.read(ground.metadata)
             assert found is not None
             block = found.block_size
-            with Records.of(ground.state / "registry.sqlite3", list, read_only=True) as records:
+            with Records.of(ground.state / "registry.sqlite3", read_only=True) as records:
                 rows = records.thin_devices(POOL)
             snapshot = next(row for row in rows.values() if row.name == f"web-{number}")
             used.append(found.data_used)

@@ -182,13 +182,6 @@ def facts(settings: Settings) -> HostFacts:
     return HostFacts(name, own.labels | dict(settings.host_labels), own.name or machine or name)
 
 
-def new_schema() -> Iterable[str]:
-    """The tables of a registry that is not there yet; only then are they imported."""
-    from reconciler.registry.tables import schema
-
-    return schema()
-
-
 def drivers(host: Host) -> dict[str, Driver]:
     """A driver for each pool that is declared; of those that no longer are, for the file pools, which need no declaration."""
     known = {pool for pool in host.records.pools() if host.records.thin_pool(pool) is None}
@@ -236,7 +229,7 @@ def reading(settings: Settings, *, lenient: bool = False, cached: ManifestCache 
     where it is not lenient, and HostCannot.
     """
     stop = threading.Event()
-    with Records.of(settings.registry, new_schema, read_only=True) as records, Spool(settings.spool, stop=stop) as spool:
+    with Records.of(settings.registry, read_only=True) as records, Spool(settings.spool, stop=stop) as spool:
         host = Host(settings, Desired({}, {}), records, spool, stop, cached=cached or ManifestCache())
         host.cached.texts = None  # another process writes them
         host = host.informed("freeze" if lenient else "fail", lenient=lenient)
@@ -258,7 +251,7 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
     make_state(settings.state)
     with (
         lock(settings.lock),
-        Records.of(settings.registry, new_schema) as records,
+        Records.of(settings.registry) as records,
         Spool(settings.spool, stop=stop) as spool,
     ):
         if early is not None:
@@ -276,7 +269,7 @@ def noting(settings: Settings) -> Iterator[Registry]:
     from reconciler.registry.writer import Registry
 
     make_state(settings.state)
-    with Records.of(settings.registry, new_schema) as records:
+    with Records.of(settings.registry) as records:
         yield Registry.over(records)
 
 

@@ -1,6 +1,6 @@
 """The documents that a manifest may hold: Pool and Image of reconciler/v1alpha1.
 
-Parsed for ``loader``, read by ``desired``. Validates one document; ``desired`` checks several together. No state.
+Parsed for ``loader``, read by ``desired``. Validates one document; ``conflicts`` checks several together. No state.
 """
 
 from __future__ import annotations

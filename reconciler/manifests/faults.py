@@ -1,6 +1,6 @@
 """What is wrong with the manifests, and where: the value and the wording that every check of them shares.
 
-Made by ``files`` (what can't be read), ``parser`` (YAML), ``fields`` (one document) and ``desired`` (all documents together);
+Made by ``files`` (what can't be read), ``parser`` (YAML), ``fields`` (one document) and ``conflicts`` (all documents together);
 raised as ``ManifestsInvalid``. No state.
 """
 

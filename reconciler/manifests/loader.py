@@ -1,8 +1,8 @@
 """Manifest files to ``Desired``, with every fault of every file at once.
 
 Called by ``cli`` and ``last_good``. ``files`` finds the files, ``parser`` reads their YAML, ``documents`` validates each
-document, ``desired`` checks all of them together. State: a ``ManifestCache`` that the caller keeps, so that a service parses only
-what changed.
+document, ``conflicts`` checks all of them together, ``desired`` makes the values. State: a ``ManifestCache`` that the caller
+keeps, so that a service parses only what changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import documents, files
-from reconciler.manifests.desired import Declared, Documents, Taken, assemble, check, fits
+from reconciler.manifests.conflicts import Taken, check, fits
+from reconciler.manifests.desired import Declared, Documents, assemble
 from reconciler.manifests.documents import ImageDocument, PoolDocument
 from reconciler.manifests.faults import MAX_FAULTS, Fault, report, shown
 from reconciler.manifests.files import ManifestFile

@@ -18,6 +18,9 @@ from pathlib import Path
 from reconciler.errors import HostCannot
 from reconciler.registry import reasons
 
+SCHEMA = Path(__file__).with_name("schema.sql")
+"""The newest schema, generated from ``tables``."""
+
 BUSY_TIMEOUT = 5.0
 """Seconds that a writer waits for another one."""
 
@@ -162,8 +165,21 @@ def _copy(path: Path, how: str, memory: sqlite3.Connection) -> None:
         source.backup(memory)
 
 
+def newest() -> Iterator[str]:
+    """The statements that create the newest schema in an empty database."""
+    statement = ""
+    for line in SCHEMA.read_text().splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
 def upgrade(
-    connection: sqlite3.Connection, path: Path, create: Callable[[], Iterable[str]], migrations: Sequence[Migration] = ()
+    connection: sqlite3.Connection,
+    path: Path,
+    migrations: Sequence[Migration] = MIGRATIONS,
+    create: Callable[[], Iterable[str]] = newest,
 ) -> None:
     """Bring the schema to version ``1 + len(migrations)`` in one transaction; a database without tables gets ``create()``.
 

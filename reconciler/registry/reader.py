@@ -47,16 +47,14 @@ class Records:
         self._clock = clock
 
     @classmethod
-    def of(
-        cls, path: Path, create: Callable[[], Iterable[str]], *, read_only: bool = False, clock: Callable[[], float] = time.time
-    ) -> Self:
-        """Open the registry, migrating it first where that is due; ``create`` gives the statements that make a new one.
+    def of(cls, path: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> Self:
+        """Open the registry; create or migrate it first where that is due.
 
-        ``read_only`` gives what it holds now, as a copy in memory; empty where there is no file. Nothing is written.
+        With ``read_only``, the contents of now as a copy in memory; empty where there is no file. Nothing is written.
         """
         connection = database.snapshot(path) if read_only else database.connect(path)
         try:
-            database.upgrade(connection, path, create, database.MIGRATIONS)
+            database.upgrade(connection, path)
         except BaseException:
             connection.close()
             raise

@@ -167,13 +167,13 @@ def test_other_endpoints_are_refused_without_being_shown(text: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- documents
 
 
-def test_kinds_are_told_apart() -> None:
+def test_kinds_are_distinguished() -> None:
     assert isinstance(parse(an_image()), ImageDocument)
     assert isinstance(parse(a_pool(file={})), PoolDocument)
 
 
 def test_a_fault_of_one_field_hides_none_of_another() -> None:
-    """Rules between fields are told together with what is wrong in the fields."""
+    """Broken rules between fields are reported together with faults of the fields."""
     pool = a_pool(
         thin={"data": {"device": "x", "file": "/y"}, "blockSize": "1"}, file={}, reserve={"dataPercent": "x"}, extra="1"
     )
@@ -246,7 +246,7 @@ def test_the_schema_is_one_and_branches_on_kind() -> None:
         {"limits": "{maxUnpackedBytes: 1073741824, maxRatio: 200, maxDepth: 8}", "s3": "{anonymous: yes, region: us-east-1}"},
     ],
 )
-def test_what_an_editor_types_by_its_look_is_no_error_there(spec: dict[str, str]) -> None:
+def test_a_type_that_an_editor_guesses_is_no_error_there(spec: dict[str, str]) -> None:
     """Editors read YAML 1.2 or 1.1; the schema lets pass what either makes of a manifest that is right."""
     fields = {"layers": "[{source: 1.tar}]", **spec}
     text = "apiVersion: reconciler/v1alpha1\nkind: Image\nmetadata: {name: 42}\nspec:\n" + "".join(

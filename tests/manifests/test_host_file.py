@@ -1,4 +1,4 @@
-"""What a host says of itself, and which images that makes its own."""
+"""The host's own file, and the images that its labels select."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import loader
-from reconciler.manifests.desired import bucket
 from reconciler.manifests.host_file import load_host
+from reconciler.manifests.hosts import bucket
 from reconciler.model import HostFacts
 
 
-def test_a_host_without_a_file_says_nothing_of_itself(tmp_path: Path) -> None:
+def test_a_host_without_a_file_has_no_name_and_no_labels(tmp_path: Path) -> None:
     found = load_host(tmp_path / "host.yaml")
 
     assert (found.name, found.labels) == (None, {})
@@ -30,7 +30,7 @@ def test_a_host_has_a_name_and_labels_of_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("name: [a]", "host.yaml:1:7: name"),
         ("lables: {a: b}", "labels"),
@@ -42,13 +42,13 @@ def test_a_host_has_a_name_and_labels_of_text(tmp_path: Path) -> None:
         ("a: *b", "host.yaml:1:4"),
     ],
 )
-def test_a_fault_in_it_is_told_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+def test_a_fault_in_it_is_reported_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "host.yaml"
     path.write_text(text)
 
     with pytest.raises(ManifestsInvalid) as caught:
         load_host(path)
-    assert told in str(caught.value.faults[0])
+    assert message in str(caught.value.faults[0])
 
 
 def image(name: str, percent: int) -> str:

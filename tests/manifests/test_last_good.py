@@ -1,4 +1,4 @@
-"""What stands declared while some of it can't be read: never less than before, and never what nobody declared."""
+"""The manifests in force while some have faults: never fewer than before, and none that was not declared."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_file_with_a_fault_stays_as_it_was_and_the_others_go_on(tree: Path, br
     assert found.good == {str(tree / "a.yaml"): image("a", "2")}, "what is remembered of b stays"
 
 
-def test_a_new_file_with_a_fault_declares_nothing_and_is_told(tree: Path) -> None:
+def test_a_new_file_with_a_fault_declares_nothing_and_is_reported(tree: Path) -> None:
     last = dict(read(tree).good)
     (tree / "d.yaml").write_text("kind: Imagine")
 
@@ -73,7 +73,7 @@ def test_a_new_file_with_a_fault_declares_nothing_and_is_told(tree: Path) -> Non
 
 
 def test_files_that_contradict_each_other_stay_as_they_were(tree: Path) -> None:
-    """One image declared twice: whose file is to blame is the later one, and it has something to stand in."""
+    """One image declared twice: the later file has the fault, and its last good text is used."""
     last = dict(read(tree).good)
     (tree / "c.yaml").write_text(image("a", "9"))
 
@@ -83,8 +83,8 @@ def test_files_that_contradict_each_other_stay_as_they_were(tree: Path) -> None:
     assert "already declared" in found.faults[0].message
 
 
-def test_where_even_the_last_good_texts_contradict_what_is_new_all_of_them_stand(tree: Path) -> None:
-    """b takes the name of c, and c becomes unreadable: neither b with c's last text goes together, so all is as it was."""
+def test_where_last_good_texts_contradict_new_files_all_last_good_texts_are_in_force(tree: Path) -> None:
+    """b takes the name of c, and c becomes unreadable: b contradicts the last good text of c, so all is as it was."""
     last = dict(read(tree).good)
     (tree / "a.yaml").write_text(image("c", "2"))
     (tree / "c.yaml").write_text("kind: Imagine")

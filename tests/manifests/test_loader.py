@@ -1,6 +1,6 @@
-"""Reading manifests: what is understood, what is refused, and that every fault is told at once with its place.
+"""Loading manifests: what is accepted, what is refused, and that every fault is reported at once with its place.
 
-A case is a directory under ``cases/manifests``: manifests, and in ``faults.txt`` what a user is told of them.
+A case is a directory under ``cases/manifests``: manifests, and in ``faults.txt`` the faults that are reported.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def test_scalars_mean_what_their_field_takes_them_for(tmp_path: Path, yaml_parse
     assert (golang.layers[0].sha256, golang.suspend) == (DIGEST, False)
 
 
-def test_names_that_look_like_numbers_are_names(tmp_path: Path) -> None:
+def test_names_of_digits_are_names(tmp_path: Path) -> None:
     assert set(load(write(tmp_path, image("0755"), image("1e3"), image("no"))).images) == {"0755", "1e3", "no"}
 
 
@@ -217,7 +217,7 @@ def test_images_are_for_the_hosts_that_they_select(tmp_path: Path, hosts: str, l
     assert load(tmp_path, host=HostFacts("h", labels, "h")).images.keys() == {"everywhere"} | ({"some"} if selected else set())
 
 
-def test_validate_looks_at_the_images_of_all_hosts(tmp_path: Path) -> None:
+def test_validate_checks_the_images_of_all_hosts(tmp_path: Path) -> None:
     write(tmp_path, image(hosts="{matchLabels: {role: builder}}"))
 
     assert load_paths([tmp_path]).desired.images.keys() == {"golang"}
@@ -227,17 +227,17 @@ def test_validate_looks_at_the_images_of_all_hosts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir()))
-def test_every_fault_is_told_with_its_place(case: str, monkeypatch: pytest.MonkeyPatch, yaml_parser: str) -> None:
+def test_every_fault_is_reported_with_its_place(case: str, monkeypatch: pytest.MonkeyPatch, yaml_parser: str) -> None:
     monkeypatch.chdir(CASES)
 
     with pytest.raises(ManifestsInvalid) as caught:
         load(Path(case))
 
-    told = [str(fault) for fault in caught.value.faults]
+    found = [str(fault) for fault in caught.value.faults]
     expected = (CASES / case / "faults.txt").read_text().splitlines()
     if yaml_parser == "pure":  # which words a YAML syntax error has is the parser's own affair
-        told, expected = ([fault.partition("is not valid YAML")[0] for fault in some] for some in (told, expected))
-    assert told == expected
+        found, expected = ([fault.partition("is not valid YAML")[0] for fault in some] for some in (found, expected))
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -295,10 +295,10 @@ def test_texts_that_control_a_terminal_are_escaped(tmp_path: Path) -> None:
 @AT_ONCE
 def test_faults_without_end_are_cut_short(tmp_path: Path) -> None:
     write(tmp_path, image() + "".join(f"x{i}: 1\n" for i in range(30_000)))
-    told = faults(tmp_path)
+    found = faults(tmp_path)
 
-    assert len(told) == MAX_FAULTS + 1
-    assert told[-1] == f"{tmp_path}:1:1: directory: there are more faults than these 1000"
+    assert len(found) == MAX_FAULTS + 1
+    assert found[-1] == f"{tmp_path}:1:1: directory: there are more faults than these 1000"
 
 
 # --------------------------------------------------------------------------------------------- what can't be read
@@ -338,12 +338,12 @@ def test_what_may_not_be_read_is_a_fault(tmp_path: Path, target: str, monkeypatc
     mode = closed.stat().st_mode
     closed.chmod(0)
     try:
-        told = faults(tmp_path)
+        found = faults(tmp_path)
     finally:
         closed.chmod(mode)
 
-    assert len(told) == 1
-    assert "Permission denied" in told[0]
+    assert len(found) == 1
+    assert "Permission denied" in found[0]
 
 
 def _refuse(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
@@ -367,10 +367,10 @@ def test_links_that_lead_nowhere_are_faults(tmp_path: Path) -> None:
     (tmp_path / "m" / "teams").symlink_to("gone")
     (tmp_path / "m" / "up").symlink_to(".")
 
-    told = faults(tmp_path / "m")
+    found = faults(tmp_path / "m")
 
-    assert [fault.split(":")[0] for fault in told] == ["broken.yaml", "itself.yaml", "teams", "up"]
-    assert [fault.split(": ")[-1] for fault in told] == [
+    assert [fault.split(":")[0] for fault in found] == ["broken.yaml", "itself.yaml", "teams", "up"]
+    assert [fault.split(": ")[-1] for fault in found] == [
         "No such file or directory (repair or remove it)",
         "Too many levels of symbolic links (repair or remove it)",
         "No such file or directory (repair or remove it)",
@@ -400,11 +400,11 @@ def test_names_that_are_not_utf8_are_faults_that_can_be_printed(tmp_path: Path) 
     write(tmp_path, "a: [", name="new\nline\x1b.yaml")
     (tmp_path / os.fsdecode(b"\xff.txt")).touch()
 
-    told = faults(tmp_path)
+    found = faults(tmp_path)
 
-    assert [fault.split(":")[0] for fault in told] == ["\\xfe/b.yaml", "a\\xff.yaml", "new\\nline\\x1b.yaml"]
-    assert "is not UTF-8" in told[0]
-    "".join(told).encode()
+    assert [fault.split(":")[0] for fault in found] == ["\\xfe/b.yaml", "a\\xff.yaml", "new\\nline\\x1b.yaml"]
+    assert "is not UTF-8" in found[0]
+    "".join(found).encode()
 
 
 def test_control_characters_are_faults_with_their_place(tmp_path: Path, yaml_parser: str) -> None:
@@ -444,10 +444,10 @@ def test_alias_and_merge_bombs_are_refused_unexpanded(tmp_path: Path, yaml_parse
     names = "abcdefghi"
     bomb = "a: &a [x]\n" + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(names))
     merge = "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 9)}]}}\n" for a, b in pairwise(names))
-    told = faults(write(tmp_path, bomb, merge))
+    found = faults(write(tmp_path, bomb, merge))
 
-    assert sum("alias '*a' is not accepted" in fault for fault in told) == 18
-    assert sum("merge key << is not accepted" in fault for fault in told) == 8
+    assert sum("alias '*a' is not accepted" in fault for fault in found) == 18
+    assert sum("merge key << is not accepted" in fault for fault in found) == 8
 
 
 @pytest.mark.parametrize(
@@ -473,8 +473,8 @@ def test_a_tree_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(files, "MAX_TREE_BYTES", 2 << 20)
     for i in range(12):
         write(tmp_path / "big", "#" * (1 << 18), name=f"{i:02}.yaml")
-    [told] = faults(tmp_path / "big")
-    assert told == "08.yaml:1:1: directory: is beyond the bounds of 20000 files and 2 MiB; reading ended here"
+    [found] = faults(tmp_path / "big")
+    assert found == "08.yaml:1:1: directory: is beyond the bounds of 20000 files and 2 MiB; reading ended here"
 
     monkeypatch.setattr(files, "MAX_FILES", 3)
     for i in range(5):

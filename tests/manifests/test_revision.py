@@ -1,4 +1,4 @@
-"""Which commit a directory of manifests is at, without running Git in it: compared with what Git itself says."""
+"""Which commit a directory of manifests is at, without running Git in it: compared with Git's own answer."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ def clone(tmp_path: Path) -> Path:
     return work
 
 
-def said(work: Path) -> str:
+def by_git(work: Path) -> str:
     return f"git:{git(work, 'rev-parse', 'HEAD')[:12]}"
 
 
 def test_it_is_the_commit_that_is_checked_out(clone: Path) -> None:
-    assert revision(clone / "hosts" / "manifests", {}) == said(clone)
+    assert revision(clone / "hosts" / "manifests", {}) == by_git(clone)
 
 
 def test_refs_may_be_packed_and_heads_detached(clone: Path) -> None:
     git(clone, "pack-refs", "--all")
-    assert revision(clone, {}) == said(clone)
+    assert revision(clone, {}) == by_git(clone)
 
     git(clone, "checkout", "-q", "--detach")
-    assert revision(clone, {}) == said(clone)
+    assert revision(clone, {}) == by_git(clone)
 
 
 def test_a_linked_worktree_has_a_commit_of_its_own(clone: Path, tmp_path: Path) -> None:
     git(clone, "worktree", "add", "-q", "-b", "other", str(tmp_path / "linked"))
     git(tmp_path / "linked", "commit", "-q", "--allow-empty", "-m", "two")
 
-    assert revision(tmp_path / "linked" / "hosts", {}) == said(tmp_path / "linked") != said(clone)
+    assert revision(tmp_path / "linked" / "hosts", {}) == by_git(tmp_path / "linked") != by_git(clone)
 
 
 def test_a_link_into_a_checkout_is_followed(clone: Path, tmp_path: Path) -> None:
     (tmp_path / "current").symlink_to(clone / "hosts")
 
-    assert revision(tmp_path / "current", {}) == said(clone)
+    assert revision(tmp_path / "current", {}) == by_git(clone)
 
 
-def test_without_git_a_link_says_where_it_leads_and_a_directory_what_is_in_it(tmp_path: Path) -> None:
+def test_without_git_a_link_has_its_target_and_a_directory_its_content(tmp_path: Path) -> None:
     (tmp_path / "2026-01").mkdir()
     (tmp_path / "current").symlink_to("2026-01")
 

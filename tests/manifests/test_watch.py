@@ -90,7 +90,7 @@ def test_every_change_wakes_once(tree: Path, change: Callable[[Path], object]) -
         woken.none()
 
 
-def test_what_is_no_manifest_wakes_nobody(tree: Path) -> None:
+def test_other_files_than_manifests_cause_no_wake(tree: Path) -> None:
     with watched(tree) as woken:
         (tree / "README.md").write_text("words")
         (tree / ".a.yaml.swp").write_text("an editor's")
@@ -160,7 +160,7 @@ def test_a_root_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
         woken.next()
 
 
-def test_a_name_that_is_not_utf8_blinds_nobody(tree: Path) -> None:
+def test_a_name_that_is_not_utf8_hides_no_change(tree: Path) -> None:
     with watched(tree) as woken:
         Path(os.fsdecode(os.fsencode(tree) + b"/caf\xe9.txt")).write_text("latin")
         woken.none()
@@ -171,7 +171,7 @@ def test_a_name_that_is_not_utf8_blinds_nobody(tree: Path) -> None:
 
 
 def test_more_events_than_the_kernel_keeps_lose_nothing(tree: Path, tmp_path: Path) -> None:
-    """The watcher stands still while its queue overflows: what comes last is not reported, and found all the same."""
+    """The watcher stops while its queue overflows: the last change is not reported, and a scan finds it."""
     bound = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     ready = tmp_path / "ready"
     pid = os.fork()
@@ -198,7 +198,7 @@ def test_more_events_than_the_kernel_keeps_lose_nothing(tree: Path, tmp_path: Pa
 
 
 def test_two_edits_within_one_tick_of_the_file_systems_clock_are_two(tree: Path) -> None:
-    """The same size, and the same time by force: only the content tells."""
+    """The same size, and the same time by force: only the content differs."""
     path = tree / "a.yaml"
 
     def write(text: str) -> None:
@@ -316,7 +316,7 @@ def test_a_file_at_rest_is_named_before_the_full_pass(tree: Path) -> None:
 
 
 def test_names_are_spelled_as_the_directory_is(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are looked up among those that were read before."""
+    """They are the keys of the cached files."""
     monkeypatch.chdir(tree.parent)
     with watched(Path("manifests")) as woken:
         write_until_named(tree / "a.yaml", woken)

@@ -35,7 +35,7 @@ from reconciler.output.console import action_line
 from reconciler.planner.plan import plan
 from reconciler.pool.driver import Condition, PoolState, SnapshotState, Trouble, VolumeState
 from tests.support import planning
-from tests.support.planning import LETTERS, SPACE, chain_id, told_plan
+from tests.support.planning import LETTERS, SPACE, chain_id, plan_text
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "plan").glob("*.yaml"))
 CHAINS = ["+".join(letters) for n in (1, 2, 3) for letters in product(LETTERS, repeat=n)]
@@ -45,7 +45,7 @@ PARTS = ("actions", "held", "blocked", "findings", "unchanged")
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_the_plan_of_a_story(path: Path) -> None:
-    """What a case does not mention is empty; nothing is left unsaid."""
+    """What a case does not mention is empty; nothing is left out."""
     case = yaml.safe_load(path.read_text())
     selection = case.get("selection")
     found = plan(
@@ -55,10 +55,10 @@ def test_the_plan_of_a_story(path: Path) -> None:
         selection=selection,
     )
 
-    assert told_plan(found, planning.names([*CHAINS, *OLDER])) == {part: case["plan"].get(part, []) for part in PARTS}
+    assert plan_text(found, planning.names([*CHAINS, *OLDER])) == {part: case["plan"].get(part, []) for part in PARTS}
 
 
-def test_every_case_says_what_it_is_about() -> None:
+def test_every_case_has_a_story() -> None:
     assert all(yaml.safe_load(path.read_text())["story"] for path in CASES)
     assert len(CASES) > 15
 

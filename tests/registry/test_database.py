@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 def make(path: Path, *migrations: database.Migration) -> None:
     with closing(database.connect(path)) as connection:
-        database.upgrade(connection, path, lambda: SCHEMA, migrations)
+        database.upgrade(connection, path, migrations, lambda: SCHEMA)
 
 
 def fill(path: Path, statement: str = "INSERT INTO pet (name) VALUES ('cat')") -> None:
@@ -239,7 +239,7 @@ def test_a_reader_migrates_its_copy_and_not_the_file(path: Path) -> None:
     make(path)
     before = path.read_bytes()
     with closing(database.snapshot(path)) as connection:
-        database.upgrade(connection, path, lambda: SCHEMA, (TO_2,))
+        database.upgrade(connection, path, (TO_2,), lambda: SCHEMA)
 
         assert connection.execute("SELECT name FROM pet").fetchall() == [("made by 2",)]
     assert path.read_bytes() == before

@@ -36,7 +36,6 @@ from reconciler.model import (
 )
 from reconciler.pool.thin.journal import DeviceRow, Role, State
 from reconciler.registry import database
-from reconciler.registry import writer as registry_module
 from reconciler.registry.writer import Registry
 
 S3 = Source("s3://images/golang/1.tar", S3Options(endpoint_url="http://127.0.0.1:9000"))
@@ -183,7 +182,7 @@ def test_facts_add_up_to_what_there_is(facts: list[Fact]) -> None:
 
 def in_memory() -> Registry:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    database.upgrade(connection, Path(":memory:"), registry_module.schema)
+    database.upgrade(connection, Path(":memory:"))
     return Registry(connection, Path(":memory:"), read_only=False, clock=lambda: 0.0)
 
 

@@ -163,7 +163,7 @@ def readable(text: str, known: Mapping[str, str]) -> str:
     return re.sub(r"\b[0-9a-f]{12}\b", lambda found: known.get(found[0], found[0]), text)
 
 
-def told(action: Action, known: Mapping[str, str]) -> str:
+def action_text(action: Action, known: Mapping[str, str]) -> str:
     """``build volume/default/a+b after volume/default/a: a layer changed``."""
     key = action.key.with_pool
     after = ", ".join(one.with_pool for one in action.after)
@@ -171,10 +171,10 @@ def told(action: Action, known: Mapping[str, str]) -> str:
     return readable(f"{action.verb} {key}{chain}{f' after {after}' if after else ''}: {action.because}", known)
 
 
-def told_plan(plan: Plan, known: Mapping[str, str]) -> dict[str, list[str]]:
+def plan_text(plan: Plan, known: Mapping[str, str]) -> dict[str, list[str]]:
     return {
-        "actions": [told(action, known) for action in plan.actions],
-        "held": [told(action, known) for action in plan.held],
+        "actions": [action_text(action, known) for action in plan.actions],
+        "held": [action_text(action, known) for action in plan.held],
         "blocked": [f"{one.kind.lower()}/{one.name}: {one.reason}: {one.message}" for one in plan.blocked],
         "findings": [readable(f"{one.subject}: {one.reason}: {one.text}", known) for one in plan.findings],
         "unchanged": [readable(str(key), known) for key in plan.unchanged],
