@@ -1,13 +1,14 @@
-"""``make run``: a local S3 endpoint with real layered root filesystems in it, and ``reconcile`` at work on them.
+"""``make run``: a local S3 endpoint with real layered root filesystems, and ``reconcile`` that makes images of them.
 
-Everything happens on loopback and under ``.quickstart/``: the layers, the state directory, the images. Run again, it changes
-nothing. The manifests are those of ``manifests/quickstart``.
+Uses loopback and the directory ``.quickstart/`` only: layers, state directory, images. A second run changes nothing. The
+manifests are those of ``manifests/quickstart``. At the end it prints the commands with which to continue; README.md has the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,22 +19,46 @@ from samples.s3 import S3Server, upload
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT, BUCKET = 9460, "quickstart"
-"""As manifests/quickstart and samples/manifests/debian say."""
+"""As in manifests/quickstart and samples/manifests/debian."""
+
+CONTINUE = """
+The endpoint has stopped; images and snapshots stay. Continue with:
+
+export PATH="$PWD/{bin}:$PATH" RECONCILER_MANIFESTS={manifests} RECONCILER_STATE={state}
+reconcile describe image/python
+rm {state}/pools/default/snapshots/python-a.ext4
+reconcile plan
+reconcile --once
+reconcile list snapshots
+
+To serve the layers again, for example to edit {manifests} and converge:
+
+python -m samples.endpoint --layers {layers} &
+"""
+"""README.md has the same commands; a test compares."""
 
 
 def reconcile(manifests: str, work: Path, *words: str) -> int:
-    """Run the installed command as a user would, and show it."""
-    shared = ["-f", manifests, "--state", os.path.relpath(work / "state", ROOT)]
+    """Prints the command and runs it. Returns its exit code."""
+    shared = ["-f", manifests, "--state", relative(work / "state")]
     print(f"\n$ reconcile {' '.join((*words, *shared))}", flush=True)
     return subprocess.run([Path(sys.executable).with_name("reconcile"), *words, *shared], cwd=ROOT, check=False).returncode
 
 
+def commands(manifests: str, work: Path) -> str:
+    """What to do next, from the top of the checkout."""
+    places = {"bin": Path(sys.executable).parent, "state": work / "state", "layers": work / "layers"}
+    return CONTINUE.format(manifests=manifests, **{name: shlex.quote(relative(path)) for name, path in places.items()})
+
+
+def relative(path: Path) -> str:
+    return os.path.relpath(path, ROOT)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--full", action="store_true", help="a whole Debian instead, made with mmdebstrap (as root; takes minutes)"
-    )
-    parser.add_argument("--work", type=Path, default=ROOT / ".quickstart", help="where everything is kept")
+    parser.add_argument("--full", action="store_true", help="use a whole Debian, made with mmdebstrap (as root; takes minutes)")
+    parser.add_argument("--work", type=Path, default=ROOT / ".quickstart", help="directory of all files")
     chosen = parser.parse_args(argv)
     chosen.work.mkdir(parents=True, exist_ok=True)
     print("Making the sample layers (once) …", flush=True)
@@ -43,7 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         upload(server.endpoint, made, BUCKET)
         print(f"S3 endpoint {server.endpoint}, bucket {BUCKET}: {', '.join(sorted(made))}")
         steps = [("plan",), ("--once",), ("list",)]
-        return next((code for words in steps if (code := reconcile(manifests, chosen.work, *words))), 0)
+        code = next((code for words in steps if (code := reconcile(manifests, chosen.work, *words))), 0)
+    if code == 0 and not chosen.full:
+        print(commands(manifests, chosen.work))
+    return code
 
 
 if __name__ == "__main__":
