@@ -44,7 +44,6 @@ BASELINE: Mapping[str, int] = {
     "output": 2,
     "planner": 12,
     "pool": 20,
-    "registry": 10,
     "status": 7,
     "telemetry": 4,
 }

@@ -79,7 +79,7 @@ def import_(context: click.Context, /, object_: str, image: str, **_: Any) -> in
     found = session.parse_object(object_)
     if found.kind is not Kind.SNAPSHOT:
         raise UsageError(f"{object_!r} is not a snapshot", hint="write snapshot/NAME")
-    return change(context, lambda ours: edits.take_over(ours, found.name, image.removeprefix("image/")))
+    return change(context, lambda ours: edits.register_snapshot(ours, found.name, image.removeprefix("image/"), found.pool))
 
 
 def change(context: click.Context, act: Callable[[Any], str]) -> int:

@@ -150,7 +150,7 @@ def record(host: Host, action: Action) -> None:
         host.registry.forget_image(action.name)
         return
     if action.kind is Kind.SNAPSHOT:
-        host.registry.hand_over(action.pool, action.name, action.image)
+        host.registry.reassign_snapshot(action.pool, action.name, action.image)
         return
     spec = host.desired.images[action.name]
     host.registry.record_image(ImageRow(spec.name, spec.pool, action.chain, spec.size, spec.retain))

@@ -1,1 +1,1 @@
-"""Durable runs: machine definitions, the store protocol, the engine. Knows neither kernel nor S3."""
+"""Durable runs: machine definitions, the store protocol, the engine. Independent of kernel and S3."""

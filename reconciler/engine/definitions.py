@@ -1,6 +1,6 @@
-"""What durable runs are made of: definitions, runs, and what passes between a step, the engine and the store.
+"""The values of durable runs: definitions, runs, and what passes between a step, the engine and the store.
 
-``lifecycle`` defines machines out of it, ``fsm`` drives them, ``registry`` keeps the runs. Frozen values only: a definition
+``controller.machines`` defines machines, ``engine`` executes them, ``registry`` stores the runs. Frozen values only: a definition
 is shared by all its runs, so nothing of a run is ever written to it. A run's state lives in the store, nowhere else.
 
     Status of a run
@@ -10,7 +10,7 @@ is shared by all its runs, so nothing of a run is ever written to it. A run's st
                    │ │  ├───────────────> failed            a terminal error, or the attempts are used up
                    │ │  ├───────────────> cancelled         asked for, or superseded by a run with other input
                    v │  │
-              needs-operator ───────────> cancelled         a person looks, then releases or cancels it
+              needs-operator ───────────> cancelled         an operator releases or cancels it
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Retry:
     """How often a step is tried: exponential back-off with full jitter, and an end. Times in seconds.
 
     ``total`` bounds what failed attempts and their back-offs have used up together; hours switched off don't count.
-    ``crashes`` is how often in a row the whole process may die in the step before a person is asked to look.
+    ``crashes`` is how often in a row the process may crash in the step before an operator is needed.
     """
 
     attempts: int = 5
@@ -170,7 +170,7 @@ class Run:
     spent: float = 0.0
     """Seconds that those attempts and their back-offs have used up."""
     crashes: int = 0
-    """Latest attempts that ended without a word, because the process died."""
+    """Attempts in a row, up to the latest, that a crash of the process ended."""
     not_before: float = 0.0
     cancel: str = ""
     """Why the run is to end; the first cause stays. Acted upon at the next boundary between steps."""
@@ -196,7 +196,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the history says of one change: the part of a Transition that the engine knows."""
+    """One change in the history of a run: the part of a Transition that the engine sets."""
 
     result: Result
     reason: str
@@ -265,7 +265,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a step sees of its run, and how it tells that it is alive."""
+    """What a step gets: its run, its deadline, and where it reports progress."""
 
     run: Run
     stop: threading.Event
@@ -293,20 +293,20 @@ class Store(Protocol):
         ...
 
     def open_runs(self) -> Sequence[Run]:
-        """Runs that have not ended, oldest first; those that wait for a person or are to be cancelled included."""
+        """Runs that have not ended, oldest first; those that need an operator or are to be cancelled included."""
         ...
 
     def begin_attempt(self, run: Run, at: float) -> Run:
         """Write down that the step of ``run.state`` is being tried; count an attempt that never ended as a crash.
 
-        Raises Conflict where the run is no longer as ``run`` says.
+        Raises Conflict where the stored run differs from ``run``.
         """
         ...
 
     def commit_run(self, before: Run, after: Run, entry: Entry, facts: Sequence[Fact] = ()) -> None:
-        """The run's new state, its history and the facts, all or nothing. Leaves ``cancel`` as it stands.
+        """The run's new state, its history and the facts, all or nothing. ``cancel`` stays unchanged.
 
-        Raises Conflict where the run is no longer as ``before`` says (compare-and-set on state, attempt and status).
+        Raises Conflict where the stored run differs from ``before`` (compare-and-set on state, attempt and status).
         """
         ...
 

@@ -1,14 +1,14 @@
 """The engine of durable runs: open, attempt, record, back off, cancel.
 
-``loop`` opens and executes runs, ``lifecycle`` defines their machines, ``registry`` is the store. The engine knows neither
-kernel nor S3, and keeps nothing that a restart would miss: what is under way is read from the store at every turn.
+``controller`` opens and executes runs and defines their machines, ``registry`` is the store. The engine depends on neither kernel
+nor S3, and has no state that a restart would lose: it reads the run from the store at every turn.
 
 What an attempt raises decides what happens next:
 
     returned an Outcome             facts, data and the next state are committed together; attempts start again at 0
     Retryable                       attempt counted, back-off; failed once the attempts or the time are used up
     Terminal                        failed
-    NeedsOperator                   stops for a person, until the run is released or cancelled
+    NeedsOperator                   needs-operator, until the run is released or cancelled
     Stopped, or the stop event      the run stays active and resumable; no attempt is counted
     CommandError                    as Stopped, and raised to the caller: it ends the whole command
     any other Exception             a fault of ours: recorded with its traceback, retried as Retryable but less often
@@ -46,10 +46,10 @@ from reconciler.errors import CommandError, NeedsOperator, Retryable, Stopped, T
 from reconciler.model import Fact, Key
 
 INTERNAL_ATTEMPTS = 2
-"""Attempts of a step that fails by a fault of ours: a second one tells a rare state from a plain mistake, more teach nothing."""
+"""Attempts of a step that fails by an internal error: the second separates a rare state from a plain mistake."""
 
 POLL = 1.0
-"""Seconds between two looks at the store for a cancel that another thread or process has asked for."""
+"""Seconds between two reads of the store for a cancel that another thread or process requested."""
 
 Progress = Callable[[Run, int, int], None]
 """``progress(run, done, total)``, as the run's step reports it."""
@@ -58,7 +58,7 @@ Listener = Callable[[Run, Entry], None]
 
 
 class Conflict(Exception):
-    """The run is no longer as it was read: somebody else has moved it. What stands in the store holds."""
+    """The stored run is not the one that was read: another thread or process changed it. The stored one is valid."""
 
 
 class Cancelled(Stopped):
@@ -72,14 +72,14 @@ class StepTimeout(Retryable):
 
 
 def _quiet(run: Run, done: int, total: int) -> None:
-    """The progress of somebody who doesn't watch."""
+    """Progress that is not shown."""
 
 
 class Engine:
     """Drives runs of ``machines`` that ``store`` keeps; several threads may execute runs at once.
 
     ``clock`` gives seconds since the epoch (recorded), ``monotonic`` the seconds that deadlines and durations are measured in.
-    ``wait(seconds)`` sleeps and returns True, at once, when asked to stop. ``listener`` hears of each change after it is durable.
+    ``wait(seconds)`` sleeps and returns True, at once, when asked to stop. ``listener`` gets each change after it is durable.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Engine:
         return run
 
     def execute(self, run_id: str, progress: Progress = _quiet) -> Run:
-        """Drive a run, in this thread, until it ends, needs a person, or the engine is asked to stop; return how it stands.
+        """Execute a run, in this thread, until it ends, needs an operator, or the engine is asked to stop; return the run.
 
         Waits while another thread executes a run of the same subject. Raises KeyError for an unknown run, and whatever the
         store raises: a run whose change can't be recorded does not go on.
@@ -138,11 +138,11 @@ class Engine:
         return run
 
     def cancel(self, run_id: str, why: str = "cancelled on request") -> Run:
-        """Ask an open run to end: at once where nobody executes it, at the next boundary or ``Context.check`` otherwise."""
+        """Cancel an open run: at once where no thread executes it, at the next boundary or ``Context.check`` otherwise."""
         return self._finish_cancelled(self.store.request_cancel(run_id, why))
 
     def release(self, run_id: str) -> Run:
-        """A person has looked: let a run that needs an operator try its step again, with all its attempts."""
+        """Let a run in state needs-operator repeat its step, with all its attempts."""
         run = self.store.run(run_id)
         if run.status is not Status.NEEDS_OPERATOR:
             return run
@@ -166,7 +166,7 @@ class Engine:
         return True
 
     def _rest(self, run: Run, retry: Retry) -> bool:
-        """Wait out the back-off; False where the run has to be looked at again because of a stop or a cancel.
+        """Wait out the back-off; False where a stop or a cancel ended the wait.
 
         Never longer than the longest back-off, so that a clock that was set back doesn't hold the run for hours.
         """
@@ -207,13 +207,13 @@ class Engine:
             nonlocal looked
             now = self._monotonic()
             if self.stop.is_set():
-                raise Stopped(f"{run.subject}: asked to stop while {run.state}")
+                raise Stopped(f"{run.subject}: stopped in step {run.state}")
             if now >= deadline:
-                raise StepTimeout(f"{run.subject}: time is up while {run.state}")
+                raise StepTimeout(f"{run.subject}: deadline exceeded in step {run.state}")
             if now - looked >= POLL:
                 looked = now
                 if _called_off(self.store.run(run.id)):
-                    raise Cancelled(f"{run.subject}: cancelled while {run.state}")
+                    raise Cancelled(f"{run.subject}: cancelled in step {run.state}")
 
         def remaining() -> float:
             return max(0.0, deadline - self._monotonic())
@@ -229,7 +229,7 @@ class Engine:
         return after, Entry(Result.ADVANCED, step.next.capitalize(), outcome.message, outcome.data)
 
     def _finish_cancelled(self, run: Run) -> Run:
-        """End a run that is marked to be cancelled, unless somebody executes it: then that thread does."""
+        """End a run that is marked to be cancelled, unless a thread executes it: then that thread does."""
         with self._claims.hold_if_free(run.subject) as free:
             now = self.store.run(run.id)
             return self._end_cancelled(now) if free and now.cancel and now.status.is_open else now
@@ -253,7 +253,7 @@ class Engine:
 
 
 def after_error(run: Run, retry: Retry, error: Exception, elapsed: float, now: float, rng: random.Random) -> tuple[Run, Entry]:
-    """How a run stands after an attempt of ``elapsed`` seconds that raised ``error``, and what the history says of it."""
+    """The run after an attempt of ``elapsed`` seconds that raised ``error``, and the entry for its history."""
     reason, message = describe(error)
     attempt = run.attempt + 1
     failed = replace(run, attempt=attempt, crashes=0, status=Status.FAILED, reason=reason, message=message)
@@ -265,7 +265,7 @@ def after_error(run: Run, retry: Retry, error: Exception, elapsed: float, now: f
     delay = retry.delay(attempt, rng)
     spent = run.spent + elapsed + delay
     if attempt >= limit or spent > retry.total:
-        text = f"{message}; given up after {attempt} attempt{'s' * (attempt > 1)}"
+        text = f"{message}; failed after {attempt} attempt{'s' * (attempt > 1)}"
         return replace(failed, spent=spent, message=text), Entry(Result.FAILED, reason, text)
     waiting = replace(failed, status=Status.ACTIVE, spent=spent, not_before=now + delay)
     return waiting, Entry(Result.RETRY, reason, message)
@@ -299,12 +299,12 @@ def _stopped_for_operator(run: Run, reason: str, message: str) -> tuple[Run, Ent
 
 def _unknown(run: Run, machine: Machine | None) -> tuple[Run, Entry]:
     what = f"machine {run.machine!r} is" if machine is None else f"state {run.state!r} of machine {run.machine!r} is"
-    text = f"{run.subject}: {what} unknown to this version (it was written by another one: run that one, or cancel the run)"
+    text = f"{run.subject}: {what} unknown to this version: another version wrote it; use that version, or cancel the run"
     return _stopped_for_operator(run, "UnknownState", text)
 
 
 def _redefined(run: Run, machine: Machine) -> tuple[Run, Entry]:
-    text = f"{run.subject}: machine {machine.name!r} has changed since the run began; going on from {run.state!r}"
+    text = f"{run.subject}: machine {machine.name!r} has changed since the run began; continuing from {run.state!r}"
     return replace(run, digest=machine.digest), Entry(Result.NOTED, "DefinitionChanged", text)
 
 
@@ -318,14 +318,14 @@ def _crashed(run: Run) -> tuple[Run, Entry]:
 
 @dataclass(slots=True)
 class _Claims:
-    """Which subjects are being worked on in this process: at most one thread each."""
+    """The subjects whose runs this process executes: at most one thread each."""
 
     _held: set[Key] = field(default_factory=set)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     @contextmanager
     def hold(self, subject: Key) -> Iterator[None]:
-        """Wait until nobody else works on it."""
+        """Acquire the subject; wait until no other thread holds it."""
         with self._changed:
             self._changed.wait_for(lambda: subject not in self._held)
             self._held.add(subject)

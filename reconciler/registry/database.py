@@ -1,10 +1,11 @@
-"""The registry's SQLite file: opened for writing, copied for reading, brought to the schema of this version.
+"""The registry's SQLite file: opens it for writing, copies it for reading, migrates it to the schema of this version.
 
-``registry`` calls it and speaks SQL through what it returns. State: ``registry.sqlite3``, and its ``-wal`` and ``-shm`` files
-while it is open for writing. Only sqlite3 of the standard library, because migrations must not move when table classes do.
+Called by ``reader`` and ``writer``, which run SQL on the connections that it returns. State: ``registry.sqlite3``, and its
+``-wal`` and ``-shm`` files while it is open for writing. Plain SQL over the standard library's sqlite3, for two reasons: a
+migration must not change when a table class does, and importing SQLModel takes half a second of CPU, which no read pays.
 
-Reading copies: ``plan`` and ``list`` get the whole registry as a private database in memory. So a reader holds no lock, sees one
-moment, never creates ``-wal`` or ``-shm`` files (a plain ``mode=ro`` connection does), works in a directory that it may not write
+Reading copies: ``plan`` and ``list`` get the whole registry as a private database in memory. So a reader holds no lock, reads one
+state, never creates ``-wal`` or ``-shm`` files (a plain ``mode=ro`` connection does), works in a directory that it may not write
 to, and can read an older schema by migrating its copy. The registry is small: tens of bytes an event, and history is pruned.
 """
 
@@ -52,7 +53,7 @@ _THIN_POOLS = (
     "CREATE INDEX run_subject ON run (kind, pool, name)",
 )
 
-_STANDING = (
+_LAST_GOOD = (
     "CREATE TABLE manifest (path TEXT NOT NULL PRIMARY KEY, text TEXT NOT NULL) STRICT",
     """CREATE TABLE mark (
         image TEXT NOT NULL, what TEXT NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
@@ -63,8 +64,8 @@ _GENERATIONS = (
     "CREATE TABLE generation (image TEXT NOT NULL PRIMARY KEY, digest TEXT NOT NULL, number INTEGER NOT NULL) STRICT",
 )
 
-# The log of events only grows, whoever opens the file, and whatever they try: what may go lies below the horizon in ``meta``,
-# which only ``prune`` moves. (A replacing INSERT deletes without asking the second trigger, hence the third.)
+# The log of events is append-only for every program that opens the file: only events below the horizon in ``meta`` can be
+# deleted, and only ``prune`` moves it. (A replacing INSERT deletes without firing the second trigger, hence the third.)
 TRIGGERS = (
     "CREATE TRIGGER event_unchanged BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
     """CREATE TRIGGER event_kept BEFORE DELETE ON event
@@ -81,21 +82,21 @@ _POOLS_AND_REASONS = (
     TRIGGERS[0],
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS, _STANDING, _GENERATIONS, _POOLS_AND_REASONS)
-"""``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; the tables of ``registry`` are always the newest schema."""
+MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS, _LAST_GOOD, _GENERATIONS, _POOLS_AND_REASONS)
+"""``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; ``tables`` always defines the newest schema."""
 
 _HINTS = {
-    "SQLITE_BUSY": "another process has been writing to it for seconds; try again",
-    "SQLITE_FULL": "free some space on its file system",
+    "SQLITE_BUSY": "another process has been writing to it for 5 seconds; retry",
+    "SQLITE_FULL": "free space on its file system",
     "SQLITE_READONLY": "run as the user who owns the state directory",
-    "SQLITE_CANTOPEN": "check the state directory and its permissions; another --state may be meant",
-    "SQLITE_NOTADB": "another --state may be meant; restore the file from a backup if it was the registry",
-    "SQLITE_CORRUPT": "restore it from a backup; don't delete it, the pools' contents are known by it",
+    "SQLITE_CANTOPEN": "check --state, and the permissions of the state directory",
+    "SQLITE_NOTADB": "check --state; restore the file from a backup if it was the registry",
+    "SQLITE_CORRUPT": "restore it from a backup; don't delete it: the pools' contents are identified by it",
 }
 
 
-def in_our_words(path: Path, error: BaseException) -> BaseException:
-    """What SQLite or the file system says about ``path`` as HostCannot, with what to do; a fault of ours as it is."""
+def as_host_error(path: Path, error: BaseException) -> BaseException:
+    """An error of SQLite or the file system about ``path`` as HostCannot, with a hint; an error of this code as it is."""
     if isinstance(error, OSError):
         return HostCannot(f"registry {path}: {error.strerror}", hint=_HINTS["SQLITE_CANTOPEN"])
     if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
@@ -105,22 +106,24 @@ def in_our_words(path: Path, error: BaseException) -> BaseException:
 
 
 @contextmanager
-def _speaking_of(path: Path) -> Iterator[None]:
+def _reporting(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise in_our_words(path, error) from None
+        raise as_host_error(path, error) from None
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file for writing, creating it (and its directory) where it isn't there. Transactions are the caller's to begin."""
-    with _speaking_of(path):
+    """Open the file for writing; create it and its directory where they don't exist. The caller begins transactions."""
+    with _reporting(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = _open(path)
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             connection.close()
-            raise HostCannot(f"registry {path}: no write-ahead log is possible here", hint="use a local file system for --state")
+            raise HostCannot(
+                f"registry {path}: its file system can't have a write-ahead log", hint="use a local file system for --state"
+            )
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
@@ -129,7 +132,7 @@ def connect(path: Path) -> sqlite3.Connection:
 def snapshot(path: Path) -> sqlite3.Connection:
     """A copy of the registry in memory, as of now; empty where there is no file. Writes nothing anywhere."""
     memory = _open(":memory:")
-    with _speaking_of(path):
+    with _reporting(path):
         if path.exists() and not _copied_at_rest(path, memory):
             _copy(path, "mode=ro", memory)
     return memory
@@ -140,7 +143,7 @@ def _open(where: Path | str) -> sqlite3.Connection:
 
 
 def _copied_at_rest(path: Path, memory: sqlite3.Connection) -> bool:
-    """Copy a file that no process has open, without the log and locks; False where one has, or opened it meanwhile."""
+    """Copy a file that no process has open, without log and locks; False where a process has it open, or opens it."""
     before = _at_rest(path)
     if before is None:
         return False
@@ -186,7 +189,7 @@ def upgrade(
     Raises HostCannot where the schema is newer than this version of the code, or not the registry's.
     """
     current = 1 + len(migrations)
-    with _speaking_of(path):
+    with _reporting(path):
         if _version(connection, path, current) == current:
             return
         connection.execute("PRAGMA foreign_keys = OFF")
@@ -194,7 +197,9 @@ def upgrade(
             connection.execute("BEGIN IMMEDIATE")
             _migrate(connection, _version(connection, path, current), create, migrations)
             if connection.execute("PRAGMA foreign_key_check").fetchall():
-                raise HostCannot(f"registry {path}: rows would lose what they refer to in the migration to schema {current}")
+                raise HostCannot(
+                    f"registry {path}: the migration to schema {current} would leave rows without the rows that they refer to"
+                )
             connection.commit()
         finally:
             connection.rollback()
@@ -217,19 +222,19 @@ def _version(connection: sqlite3.Connection, path: Path, current: int) -> int | 
     if not tables:
         return None
     if "meta" not in tables:
-        raise HostCannot(f"{path} is the database of another program", hint="another --state may be meant")
+        raise HostCannot(f"{path} is the database of another program", hint="check --state")
     row = connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'schema'").fetchone()
     version = int(row[0])
     if version > current:
         raise HostCannot(
-            f"registry {path} has schema {version}, this version of reconcile knows schema {current}",
+            f"registry {path} has schema {version}, this version of reconcile supports schema {current}",
             hint="use the newer version that wrote it",
         )
     return version
 
 
 def prune(connection: sqlite3.Connection, keep: int) -> int:
-    """Within the caller's transaction, delete all but the newest ``keep`` events and runs; return how many went.
+    """Within the caller's transaction, delete all but the newest ``keep`` events and runs; return the number of deleted rows.
 
     Open runs, and the last run of each object, stay.
     """

@@ -48,7 +48,7 @@ class Row:
 
 
 def rows(host: Context) -> tuple[Row, ...]:
-    """Everything that the registry says exists: images, volumes, snapshots."""
+    """All images, volumes and snapshots of the registry."""
     return tuple(_rows(host))
 
 
@@ -62,13 +62,13 @@ def _rows(host: Context) -> Iterator[Row]:
 
 
 def move(host: Context, old: str, new: str) -> str:
-    """Give an image the name that its manifest has now; say what came with it. Raises UsageError, Guarded."""
+    """Rename an image as its manifest was; return what moved with it. Raises UsageError, Guarded."""
     row = known(host, old)
     if new in host.records.images():
-        hint = f"they are two images now: --prune removes what image {new} has not taken over"
+        hint = f"they are two images now: --prune removes what belongs to image {old} alone"
         raise Guarded(f"image {new!r} is in the registry already", hint=hint)
     if old in host.desired.images:
-        raise Guarded(f"image {old!r} is still declared", hint="a run would make it again: take it out of the manifests first")
+        raise Guarded(f"image {old!r} is still declared", hint="a run would create it again: remove it from the manifests first")
     spec = host.desired.images.get(new)
     if spec is None:
         raise Guarded(f"image {new!r} is not declared", hint="declare it under its new name first")
@@ -81,35 +81,35 @@ def move(host: Context, old: str, new: str) -> str:
 
 
 def forget(host: Context, name: str) -> str:
-    """Forget an image that is no longer declared: what it has stays in its pool, and is nobody's. Raises UsageError, Guarded."""
+    """Delete the rows of an image that is no longer declared; its data stays, unmanaged. Raises UsageError, Guarded."""
     known(host, name)
     if name in host.desired.images:
-        raise Guarded(f"image {name!r} is declared", hint="a run would make it again: take it out of the manifests first")
+        raise Guarded(f"image {name!r} is declared", hint="a run would create it again: remove it from the manifests first")
     left = snapshots(host, name)
     count = f"{len(left)} snapshot{'' if len(left) == 1 else 's'}"
-    message = f"image {name} is forgotten; {count} of it left where they are" if left else f"image {name} is forgotten"
+    message = f"image {name} is no longer in the registry" + (f"; {count} of it stay on disk, unmanaged" if left else "")
     host.registry.abandon_image(name, [(row.pool, thin[0]) for row in left if (thin := identified(row.identity))], message)
     return message
 
 
-def take_over(host: Context, name: str, image: str) -> str:
-    """Record a snapshot file that stands in an image's pool and nothing knows. Raises UsageError, Guarded.
+def register_snapshot(host: Context, name: str, image: str, pool: str = "") -> str:
+    """Register an existing snapshot file of the image's pool; return what was registered. Raises UsageError, Guarded.
 
-    The UUID of its file system says of which chain it is: that follows from the chain. Thin pools have ``adopt`` for this.
+    The UUID of its file system follows from its chain, and identifies it. Thin pools have ``adopt`` for this.
     """
     spec = host.desired.images.get(image)
     if spec is None or name not in spec.snapshots:
-        raise UsageError(f"image {image!r} declares no snapshot {name!r}", hint="declare it first: a run would leave it alone")
+        raise UsageError(f"image {image!r} declares no snapshot {name!r}", hint="declare it first: a run ignores it otherwise")
+    if pool not in ("", spec.pool):
+        raise UsageError(f"image {image!r} is in pool {spec.pool}, not in {pool}", hint=f"write snapshot/{spec.pool}/{name}")
     driver = host.drivers[spec.pool]
     if not isinstance(driver, FilePool):
-        raise UsageError(
-            f"pool {spec.pool} is a thin pool", hint=f"what stands in it is taken over by: reconcile adopt {spec.pool}"
-        )
+        raise UsageError(f"pool {spec.pool} is a thin pool", hint=f"register its devices with: reconcile adopt {spec.pool}")
     if (spec.pool, name) in host.records.snapshots():
         raise Guarded(f"snapshot {name!r} of pool {spec.pool} is in the registry already")
     row = SnapshotRow(spec.pool, name, image, *_proof(host, driver, name))
     host.registry.apply([SnapshotMade(row)])
-    message = f"snapshot {name} is taken over as it is, made from chain {row.chain[:12]}"
+    message = f"snapshot {name} is registered; it was made from chain {row.chain[:12]}"
     host.registry.event(Key(Kind.SNAPSHOT, spec.pool, name), "Imported", message)
     return message
 
@@ -123,7 +123,7 @@ def _proof(host: Context, driver: FilePool, name: str) -> tuple[str, str]:
     chain = chains(host).get(found.identity.uuid or "") if found.regular else None
     if chain is None:
         what = f"its file system's UUID is {found.identity.uuid}" if found.identity.uuid else "there is no ext4 file system in it"
-        hint = "a run sets it aside and makes the snapshot anew; keep a copy if it is dear to somebody"
+        hint = "a run sets the file aside and creates the snapshot again; keep a copy if you need its contents"
         raise Guarded(f"{path} is of no chain that is declared or recorded here: {what}", hint=hint)
     size = filesystem(path)[0] or 0
     if found.identity.size < size:

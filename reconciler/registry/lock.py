@@ -1,6 +1,6 @@
 """The one-writer lock: ``flock`` on a file of the state directory. It dies with its holder; there is nothing to force open.
 
-Taken by ``cli`` around everything that changes the host. The file's text is for people only: it says who holds the lock.
+Acquired by ``cli`` around everything that changes the host. The file's text is for people only: it names the holder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def holder(path: Path) -> str:
-    """Who holds the lock, for people; empty where nobody does.
+    """The holder of the lock, for people; empty where it is free.
 
     The kernel is asked (proc(5), ``/proc/locks``): to try the lock would keep it, for a moment, from who needs it.
     """
@@ -64,7 +64,7 @@ def _take(fd: int, path: Path) -> None:
     except BlockingIOError:
         raise LockHeld(
             f"{path} is held by {_told(os.pread(fd, 4096, 0))}",
-            hint="a service does by itself what manifests say (`reconcile wait`, `retry`); else wait, or stop that process",
+            hint="a service applies manifests by itself (see `reconcile wait`, `retry`); else wait, or stop that process",
         ) from None
     except OSError as error:
         raise HostCannot(f"lock {path}: {error.strerror}", hint="use a local file system for --state") from error

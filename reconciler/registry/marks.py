@@ -1,7 +1,7 @@
-"""What is noted of an image besides its manifest: protected, suspended by hand, undeclared since, to be tried again.
+"""Marks of images: protected, suspended by hand, undeclared since, to be retried.
 
-Kept in the registry, because a note in the manifest goes when the manifest does. Made by ``verbs`` (also beside a running
-service) and ``loop``; applied by ``loop`` before it plans. Frozen values and pure functions.
+Stored in the registry, because a field of the manifest goes when the manifest does. Set by ``cli`` (also beside a running
+service) and ``controller``, which applies them before it plans. Frozen values and pure functions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class What(StrEnum):
     UNDECLARED = "undeclared"
     """No manifest has declared it since then."""
     RETRY = "retry"
-    """What has failed of it is tried again at once."""
+    """Its failed actions are retried without waiting for the back-off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +67,17 @@ def suspending(desired: Desired, marks: Marks, now: float) -> Desired:
 
 
 def spared(marks: Marks, now: float, grace: float) -> dict[str, tuple[str, str]]:
-    """Images that are not to be pruned now, with the reason and what to tell."""
+    """Images that are not pruned now, with the reason and the message."""
     found: dict[str, tuple[str, str]] = {}
     for (image, what), mark in marks.items():
         if what is What.UNDECLARED and now < mark.since + grace:
             left = mark.since + grace - now
-            found[image] = "GracePeriod", f"no longer declared, and kept for another {left:.0f} s in case it comes back"
+            found[image] = "GracePeriod", f"undeclared; pruned in {left:.0f} s (grace period)"
         elif what is What.SUSPENDED and mark.holds(now):
-            found[image] = "Suspended", f"no longer declared, and kept while it is suspended{because(mark)}"
+            found[image] = "Suspended", f"undeclared; not pruned while it is suspended{because(mark)}"
     for (image, what), mark in marks.items():
         if what is What.PROTECTED and mark.holds(now):
-            found[image] = "Protected", f"no longer declared, and protected{because(mark)}: `reconcile unprotect image/{image}`"
+            found[image] = "Protected", f"undeclared; protected{because(mark)}: `reconcile unprotect image/{image}` ends that"
     return found
 
 

@@ -1,8 +1,8 @@
-"""The registry's reading half: what was made, and what happened, as the values of ``model`` and ``machine``.
+"""The registry's reading half: returns rows, runs and events as the values of ``model`` and ``engine``.
 
-``observe`` and everything that shows something read from here; ``registry`` adds the transactions that write. Plain SQL over the
-standard library's sqlite3, because looking is what happens most and importing SQLModel costs more than all of it: a run that
-finds nothing to do, ``plan`` and ``list`` never load it. State: one SQLite connection, see ``database``.
+Called by ``controller`` and ``status``; ``writer`` adds the transactions that change something. All of it is plain SQL over the
+standard library's sqlite3: importing SQLModel takes half a second of CPU, more than a whole run that changes nothing, ``plan`` or
+``list``, which never import it. Columns are named as in ``tables``; ``rows`` converts. State: one connection, see ``database``.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Records:
 
     @property
     def others(self) -> int:
-        """Differs once somebody else has written to the registry's file."""
+        """Differs once another process has written to the registry's file."""
         return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
 
     def pools(self) -> list[str]:
@@ -147,7 +147,7 @@ class Records:
         return {(mark.image, mark.what): mark for mark in found}
 
     def failures(self) -> dict[Key, Failure]:
-        """Objects whose last run failed, needs a person, or waits to be tried again."""
+        """Objects whose last run failed, needs an operator, or waits for its back-off."""
         found = (rows.failure_of(row) for row in self._rows(_FAILED))
         return {failure.key: failure for failure in found}
 
@@ -197,7 +197,7 @@ class Records:
                 names = [column[0] for column in cursor.description]
                 return [dict(zip(names, row, strict=True)) for row in cursor]
             except sqlite3.Error as error:
-                raise database.in_our_words(self.path, error) from error
+                raise database.as_host_error(self.path, error) from error
 
     def _newest(self, table: str, order: str, limit: int, of: Key | None, **equal: str | None) -> list[dict[str, Any]]:
         """Events of before schema 5 have no pool: they count for every pool that has an object of the name."""

@@ -1,6 +1,7 @@
-"""The registry's rows as the values of ``model`` and ``machine``, and back.
+"""Converts the registry's rows to the values of ``model`` and ``engine``, and back.
 
-Called by ``registry`` only, which owns the tables; here a row is a mapping of column names to what SQLite stores. Pure.
+Called by ``reader`` and ``writer``. A row is a mapping of column names to what SQLite stores. Columns and fields have equal
+names, which a test compares with ``tables``; only what SQLite stores otherwise (keys, JSON, enumerations) is converted. Pure.
 """
 
 from __future__ import annotations
@@ -76,13 +77,13 @@ def transition_of(row: Row) -> Transition:
 
 
 def beginning(run: Run, seq: int, attempt: int, at: float) -> dict[str, Any]:
-    """The history's row of an attempt, with nothing known of its end."""
+    """The history's row of an attempt that begins."""
     where = {"run": run.id, "seq": seq, "from_state": run.state, "to_state": run.state, "attempt": attempt, "started": at}
     return where | {"ended": None, "result": Result.RUNNING, "reason": "", "message": "", "data": "{}"}
 
 
 def ending(state: str, at: float, entry: Entry) -> dict[str, Any]:
-    """What such a row says of the end."""
+    """The columns of such a row that the end of the attempt sets."""
     return {"to_state": state, "ended": at, **asdict(entry), "message": storable(entry.message), "data": dump(entry.data)}
 
 

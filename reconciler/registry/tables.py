@@ -95,7 +95,7 @@ class SeenTable(Table, table=True):
 
 
 class ManifestTable(Table, table=True):
-    """The text that each manifest file had when it last had no fault (see ``standing``)."""
+    """The text of each manifest file when it last was valid (see ``manifests.last_good``)."""
 
     path: Key
     text: Words
@@ -110,7 +110,7 @@ class GenerationTable(Table, table=True):
 
 
 class MarkTable(Table, table=True):
-    """What somebody, or the reconciler, has noted of an image; ``until`` 0 is for ever (see ``marks``)."""
+    """Marks of images; ``until`` 0 is for ever (see ``marks``)."""
 
     __table_args__ = (_one_of("what", What), STRICT)
     image: Key
@@ -121,7 +121,7 @@ class MarkTable(Table, table=True):
 
 
 class PoolTable(Table, table=True):
-    """Thin pools: the stamp that says which pool it is, and the transaction id that it must be at (see ``pool.journal``)."""
+    """Thin pools: the stamp that identifies the pool, and its expected transaction id (see ``pool.thin.journal``)."""
 
     name: Key
     stamp: int

@@ -1,10 +1,11 @@
-"""The registry: SQLModel tables, and the few transactions allowed on them.
+"""The registry's writing half: the transactions that change it, and the store of durable runs.
 
-``observe`` reads it, ``execute`` and ``fsm`` change it, ``cli`` shows it. State: one SQLite file, see ``database``.
-Values go in and out as the frozen dataclasses of ``model`` and ``machine``; the table classes never leave this file.
+Called by ``engine``, ``controller`` and ``cli``. State: one SQLite file, see ``database``. Values go in and out as the frozen
+dataclasses of ``model`` and ``engine``. Statements are composed from the classes of ``tables``; plain SQL where they run for each
+snapshot (composing them each time would double its cost), or where a single column changes.
 
 Every change is one ``BEGIN IMMEDIATE`` transaction, on disk (``synchronous=FULL``) when the method returns. All of them go
-through one connection behind a lock: a second one would wait for the first as well, but in SQLite, neither fairly nor promptly.
+through one connection behind a lock: a second one would wait for the first inside SQLite, neither fairly nor promptly.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Registry(Records):
             try:
                 yield db
             except DBAPIError as error:
-                raise database.in_our_words(self.path, error.orig or error) from error
+                raise database.as_host_error(self.path, error.orig or error) from error
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -103,14 +104,14 @@ class Registry(Records):
             db.execute(sql.delete(ImageTable).where(col(ImageTable.name) == name))
             db.execute(sql.delete(GenerationTable).where(col(GenerationTable.image) == name))
 
-    def hand_over(self, pool: str, name: str, image: str) -> None:
-        """A snapshot is another image's from now on."""
+    def reassign_snapshot(self, pool: str, name: str, image: str) -> None:
+        """Make a snapshot belong to another image."""
         with self._writing() as db:
             self._raw.execute("UPDATE snapshot SET image = ? WHERE pool = ? AND name = ?", (image, pool, name))
-            self._log(db, Key(Kind.SNAPSHOT, pool, name), "Reassigned", f"it is image {image}'s now", "")
+            self._log(db, Key(Kind.SNAPSHOT, pool, name), "Reassigned", f"belongs to image {image} now", "")
 
     def move_image(self, old: str, new: str, message: str) -> None:
-        """Give an image another name: its row, its marks and its snapshots; told of under both names."""
+        """Rename an image with its row, marks and snapshots; both names get an event."""
         with self._writing() as db:
             self._raw.execute("UPDATE image SET name = ? WHERE name = ?", (new, old))
             self._raw.execute("UPDATE snapshot SET image = ? WHERE image = ?", (new, old))
@@ -121,7 +122,7 @@ class Registry(Records):
                 self._log(db, Key(Kind.IMAGE, "", name), "Renamed", message, "")
 
     def abandon_image(self, name: str, devices: Sequence[tuple[str, int]], message: str) -> None:
-        """Forget an image with all that is known of it and its snapshots; ``devices`` are their thin ids, by pool."""
+        """Delete the rows of an image and its snapshots; ``devices`` are their thin ids, by pool."""
         with self._writing() as db:
             self._raw.execute("DELETE FROM image WHERE name = ?", (name,))
             self._raw.execute("DELETE FROM snapshot WHERE image = ?", (name,))
@@ -147,7 +148,7 @@ class Registry(Records):
         return given
 
     def journal(self, pool: str, row: PoolRow | None, put: Sequence[DeviceRow], drop: Sequence[int]) -> None:
-        """What the pool's driver remembers; see ``pool.journal.Journal.write``.
+        """Write the rows of a pool's driver; see ``pool.journal.Journal.write``.
 
         Plain SQL: this is two thirds of what a snapshot costs, and composing statements would double it.
         """
@@ -158,9 +159,9 @@ class Registry(Records):
             self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", [(pool, thin_id) for thin_id in drop])
 
     def adopt_pool(self, pool: str, plan: Adoption, facts: Sequence[Fact], messages: Sequence[str]) -> None:
-        """Remember a pool as the plan says, with the snapshots that it brings, as one; ids that were given stay given.
+        """Record a pool and its snapshots as planned, in one transaction; ids that were allocated are never allocated again.
 
-        A device of which nothing knows what it is would be taken for something half-built, and removed.
+        A device without a row would count as half-built, and be removed.
         """
         with self._writing() as db:
             if plan.pool is None:
@@ -198,19 +199,19 @@ class Registry(Records):
                 )
 
     def remember_labels(self, labels: Mapping[str, str]) -> None:
-        """What this host was to the manifests when it last converged."""
+        """Store the labels of this host, as they were when it last converged."""
         if self.labels() != dict(labels):
             with self._writing():
                 text = json.dumps(dict(sorted(labels.items())))
                 self._raw.execute(_PUT_META, {"key": "labels", "value": text})
 
     def mark(self, mark: Mark) -> None:
-        """Note it, in the place of an earlier one of the same sort."""
+        """Set a mark; it replaces an earlier one of the same kind."""
         with self._writing():
             self._raw.execute(_PUT_MARK, asdict(mark) | {"what": mark.what.value})
 
     def unmark(self, image: str, what: What) -> bool:
-        """Take a mark away; False where there is none."""
+        """Delete a mark; False where there is none."""
         with self._writing():
             return self._raw.execute("DELETE FROM mark WHERE image = ? AND what = ?", (image, what.value)).rowcount > 0
 
@@ -246,7 +247,7 @@ class Registry(Records):
             if _close(db, run.id, {"result": Result.INTERRUPTED, "ended": at}):
                 now = replace(now, crashes=now.crashes + 1)
                 db.execute(sql.update(RunTable).where(col(RunTable.id) == run.id).values(crashes=now.crashes))
-                self._log(db, run.subject, "Interrupted", f"the process died while {run.state}", run.id)
+                self._log(db, run.subject, "Interrupted", f"the process crashed in step {run.state}", run.id)
             _append(db, run, run.attempt + 1, at)
         return now
 

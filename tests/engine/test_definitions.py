@@ -53,7 +53,7 @@ def test_every_fault_of_a_definition_is_reported_at_once() -> None:
         Machine("m", (Step("a", nothing, "c"), Step("b", nothing, "ready")), "a", frozenset({"ready"}))
 
 
-def test_the_digest_tells_definitions_apart_and_ignores_the_code_behind_them() -> None:
+def test_the_digest_separates_definitions_and_ignores_the_code_behind_them() -> None:
     assert chain("a", "b", "ready").digest == chain("a", "b", "ready").digest
     assert chain("a", "b", "ready").digest != chain("a", "c", "ready").digest
     assert (

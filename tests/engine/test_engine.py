@@ -138,7 +138,7 @@ def test_an_unknown_run_is_a_key_error(world: World) -> None:
         world.engine(machine(pending=done)).execute("nowhere")
 
 
-def test_a_change_is_told_after_it_is_durable(world: World) -> None:
+def test_the_listener_gets_a_change_after_it_is_durable(world: World) -> None:
     seen: list[str] = []
     engine = world.engine(
         machine(pending=done, provisioning=done), listener=lambda run, entry: seen.append(world.registry.run(run.id).state)
@@ -177,7 +177,7 @@ def test_attempts_have_an_end_and_the_reason_is_kept(world: World) -> None:
     run = engine.execute(start(engine).id)
 
     assert (run.status, run.reason, step.calls) == (Status.FAILED, "SourceUnavailable", 5)
-    assert run.message == "no answer from s3://images/1.tar (is the endpoint up?); given up after 5 attempts"
+    assert run.message == "no answer from s3://images/1.tar (is the endpoint up?); failed after 5 attempts"
     failure = world.registry.failures()[VOLUME]
     assert (failure.reason, failure.message, failure.waits_for_person) == (run.reason, run.message, False)
 
@@ -231,7 +231,7 @@ def test_a_failed_object_gets_a_fresh_run_when_it_is_asked_for_again(world: Worl
     assert not world.registry.failures()
 
 
-def test_what_needs_a_person_waits_for_one_and_goes_on_when_released(world: World) -> None:
+def test_what_needs_an_operator_waits_and_goes_on_when_released(world: World) -> None:
     step = Fails(NeedsOperator("two pools answer to one name"))
     engine = world.engine(machine(downloading=step))
     run = engine.execute(start(engine).id)
@@ -445,7 +445,7 @@ def test_asking_for_something_else_supersedes_the_open_run(world: World) -> None
     assert engine.execute(old.id).status is Status.CANCELLED
 
 
-def test_a_run_that_nobody_executes_is_cancelled_at_once(world: World) -> None:
+def test_a_run_that_no_thread_executes_is_cancelled_at_once(world: World) -> None:
     step = Fails(NeedsOperator("look"))
     engine = world.engine(machine(pending=step))
     waiting = engine.execute(start(engine).id)
@@ -456,7 +456,7 @@ def test_a_run_that_nobody_executes_is_cancelled_at_once(world: World) -> None:
 
 
 def test_a_cancel_is_durable(world: World) -> None:
-    """Asked for by a process that dies before anybody acts on it."""
+    """Requested by a process that dies before it takes effect."""
     run = start(world.engine(machine(pending=done)))
     world.registry.request_cancel(run.id, "not wanted any more")
     world.restart()
@@ -506,7 +506,7 @@ def test_a_cancel_ends_a_back_off(world: World) -> None:
 # ------------------------------------------------------------------------------------------------ other versions
 
 
-def test_a_run_of_an_unknown_state_stops_for_a_person(world: World) -> None:
+def test_a_run_of_an_unknown_state_needs_an_operator(world: World) -> None:
     run = start(world.engine(machine(pending=done, downloading=done)))
     engine = world.engine(machine(fetching=done))
 
@@ -526,7 +526,7 @@ def test_a_run_of_an_unknown_machine_needs_an_operator_and_blocks_no_other(world
     assert active(world.registry) == [fine]
 
 
-def test_a_changed_definition_that_still_has_the_state_goes_on_and_says_so_once(world: World) -> None:
+def test_a_changed_definition_that_still_has_the_state_goes_on_with_one_entry(world: World) -> None:
     run = start(world.engine(machine(pending=done)))
     engine = world.engine(machine(pending=done, checking=done))
 
@@ -534,7 +534,7 @@ def test_a_changed_definition_that_still_has_the_state_goes_on_and_says_so_once(
     assert [e.reason for e in world.registry.events()] == ["Opened", "DefinitionChanged", "Checking", "Ready"]
 
 
-def test_a_step_in_which_the_process_keeps_dying_ends_up_with_a_person(world: World) -> None:
+def test_a_crash_loop_needs_an_operator(world: World) -> None:
     step = Fails(*[SystemExit()] * 20)
     run = start(world.engine(machine(downloading=step)))
     for _ in range(20):

@@ -44,7 +44,7 @@ def ask(path: Path, question: str) -> list[tuple[object, ...]]:
 # ------------------------------------------------------------------------------------------------------- writing
 
 
-def test_what_is_written_survives_a_power_cut_as_far_as_sqlite_can_tell(path: Path) -> None:
+def test_what_is_written_survives_a_power_cut_as_far_as_sqlite_reports(path: Path) -> None:
     with closing(database.connect(path)) as connection:
         settings = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
         others = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("foreign_keys", "busy_timeout")}
@@ -153,8 +153,8 @@ print(*database.snapshot(pathlib.Path(sys.argv[1])).execute("SELECT name FROM pe
 """
 
 
-def test_somebody_who_may_only_read_can_read_the_registry(others_place: Path) -> None:
-    """At rest as well as while it is written. Root stands in for such a user by giving up its rights in a child."""
+def test_a_user_with_read_permission_only_reads_the_registry(others_place: Path) -> None:
+    """At rest as well as while it is written. Root drops its rights in a child to be such a user."""
     path = others_place / "registry.sqlite3"
     make(path)
     fill(path)
@@ -212,7 +212,7 @@ def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
 def test_a_migration_that_would_leave_rows_dangling_is_refused(path: Path) -> None:
     make(path)
     orphan = ("CREATE TABLE toy (pet INTEGER REFERENCES meta (key))", "INSERT INTO toy VALUES (7)")
-    with pytest.raises(HostCannot, match="would lose what they refer to"):
+    with pytest.raises(HostCannot, match="would leave rows without the rows that they refer to"):
         make(path, orphan)
 
     assert ask(path, "SELECT name FROM sqlite_master WHERE name = 'toy'") == []
@@ -221,7 +221,7 @@ def test_a_migration_that_would_leave_rows_dangling_is_refused(path: Path) -> No
 def test_a_newer_file_is_refused_and_left_as_it_is(path: Path) -> None:
     make(path, TO_2, TO_3)
     before = path.read_bytes()
-    with pytest.raises(HostCannot, match=r"has schema 3, this version of reconcile knows schema 2 \(use the newer version"):
+    with pytest.raises(HostCannot, match=r"has schema 3, this version of reconcile supports schema 2 \(use the newer version"):
         make(path, TO_2)
 
     assert path.read_bytes() == before

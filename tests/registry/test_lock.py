@@ -35,7 +35,7 @@ def another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
             holder.kill()
 
 
-def test_a_second_reconciler_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+def test_the_error_of_a_second_reconciler_names_the_holder_of_the_lock(tmp_path: Path) -> None:
     with another_process(tmp_path / "lock") as holder:
         with pytest.raises(LockHeld, match=f"process {holder.pid} ") as refused, lock(tmp_path / "lock"):
             pass

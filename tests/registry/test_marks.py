@@ -19,7 +19,7 @@ def marks(*found: Mark) -> dict[tuple[str, What], Mark]:
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1h30m", 5400), ("2d", 172800)])
-def test_durations_are_written_as_people_say_them(text: str, seconds: float) -> None:
+def test_durations_have_units(text: str, seconds: float) -> None:
     assert duration(text) == seconds
 
 
@@ -70,7 +70,7 @@ def action(because: str = "", chain: str = "c1") -> Action:
     return Action(Verb.BUILD, Kind.VOLUME, "v", because, pool="default", chain=chain, images=("web",))
 
 
-def test_a_service_waits_longer_each_time_and_starts_anew_when_something_else_is_wanted() -> None:
+def test_a_service_waits_longer_each_time_and_starts_again_when_something_else_is_wanted() -> None:
     patience = Patience()
     patience.learn([Done(action("first"), False, "Reason", "words")], NOW)
 
@@ -78,7 +78,7 @@ def test_a_service_waits_longer_each_time_and_starts_anew_when_something_else_is
     assert patience.next() <= NOW + 1.2 * FIRST_SECONDS
     assert not patience.withheld([action("again")], (), NOW + 1.2 * FIRST_SECONDS), "it is due"
     assert not patience.withheld([action(chain="c2")], (), NOW + 1), "another chain is another attempt"
-    assert not patience.withheld([action()], ("web",), NOW + 1), "somebody asked for it"
+    assert not patience.withheld([action()], ("web",), NOW + 1), "a retry was requested"
 
     patience.learn([Done(action(), False, "Reason", "words")], NOW + 100)
     assert patience.next() >= NOW + 100 + 1.6 * FIRST_SECONDS

@@ -119,7 +119,7 @@ def test_an_image_is_recorded_changed_and_forgotten(registry: Registry) -> None:
     ],
     ids=["other bytes", "other length", "other bucket", "other endpoint", "a file"],
 )
-def test_a_digest_is_known_only_for_the_very_bytes_that_were_seen(
+def test_a_digest_is_recorded_only_for_the_exact_bytes_that_were_fetched(
     registry: Registry, source: Source, etag: str, size: int
 ) -> None:
     registry.apply([LayerSeen(S3, "etag", 10, "d1")])
@@ -127,13 +127,13 @@ def test_a_digest_is_known_only_for_the_very_bytes_that_were_seen(
     assert registry.digest_seen(source, etag, size) is None
 
 
-def test_the_same_object_under_another_key_of_the_bucket_is_known(registry: Registry) -> None:
+def test_the_same_object_under_another_key_of_the_bucket_has_its_digest(registry: Registry) -> None:
     registry.apply([LayerSeen(S3, "etag", 10, "d1")])
 
     assert registry.digest_seen(replace(S3, url="s3://images/node/1.tar"), "etag", 10) == "d1"
 
 
-def test_files_are_known_by_their_path(registry: Registry) -> None:
+def test_files_are_identified_by_their_path(registry: Registry) -> None:
     registry.apply([LayerSeen(Source("/srv/1.tar"), "mtime", 10, "d1"), LayerSeen(Source("/srv/1.tar"), "mtime", 10, "d2")])
 
     assert registry.digest_seen(Source("/srv/1.tar"), "mtime", 10) == "d2", "the latest look counts"
@@ -233,7 +233,7 @@ def test_a_registry_that_is_not_there_reads_as_empty_and_is_not_made(tmp_path: P
     assert os.listdir(tmp_path) == []
 
 
-def test_reading_beside_a_writer_sees_one_moment_and_holds_nobody_up(registry: Registry, path: Path) -> None:
+def test_reading_beside_a_writer_sees_one_state_and_delays_no_writer(registry: Registry, path: Path) -> None:
     registry.record_image(GOLANG)
     with Registry.open(path, read_only=True) as reader:
         registry.forget_image("golang")
@@ -266,9 +266,9 @@ def test_a_row_that_breaks_the_rules_is_refused_by_the_file_itself(registry: Reg
     assert registry.run(run.id) == run
 
 
-def test_a_full_disk_is_said_so_and_half_a_transaction_is_none(registry: Registry) -> None:
+def test_a_full_disk_is_reported_and_half_a_transaction_is_none(registry: Registry) -> None:
     registry._raw.execute(f"PRAGMA max_page_count = {registry._raw.execute('PRAGMA page_count').fetchone()[0]}")
-    with pytest.raises(HostCannot, match=r"disk is full \(free some space"):
+    with pytest.raises(HostCannot, match=r"disk is full \(free space"):
         registry.apply([VolumeSealed(replace(VOLUME, chain=f"{n}", identity="x" * 4000)) for n in range(50)])
 
     assert registry.volumes() == {}
@@ -309,7 +309,7 @@ def test_two_processes_never_get_the_same_id_and_neither_is_turned_away(path: Pa
         assert {name: image.size for name, image in registry.images().items()} == {"a": 19, "b": 19}
 
 
-def test_a_writer_waits_for_another_one_and_says_so_if_that_takes_too_long(registry: Registry, path: Path) -> None:
+def test_a_writer_waits_for_another_one_and_fails_if_that_takes_too_long(registry: Registry, path: Path) -> None:
     with closing(database.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         release = threading.Timer(0.2, other.commit)
@@ -345,7 +345,7 @@ def test_a_run_comes_back_as_it_went_in(registry: Registry) -> None:
     assert registry.open_runs() == registry.runs() == (run,)
 
 
-def test_a_run_that_was_moved_by_somebody_else_is_not_overwritten(registry: Registry) -> None:
+def test_a_run_that_another_process_changed_is_not_overwritten(registry: Registry) -> None:
     """Neither its state nor the facts of the loser."""
     seen = opened(registry)
     registry.commit_run(seen, replace(seen, state="downloading"), Entry(Result.ADVANCED, "Downloading"))
@@ -387,7 +387,7 @@ def test_the_file_itself_allows_one_open_run_for_an_object(registry: Registry, p
         connection.execute(f"INSERT INTO run (id, {columns}) SELECT 'second', {columns} FROM run")
 
 
-def test_the_last_run_of_an_object_says_whether_it_failed(registry: Registry) -> None:
+def test_the_last_run_of_an_object_decides_whether_it_failed(registry: Registry) -> None:
     for name, ends in {
         "bad": [Status.DONE, Status.FAILED],
         "good again": [Status.FAILED, Status.DONE],
@@ -446,7 +446,7 @@ def test_events_are_kept_in_order_and_found_by_object(path: Path) -> None:
         assert [e.seq for e in registry.events(limit=2)] == [2, 3]
 
 
-def test_what_is_not_utf_8_is_told_escaped(registry: Registry) -> None:
+def test_what_is_not_utf_8_is_shown_escaped(registry: Registry) -> None:
     """Names in hostile archives, and of files on this host, are bytes."""
     name = os.fsdecode(b"caf\xe9")
     registry.event(Key(Kind.VOLUME, "default", name), "LeftoverDiscarded", f"half-built: {name}")

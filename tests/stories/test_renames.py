@@ -91,7 +91,9 @@ def test_an_image_that_is_forgotten_leaves_its_snapshots_where_they_are(node: Wo
     node.withdraw("web")
     shown = {name: node.snapshot(name).stat().st_ino for name in ("a", "b")}
 
-    node.run("state", "rm", "image/web").expect(0).words("image web is forgotten; 2 snapshots of it left")
+    node.run("state", "rm", "image/web").expect(0).words(
+        "image web is no longer in the registry; 2 snapshots of it stay on disk, unmanaged"
+    )
     node.once("--prune").expect(0)
 
     assert {name: node.snapshot(name).stat().st_ino for name in ("a", "b")} == shown
@@ -106,7 +108,7 @@ def test_a_snapshot_that_nothing_knows_any_more_is_taken_over(node: Workshop) ->
     node.run("state", "rm", "image/web").expect(0)
     node.image("web", [*LAYERS, change("more", {"srv/more": b"1"})], snapshots=["a", "b"])
 
-    node.run("import", "snapshot/a", "--image", "web").expect(0).words("taken over as it is")
+    node.run("import", "snapshot/a", "--image", "web").expect(0).words("is registered")
     node.run("import", "snapshot/a", "--image", "web").expect(5).words("already")
     node.converge()
 

@@ -90,7 +90,7 @@ def test_what_comes_back_within_its_grace_is_not_pruned(workshop: Workshop) -> N
     workshop.converge()
     before = workshop.snapshot("web-a").stat().st_ino
     workshop.withdraw("web")
-    workshop.once("--prune", "--prune-grace", "1h").expect(0).words("in case it comes back")
+    workshop.once("--prune", "--prune-grace", "1h").expect(0).words("grace period")
     workshop.image("web", [BASE])
     workshop.once("--prune", "--prune-grace", "1h").expect(0)
     assert workshop.snapshot("web-a").stat().st_ino == before
