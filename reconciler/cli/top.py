@@ -49,7 +49,7 @@ def top(context: click.Context, /, frames: int | None, every: float, **_: Any) -
     with top.Screen().taken() as screen:
         began = time.process_time()
         for number, scene in enumerate(scenes(chosen), 1):
-            screen.show(top.frame(scene, painted, width=shutil.get_terminal_size().columns))
+            screen.show(top.frame(scene, painted, *shutil.get_terminal_size()))
             took = time.process_time() - began
             if number == frames or screen.asked_to_end(max(every, took / SHARE)):
                 return Exit.OK

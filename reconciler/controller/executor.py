@@ -115,7 +115,7 @@ def dependent(action: Action, blocker: Done) -> Done:
 
 def perform(host: Host, action: Action, name: str, progress: Progress) -> Done:
     """Carry out one action: an image's row is written at once, everything else is a durable run. ``name`` is for people."""
-    label = name + (f" ({', '.join(action.images)})" if action.kind is Kind.VOLUME else "")
+    label = name + (f" ({', '.join(action.images)})" if action.kind is Kind.VOLUME and action.images else "")
     if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:
         record(host, action)
         return Done(action, True)

@@ -26,6 +26,18 @@ RUNNING = {
     "removing": Phase.REMOVING,
 }
 """The phase that a run's state gives its image. The assembly of a pool gives none: until it ends, the phase is the one before."""
+MEANING = {
+    Phase.PENDING: "something is still to be created or recorded",
+    Phase.DOWNLOADING: "a layer is being downloaded",
+    Phase.VALIDATING: "a layer is being checked",
+    Phase.PROVISIONING: "a file system is being written",
+    Phase.SNAPSHOTTING: "snapshots are being created, activated or replaced",
+    Phase.READY: "its volume and its snapshots are intact, and nothing is left to do",
+    Phase.DEGRADED: "something of it is missing, damaged or inactive, or its source does not answer",
+    Phase.FAILED: "an action failed, or can't start; the failure says why",
+    Phase.REMOVING: "no manifest declares it, and its snapshots and volumes are being removed",
+}
+"""What each phase means; docs/status.md has the same words."""
 _ORDER = tuple(dict.fromkeys(RUNNING.values()))
 _DRIFT = {Verb.REBUILD, Verb.REPAIR, Verb.ACTIVATE}
 _REMOVAL = {Verb.REMOVE, Verb.FORGET}

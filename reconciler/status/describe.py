@@ -1,6 +1,6 @@
-"""What ``describe image/NAME`` says to people: the whole story of an image, the most important first.
+"""``describe image/NAME`` as text: the status of an image, the most important first.
 
-Called by ``verbs`` with what ``inventory.describe`` found. Pure, but for printing.
+Called by ``cli`` with what ``inventory.describe`` returns. Prints; no state.
 """
 
 from __future__ import annotations
@@ -8,67 +8,75 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from reconciler.model import Phase
 from reconciler.output import console
 from reconciler.output.console import visible
-from reconciler.status.inventory import short, show_events, show_runs
+from reconciler.planner.status import MEANING
+from reconciler.status.inventory import phase, ready, short, show_events, show_runs
 
-Told = Mapping[str, Any]
+Description = Mapping[str, Any]
 
 
-def show(told: Told) -> None:
-    console.data(f"image/{visible(told['name'])}  {_headline(told)}")
+def show(image: Description) -> None:
+    console.data(f"image/{visible(image['name'])}  {_headline(image)}")
     console.data("")
-    for name, text in _facts(told):
+    for name, text in _fields(image):
         console.data(f"  {name:14}{visible(text)}".rstrip())
-    for title, lines in (("LAYERS", _layers(told)), ("SNAPSHOTS", _snapshots(told)), ("LEFT TO DO", told["left"])):
+    for title, lines in (("LAYERS", _layers(image)), ("SNAPSHOTS", _snapshots(image)), ("LEFT TO DO", image["left"])):
         _section(title, list(lines))
     console.data("")
-    rows = [(one["type"], one["status"], one["reason"], one["message"]) for one in told["conditions"]]
+    rows = [(one["type"], one["status"], one["reason"], one["message"]) for one in image["conditions"]]
     console.table(("CONDITION", "STATUS", "REASON", "MESSAGE"), rows)
-    if told["runs"]:
+    if image["runs"]:
         console.data("")
-        show_runs(told["runs"])
-    if told["events"]:
+        show_runs(image["runs"])
+    if image["events"]:
         console.data("")
-        show_events(told["events"])
+        show_events(image["events"])
 
 
-def _headline(told: Told) -> str:
-    ready = told["conditions"][0]
-    said = f": {visible(ready['message'])}" if ready["message"] else ""
-    return f"{told['phase']} ({ready['reason']}{said})"
+def _headline(image: Description) -> str:
+    condition = image["conditions"][0]
+    if condition["status"] == "True":
+        return phase(image)
+    if condition["reason"] == "NotDeclared":  # the phase is that of what is still there
+        return f"{phase(image)}: {visible(condition['message'])}"
+    message = f": {visible(condition['message'])}" if condition["message"] else ""
+    return f"{phase(image)} ({condition['reason']}{message})"
 
 
-def _facts(told: Told) -> Iterator[tuple[str, str]]:
-    declared = told["declared"]
-    yield "declared", f"{declared['where']}, at {told['revision']}" if declared else "no manifest declares it"
+def _fields(image: Description) -> Iterator[tuple[str, str]]:
+    declared = image["declared"]
+    yield "phase", f"{image['phase']}: {MEANING[Phase(image['phase'])]}"
+    yield "declared", f"{declared['where']}, at {image['revision']}" if declared else "no manifest declares it"
     if declared:
-        seen = (
-            "" if told["generation"] == told["observedGeneration"] else f", of which a run has seen {told['observedGeneration']}"
-        )
-        yield "generation", f"{told['generation']}{seen}"
+        applied = image["observedGeneration"]
+        yield "generation", f"{image['generation']}" + ("" if image["generation"] == applied else f"; a run has read {applied}")
         if declared["labels"]:
             yield "labels", ", ".join(f"{name}={value}" for name, value in sorted(declared["labels"].items()))
-    yield "pool", f"{told['pool']}, {console.size(told['size'])}"
-    yield "volume", short(told["chain"])
-    if told["sharesVolumesWith"]:
-        yield "shared with", ", ".join(told["sharesVolumesWith"])
-    for mark in told["marks"]:
+    yield "pool", f"{image['pool']}, {console.size(image['size'])}"
+    yield "chain", f"{short(image['chain'])} (identifies its layers in order; names their volume)"
+    yield "snapshots", f"{ready(image)} ready"
+    if image["sharesVolumesWith"]:
+        yield "shared with", ", ".join(image["sharesVolumesWith"])
+    for mark in image["marks"]:
         until = f" until {mark['until']}" if mark["until"] else ""
         yield mark["what"], f"since {mark['since']}{until}" + (f": {mark['reason']}" if mark["reason"] else "")
-    if told["failure"]:
-        yield "failure", f"{told['failure']['reason']}: {told['failure']['message']}"
+    if image["failure"]:
+        yield "failure", f"{image['failure']['reason']}: {image['failure']['message']}"
 
 
-def _layers(told: Told) -> Iterator[str]:
-    for number, layer in enumerate((told["declared"] or {}).get("layers", ()), 1):
+def _layers(image: Description) -> Iterator[str]:
+    for number, layer in enumerate((image["declared"] or {}).get("layers", ()), 1):
         pin = f"sha256:{layer['sha256'][:12]}" if layer["sha256"] else "unpinned"
         yield f"{number}  {pin}  {layer['source']}"
+        if layer["applied"] and not layer["sha256"]:
+            yield f"   to pin what was applied, declare  sha256: {layer['applied']}"
 
 
-def _snapshots(told: Told) -> Iterator[str]:
-    for one in told["snapshots"]:
-        old = "" if one["chain"] == told["chain"] else f"  (of volume {short(one['chain'])})"
+def _snapshots(image: Description) -> Iterator[str]:
+    for one in image["snapshots"]:
+        old = "" if one["chain"] == image["chain"] else f"  (of volume {short(one['chain'])})"
         state = "active" if one["active"] else one["state"]
         yield f"{one['name']}  {state}  {console.size(one['used'])} used  {one['path']}{old}"
 

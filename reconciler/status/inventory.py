@@ -45,7 +45,7 @@ class Listing:
 
     def show(self, kind: Kind | None) -> None:
         if kind in (None, Kind.IMAGE):
-            rows = [(i["name"], i["phase"], short(i["chain"]), console.size(i["size"]), len(i["snapshots"])) for i in self.images]
+            rows = [(i["name"], phase(i), short(i["chain"]), console.size(i["size"]), ready(i)) for i in self.images]
             console.table(("IMAGE", "PHASE", "CHAIN", "SIZE", "SNAPSHOTS"), rows)
         if kind is None:
             console.data("")
@@ -63,6 +63,16 @@ class Listing:
         if kind in (None, Kind.POOL):
             pools = [(p["name"], p["driver"], p["state"], occupied(p["data"]), occupied(p["metadata"])) for p in self.pools]
             console.table(("POOL", "DRIVER", "STATE", "DATA", "METADATA"), pools)
+
+
+def phase(image: Mapping[str, Any]) -> str:
+    """The phase of an image, with what the phase alone does not show: ``Ready, suspended``."""
+    return ", ".join([image["phase"], *(word for word in ("undeclared", "suspended") if image[word])])
+
+
+def ready(image: Mapping[str, Any]) -> str:
+    """``2/3``: ready snapshots of those that are declared."""
+    return f"{image['readySnapshots']}/{image['wantedSnapshots']}"
 
 
 def occupied(space: Mapping[str, int] | None) -> str:
@@ -91,6 +101,8 @@ def image(one: ImageStatus, observed: Observed) -> dict[str, Any]:
         "chain": one.chain,
         "size": one.size,
         "pool": one.pool,
+        "readySnapshots": len(one.ready & one.wanted),
+        "wantedSnapshots": len(one.wanted),
         "snapshots": [snapshot(row, observed) for row in one.snapshots],
     }
 

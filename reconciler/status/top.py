@@ -78,10 +78,14 @@ def document(scene: Scene) -> dict[str, Any]:
     }
 
 
-def frame(scene: Scene, paint: Painter, width: int = 100) -> str:
-    """The lines of one picture, none of them longer than the terminal is wide."""
+def frame(scene: Scene, paint: Painter, width: int = 100, height: int | None = None) -> str:
+    """One frame: no line is wider than the terminal, and no more lines than it is high. The last ones are left out first."""
     parts = (_title(scene, paint), _pools(scene, paint), _images(scene, paint), _running(scene, paint), _events(scene, paint))
-    return "\n\n".join("\n".join(_cut(line, width) for line in part) for part in parts)
+    lines = "\n\n".join("\n".join(_cut(line, width) for line in part) for part in parts).split("\n")
+    if height is not None and len(lines) > height:
+        kept = max(1, height - 1)
+        lines[kept:] = [_cut(paint(f"and {counted(len(lines) - kept, 'line')} more: enlarge the terminal", DIM), width)]
+    return "\n".join(lines[:height])
 
 
 def _title(scene: Scene, paint: Painter) -> Iterator[str]:

@@ -73,6 +73,18 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert all(line.count("\x1b[") % 2 == 0 or line.endswith("\x1b[0m") for line in lines), "no colour runs on"
 
 
+@pytest.mark.parametrize("height", [1, 2, 5, 12, 23, 60])
+def test_a_short_terminal_shows_the_first_lines(height: int) -> None:
+    whole = top.frame(SCENE, plain, 80).splitlines()
+    lines = top.frame(SCENE, plain, 80, height).splitlines()
+
+    assert len(lines) == min(height, len(whole))
+    assert lines[0] == whole[0]
+    if 1 < height < len(whole):
+        assert lines[:-1] == whole[: height - 1]
+        assert lines[-1] == f"and {len(whole) - height + 1} lines more: enlarge the terminal"
+
+
 def test_an_empty_host_has_a_frame_too() -> None:
     told = top.frame(replace(SCENE, pools={}, phases=[], running=[], events=[], holder="", pending=0), plain)
 

@@ -1,7 +1,8 @@
-"""``get`` prints manifests with their status, ``explain`` their fields, ``describe`` the story of an image."""
+"""``get`` prints manifests with their status, ``explain`` their fields, ``describe`` the status of an image."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -69,13 +70,13 @@ def test_describe_tells_the_story_of_an_image(host: Workshop) -> None:
     host.snapshot("w-0").unlink()
     told = host.run("describe", "image/web").expect(0).stdout
 
-    assert "image/web  Degraded (SuspendedByHand: disk swap)" in told
+    assert "image/web  Degraded, suspended (SuspendedByHand: disk swap)" in told
     for word in ("declared", "generation    1", "labels        release=1.10, team=no", "LAYERS", "w-1  active", "missing", "RUN"):
         assert word in told, word
 
 
 def test_what_nobody_declares_can_not_be_got(host: Workshop) -> None:
-    assert "no manifest declares image 'ghost'" in host.run("get", "image/ghost").expect(64).stderr
+    assert "there is no image 'ghost'" in host.run("get", "image/ghost").expect(64).stderr
     assert "has no manifest of its own" in host.run("get", "snapshots").expect(64).stderr
 
 
@@ -90,3 +91,23 @@ def test_explain_tells_what_a_field_is(host: Workshop) -> None:
     assert "did you mean 'layers'" in host.run("explain", "image.spec.layer").expect(64).stderr
     assert "did you mean 'image'" in host.run("explain", "imge").expect(64).stderr
     assert "has no fields" in host.run("explain", "image.spec.suspend.never").expect(64).stderr
+
+
+def test_list_and_describe_show_what_is_suspended_or_undeclared(host: Workshop) -> None:
+    host.run("suspend", "image/web").expect(0)
+    host.run("list", "images").expect(0).words("web", "Ready, suspended", "2/2")
+    host.run("resume", "image/web").expect(0)
+    (host.manifests / "web.yaml").rename(host.manifests / "web.off")
+
+    host.run("list", "images").expect(0).words("Ready, undeclared")
+    described = host.run("describe", "image/web").expect(0).stdout
+    assert described.startswith("image/web  Ready, undeclared: no manifest declares it; `--prune` removes it\n")
+
+
+def test_describe_shows_the_digest_to_pin_of_an_unpinned_layer(host: Workshop) -> None:
+    manifest = host.manifests / "web.yaml"
+    digest = re.findall("[0-9a-f]{64}", manifest.read_text())[0]
+    manifest.write_text(manifest.read_text().replace(f"sha256: {digest}", "").replace(digest, "null"))
+    host.once().expect(0)
+
+    assert f"declare  sha256: {digest}" in host.run("describe", "image/web").expect(0).stdout

@@ -115,7 +115,7 @@ def test_a_service_is_steered_while_it_runs(workshop: Workshop) -> None:
     service.until(workshop.snapshot("web-a").exists, "the snapshot again")
 
     assert service.signal(signal.SIGTERM).wait().code == 143
-    workshop.run("wait", "image/nothing", "--timeout", "0.1").expect(6).words("not known")
+    workshop.run("wait", "image/nothing", "--timeout", "0.1").expect(64).words("there is no image")
 
 
 def test_a_service_tries_what_has_failed_again_when_it_is_asked_to(workshop: Workshop) -> None:
