@@ -1,7 +1,7 @@
-"""The quickstart's S3 endpoint by itself, for as long as it is left running: ``python -m samples.endpoint --layers DIR``.
+"""The quickstart's S3 endpoint by itself, until SIGINT or SIGTERM: ``python -m samples.endpoint --layers DIR``.
 
-Makes the sample layers where they are missing, serves them, and tells systemd when they are there (``Type=notify``). What was
-uploaded is in the server's memory, so that every start begins with the upload.
+Makes the sample layers if they are missing, uploads them, and notifies systemd (``Type=notify``). The server keeps them in
+memory, so that every start uploads them again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ ENDS = (signal.SIGINT, signal.SIGTERM)
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m samples.endpoint", description="the sample layers on a local S3 endpoint")
-    parser.add_argument("--layers", type=Path, required=True, help="where the layers are, or are made")
-    parser.add_argument("--port", type=int, default=PORT, help="0 takes a free one")
+    parser.add_argument("--layers", type=Path, required=True, help="directory of the layers")
+    parser.add_argument("--port", type=int, default=PORT, help="0: a free one")
     chosen = parser.parse_args(argv)
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     made = layers.make(chosen.layers)

@@ -1,9 +1,9 @@
-"""Real layered root filesystems, made on the spot from what every machine has: no root, no network, seconds.
+"""Real layered root filesystems, made in seconds from the files of this machine, without root or network.
 
     base     a Debian-like skeleton: merged /usr, accounts, device nodes, a setuid file, hard links, an extended attribute
-    python   the interpreter and its standard library, as they are installed here
-    tools    this project's own S3 client and its data, as they are installed here
-    slim     whiteouts: takes the interpreter's unit test framework and most of the S3 client's data away again
+    python   the interpreter and its standard library, as installed here
+    tools    this project's own S3 client and its data, as installed here
+    slim     whiteouts: removes the interpreter's unit test framework and most of the S3 client's data
 
 ``make`` writes them once; on one machine the same input gives the same bytes. Used by the quickstart, tests and benchmarks.
 """
@@ -36,20 +36,20 @@ DEBIAN = "debian.tar"
 DEBIAN_PACKAGES = "golang-go,python3,gcc"
 
 WHEN = 1_700_000_000
-"""The mtime of everything that is invented here."""
+"""The mtime of all members that are no files of this machine."""
 
 LIBRARY = f"usr/lib/python{sys.version_info.major}.{sys.version_info.minor}"
 PACKAGES = "usr/lib/python3/dist-packages"
 TOOLS = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "urllib3")
 LEFT_OUT = ("__pycache__", "site-packages", "dist-packages", "test", "tests", "config-*")
-"""Caches, test suites, what others have installed, and what only those need who link with the interpreter."""
+"""Caches, test suites, other packages, and what only programs need that link with the interpreter."""
 
 Entry = tuple[tarfile.TarInfo, Path | bytes | None]
 """A member, and its data: a file of this machine, bytes, or none."""
 
 
 def make(directory: Path, *, full: bool = False) -> Mapping[str, Path]:
-    """Write the layers that are missing; return all, by file name. ``full`` adds a whole Debian, which needs mmdebstrap."""
+    """Writes the missing layers. Returns all, by file name. ``full`` adds a whole Debian, which needs mmdebstrap."""
     directory.mkdir(parents=True, exist_ok=True)
     layers: dict[str, Callable[[Path], None]] = {
         "base.tar": lambda path: pack(path, base()),
@@ -71,7 +71,7 @@ def make(directory: Path, *, full: bool = False) -> Mapping[str, Path]:
 
 
 def pack(path: Path, entries: Iterable[Entry]) -> None:
-    """Write a tar, compressed as the name's end says."""
+    """Writes a tar, compressed by its suffix."""
     with compressed(path) as stream, tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar:
         for member, data in entries:
             if isinstance(data, Path):
@@ -192,7 +192,7 @@ def accounts() -> Iterator[Entry]:
 
 
 def programs() -> Iterator[Entry]:
-    """One of each kind that an image builder can get wrong: setuid, capability, hard link, extended attribute."""
+    """One of each kind that is hard for an image builder: setuid, capability, hard link, extended attribute."""
     yield file("usr/bin/gain", "#!/bin/sh\nexec id\n", 0o4755)
     yield file("usr/bin/ping", "#!/bin/sh\n", 0o755, security__capability=b"\1\0\0\2\0\x20" + bytes(14))
     yield file("usr/bin/again", "#!/bin/sh\necho again\n", 0o755)
@@ -201,7 +201,7 @@ def programs() -> Iterator[Entry]:
 
 
 def python() -> Iterator[Entry]:
-    """The interpreter that runs this, and its standard library."""
+    """The running interpreter and its standard library."""
     version = Path(LIBRARY).name
     yield from parents(f"usr/bin/{version}")
     yield as_it_is(Path(sys.executable).resolve(), f"usr/bin/{version}")
@@ -221,7 +221,7 @@ def tools() -> Iterator[Entry]:
 
 
 def slim() -> Iterator[Entry]:
-    """What an image does not need to list buckets is taken away, and some of it replaced (OCI image spec, whiteouts)."""
+    """Removes what an image does not need to list buckets, and replaces some of it (OCI image spec, whiteouts)."""
     data = f"{PACKAGES}/botocore/data"
     yield from parents(f"{LIBRARY}/_")
     yield file(f"{LIBRARY}/.wh.unittest", b"")

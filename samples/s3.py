@@ -1,4 +1,4 @@
-"""A local S3 endpoint: moto's server in a process of its own, on loopback, that remembers which requests it got.
+"""A local S3 endpoint: moto's server in a process of its own, on loopback, that records its requests.
 
     with S3Server() as server:
         upload(server.endpoint, {"base.tar": path}, "images")
@@ -25,10 +25,10 @@ from typing import Any
 
 HOST = "127.0.0.1"
 LOG = "/_requests"
-"""Where the server tells what it was asked; no bucket can have this name."""
+"""The path of the recorded requests; no bucket can have this name."""
 
 ACCESS_KEY = SECRET_KEY = "sample"
-"""Any will do: moto does not check them."""
+"""moto checks none."""
 
 CHUNK = 1 << 20
 
@@ -37,7 +37,7 @@ App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as the server got it; ``path`` is /bucket/key, ``range`` the header, empty where there was none."""
+    """One request; ``path`` is /bucket/key, ``range`` the header, empty if there was none."""
 
     method: str
     path: str
@@ -46,7 +46,7 @@ class Request:
 
 
 class S3Server:
-    """The server as a context manager. ``port`` 0 takes a free one; ``endpoint`` is its URL, valid once it is entered."""
+    """The server as a context manager. ``port`` 0 takes a free one; ``endpoint`` is its URL, set on entry."""
 
     def __init__(self, port: int = 0) -> None:
         self._port = port
@@ -58,7 +58,7 @@ class S3Server:
         root = Path(__file__).resolve().parent.parent
         self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
-        # The server says its address once it listens, so there is nothing to poll for.
+        # The server prints its address once it listens.
         self.endpoint = self._process.stdout.readline().decode().strip()
         if not self.endpoint:
             self.__exit__()
@@ -72,22 +72,22 @@ class S3Server:
             process.communicate()
 
     def requests(self) -> list[Request]:
-        """Everything that was asked so far, in order of completion."""
+        """All requests so far, in order of completion."""
         with urllib.request.urlopen(self.endpoint + LOG) as answer:
-            return [Request(**told) for told in json.load(answer)]
+            return [Request(**fields) for fields in json.load(answer)]
 
     def gets(self, path: str) -> list[Request]:
         """The GETs of one ``bucket/key``."""
         return [request for request in self.requests() if request.method == "GET" and request.path == f"/{path}"]
 
     def forget(self) -> None:
-        """Start the record of requests anew."""
-        asked = urllib.request.Request(self.endpoint + LOG, method="DELETE")
-        urllib.request.urlopen(asked).close()
+        """Clears the record of requests."""
+        request = urllib.request.Request(self.endpoint + LOG, method="DELETE")
+        urllib.request.urlopen(request).close()
 
 
 def connect(endpoint: str) -> Any:
-    """A boto3 client that may do anything there."""
+    """A boto3 client with all rights."""
     import boto3.session
     from botocore.config import Config
 
@@ -97,7 +97,7 @@ def connect(endpoint: str) -> Any:
 
 
 def upload(endpoint: str, files: Mapping[str, Path], bucket: str, *, public: bool = True) -> None:
-    """Put files under their keys into a bucket, which is made where it is missing; ``public`` lets anonymous readers in."""
+    """Uploads files under their keys into a bucket, which it creates; ``public`` allows anonymous readers."""
     client = connect(endpoint)
     client.create_bucket(Bucket=bucket)
     for key, path in files.items():
@@ -109,7 +109,7 @@ def upload(endpoint: str, files: Mapping[str, Path], bucket: str, *, public: boo
 
 
 class Recorder:
-    """WSGI: passes requests on, and remembers them."""
+    """WSGI: passes requests on and records them."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -117,7 +117,7 @@ class Recorder:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"] == LOG:
-            return self._tell(environ["REQUEST_METHOD"], start_response)
+            return self._answer(environ["REQUEST_METHOD"], start_response)
 
         def noting(status: str, *rest: Any) -> Any:
             asked = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_RANGE", "")
@@ -126,7 +126,7 @@ class Recorder:
 
         return self._app(environ, noting)
 
-    def _tell(self, method: str, start_response: Callable[..., Any]) -> list[bytes]:
+    def _answer(self, method: str, start_response: Callable[..., Any]) -> list[bytes]:
         body = json.dumps([asdict(request) for request in self._seen]).encode()
         if method == "DELETE":
             self._seen.clear()
@@ -135,7 +135,7 @@ class Recorder:
 
 
 class Ranges:
-    """WSGI: moto decides on a ranged GET, as a HEAD; the bytes are streamed, where moto would copy the object for each range."""
+    """WSGI: a ranged GET becomes a HEAD for moto; the bytes are streamed, as moto copies the object for each range."""
 
     def __init__(self, app: App, buffer: Callable[[str, str], Any]) -> None:
         self._app = app
@@ -145,7 +145,7 @@ class Ranges:
         if environ["REQUEST_METHOD"] != "GET" or "HTTP_RANGE" not in environ:
             return self._app(environ, start_response)
         answer: list[Any] = []
-        list(self._app({**environ, "REQUEST_METHOD": "HEAD"}, lambda *told: answer.extend(told)))
+        list(self._app({**environ, "REQUEST_METHOD": "HEAD"}, lambda *parts: answer.extend(parts)))
         headers = {name.lower(): value for name, value in answer[1]}
         if not answer[0].startswith("206"):
             return self._app(environ, start_response)
@@ -164,7 +164,7 @@ def _slice(buffer: Any, start: int, stop: int) -> Iterator[bytes]:
 
 
 def serve(port: int) -> Any:
-    """moto's S3 as a werkzeug server that listens already."""
+    """moto's S3 as a werkzeug server that already listens."""
     from moto.core import DEFAULT_ACCOUNT_ID  # type: ignore[attr-defined]
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from moto.s3.models import s3_backends
@@ -174,11 +174,11 @@ def serve(port: int) -> Any:
         protocol_version = "HTTP/1.1"
 
         def log_request(self, *args: Any) -> None:
-            """Requests are remembered, and not printed."""
+            """Requests are recorded, not printed."""
 
     def buffer(bucket: str, key: str) -> Any:
         found = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].get_object(bucket, key)
-        assert found is not None, "moto has just described it"
+        assert found is not None, "the HEAD before found it"
         return found._value_buffer
 
     moto = DomainDispatcherApplication(create_backend_app)
@@ -191,9 +191,11 @@ def end_with_stdin() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m samples.s3", description="a local S3 endpoint for tries and tests")
-    parser.add_argument("--port", type=int, default=9460, help="0 takes a free one")
-    parser.add_argument("--while-stdin", action="store_true", help="end when standard input does, as when the parent is killed")
+    parser = argparse.ArgumentParser(prog="python -m samples.s3", description="a local S3 endpoint for trials and tests")
+    parser.add_argument("--port", type=int, default=9460, help="0: a free one")
+    parser.add_argument(
+        "--while-stdin", action="store_true", help="end at the end of standard input, for example when the parent is killed"
+    )
     chosen = parser.parse_args(argv)
     server = serve(chosen.port)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

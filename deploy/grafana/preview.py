@@ -1,8 +1,8 @@
-"""Draws the dashboard as it would look now, from a Prometheus: for those who have no Grafana at hand, and for the manual.
+"""Draws the dashboard with the data of a Prometheus, without Grafana. docs/observing.md shows such a drawing.
 
     python deploy/grafana/preview.py http://127.0.0.1:9090 [--minutes 10] > dashboard.svg
 
-Every panel stands where the dashboard has it; its queries are asked through the HTTP API. Only the standard library is used.
+Panels have the positions of the dashboard; queries go through the HTTP API. Uses the standard library only.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs the reconciler on Debian 12 from the checkout in /vagrant, and prepares what a host has around it: a disk with two
-# partitions for a thin pool, a repository of manifests that is polled, and (for trying only) an S3 endpoint with sample layers.
-# Nothing is started that touches the pool: that is service.sh. Can be run again. Run as root, by `vagrant up`.
+# Installs the reconciler on Debian 12 from the checkout in /vagrant, and prepares its surroundings: a disk with two
+# partitions for a thin pool, a repository of manifests that is polled, and (for trials only) an S3 endpoint with sample layers.
+# Starts nothing that uses the pool: service.sh does. Repeatable. `vagrant up` runs it as root.
 set -euo pipefail
 checkout=/vagrant
-wheels=$checkout/build/wheels # where there is one, no package index is asked
+wheels=$checkout/build/wheels # if it exists, no package index is used
 repository=/srv/git/manifests.git
 manifests=/srv/manifests
 
@@ -21,7 +21,7 @@ packages() {
 
 reconciler() {
   local source=$checkout from=()
-  rm -rf "$checkout"/build/{lib,bdist.*} # what setuptools has left there outlives the modules that it was made of
+  rm -rf "$checkout"/build/{lib,bdist.*} # setuptools' copies of modules that no longer exist
   if [ -d "$wheels" ]; then
     from=(--no-index --find-links "$wheels")
     source=$(echo "$wheels"/reconcile_images-*.whl)
@@ -30,12 +30,12 @@ reconciler() {
   local pip=(python3 -m pip --python /opt/reconciler/bin/python install --quiet --no-compile --no-warn-script-location "${from[@]}")
   "${pip[@]}" "${source}[demo]"
   "${pip[@]}" --force-reinstall --no-deps "$source" # a changed checkout has the same version
-  # Byte code is kept of what is used, which is little of what there is; the endpoint's user could keep none.
+  # Byte-compile only what is used; the endpoint's user can't write byte code.
   (cd "$checkout" && /opt/reconciler/bin/python -c 'from samples import s3; s3.connect("http://127.0.0.1"); s3.serve(0)')
   ln -sfn /opt/reconciler/bin/reconcile /usr/local/bin/reconcile
 }
 
-# Nobody uses it, nothing that is known is on it, and both its ends are zero. What can't be read is not empty.
+# Unused, without a known signature, and zero at both ends. A disk that can't be read is not empty.
 empty() {
   local known size
   [ "$(lsblk --noheadings --output NAME "$1" | wc -l)" = 1 ] || return 1 # partitions, LVM, RAID, mappings
@@ -45,7 +45,7 @@ empty() {
   size=$(blockdev --getsize64 "$1") || return 1
   cmp --silent --bytes 4194304 "$1" /dev/zero || return 1
   dd if="$1" bs=1M skip=$((size / 1048576 - 1)) count=1 status=none | cmp --silent --bytes 1048576 - /dev/zero || return 1
-  python3 -c 'import os, sys; os.open(sys.argv[1], os.O_RDONLY | os.O_EXCL)' "$1" 2>/dev/null # granted where nobody else has it
+  python3 -c 'import os, sys; os.open(sys.argv[1], os.O_RDONLY | os.O_EXCL)' "$1" 2>/dev/null # fails while the disk is in use
 }
 
 # The first empty disk becomes the pool's.
@@ -63,9 +63,9 @@ disk() {
   return 1
 }
 
-# A bare repository to push to, and a clone of it that root keeps up to date: the stand-in for a Git server and its agent.
+# A bare repository to push to, and a clone that root updates: in place of a Git server and its agent.
 git_repository() {
-  git config --system core.fsync all # a power cut must not cost the clone, nor what was pushed
+  git config --system core.fsync all # the clone and pushed commits survive a power cut
   git config --system --get-all safe.directory | grep -qxF "$repository" || git config --system --add safe.directory "$repository"
   [ -d "$repository" ] || bare_repository
   [ -d "$manifests/.git" ] || git clone --quiet "$repository" "$manifests"
@@ -76,7 +76,7 @@ bare_repository() {
   draft=$(mktemp -d)
   git init --quiet --initial-branch main "$draft"
   cp "$checkout"/manifests/quickstart/{base,python,slim}.yaml "$checkout/samples/manifests/vagrant/pool.yaml" "$draft"
-  sed -i '/yaml-language-server/d' "$draft"/*.yaml # the schema is not beside them here
+  sed -i '/yaml-language-server/d' "$draft"/*.yaml # no schema beside them here
   git -C "$draft" add .
   git -C "$draft" -c user.name=reconciler -c user.email=root@localhost commit --quiet --message 'The quickstart, on a thin pool'
   rm -rf "$repository.draft"
@@ -86,14 +86,14 @@ bare_repository() {
   rm -r "$draft"
 }
 
-# Sample layers are made by the endpoint where they don't come with the checkout.
+# The endpoint makes sample layers that the checkout doesn't have.
 layers() {
   install -d -o vagrant -g vagrant /srv/sample-s3
   [ ! -d "$checkout/build/layers" ] || install -o vagrant -g vagrant -m 644 "$checkout"/build/layers/* /srv/sample-s3
 }
 
 packages e2fsprogs dmsetup thin-provisioning-tools fdisk git python3 python3-venv python3-pip
-systemctl stop reconcile.service 2>/dev/null || true # it must not go on while its code changes under it; service.sh starts it
+systemctl stop reconcile.service 2>/dev/null || true # its code is about to change; service.sh starts it
 modprobe dm_thin_pool
 echo dm_thin_pool >/etc/modules-load.d/reconciler.conf
 reconciler

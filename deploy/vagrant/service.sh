@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Starts what keeps the machine as its repository of manifests says, now and at every boot, and waits until it is so.
-# Run as root, by `vagrant up`, after install.sh.
+# Starts the service and the poll of its repository of manifests, now and at every boot, and waits until the images are ready.
+# `vagrant up` runs it as root after install.sh.
 set -euo pipefail
 systemctl enable --quiet --now manifests-pull.timer
 systemctl enable --quiet reconcile.service
-systemctl restart reconcile.service # it may be running what was installed before
+systemctl restart reconcile.service # it may be running older code
 set -a
 . /etc/reconciler/environment
 for image in base python slim; do

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Takes away what install.sh and service.sh have brought, the pool and all that is in it included. Run as root in the machine.
+# Removes everything that install.sh and service.sh have installed, and the pool with its data. Run it as root in the machine.
 set -euo pipefail
 set -a
 . /etc/reconciler/environment
 metadata=$(readlink -f /dev/disk/by-partlabel/reconciler-metadata)
 disk=/dev/$(lsblk --noheadings --nodeps --output PKNAME "$metadata")
 [ "$(lsblk --noheadings --list --output TYPE "$disk" | grep -c part)" = 2 ] || {
-  echo "$disk has other partitions than the pool's: nothing has been taken away" >&2
+  echo "$disk has other partitions than the pool's: nothing removed" >&2
   exit 1
 }
 systemctl disable --quiet --now reconcile.service reconcile-once.timer manifests-pull.timer sample-s3.service
 reconcile detach thin --apply
-blkdiscard --force --zeroout "$disk" # wipefs knows nothing of thin pools
+blkdiscard --force --zeroout "$disk" # wipefs does not recognise thin pools
 blockdev --rereadpt "$disk"
 rm -f /etc/systemd/system/{reconcile,reconcile-once,sample-s3,manifests-pull}.{service,timer} /etc/modules-load.d/reconciler.conf
 systemctl daemon-reload

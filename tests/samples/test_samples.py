@@ -1,4 +1,4 @@
-"""The sample layers are real, the same each time, and fit on one another; the sample S3 server comes and goes with its user."""
+"""The sample layers are real, reproducible and fit on one another; the sample S3 server ends with its user."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_layer_names_each_directory_before_what_is_in_it(layer: str) -> None:
         seen.add(member.name)
 
 
-def test_whiteouts_take_away_something_that_is_there() -> None:
+def test_whiteouts_remove_members_of_lower_layers() -> None:
     below = {member.name for layer in layers.IMAGES["tools"] for member in members(layer)}
     hidden = [Path(member.name) for member in members("slim.tar.gz") if "/.wh." in member.name]
 
@@ -49,7 +49,7 @@ def test_whiteouts_take_away_something_that_is_there() -> None:
         assert str(path.parent if name == ".wh..opq" else path.with_name(name)) in below
 
 
-def test_the_interpreters_library_is_there_without_its_caches_and_tests() -> None:
+def test_the_interpreters_library_has_no_caches_and_tests() -> None:
     names = {member.name for member in members("python.tar.gz")}
 
     assert f"{layers.LIBRARY}/json/decoder.py" in names
@@ -64,7 +64,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / f"1.tar.{suffix}").read_bytes() == (tmp_path / f"2.tar.{suffix}").read_bytes()
 
 
-def test_an_endpoint_whose_port_is_taken_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_endpoint_reports_that_its_port_is_taken(capfd: pytest.CaptureFixture[str]) -> None:
     with S3Server() as server, pytest.raises(RuntimeError, match=r"is port \d+ taken"):
         S3Server(int(server.endpoint.rpartition(":")[2])).__enter__()
 

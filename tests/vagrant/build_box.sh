@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Makes a Vagrant box for libvirt of Debian's packages alone: no boot loader, no box catalogue, no root where mmdebstrap needs none.
-# Its file system is written by `reconcile build`: the machine that the tests use boots from one of our own images.
+# Makes a Vagrant box for libvirt from Debian's packages: no boot loader, no box catalogue, and no root if mmdebstrap needs none.
+# `reconcile build` writes its file system: the machine of the tests boots from an image of this project.
 #   build_box.sh DIRECTORY          leaves DIRECTORY/reconciler.box
 set -euo pipefail
 out=$(realpath -m "${1:?a directory for the box}")
 here=$(cd "$(dirname "$0")" && pwd)
 reconcile=$here/../../.venv/bin/reconcile
-# The key that every Vagrant knows the other half of; it logs in where nothing but loopback leads to.
+# Vagrant's public insecure key. The machine's ssh port is on loopback only.
 key=${BOX_PUBKEY:-$(find /usr/share/rubygems-integration /opt/vagrant -path '*/vagrant-[0-9]*/keys/vagrant.pub' 2>/dev/null | sort | tail -n 1 || true)}
-[ -n "$key" ] || { echo "vagrant.pub, which comes with Vagrant, was not found: name it in BOX_PUBKEY" >&2; exit 1; }
+[ -n "$key" ] || { echo "vagrant.pub of Vagrant not found (set BOX_PUBKEY to its path)" >&2; exit 1; }
 packages=linux-image-cloud-amd64,initramfs-tools,zstd,systemd,systemd-sysv,udev,dbus,libpam-systemd,openssh-server,sudo,rsync,kmod,procps
 packages+=,iproute2,ca-certificates,fdisk,e2fsprogs,dmsetup,thin-provisioning-tools,git,python3,python3-venv,python3-pip,qemu-guest-agent
 
@@ -18,7 +18,7 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 chmod 755 "$work" # without root, mmdebstrap's hooks run as another user
 mkdir -m 1777 "$work/tmp"
 
-# Before the kernel is installed: an initrd with two drivers, which a slow machine unpacks quickly.
+# Before the kernel is installed: an initrd with two drivers only, which a slow machine unpacks quickly.
 cat >"$work/early" <<'EARLY'
 set -eu
 mkdir -p "$1/etc/initramfs-tools/conf.d"

@@ -1,4 +1,4 @@
-"""One machine for all tests of this directory, which tell one story in the order of the file: ``make vagrant-test``."""
+"""One machine for all tests of this directory, which run in the order of the file: ``make vagrant-test``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from .machine import Machine, lacking
 
 HERE = Path(__file__).parent
-SHORT_OF_TIME = 1500  # seconds for one test on a machine without KVM whose cores have other work too
+SHORT_OF_TIME = 1500  # seconds for one test on a machine without KVM and with other work
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,9 +29,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """Booted, with its second disk, and nothing installed yet."""
+    """A booted machine with its second disk; nothing is installed yet."""
     machine = Machine(tmp_path_factory.mktemp("machine"))
-    machine.vagrant("destroy", "--force")  # what an earlier run that was killed may have left
+    machine.vagrant("destroy", "--force")  # of an earlier run that was killed
     try:
         machine.vagrant("up", "--no-provision")
         yield machine

@@ -1,4 +1,4 @@
-"""The virtual machine as the tests see it: vagrant's verbs, a shell in the guest, and the installed command.
+"""The virtual machine of the tests: vagrant's commands, a shell in the guest, and the installed command.
 
 Vagrant is ``tests/vagrant/emulated``, which works everywhere, or plain ``vagrant`` with another ``RECONCILER_VM_DRIVER`` (kvm).
 State: the machine, which vagrant keeps.
@@ -22,32 +22,32 @@ OWN = {
     "VAGRANT_DOTFILE_PATH": str(HERE.parent.parent / ".vagrant" / "test"),
 }
 OUTSIDE = OWN | dict(os.environ)
-"""What chooses the machine; the tests' own environment is without it. It is not the machine that somebody is trying things in."""
+"""The settings that select the machine; the tests' own environment has none. It is not the machine of a user who tries things."""
 
 EMULATED = OUTSIDE.get("RECONCILER_VM_DRIVER", "qemu") == "qemu"
 VAGRANT = str(HERE / "emulated") if EMULATED else "vagrant"
 TOOLS = ("vagrant", "ssh", "rsync", *(("virsh", "qemu-system-x86_64", "qemu-img", "mmdebstrap", "setpriv") if EMULATED else ()))
 DISK = "2"
-"""GiB of the pool's disk: little enough to be filled."""
+"""GiB of the pool's disk: small, so that a test can fill it."""
 
 ENVIRONMENT = {"RECONCILER_MANIFESTS": "/srv/manifests"}
 
 
 def lacking() -> str:
-    """What this host lacks for a machine; empty where it has everything."""
+    """What this host lacks for a machine; empty if it has everything."""
     missing = [tool for tool in TOOLS if shutil.which(tool, path=f"{OUTSIDE['PATH']}:/usr/sbin:/sbin") is None]
     return f"there is no {', '.join(missing)} here: tests/vagrant/requirements.sh installs it" if missing else ""
 
 
 class Machine:
-    """``directory`` is for what ssh keeps: how to get in, and one connection for all commands."""
+    """``directory`` holds ssh's configuration and the socket of the one connection for all commands."""
 
     def __init__(self, directory: Path) -> None:
         self._config = directory / "ssh"
         self._socket = directory / "control"
 
     def vagrant(self, *words: str, timeout: float = 1200) -> str:
-        """Run vagrant; what it said. It ends well, or the test fails."""
+        """Runs vagrant. Returns its output; a failure fails the test."""
         self._disconnect()
         command = [
             VAGRANT,
@@ -66,12 +66,12 @@ class Machine:
             timeout=timeout,
             check=False,
         )
-        said = "\n".join(line for line in done.stdout.splitlines() if "Progress" not in line)
-        assert done.returncode == 0, f"vagrant {' '.join(words)} ended with {done.returncode}\n{said[-8000:]}"
-        return said
+        output = "\n".join(line for line in done.stdout.splitlines() if "Progress" not in line)
+        assert done.returncode == 0, f"vagrant {' '.join(words)} ended with {done.returncode}\n{output[-8000:]}"
+        return output
 
     def ssh(self, command: str, *, stdin: str = "", timeout: float = 900) -> subprocess.CompletedProcess[str]:
-        """Run a line of shell as root in the guest."""
+        """Runs a line of shell as root in the guest."""
         if not self._config.exists():
             self._config.write_text(self.vagrant("ssh-config"))
         one = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self._socket}", "-o", "ControlPersist=60"]
@@ -80,13 +80,13 @@ class Machine:
         return subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
 
     def run(self, command: str, *, stdin: str = "") -> str:
-        """As ``ssh``; standard output of what ended well. Anything else is the test's failure, with what was said."""
+        """As ``ssh``. Returns standard output; a failure fails the test and shows all output."""
         done = self.ssh(command, stdin=stdin)
         assert done.returncode == 0, f"$ {command}\n{done.stdout}\n--- stderr\n{done.stderr}\n--- exit {done.returncode}"
         return done.stdout
 
     def reconcile(self, *words: str, expect: int = 0) -> Any:
-        """The installed command's answer as JSON; ``expect`` is the exit code."""
+        """Runs the installed command. Returns its JSON; ``expect`` is the exit code."""
         settings = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
         command = f"{settings} reconcile {shlex.join(words)} -o json"
         done = self.ssh(command)
@@ -94,17 +94,17 @@ class Machine:
         return json.loads(done.stdout)
 
     def push(self, message: str, change: str) -> None:
-        """As the user ``vagrant``: clone, change with a line of shell, commit and push to the repository of manifests."""
+        """Clones as the user ``vagrant``, changes with a line of shell, commits and pushes to the repository of manifests."""
         steps = (
             "rm -rf /tmp/work && git clone -q /srv/git/manifests.git /tmp/work && cd /tmp/work",
-            "git config user.name someone && git config user.email someone@localhost",
+            "git config user.name vagrant && git config user.email vagrant@localhost",
             change,
             f"git add -A && git commit -qm {shlex.quote(message)} && git push -q",
         )
         self.run(f"sudo -u vagrant bash -ec {shlex.quote(chr(10).join(steps))}")
 
     def eventually(self, holds: Callable[[], bool], what: str, *, within: float = 300) -> float:
-        """Wait until something holds; the seconds it took."""
+        """Waits until something holds. Returns the seconds that it took."""
         started = time.monotonic()
         while not holds():
             waited = time.monotonic() - started
@@ -116,14 +116,14 @@ class Machine:
         return self.ssh("journalctl --no-pager --lines 60 --unit reconcile.service --unit manifests-pull.service").stdout
 
     def mappings(self) -> dict[str, dict[str, str]]:
-        """What dmsetup sees of thin devices, by name."""
+        """The rows of ``dmsetup info`` by name."""
         columns = ("name", "uuid", "suspended", "open")
-        told = self.run(f"dmsetup info --columns --noheadings --separator '|' --options {','.join(columns)}")
-        rows = (dict(zip(columns, line.split("|"), strict=True)) for line in told.splitlines() if "|" in line)
+        listed = self.run(f"dmsetup info --columns --noheadings --separator '|' --options {','.join(columns)}")
+        rows = (dict(zip(columns, line.split("|"), strict=True)) for line in listed.splitlines() if "|" in line)
         return {row["name"]: row for row in rows}
 
     def pull_the_plug(self, once: str) -> None:
-        """Off as soon as a condition of shell holds: nothing is stopped, nothing synced.
+        """Cuts the power as soon as a condition of shell holds: nothing is stopped, nothing synced.
 
         Not ``vagrant halt --force``: to libvirt that is a shutdown.
         """
@@ -131,7 +131,7 @@ class Machine:
         self.eventually(lambda: ",state,running" not in self.vagrant("status", "--machine-readable"), "the machine is off")
 
     def _disconnect(self) -> None:
-        """A connection does not outlive the machine that it leads to."""
+        """Closes the connection; it is of no use once the machine is gone."""
         if self._config.exists():
             words = ["ssh", "-F", str(self._config), "-o", f"ControlPath={self._socket}", "-O", "exit", "default"]
             subprocess.run(words, capture_output=True, check=False)

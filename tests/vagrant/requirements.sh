@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make vagrant-test` needs of a Debian machine beside make and Python. As root it is installed; others are told what to install.
+# Debian packages of `make vagrant-test` beside make and Python: root installs them, other users get the command.
 set -euo pipefail
 packages=(vagrant vagrant-libvirt libvirt-clients qemu-system-x86 qemu-utils rsync openssh-client)
 if [ "${RECONCILER_VM_DRIVER:-qemu}" = qemu ]; then

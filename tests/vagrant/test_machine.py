@@ -1,7 +1,7 @@
 """From an empty Debian to images that a microVM can boot from, and back: one machine, one story, in the order of this file.
 
-``vagrant up`` has booted the machine; each test goes on from where the one before it left. What it looks at is the guest's own
-kernel, udev and systemd, through ssh.
+``vagrant up`` has booted the machine; each test continues where the one before it ended. The tests read the state of the guest's
+kernel, udev and systemd through ssh.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import pytest
 from .machine import Machine
 
 CAP_SYS_MODULE = 16
+FAULT = ("reconciler/planner/pools.py", "and not found.active", "and found.active")
+"""A module, a text in it, and the replacement that one of the tests plants: inactive snapshots are then not activated."""
+
 SNAPSHOTS = {"base-a", "python-a", "python-ci-0", "python-ci-1", "slim-a"}
 POOL = "thin"
 LATE = textwrap.dedent("""\
@@ -29,7 +32,7 @@ LATE = textwrap.dedent("""\
       snapshots:
         - {name: late-a}
     """)
-"""A size of its own, so that none of its layers is there yet."""
+"""No other image has this size, so that none of its layers exists yet."""
 
 GREEDY = textwrap.dedent("""\
     apiVersion: reconciler/v1alpha1
@@ -61,7 +64,7 @@ print("\\n".join(compare.differences(unpacked, mounted, ignoring=["data"])))
 
 @pytest.fixture(scope="session")
 def empty(machine: Machine) -> set[str]:
-    """The paths that there were before anything was installed."""
+    """The paths that exist before the installation."""
     return set(machine.run(ADDED).splitlines())
 
 
@@ -78,32 +81,32 @@ def serving(installed: Machine) -> Machine:
 
 
 def active(machine: Machine) -> set[str]:
-    """Snapshots that a microVM could boot from now: mapped, and resumed."""
+    """Snapshots that a microVM can boot from now: mapped and resumed."""
     mapped = machine.mappings().items()
     return {name.removeprefix(f"{POOL}-") for name, row in mapped if name != POOL and row["suspended"] == "Active"}
 
 
 def converged(machine: Machine) -> bool:
-    """Nothing is to be done, as the exit code says; and everything that the manifests ask for is there."""
+    """Whether the plan is empty, by its exit code."""
     return machine.ssh("set -a; . /etc/reconciler/environment; reconcile plan --detailed-exitcode").returncode == 0
 
 
 def back_after_boot(machine: Machine, snapshots: set[str], within: float = 300) -> None:
-    """The service has brought every snapshot back, with what its user had written, and nobody else had to do anything."""
+    """Waits until the service has activated every snapshot by itself."""
     machine.eventually(lambda: machine.ssh("systemctl is-active reconcile.service").returncode == 0, "the service has started")
     machine.eventually(lambda: active(machine) >= snapshots, f"{sorted(snapshots)} are active", within=within)
     machine.eventually(lambda: converged(machine), "the plan is empty")
 
 
 def written(machine: Machine, snapshot: str) -> str:
-    """What the user of a snapshot had left in it."""
+    """The content of the file that the user of a snapshot has written."""
     return machine.run(f"mount /dev/mapper/{POOL}-{snapshot} /mnt && cat /mnt/etc/mine; umount /mnt")
 
 
 # ------------------------------------------------------------------------------------------------- one-shot runs
 
 
-def test_the_first_run_makes_everything_and_the_second_changes_nothing(installed: Machine) -> None:
+def test_the_first_run_creates_everything_and_the_second_changes_nothing(installed: Machine) -> None:
     first = installed.reconcile("--once")
     second = installed.reconcile("--once", "--detailed-exitcode")
 
@@ -113,7 +116,7 @@ def test_the_first_run_makes_everything_and_the_second_changes_nothing(installed
     assert second["unchanged"] > 0
 
 
-def test_dmsetup_sees_the_pool_and_every_snapshot_and_nothing_else(installed: Machine) -> None:
+def test_dmsetup_lists_the_pool_and_every_snapshot_and_nothing_else(installed: Machine) -> None:
     mappings = installed.mappings()
     listed = installed.reconcile("list")
 
@@ -123,8 +126,8 @@ def test_dmsetup_sees_the_pool_and_every_snapshot_and_nothing_else(installed: Ma
     assert all(s["active"] for image in listed["images"] for s in image["snapshots"])
 
 
-def test_udev_knows_the_devices_and_waits_for_nothing(installed: Machine) -> None:
-    """Links are udev's, not libdevmapper's own nodes; cookies were waited for and are gone; blkid sees a file system in each."""
+def test_udev_has_links_to_the_devices_and_no_cookie_is_left(installed: Machine) -> None:
+    """udev, not libdevmapper, makes the links; every cookie was awaited; blkid finds a file system in each device."""
     installed.run("udevadm settle --timeout 60")
 
     for name in SNAPSHOTS:
@@ -152,7 +155,7 @@ def test_a_mounted_snapshot_is_what_gnu_tar_unpacks(installed: Machine) -> None:
     assert found.strip() == ""
 
 
-def test_what_is_written_to_a_snapshot_is_in_no_other(installed: Machine) -> None:
+def test_a_write_to_a_snapshot_is_in_no_other(installed: Machine) -> None:
     installed.run(f"mount /dev/mapper/{POOL}-python-a /mnt && echo mine >/mnt/etc/mine && umount /mnt")
 
     assert written(installed, "python-a") == "mine\n"
@@ -175,28 +178,28 @@ def test_a_pushed_commit_converges(serving: Machine) -> None:
     serving.eventually(lambda: "python-ci-2" in active(serving), "the snapshot of the pushed commit is there")
 
 
-def test_what_is_removed_by_hand_comes_back(serving: Machine) -> None:
+def test_a_mapping_that_is_removed_by_hand_is_activated_again(serving: Machine) -> None:
     serving.eventually(lambda: converged(serving), "the plan is empty")
     serving.run(f"dmsetup remove {POOL}-python-a")
 
-    serving.eventually(lambda: "python-a" in active(serving), "the removed mapping is back", within=60)
+    serving.eventually(lambda: "python-a" in active(serving), "the removed mapping exists again", within=60)
     assert written(serving, "python-a") == "mine\n"
 
 
-def test_broken_manifests_change_nothing_until_they_are_mended(serving: Machine) -> None:
+def test_an_invalid_manifest_changes_nothing_until_it_is_repaired(serving: Machine) -> None:
     before = serving.mappings().keys()
     serving.push("Oops", "echo 'spec: [' >>base.yaml && sed -i 's/count: 3/count: 4/' python.yaml")
-    serving.eventually(lambda: "python-ci-3" in active(serving), "the file without a fault is followed")
+    serving.eventually(lambda: "python-ci-3" in active(serving), "the valid file is applied")
 
     assert serving.mappings().keys() == before | {f"{POOL}-python-ci-3"}
-    serving.push("Mended", "git checkout -q HEAD~1 -- .")
-    serving.eventually(lambda: serving.ssh("reconcile validate /srv/manifests").returncode == 0, "the mended manifests arrived")
+    serving.push("Repaired", "git checkout -q HEAD~1 -- .")
+    serving.eventually(lambda: serving.ssh("reconcile validate /srv/manifests").returncode == 0, "the repaired manifests arrived")
 
 
 # ----------------------------------------------------------------------------------------------- reboots, power cuts
 
 
-def test_a_reboot_brings_every_snapshot_back(serving: Machine) -> None:
+def test_every_snapshot_is_active_after_a_reboot(serving: Machine) -> None:
     serving.vagrant("reload", "--no-provision")
 
     back_after_boot(serving, SNAPSHOTS)
@@ -205,9 +208,10 @@ def test_a_reboot_brings_every_snapshot_back(serving: Machine) -> None:
 
 
 def test_a_service_that_does_not_activate_is_caught(serving: Machine) -> None:
-    """The test above can fail: with a fault planted into the installed code, it does."""
-    module = serving.run("ls /opt/reconciler/lib/python3*/site-packages/reconciler/planner/pools.py").strip()
-    serving.run(f"cp {module} /root/sound.py && sed -i 's/and not found.active/and found.active/' {module}")
+    """The test above fails if the installed code has this fault."""
+    path, sound, faulty = FAULT
+    module = serving.run(f"ls /opt/reconciler/lib/python3*/site-packages/{path}").strip()
+    serving.run(f"cp {module} /root/sound.py && sed -i 's/{sound}/{faulty}/' {module}")
     serving.run(f"! cmp -s {module} /root/sound.py")
     try:
         serving.vagrant("reload", "--no-provision")
@@ -219,10 +223,10 @@ def test_a_service_that_does_not_activate_is_caught(serving: Machine) -> None:
     back_after_boot(serving, SNAPSHOTS)
 
 
-def test_power_that_fails_in_the_middle_of_work_costs_nothing(serving: Machine) -> None:
+def test_a_power_cut_in_the_middle_of_work_loses_nothing(serving: Machine) -> None:
     serving.push("A late one", f"cat >late.yaml <<'END'\n{LATE}END\n")
 
-    serving.pull_the_plug(once="dmsetup ls | grep -q volume")  # one is mapped for as long as it is being written
+    serving.pull_the_plug(once="dmsetup ls | grep -q volume")  # a volume is mapped while it is written
     serving.vagrant("up", "--no-provision")
 
     back_after_boot(serving, SNAPSHOTS | {"late-a"})
@@ -234,12 +238,12 @@ def test_power_that_fails_in_the_middle_of_work_costs_nothing(serving: Machine) 
 # ------------------------------------------------------------------------------------------ removal, a full pool, the end
 
 
-def test_what_is_no_longer_declared_is_pruned(serving: Machine) -> None:
+def test_an_undeclared_image_is_pruned(serving: Machine) -> None:
     used = data_used(serving)
     serving.push("No late one", "git rm -q late.yaml")
     serving.eventually(lambda: serving.ssh("test -e /srv/manifests/late.yaml").returncode == 1, "the commit arrived")
     serving.run("systemctl stop reconcile.service")
-    assert "late-a" in active(serving), "nothing goes without --prune"
+    assert "late-a" in active(serving), "nothing is removed without --prune"
 
     pruned = serving.reconcile("--once", "--prune")
 
@@ -249,7 +253,7 @@ def test_what_is_no_longer_declared_is_pruned(serving: Machine) -> None:
     assert active(serving) >= SNAPSHOTS
 
 
-def test_a_full_pool_says_so_harms_nobody_and_is_mended_by_pruning(serving: Machine) -> None:
+def test_a_full_pool_is_reported_harms_no_other_snapshot_and_is_repaired_by_pruning(serving: Machine) -> None:
     serving.run("systemctl stop reconcile.service")
     serving.push("A greedy one", f"cat >greedy.yaml <<'END'\n{GREEDY}END\n")
     serving.eventually(lambda: serving.ssh("test -e /srv/manifests/greedy.yaml").returncode == 0, "the commit arrived")
@@ -264,7 +268,7 @@ def test_a_full_pool_says_so_harms_nobody_and_is_mended_by_pruning(serving: Mach
     assert "No space left on device" in full.stderr
     assert {o["reason"] for o in refused["objects"] if o["name"] == "greedy"} == {"PoolFull"}
     assert "--prune" in health.stdout
-    assert written(serving, "python-a") == "mine\n", "who does not write has lost nothing"
+    assert written(serving, "python-a") == "mine\n", "other snapshots have lost nothing"
 
     serving.push("Not so greedy", "git rm -q greedy.yaml")
     serving.eventually(lambda: serving.ssh("test -e /srv/manifests/greedy.yaml").returncode == 1, "the commit arrived")
@@ -273,8 +277,8 @@ def test_a_full_pool_says_so_harms_nobody_and_is_mended_by_pruning(serving: Mach
     assert active(serving) >= SNAPSHOTS
 
 
-def test_the_service_is_as_confined_as_its_unit_says(serving: Machine) -> None:
-    """What it needs works within the unit's limits: all above; and what it does not need is not there."""
+def test_the_service_has_the_limits_of_its_unit(serving: Machine) -> None:
+    """All tests above ran within these limits; what the service doesn't need is missing."""
     serving.run("systemctl start reconcile.service")
     serving.eventually(lambda: converged(serving), "the plan is empty")
     pid = serving.run("systemctl show --value --property MainPID reconcile.service").strip()
@@ -287,7 +291,7 @@ def test_the_service_is_as_confined_as_its_unit_says(serving: Machine) -> None:
     assert not [check for check in health["checks"] if check["level"] == "fail"], health
 
 
-def test_nothing_is_left_once_it_is_uninstalled(serving: Machine, empty: set[str]) -> None:
+def test_nothing_is_left_after_uninstalling(serving: Machine, empty: set[str]) -> None:
     disk = serving.run("readlink -f /dev/disk/by-partlabel/reconciler-data").strip().rstrip("0123456789")
 
     serving.run("bash /vagrant/deploy/vagrant/uninstall.sh")
@@ -300,5 +304,5 @@ def test_nothing_is_left_once_it_is_uninstalled(serving: Machine, empty: set[str
 
 
 def data_used(machine: Machine) -> int:
-    """Blocks of the pool that are in use, by dmsetup's word."""
+    """Blocks of the pool that are in use, according to dmsetup."""
     return int(machine.run(f"dmsetup status --noflush {POOL}").split()[5].split("/")[0])

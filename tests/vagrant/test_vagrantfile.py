@@ -1,4 +1,4 @@
-"""The Vagrantfile is valid for every provider that it is written for, whether or not that is installed here."""
+"""The Vagrantfile is valid for each of its providers, installed here or not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .machine import EMULATED, OUTSIDE, Machine
 
 TOP = Path(__file__).parent.parent.parent
 VBOXMANAGE = '#!/bin/sh\ncase "$*" in *version*) echo 7.0.8r156879 ;; esac\n'
-"""All that Vagrant asks VirtualBox for while it validates."""
+"""Everything that Vagrant runs VirtualBox for while it validates."""
 
 
 def validate(where: Path, directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -53,11 +53,11 @@ def test_it_is_valid(settings: Mapping[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not EMULATED, reason="RECONCILER_VM_DRIVER chooses another machine")
 def test_it_is_valid_for_a_machine_without_kvm(tmp_path: Path) -> None:
-    """libvirt is asked for its own session, which the wrapper starts."""
+    """Validation needs a session of libvirt, which the wrapper starts."""
     assert "validated successfully" in Machine(tmp_path).vagrant("validate")
 
 
-def test_a_vagrantfile_with_a_fault_would_be_told(tmp_path: Path) -> None:
+def test_a_fault_in_a_vagrantfile_is_found(tmp_path: Path) -> None:
     spoilt = tmp_path / "spoilt"
     spoilt.mkdir()
     whole = (TOP / "Vagrantfile").read_text()
