@@ -41,11 +41,8 @@ RIDDLES = {"AsMade", "NoObstacle", "NothingToDo"}
 BASELINE: Mapping[str, int] = {
     "cli": 1,
     "controller": 7,
-    "output": 2,
     "planner": 12,
     "pool": 20,
-    "status": 7,
-    "telemetry": 4,
 }
 """Hits that a package still has. A number only shrinks; a package without hits has no entry."""
 

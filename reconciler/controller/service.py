@@ -170,7 +170,7 @@ class Service:
         host, attempts = self._host, self._host.records.attempts(self._measured)
         self._measured = max((one.ended for one in attempts), default=self._measured)
         told = Pass(result, len(host.faults), host.records.marks(), attempts, self._heart.downloaded, ahead=done_ahead)
-        self._metrics.learn(replace(told, prune_refused=self._refused, manifests_changed=self._changed, revision=host.revision))
+        self._metrics.record(replace(told, prune_refused=self._refused, manifests_changed=self._changed, revision=host.revision))
         if self._file is not None:
             self._metrics.write(self._file)
 

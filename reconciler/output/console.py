@@ -1,4 +1,4 @@
-"""What people and programs read: tables, plans, progress, the recap, JSON. The only file that knows rich.
+"""What reconcile prints: tables, plans, progress, the recap, JSON. The only file that imports rich.
 
 Called by ``cli`` and ``loop`` with finished values. Data goes to standard output, everything else to standard error;
 rich is imported only where a terminal is there to see it. No state but a running progress display.
@@ -41,7 +41,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def size(count: int | float) -> str:
-    """Bytes for people, in binary units."""
+    """A number of bytes as text, in binary units."""
     value = float(count)
     for unit in UNITS:
         if abs(value) < 1024 or unit == UNITS[-1]:
@@ -66,7 +66,7 @@ def paint(text: str, code: str, stream: IO[str]) -> str:
 
 
 def note(text: str, level: log.Level = "info", **fields: object) -> None:
-    """A line for people, on standard error (see ``log``)."""
+    """Write a line to standard error (see ``log``)."""
     log.write(text, level, **fields)
 
 
@@ -79,7 +79,7 @@ def data(text: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it; bytes are shown escaped, dataclasses as objects."""
+    """A value in the types of JSON; bytes are escaped, dataclasses become objects."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, Mapping):
@@ -97,7 +97,7 @@ def document(value: Any) -> None:
 
 
 def visible(text: str) -> str:
-    """Names come from hostile archives and from other people's files: control characters never reach a terminal."""
+    """The text without control characters: names come from hostile archives and foreign files, and must not reach a terminal."""
     return "".join(c if c.isprintable() or c == " " else f"\\x{ord(c):02x}" for c in text)
 
 
@@ -148,7 +148,7 @@ def difference(action: Action) -> list[str]:
 
 
 def show_plan(plan: Plan, *, diff: bool = False, saved: bool = False) -> None:
-    """A plan for people: what would change, what waits for ``--prune``, what a person should know."""
+    """Print a plan as text: actions, removals that wait for ``--prune``, blocked images, findings."""
     names = labels(action.key for action in (*plan.actions, *plan.held))
     for action in plan.actions:
         data(action_line(action, label=names[action.key]))
@@ -172,7 +172,7 @@ def show_drift(plan: Plan) -> None:
         data(action_line(action, label=names[action.key]))
     show_findings(plan.findings)
     data(
-        f"Drift: {len(plan.actions)} to mend, {len(plan.findings)} for a person."
+        f"Drift: {len(plan.actions)} to repair, {len(plan.findings)} for you to resolve."
         if plan.actions or plan.findings
         else "No drift."
     )
@@ -184,7 +184,7 @@ def drift_json(plan: Plan, host: str) -> dict[str, object]:
 
 
 def show_findings(findings: Iterable[Finding]) -> None:
-    """One line a finding; many with the same reason are one line, because a note that scrolls by is not read."""
+    """One line a finding; many with the same reason are one line: what scrolls by is not read."""
     by_reason: dict[str, list[Finding]] = {}
     findings = tuple(findings)
     names = labels(finding.subject for finding in findings)
@@ -281,7 +281,7 @@ def recap(result: Result) -> str:
 
 
 def show_result(result: Result) -> None:
-    """What a run did, for people: the objects that changed or failed, and the recap as the last line."""
+    """Print the result of a run as text: the objects that changed or failed, and the recap as the last line."""
     names = labels((*(o.key for o in result.objects), *(action.key for action in result.held)))
     for o in result.objects:
         name = names[o.key]

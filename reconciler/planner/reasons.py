@@ -12,7 +12,7 @@ from reconciler.errors import ReconcilerError
 TYPES = ("Ready", "Reconciling", "Stalled", "Drifted", "Suspended")
 
 OWN = {
-    "Converged": "everything is as the manifest says",
+    "Converged": "everything is as declared",
     "Progressing": "actions are left, and can be carried out",
     "UpToDate": "nothing is left to do",
     "NotStalled": "nothing blocks it and no action has failed",

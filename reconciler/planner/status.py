@@ -34,7 +34,7 @@ MEANING = {
     Phase.SNAPSHOTTING: "snapshots are being created, activated or replaced",
     Phase.READY: "its volume and its snapshots are intact, and nothing is left to do",
     Phase.DEGRADED: "something of it is missing, damaged or inactive, or its source does not answer",
-    Phase.FAILED: "an action failed, or can't start; the failure says why",
+    Phase.FAILED: "an action failed, or can't start; the failure has the reason",
     Phase.REMOVING: "no manifest declares it, and its snapshots and volumes are being removed",
 }
 """What each phase means; docs/status.md has the same words."""
@@ -83,7 +83,7 @@ class ImageStatus:
     suspension: str | None = None
     """The reason given to ``reconcile suspend``; None where that does not suspend the image."""
     stale: str = ""
-    """Why the image stays at the last chain that is known."""
+    """Why the image stays at its last known chain."""
     kept: str = ""
     """Why it is not removed although no manifest declares it."""
     recorded: tuple[str, int] = ("", 0)

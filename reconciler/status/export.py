@@ -1,6 +1,6 @@
-"""``get``: an image as the document that declares it, in one spelling, with its status. What it prints is a manifest again.
+"""``get``: an image as the document that declares it, in one spelling, with its status. The output is a manifest again.
 
-Called by ``verbs`` with a Host opened for reading. No state.
+Called by ``cli`` with a Host that is open for reading. No state.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def documents(host: Host, kind: Kind, name: str | None) -> list[dict[str, Any]]:
     images = status.read(host)
     found = list(_images(images, name) if kind is Kind.IMAGE else _pools(images, name))
     if name is not None and not found:
-        told = f"no manifest declares {kind.lower()} {name!r} for this host"
-        raise UsageError(told, hint=f"see: reconcile get {kind.lower()}s")
+        message = f"no manifest declares {kind.lower()} {name!r} for this host"
+        raise UsageError(message, hint=f"list them with: reconcile get {kind.lower()}s")
     return found
 
 

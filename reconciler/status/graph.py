@@ -1,6 +1,7 @@
-"""Images, the volumes that they share and the snapshots made of them, as a picture: lines of text, or SVG.
+"""``graph``: pools, volumes, images and snapshots with what each depends on, as lines of text or as SVG.
 
-Called by ``verbs``. Pure: a plan's look becomes nodes and edges, these become text. What is declared and not there is drawn too.
+Called by ``cli``. Pure: ``nodes`` derives the graph from the status of images, ``text`` and ``svg`` draw it. Images that are
+declared and do not exist yet are nodes too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BAD = "#f7d4d4"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """``below`` is the key of what it stands on; ``good`` whether it is as it should be."""
+    """``below`` is the key of the node that it depends on; ``good`` whether nothing is wrong with it."""
 
     key: str
     kind: str
@@ -59,7 +60,7 @@ def nodes(images: Images) -> tuple[Node, ...]:
     names = labels(keys)
     for one, made in keys.items():
         key, drifted, snapshot = names[one], one in acted, one.name
-        note = "to be mended" if drifted else ""
+        note = "to be repaired" if drifted else ""
         found[key] = Node(key, "snapshot", snapshot, note, f"image/{made.image}", not drifted)
     return tuple(found.values())
 
@@ -69,10 +70,10 @@ def text(found: tuple[Node, ...]) -> str:
 
 
 def _children(found: tuple[Node, ...]) -> Mapping[str, list[Node]]:
-    known = {node.key for node in found}
+    present = {node.key for node in found}
     children: defaultdict[str, list[Node]] = defaultdict(list)
     for node in found:
-        children[node.below if node.below in known else ""].append(node)
+        children[node.below if node.below in present else ""].append(node)
     return children
 
 
@@ -102,7 +103,7 @@ def svg(found: tuple[Node, ...]) -> str:
 
 
 def _place(children: Mapping[str, list[Node]], key: str, column: int, row: int, places: dict[str, tuple[int, float]]) -> int:
-    """Place what stands on ``key``, from a row on; the first free row behind it. A parent is in the middle of its children."""
+    """Place the nodes above ``key`` from a row on, and return the first free row. A parent is in the middle of its children."""
     for node in children.get(key, []):
         first = row
         row = max(_place(children, node.key, column + 1, row, places), first + 1)

@@ -1,6 +1,6 @@
 """What this host holds and what happened to it: ``list``, ``describe``, ``events`` and ``runs``.
 
-Called by ``cli`` with a Host opened for reading. Works without manifests and with pools that can't be read. No state.
+Called by ``cli`` with a Host that is open for reading. Works without manifests and with pools that can't be read. No state.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def short(chain: str | None) -> str:
 
 
 def listing(host: Host) -> Listing:
-    """Everything that is declared or recorded, as it stands now."""
+    """Everything that is declared or recorded."""
     found = status.read(host)
     observed = found.observed
     images = tuple(image(one, observed) for one in found.statuses.values())
@@ -155,7 +155,7 @@ def pool(name: str, host: Host, observed: Observed) -> dict[str, Any]:
 
 
 def pool_state(found: PoolObserved | None) -> tuple[str, str]:
-    """One word for programs, and why: ready, unready (the next run assembles it), halted (a person is needed), unavailable."""
+    """One word for programs, and why: ready, unready (the next run assembles it), halted (you have to repair it), unavailable."""
     if found is None:
         return "unavailable", "no longer declared"
     if found.state is None:
@@ -179,23 +179,23 @@ def condition(state: SnapshotState | VolumeState | None) -> str:
 
 def describe(host: Host, of: Key) -> dict[str, Any]:
     """All that is recorded or observed of one object. Raises UsageError where it does not exist, or several have the name."""
-    told = about(status.read(host), of)
-    if not told:
+    found = about(status.read(host), of)
+    if not found:
         raise UsageError(f"there is no {of.kind.lower()} {of.name!r}", hint=f"see them with: reconcile list {of.kind.lower()}")
-    pool = str(told["pool"]) if of.kind in (Kind.SNAPSHOT, Kind.VOLUME) else ""
-    keys = [Key(of.kind, pool, str(told["name"])), *parts(of.kind, told)]
+    pool = str(found["pool"]) if of.kind in (Kind.SNAPSHOT, Kind.VOLUME) else ""
+    keys = [Key(of.kind, pool, str(found["name"])), *parts(of.kind, found)]
     runs = sorted((run for key in keys for run in host.records.runs(key, limit=10)), key=lambda run: run.id)
     log = sorted((event for key in keys for event in host.records.events(key, 20)), key=lambda event: event.seq)
-    return {"kind": of.kind.value} | told | {"runs": [run_json(run) for run in runs], "events": [event_json(one) for one in log]}
+    return {"kind": of.kind.value} | found | {"runs": [run_json(run) for run in runs], "events": [event_json(one) for one in log]}
 
 
-def parts(kind: Kind, told: Mapping[str, Any]) -> list[Key]:
+def parts(kind: Kind, found: Mapping[str, Any]) -> list[Key]:
     """The volume and the snapshots of an image: their runs and events belong to it."""
     if kind is not Kind.IMAGE:
         return []
-    recorded = told["recorded"]
-    volume = [Key(Kind.VOLUME, recorded["pool"], short(told["chain"]))] if told["chain"] else []
-    return [*volume, *(Key(Kind.SNAPSHOT, one["pool"], one["name"]) for one in told["snapshots"])]
+    recorded = found["recorded"]
+    volume = [Key(Kind.VOLUME, recorded["pool"], short(found["chain"]))] if found["chain"] else []
+    return [*volume, *(Key(Kind.SNAPSHOT, one["pool"], one["name"]) for one in found["snapshots"])]
 
 
 def about(images: Images, of: Key) -> dict[str, Any]:
@@ -264,10 +264,10 @@ def declaration(spec: ImageSpec, observed: Observed) -> dict[str, Any]:
     }
 
 
-def show_description(told: Mapping[str, Any], indent: int = 0) -> None:
+def show_description(found: Mapping[str, Any], indent: int = 0) -> None:
     """Nested values as indented lines; empty ones are left out."""
     pad = "  " * indent
-    for name, value in told.items():
+    for name, value in found.items():
         if value in (None, "", [], {}):
             continue
         if isinstance(value, Mapping):
@@ -321,9 +321,9 @@ def runs(host: Host, run_id: str | None, limit: int) -> list[dict[str, Any]]:
 
 
 def settle(host: Host, run_id: str, *, release: bool) -> None:
-    """Let a run that waits for a person go on, or end it. Raises UsageError for an unknown one."""
+    """Retry a run in state needs-operator, or cancel it. Raises UsageError where there is no such run."""
     try:
-        host.engine.release(run_id) if release else host.engine.cancel(run_id, "cancelled by a person")
+        host.engine.release(run_id) if release else host.engine.cancel(run_id, "cancelled with `reconcile runs --cancel`")
     except KeyError:
         raise UsageError(f"there is no run {run_id!r}", hint="see them with: reconcile runs") from None
 

@@ -1,7 +1,7 @@
 """A live view of a host: how full its pools are, what is running, images by phase, the last events.
 
-Called by ``verbs``. ``frame`` makes the text of one picture out of finished values; ``Screen`` puts one after the other onto a
-terminal until somebody presses q. Reads only, and holds no lock. State: the terminal's settings, given back at the end.
+Called by ``cli``. ``frame`` makes the text of one picture out of finished values; ``Screen`` puts one after the other onto a
+terminal until you press q. Read-only, takes no lock. State: the terminal's settings, restored at the end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _COLOURS = {"Ready": GOOD, "Failed": BAD, "Degraded": BAD, "ready": GOOD, "halte
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that one frame shows. ``rates`` are bytes a second by the key of what runs; ``holder`` says who holds the lock."""
+    """All that one frame shows. ``rates`` are bytes a second by the key of what runs; ``holder`` has the lock."""
 
     host: str
     at: float
@@ -51,14 +51,14 @@ class Scene:
 
 
 def rates(before: Sequence[Running], now: Sequence[Running]) -> dict[str, float]:
-    """Bytes a second between two looks, of what was in the same state in both."""
+    """Bytes a second between two readings, of work that was in the same state in both."""
     old = {(one.key, one.state): one for one in before}
     pairs = ((one, old[one.key, one.state]) for one in now if (one.key, one.state) in old)
     return {new.key: (new.done - was.done) / (new.at - was.at) for new, was in pairs if new.at > was.at and new.done > was.done}
 
 
 def document(scene: Scene) -> dict[str, Any]:
-    """One look, for programs."""
+    """One frame as JSON."""
     states = {name: (pool_state(pool)[0], pool.state) for name, pool in scene.pools.items()}
     return {
         "host": scene.host,

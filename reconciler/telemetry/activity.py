@@ -1,6 +1,6 @@
 """Running work, where another process can read it: a file in the state directory, written by whoever holds the lock.
 
-``Board`` is a ``Progress`` around the one that people see; ``read`` is for ``top``. How many bytes have passed is never in the
+``Board`` is a ``Progress`` around the one that is displayed; ``read`` is for ``top``. How many bytes have passed is never in the
 registry, which would have to be synced for each of them. State: the file, replaced at most once a second, gone when nothing runs.
 """
 
@@ -36,7 +36,7 @@ class Running:
 
 
 class Board:
-    """A ``Progress`` that also writes down what is running. Called from many threads."""
+    """A ``Progress`` that also writes the running work to a file. Many threads call it."""
 
     def __init__(self, progress: Progress, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._progress = progress
@@ -78,12 +78,12 @@ class Board:
         if now - self._written < EVERY_SECONDS:
             return
         self._written = now
-        with suppress(OSError):  # a full disk stops work, not the telling of it
+        with suppress(OSError):  # a full disk must not end the work
             atomic_file.write(self._path, json.dumps([asdict(one) for one in self._running.values()]), durable=False)
 
 
 def read(path: Path, *, clock: Callable[[], float] = time.time) -> tuple[Running, ...]:
-    """What runs now; nothing where nothing does, or where that can't be known."""
+    """The running work; empty where there is none, or where the file can't be read or is stale."""
     try:
         with path.open() as file:
             if clock() - os.fstat(file.fileno()).st_mtime > STALE_SECONDS:

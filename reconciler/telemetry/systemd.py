@@ -1,7 +1,7 @@
-"""What a service tells the service manager: ready, what it is doing, that it is alive, that it is stopping.
+"""Notifications to the service manager: ready, status, watchdog, stopping.
 
 Used by ``service``. The protocol of sd_notify(3): one datagram of ``NAME=value`` lines to the socket that ``NOTIFY_SOCKET``
-names; without one nothing is sent. State: when it was last told that the service is alive, and when work last moved.
+names; without one nothing is sent. State: the times of the last watchdog ping and of the last progress.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from reconciler.output.progress import Progress
 
 PING_SECONDS = 5.0
 STUCK_SECONDS = 1800.0
-"""How long running work may tell nothing before the service counts as stuck: a check of a large volume takes minutes."""
+"""How long running work may report no progress before the service counts as stuck: a check of a large volume takes minutes."""
 
 
 def notify(fields: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> bool:
-    """Send the fields; False where nobody listens."""
+    """Send the fields; False where there is no receiver."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address:
         return False
@@ -34,16 +34,16 @@ def notify(fields: Mapping[str, str], environ: Mapping[str, str] = os.environ) -
 
 
 class Heart:
-    """A ``Progress`` that also keeps the watchdog content: as long as the main loop turns and running work moves."""
+    """A ``Progress`` that also feeds the watchdog, as long as the main loop turns and running work reports progress."""
 
     def __init__(self, progress: Progress, stop: threading.Event | None = None) -> None:
         self._progress = progress
         self._stop = stop or threading.Event()
         self._moved = time.monotonic()
-        self._told = 0.0
+        self._pinged = 0.0
         self._arrived: dict[str, int] = {}
         self.downloaded = 0
-        """Bytes, by all downloads that it was told of."""
+        """Bytes of all downloads."""
 
     def __enter__(self) -> Heart:
         self._progress.__enter__()
@@ -73,7 +73,7 @@ class Heart:
     def beat(self) -> None:
         """Called by the main loop while it waits for something to do."""
         now = time.monotonic()
-        if now - self._told >= PING_SECONDS:
-            self._told = now
+        if now - self._pinged >= PING_SECONDS:
+            self._pinged = now
             extend = {"STOPPING": "1", "EXTEND_TIMEOUT_USEC": str(4_000_000 * int(PING_SECONDS))} if self._stop.is_set() else {}
             notify({"WATCHDOG": "1"} | extend)

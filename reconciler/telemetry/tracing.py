@@ -1,7 +1,7 @@
-"""Spans for OpenTelemetry: a pass, the runs in it, the steps of each run. Where nobody has asked for them this costs nothing.
+"""Spans for OpenTelemetry: a pass, the runs in it, the steps of each run. Costs nothing where they are not enabled.
 
-Used by ``loop`` and ``execute``. Asked for by OpenTelemetry's own variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` or
-``OTEL_TRACES_EXPORTER``), with the packages of the extra ``otel``. The only file that knows them. State: the tracer.
+Used by ``controller``. Enabled by OpenTelemetry's own variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` or
+``OTEL_TRACES_EXPORTER``), with the packages of the extra ``otel``. The only file that imports them. State: the tracer.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from reconciler import __version__
 from reconciler.engine.definitions import Transition
 
-ASKED_BY = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
+VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 
 
 @cache
 def tracer() -> Any:
-    """What makes spans; None where nobody asked, or the packages are not there. A provider that is already set up is kept."""
-    if not any(os.environ.get(name) for name in ASKED_BY) or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
+    """The tracer; None where tracing is not enabled or its packages are not installed. An existing provider is kept."""
+    if not any(os.environ.get(name) for name in VARIABLES) or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
     try:
         from opentelemetry import trace
@@ -49,7 +49,7 @@ def _provider() -> Any:
 
 @contextmanager
 def span(name: str, **attributes: str) -> Iterator[Span]:
-    """A span around what happens inside; one that does nothing where nobody asked."""
+    """A span around the body; one without effect where tracing is not enabled."""
     found = tracer()
     if found is None:
         yield Span(None)
@@ -60,13 +60,13 @@ def span(name: str, **attributes: str) -> Iterator[Span]:
 
 
 class Span:
-    """What a caller may say of a span."""
+    """An open span, to which a caller adds steps or a failure."""
 
     def __init__(self, opened: Any) -> None:
         self._opened = opened
 
     def __bool__(self) -> bool:
-        """Whether anybody listens: what is only made for the span need not be made otherwise."""
+        """Whether the span is recorded."""
         return self._opened is not None
 
     def steps(self, transitions: Iterable[Transition]) -> None:
@@ -74,8 +74,8 @@ class Span:
         for one in transitions:
             if self._opened is None or one.ended is None:
                 continue
-            told = {"reconcile.attempt": one.attempt, "reconcile.result": one.result.value, "reconcile.reason": one.reason}
-            step = tracer().start_span(one.from_state, start_time=_nanoseconds(one.started), attributes=told)
+            attributes = {"reconcile.attempt": one.attempt, "reconcile.result": one.result.value, "reconcile.reason": one.reason}
+            step = tracer().start_span(one.from_state, start_time=_nanoseconds(one.started), attributes=attributes)
             step.end(_nanoseconds(one.ended))
 
     def failed(self, reason: str, message: str) -> None:

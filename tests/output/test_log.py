@@ -1,4 +1,4 @@
-"""Lines on standard error, as people, the journal and log collectors want them; standard output is always the same."""
+"""Lines on standard error as text, with priorities for the journal, or as JSON; standard output is always the same."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def once(manifests: Path, *options: str, stderr: int = subprocess.PIPE, **env: s
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | env, check=False)
 
 
-def test_each_line_is_one_object_that_says_what_it_is_about(manifests: Path) -> None:
+def test_each_line_is_one_json_object_that_names_its_subject(manifests: Path) -> None:
     done = once(manifests, "--log-format", "json")
 
     lines = [json.loads(line) for line in done.stderr.splitlines()]
@@ -41,7 +41,7 @@ def test_each_line_is_one_object_that_says_what_it_is_about(manifests: Path) -> 
     assert "failed" in lines[-1] and lines[-1]["message"].startswith("RECAP")
 
 
-def test_the_variable_chooses_the_form_too_and_standard_output_is_the_same(manifests: Path) -> None:
+def test_the_variable_sets_the_form_and_standard_output_is_the_same(manifests: Path) -> None:
     text, as_json = once(manifests), once(manifests, RECONCILER_LOG_FORMAT="json")
 
     assert json.loads(as_json.stderr.splitlines()[0])
@@ -49,7 +49,7 @@ def test_the_variable_chooses_the_form_too_and_standard_output_is_the_same(manif
     assert text.returncode == as_json.returncode == 1
 
 
-def test_an_error_that_ends_the_command_is_a_line_like_others(manifests: Path) -> None:
+def test_an_error_that_ends_the_command_is_a_line_of_the_log(manifests: Path) -> None:
     (manifests / "web.yaml").write_text(BROKEN)
     lines = [json.loads(line) for line in once(manifests, "--log-format", "json").stderr.splitlines()]
 
@@ -58,7 +58,7 @@ def test_an_error_that_ends_the_command_is_a_line_like_others(manifests: Path) -
     assert lines[-1]["message"] == f"{len(lines) - 1} faults in 1 file; nothing touched"
 
 
-def test_the_journal_is_told_how_grave_a_line_is(manifests: Path, tmp_path: Path) -> None:
+def test_the_journal_receives_priorities(manifests: Path, tmp_path: Path) -> None:
     with (tmp_path / "journal").open("w+") as journal:
         found = os.fstat(journal.fileno())
         once(manifests, stderr=journal.fileno(), JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")

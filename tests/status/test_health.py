@@ -1,4 +1,4 @@
-"""What ``health`` and ``verify`` say of pools: every trouble with what to do about it, and nothing where nothing is wrong."""
+"""``health`` and ``verify``: a finding with a hint for everything that is wrong, and one OK for each check that passes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def levels(found: PoolObserved) -> list[tuple[str, str]]:
     return [(one.severity.value, one.reason) for one in health.of_pool("thin", found)]
 
 
-def test_a_pool_in_order_is_one_line() -> None:
+def test_an_intact_pool_is_one_finding() -> None:
     [found] = health.of_pool("thin", pool(metadata=SPACE))
 
     message = "4.0 GiB available of 10.0 GiB; layers share blocks"
@@ -50,20 +50,20 @@ def test_a_pool_in_order_is_one_line() -> None:
         ({"metadata": Space(10 * GIB, GIB, 2 * GIB)}, ("fail", "PoolFull"), "no metadata space above the reserve"),
         ({"metadata": Space(10 * GIB, 2 * GIB, GIB + 1)}, ("warn", "MetadataLow"), "metadata space runs low"),
     ],
-    ids=["halted", "a trouble that stops nothing", "not assembled", "full", "metadata is full", "metadata is nearly full"],
+    ids=["halted", "a trouble that halts nothing", "not assembled", "full", "metadata is full", "metadata is nearly full"],
 )
-def test_health_says_what_is_wrong_with_a_pool(state: dict[str, Any], expected: tuple[str, str], words: str) -> None:
+def test_each_fault_of_a_pool_is_a_finding(state: dict[str, Any], expected: tuple[str, str], words: str) -> None:
     found = list(health.of_pool("thin", pool(**state)))
 
     assert [(one.severity.value, one.reason) for one in found] == [expected]
     assert words in found[0].text
 
 
-def test_orphans_are_a_warning_beside_a_pool_in_order() -> None:
+def test_orphans_are_warnings_beside_an_intact_pool() -> None:
     assert levels(pool(orphans=("thin id 7", "thin id 9"))) == [("warn", "Orphan"), ("warn", "Orphan"), ("ok", "Passed")]
 
 
-def test_verify_accounts_for_everything_in_a_pool() -> None:
+def test_verify_reports_everything_in_a_pool() -> None:
     strange = pool(foreign=("thin id 3",), orphans=("thin id 7",), leftovers=("thin id 8",), unready="it is suspended")
     found = [health.check_json(one) for one in health.contents(Observed({"ours": pool(), "strange": strange}))]
 
@@ -77,7 +77,7 @@ def test_verify_accounts_for_everything_in_a_pool() -> None:
     assert "reconcile gc strange" in found[3]["hint"]
 
 
-def test_verify_does_not_ask_a_pool_that_is_not_assembled_for_its_file_systems(tmp_path: Path) -> None:
+def test_verify_skips_file_systems_of_a_pool_that_is_not_assembled(tmp_path: Path) -> None:
     observed = planning.observed(
         {
             "registry": {"images": {"go": "a"}, "volumes": ["a"], "snapshots": {"s": "go at a", "t": "go at a"}},
@@ -99,7 +99,7 @@ def test_verify_does_not_ask_a_pool_that_is_not_assembled_for_its_file_systems(t
 
 
 @pytest.mark.parametrize(("mode", "who"), [(0o755, ""), (0o777, "every user"), (0o775, "")])
-def test_health_says_who_else_may_write_manifests(tmp_path: Path, mode: int, who: str) -> None:
+def test_health_warns_if_other_users_may_write_manifests(tmp_path: Path, mode: int, who: str) -> None:
     tmp_path.chmod(mode)
     with context.reading(Settings(manifests=tmp_path, state=tmp_path / "state")) as ours:
         found = health.manifests(ours)
@@ -109,7 +109,7 @@ def test_health_says_who_else_may_write_manifests(tmp_path: Path, mode: int, who
 
 
 @pytest.mark.root
-def test_health_says_which_user_or_group_may_write_manifests(tmp_path: Path) -> None:
+def test_health_names_the_user_or_group_that_may_write_manifests(tmp_path: Path) -> None:
     os.chown(tmp_path, 0, 1234)
     tmp_path.chmod(0o775)
     assert health.other_writers(tmp_path) == "group 1234"

@@ -1,4 +1,4 @@
-"""What ``top`` shows: what is there, in lines that fit, and nothing that could move the cursor."""
+"""``top``: lines that fit the terminal, without control characters from names."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def coloured(text: str, code: str) -> str:
 
 
 def test_a_frame_shows_pools_images_work_and_events() -> None:
-    told = top.frame(SCENE, plain, width=200)
+    shown = top.frame(SCENE, plain, width=200)
 
-    assert re.search(r"web-1 .* reconcile, process 7", told)
-    assert re.search(r"default +ready +█{5}░+ 40.0 GiB of 100.0 GiB", told)
-    assert re.search(r"thin +ready +█{12}░+ 9.0 GiB of 10.0 GiB +█{7}░+ 512.0 MiB of 1.0 GiB", told)
-    assert re.search(r"gone +unavailable", told)
-    assert "1 Downloading, 1 Failed, 2 Ready; 3 actions left to do" in told
-    assert re.search(r"volume/8a6c \(web\) +downloading +█{4}░+ 300.0 MiB of 1.0 GiB +40.0 MiB/s +30 s", told)
-    assert re.search(r"image/web +Declared +words\\x1b\[2J", told), "an event can't clear the screen"
+    assert re.search(r"web-1 .* reconcile, process 7", shown)
+    assert re.search(r"default +ready +█{5}░+ 40.0 GiB of 100.0 GiB", shown)
+    assert re.search(r"thin +ready +█{12}░+ 9.0 GiB of 10.0 GiB +█{7}░+ 512.0 MiB of 1.0 GiB", shown)
+    assert re.search(r"gone +unavailable", shown)
+    assert "1 Downloading, 1 Failed, 2 Ready; 3 actions left to do" in shown
+    assert re.search(r"volume/8a6c \(web\) +downloading +█{4}░+ 300.0 MiB of 1.0 GiB +40.0 MiB/s +30 s", shown)
+    assert re.search(r"image/web +Declared +words\\x1b\[2J", shown), "an event can't clear the screen"
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 100])
@@ -85,11 +85,11 @@ def test_a_short_terminal_shows_the_first_lines(height: int) -> None:
         assert lines[-1] == f"and {len(whole) - height + 1} lines more: enlarge the terminal"
 
 
-def test_an_empty_host_has_a_frame_too() -> None:
-    told = top.frame(replace(SCENE, pools={}, phases=[], running=[], events=[], holder="", pending=0), plain)
+def test_an_empty_host_has_a_frame() -> None:
+    shown = top.frame(replace(SCENE, pools={}, phases=[], running=[], events=[], holder="", pending=0), plain)
 
-    assert "no reconciler is running" in told
-    assert told.count("none") + told.count("nothing") == 5
+    assert "no reconciler is running" in shown
+    assert shown.count("none") + shown.count("nothing") == 5
 
 
 def test_a_rate_is_of_bytes_in_one_state() -> None:
@@ -103,7 +103,7 @@ def test_a_rate_is_of_bytes_in_one_state() -> None:
 # ------------------------------------------------------------------------------------------------------- the board
 
 
-def test_running_work_can_be_read_by_another_process_and_is_gone_afterwards(tmp_path: Path) -> None:
+def test_running_work_is_readable_by_another_process_until_it_ends(tmp_path: Path) -> None:
     path = tmp_path / "running.json"
     now = [AT]
     with Board(Silent(), path, clock=lambda: now[0]) as work:
@@ -119,7 +119,7 @@ def test_running_work_can_be_read_by_another_process_and_is_gone_afterwards(tmp_
     assert not path.exists()
 
 
-def test_what_a_killed_process_left_is_not_believed(tmp_path: Path) -> None:
+def test_the_file_of_a_killed_process_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "running.json"
     path.write_text(json.dumps([]))
     os.utime(path, (AT, AT))
@@ -130,7 +130,7 @@ def test_what_a_killed_process_left_is_not_believed(tmp_path: Path) -> None:
     assert activity.read(tmp_path / "nothing") == ()
 
 
-def test_the_holder_of_the_lock_is_told_without_touching_it(tmp_path: Path) -> None:
+def test_the_holder_of_the_lock_is_read_without_taking_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert lock.holder(path) == ""
     with lock.lock(path):
@@ -164,13 +164,13 @@ def test_without_a_terminal_one_frame_is_printed(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists(), "looking makes nothing"
 
 
-def test_for_programs_there_is_one_document(tmp_path: Path) -> None:
+def test_json_is_one_document(tmp_path: Path) -> None:
     done = subprocess.run(command(tmp_path, "-o", "json"), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
 
     assert json.loads(done.stdout)["running"] == []
 
 
-def test_on_a_terminal_it_goes_on_until_q_and_gives_the_screen_back(tmp_path: Path) -> None:
+def test_on_a_terminal_it_runs_until_q_and_restores_the_screen(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(command(tmp_path, "--every", "0.1"), stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)

@@ -116,7 +116,7 @@ def test_what_is_still_to_be_done_is_no_drift(host: Workshop, conforms: Callable
     conforms("drift", told.json)
     assert not calm.json["drifted"]
     assert [action["kind"] for action in told.json["actions"]] == ["Snapshot"]
-    assert host.run("drift").words("snapshot/", "Drift: 1 to mend, 0 for a person.")
+    assert host.run("drift").words("snapshot/", "Drift: 1 to repair, 0 for you to resolve.")
 
 
 def test_what_was_put_in_place_of_a_snapshot_is_set_aside(host: Workshop) -> None:

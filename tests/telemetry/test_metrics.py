@@ -1,4 +1,4 @@
-"""Metrics, alerts and the dashboard go together: what is asked for is told, with these labels, and is in the manual."""
+"""Every query of alerts and dashboard names a metric and labels that exist, and the manual has all of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RULES: list[dict[str, Any]] = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_t
 DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "reconcile.json").read_text())
 QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
 NOT_OURS = {"up": {"job"}, "node_textfile_mtime_seconds": {"file"}}
-"""What Prometheus and node_exporter tell of a reconciler that is gone."""
+"""Metrics of Prometheus and node_exporter, of which alerts need some where the reconciler is gone."""
 
 OF_PROMETHEUS = {"instance", "le"}
 """Labels that are not ours: the target's, and a histogram's."""
@@ -36,7 +36,7 @@ needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="ne
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Every sample's name, with its labels, after a pass in which there was something of everything."""
     path = tmp_path_factory.mktemp("metrics") / "m.prom"
     state = PoolState(Space(100, 60, 10), {}, {}, (), metadata=Space(8, 4, 1))
@@ -49,7 +49,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     )
     marks = {("web", What.SUSPENDED): Mark("web", What.SUSPENDED, since=1.0)}
     metrics = Metrics()
-    metrics.learn(Pass(result, 1, marks, (Attempt("volume", "downloading", "failed", "Cut", 1.0, 1.0),), 1))
+    metrics.record(Pass(result, 1, marks, (Attempt("volume", "downloading", "failed", "Cut", 1.0, 1.0),), 1))
     metrics.write(path)
     samples = (sample for family in text_string_to_metric_families(path.read_text()) for sample in family.samples)
     ours = {sample.name: set(sample.labels) for sample in samples if not sample.name.endswith("_created")}
@@ -67,25 +67,27 @@ def grouped(query: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("title", "query"), [*QUERIES, *((rule["alert"], rule["expr"]) for rule in RULES)])
-def test_every_query_is_about_metrics_and_labels_that_there_are(told: dict[str, set[str]], title: str, query: str) -> None:
+def test_every_query_names_metrics_and_labels_that_exist(exported: dict[str, set[str]], title: str, query: str) -> None:
     found = list(used(query))
 
     assert found, title
     for name, labels in found:
-        assert name in told, f"{title} asks for {name}"
-        assert labels <= told[name] | OF_PROMETHEUS, f"{title}: {name} has no label {labels - told[name] - OF_PROMETHEUS}"
-    assert grouped(query) <= set().union(*(told[name] for name, _ in found)) | OF_PROMETHEUS, title
+        assert name in exported, f"{title} asks for {name}"
+        assert labels <= exported[name] | OF_PROMETHEUS, f"{title}: {name} has no label {labels - exported[name] - OF_PROMETHEUS}"
+    assert grouped(query) <= set().union(*(exported[name] for name, _ in found)) | OF_PROMETHEUS, title
 
 
-def test_every_metric_is_in_the_manual_with_its_labels(told: dict[str, set[str]]) -> None:
+def test_the_manual_has_every_metric_with_its_labels(exported: dict[str, set[str]]) -> None:
     table = re.findall(r"^\| `(reconcile_\w+)(?:\{([\w,]+)\})?` \|", (ROOT / "docs" / "observing.md").read_text(), re.MULTILINE)
     written = {name: set(labels.split(",")) - {""} for name, labels in table}
-    plain = {re.sub(r"_(bucket|sum|count)$", "", name): labels - {"le"} for name, labels in told.items() if name not in NOT_OURS}
+    plain = {
+        re.sub(r"_(bucket|sum|count)$", "", name): labels - {"le"} for name, labels in exported.items() if name not in NOT_OURS
+    }
 
     assert written == plain
 
 
-def test_alerts_say_what_it_is_and_what_to_do() -> None:
+def test_alerts_have_a_summary_and_what_to_do() -> None:
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
     for rule in RULES:
         assert rule["annotations"].keys() == {"summary", "description"}
@@ -104,7 +106,7 @@ def test_no_panel_covers_another_and_all_fit_the_grid() -> None:
 
 
 @needs_promtool
-def test_prometheus_understands_rules_and_queries(tmp_path: Path) -> None:
+def test_prometheus_accepts_rules_and_queries(tmp_path: Path) -> None:
     rules = [
         {"record": f"panel:{number}", "expr": query.replace("$host", ".*").replace("$__rate_interval", "1m")}
         for number, (_, query) in enumerate(QUERIES)
@@ -117,7 +119,7 @@ def test_prometheus_understands_rules_and_queries(tmp_path: Path) -> None:
 
 
 @needs_promtool
-def test_the_alerts_come_when_they_should_and_not_before() -> None:
+def test_alerts_fire_when_they_should_and_not_before() -> None:
     done = subprocess.run(
         ["promtool", "test", "rules", PROMETHEUS / "alerts_test.yaml"], capture_output=True, text=True, check=False
     )

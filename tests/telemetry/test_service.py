@@ -1,4 +1,4 @@
-"""What a service tells its manager and Prometheus, and the units that run it."""
+"""Notifications to the service manager, metrics of passes, and the systemd units."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
         yield ours
 
 
-def test_the_manager_is_told_one_line_for_each_field(manager: socket.socket) -> None:
+def test_the_manager_receives_one_line_per_field(manager: socket.socket) -> None:
     assert systemd.notify({"READY": "1", "STATUS": "two\nlines"})
     assert manager.recv(4096) == b"READY=1\nSTATUS=two"
 
 
-def test_without_a_manager_nothing_is_told() -> None:
+def test_without_a_manager_nothing_is_sent() -> None:
     assert not systemd.notify({"READY": "1"}, {})
     assert not systemd.notify({"READY": "1"}, {"NOTIFY_SOCKET": "/nonexistent/socket"})
 
 
-def test_the_watchdog_is_content_while_work_moves_and_not_when_it_hangs(
+def test_the_watchdog_is_fed_while_work_moves_and_not_when_it_hangs(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systemd, "PING_SECONDS", 0.0)
@@ -71,7 +71,7 @@ def samples(path: Path) -> dict[tuple[str, tuple[str, ...]], float]:
     return {(s.name, tuple(sorted(s.labels.values()))): s.value for family in families for s in family.samples}
 
 
-def test_metrics_tell_what_a_pass_came_to(tmp_path: Path) -> None:
+def test_metrics_have_the_outcome_of_a_pass(tmp_path: Path) -> None:
     metrics = Metrics()
     good = ObjectResult(Kind.IMAGE, "web", "none", "Ready")
     bad = ObjectResult(Kind.IMAGE, "db", "none", "Failed", "DigestMismatch", "words", ok=False)
@@ -86,7 +86,7 @@ def test_metrics_tell_what_a_pass_came_to(tmp_path: Path) -> None:
 
     findings = (Finding(Severity.WARNING, Key(Kind.POOL, "", "p"), "Foreign", "x"),)
     passed = Pass(result(good, bad, mended, findings=findings, p=pool, q=None), 2, marks, attempts, 500, prune_refused=True)
-    metrics.learn(passed)
+    metrics.record(passed)
     metrics.write(tmp_path / "reconcile.prom")
     found = samples(tmp_path / "reconcile.prom")
 
@@ -106,7 +106,7 @@ def test_metrics_tell_what_a_pass_came_to(tmp_path: Path) -> None:
     assert found["reconcile_download_bytes_total", ()] == 500
     assert (tmp_path / "reconcile.prom").stat().st_mode & 0o777 == 0o644
 
-    metrics.learn(Pass(result(good, p=pool), 0, {}, downloaded=800))
+    metrics.record(Pass(result(good, p=pool), 0, {}, downloaded=800))
     metrics.write(tmp_path / "reconcile.prom")
     found = samples(tmp_path / "reconcile.prom")
     assert found["reconcile_converged", ()] == 1
@@ -115,21 +115,21 @@ def test_metrics_tell_what_a_pass_came_to(tmp_path: Path) -> None:
     assert found["reconcile_download_bytes_total", ()] == 800
 
 
-def test_actions_are_counted_from_zero_and_also_where_they_came_ahead_of_a_pass(tmp_path: Path) -> None:
+def test_actions_are_counted_from_zero_including_those_ahead_of_a_pass(tmp_path: Path) -> None:
     """Prometheus sees no increase in a counter whose first value is not zero."""
     metrics = Metrics()
-    metrics.learn(Pass(result(), 0, {}))
+    metrics.record(Pass(result(), 0, {}))
     metrics.write(tmp_path / "m.prom")
     assert samples(tmp_path / "m.prom")["reconcile_actions_total", ("Snapshot", "create")] == 0
 
     made = ObjectResult(Kind.SNAPSHOT, "web-a", "create", "Ready", changed=True)
     there = ObjectResult(Kind.SNAPSHOT, "web-a", "none", "Ready")
-    metrics.learn(Pass(result(there), 0, {}, ahead=(result(made),)))
+    metrics.record(Pass(result(there), 0, {}, ahead=(result(made),)))
     metrics.write(tmp_path / "m.prom")
     assert samples(tmp_path / "m.prom")["reconcile_actions_total", ("Snapshot", "create")] == 1
 
 
-def test_metrics_that_can_not_be_told_say_which_option_it_was(tmp_path: Path) -> None:
+def test_an_error_in_exporting_metrics_names_the_option(tmp_path: Path) -> None:
     with pytest.raises(HostCannot, match="nowhere"):
         Metrics().write(tmp_path / "nowhere" / "m.prom")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostCannot, match=r"metrics-port|served"):
@@ -138,7 +138,7 @@ def test_metrics_that_can_not_be_told_say_which_option_it_was(tmp_path: Path) ->
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
-def test_the_units_are_what_systemd_understands(unit: Path, tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(unit: Path, tmp_path: Path) -> None:
     """With the command where it will be: whatever this machine has in its place."""
     for path in UNITS:
         (tmp_path / path.name).write_text(path.read_text().replace("/usr/local/bin/reconcile", "/bin/true"))
@@ -150,7 +150,7 @@ def test_the_units_are_what_systemd_understands(unit: Path, tmp_path: Path) -> N
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if unit.suffix == ".service"], ids=lambda path: path.name)
-def test_the_services_can_do_little_besides_what_they_need(unit: Path) -> None:
+def test_the_services_have_few_privileges(unit: Path) -> None:
     """What is left exposed is explained in the unit; 10 would be everything, and a service without any hardening has 9.6."""
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=52", "--no-pager", unit]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Spans of passes, runs and steps, through OpenTelemetry's own SDK; and none where nobody asked for them."""
+"""Spans of passes, runs and steps, through OpenTelemetry's own SDK; and none where tracing is not enabled."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def parent(span: ReadableSpan) -> int:
     return span.parent.span_id
 
 
-def test_a_run_that_fails_says_so(tmp_path: Path, spans: InMemorySpanExporter) -> None:
+def test_the_span_of_a_failed_run_has_its_error(tmp_path: Path, spans: InMemorySpanExporter) -> None:
     converge(tmp_path, sound=False)
 
     [build] = [span for span in spans.get_finished_spans() if span.name == "build volume"]
@@ -78,7 +78,7 @@ def test_a_run_that_fails_says_so(tmp_path: Path, spans: InMemorySpanExporter) -
     assert "DigestMismatch" in (build.status.description or "")
 
 
-def test_nothing_is_imported_where_nobody_asked() -> None:
+def test_nothing_is_imported_where_tracing_is_not_enabled() -> None:
     begin = "import sys; from reconciler.telemetry.tracing import tracer; tracer(); "
     code = begin + "print([m for m in sys.modules if 'opentelemetry' in m])"
     env = {"PATH": "/usr/bin:/bin"}
