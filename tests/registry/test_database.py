@@ -146,6 +146,7 @@ def others_place() -> Iterator[Path]:
 
 AS_ANOTHER_USER = """
 import os, pathlib, sys
+import urllib.parse  # of pathlib; loaded as root, as the other user may not be able to read the interpreter's files
 from reconciler.registry import database
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
