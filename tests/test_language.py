@@ -41,7 +41,6 @@ RIDDLES = {"AsMade", "NoObstacle", "NothingToDo"}
 BASELINE: Mapping[str, int] = {
     "cli": 1,
     "controller": 7,
-    "planner": 12,
     "pool": 20,
 }
 """Hits that a package still has. A number only shrinks; a package without hits has no entry."""

@@ -16,7 +16,7 @@ from reconciler.errors import CommandError, ReconcilerError
 from reconciler.model import Action, Desired, Failure, Key, Kind, Phase, Plan, Verb
 from reconciler.planner.plan import plan
 from reconciler.planner.reasons import OWN, REASONS, TYPES, known
-from reconciler.planner.status import Condition, ImageStatus, Recorded, statuses
+from reconciler.planner.status import MEANING, Condition, ImageStatus, Recorded, statuses
 from tests.support import planning
 from tests.support.planning import chain_id
 
@@ -132,10 +132,15 @@ def below(kind: type[ReconcilerError]) -> Iterator[type[ReconcilerError]]:
 
 def test_the_manual_explains_each_reason_and_no_other() -> None:
     commands = {kind.reason for kind in below(CommandError)} - {"HostUnsupported", "Error"}
-    """They end the whole command: nothing is said of an image."""
+    """They end the whole command and are no reason of an image."""
 
-    assert explained(PAGE[: PAGE.index("## Findings")]) - set(TYPES) == REASONS - commands
+    assert explained(PAGE[: PAGE.index("## Findings")]) - {*TYPES, *Phase} == REASONS - commands - {*Phase}
     assert all(f"| `{reason}` | {meaning} |" in PAGE for reason, meaning in OWN.items())
+
+
+def test_the_manual_explains_each_phase() -> None:
+    assert set(MEANING) == set(Phase)
+    assert all(f"| `{phase}` | {meaning} |" in PAGE for phase, meaning in MEANING.items())
 
 
 MAKERS = ("Finding", "Failure", "Trouble", "_blocked", "of_host")
