@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from reconciler.cli.complete import declared_kinds
-from reconciler.cli.options import logged, options, shared
+from reconciler.cli.options import TEXT, logged, options, shared
 from reconciler.errors import Exit, UsageError
 
 
 @click.command()
 @shared
-@click.argument("what", metavar="KIND/NAME|KINDS", shell_complete=declared_kinds)
+@click.argument("what", metavar="KIND/NAME|KINDS", type=TEXT, shell_complete=declared_kinds)
 @click.option("--output", type=click.Choice(("yaml", "json")), help="Format of the manifests.  [default: yaml]")
 @click.pass_context
 def get(context: click.Context, /, what: str, output: str | None, **_: Any) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reconciler.cli.complete import image_names
-from reconciler.cli.options import options, shared
+from reconciler.cli.options import TEXT, options, shared
 from reconciler.errors import Exit, Guarded, UsageError
 from reconciler.model import Key, Kind
 from reconciler.registry.marks import Mark, What, duration
@@ -19,8 +19,8 @@ from reconciler.registry.marks import Mark, What, duration
 if TYPE_CHECKING:
     from reconciler.controller.context import Host
 
-image = click.argument("object_", metavar="image/NAME", shell_complete=image_names)
-reason = click.option("--reason", default="", help="Shown with the image: your name and the cause.")
+image = click.argument("object_", metavar="image/NAME", type=TEXT, shell_complete=image_names)
+reason = click.option("--reason", type=TEXT, default="", help="Shown with the image: your name and the cause.")
 
 EVENTS = {
     What.PROTECTED: ("Protected", "Unprotected"),

@@ -31,6 +31,21 @@ class Invocation:
     state: Path | None = None
 
 
+class Text(click.types.StringParamType):
+    """Free text and names: UTF-8 whatever the locale, without bytes that no registry or terminal takes."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return os.fsencode(value).decode(errors="replace")
+        except UnicodeEncodeError:  # given by a program, not by the shell
+            return str(value).encode(errors="replace").decode()
+
+
+TEXT = Text()
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """The options that every verb shares."""

@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from reconciler.cli.complete import pool_names
-from reconciler.cli.options import options, shared
+from reconciler.cli.options import TEXT, options, shared
 
 
 def repairing(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the verbs that repair a thin pool."""
     for option in (
         click.option("--apply", "apply_", is_flag=True, help="Carry it out. Without this, only show what would change."),
-        click.argument("pool", shell_complete=pool_names),
+        click.argument("pool", type=TEXT, shell_complete=pool_names),
         shared,
     ):
         command = option(command)
@@ -33,7 +33,7 @@ def repair(context: click.Context, act: str, *arguments: Any) -> int:
 
 @click.command()
 @repairing
-@click.option("--snapshot", "named", multiple=True, metavar="NAME=ID", help="Register thin id ID as snapshot NAME.")
+@click.option("--snapshot", "named", type=TEXT, multiple=True, metavar="NAME=ID", help="Register thin id ID as snapshot NAME.")
 @click.pass_context
 def adopt(context: click.Context, /, named: tuple[str, ...], **_: Any) -> int:
     """Rebuild the registry's entries for a thin pool from its metadata."""

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from reconciler.cli import complete
-from reconciler.cli.options import logged, options, shared
+from reconciler.cli.options import TEXT, logged, options, shared
 from reconciler.errors import Exit, UsageError
 
 
@@ -41,7 +41,7 @@ def schema(**_: Any) -> int:
 
 @click.command("list")
 @shared
-@click.argument("kind", required=False, shell_complete=complete.kinds)
+@click.argument("kind", type=TEXT, required=False, shell_complete=complete.kinds)
 @click.pass_context
 def list_(context: click.Context, /, kind: str | None, **_: Any) -> int:
     """List images, snapshots, volumes and pools with state and size."""
@@ -62,7 +62,7 @@ def list_(context: click.Context, /, kind: str | None, **_: Any) -> int:
 
 @click.command()
 @shared
-@click.argument("object_", metavar="KIND/NAME", shell_complete=complete.object_names)
+@click.argument("object_", metavar="KIND/NAME", type=TEXT, shell_complete=complete.object_names)
 @click.pass_context
 def describe(context: click.Context, /, object_: str, **_: Any) -> int:
     """Show one object in detail: declaration, state, runs and events."""
@@ -87,7 +87,7 @@ def describe(context: click.Context, /, object_: str, **_: Any) -> int:
 
 @click.command()
 @shared
-@click.argument("object_", metavar="[KIND/NAME]", required=False, shell_complete=complete.object_names)
+@click.argument("object_", metavar="[KIND/NAME]", type=TEXT, required=False, shell_complete=complete.object_names)
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show the newest N events.")
 @click.pass_context
 def events(context: click.Context, /, object_: str | None, limit: int, **_: Any) -> int:
@@ -109,7 +109,7 @@ def events(context: click.Context, /, object_: str | None, limit: int, **_: Any)
 
 @click.command()
 @shared
-@click.argument("run_id", metavar="[RUN]", required=False)
+@click.argument("run_id", metavar="[RUN]", type=TEXT, required=False)
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show the newest N runs.")
 @click.option("--release", is_flag=True, hidden=True, help="Retry run RUN, which is in state needs-operator.")
 @click.option("--cancel", is_flag=True, help="Cancel run RUN; the next plan contains its action again.")
@@ -151,7 +151,7 @@ def health(context: click.Context, /, **_: Any) -> int:
 
 @click.command()
 @shared
-@click.argument("names", nargs=-1, metavar="[IMAGE]...", shell_complete=complete.plain_image_names)
+@click.argument("names", nargs=-1, metavar="[IMAGE]...", type=TEXT, shell_complete=complete.plain_image_names)
 @click.pass_context
 def verify(context: click.Context, /, names: tuple[str, ...], **_: Any) -> int:
     """Compare registry, pools and file systems.

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from reconciler.cli.complete import image_names, plain_image_names, snapshot_names
-from reconciler.cli.options import Forwarding, options, shared
+from reconciler.cli.options import TEXT, Forwarding, options, shared
 from reconciler.errors import Exit, UsageError
 
 
@@ -40,8 +40,8 @@ def ls(context: click.Context, /, **_: Any) -> int:
 
 @state.command()
 @shared
-@click.argument("old", metavar="image/OLD", shell_complete=image_names)
-@click.argument("new", metavar="image/NEW", shell_complete=image_names)
+@click.argument("old", metavar="image/OLD", type=TEXT, shell_complete=image_names)
+@click.argument("new", metavar="image/NEW", type=TEXT, shell_complete=image_names)
 @click.pass_context
 def mv(context: click.Context, /, old: str, new: str, **_: Any) -> int:
     """Rename an image to the new name in its manifest, with its marks and snapshots. No data is touched."""
@@ -54,7 +54,7 @@ def mv(context: click.Context, /, old: str, new: str, **_: Any) -> int:
 
 @state.command()
 @shared
-@click.argument("object_", metavar="image/NAME", shell_complete=image_names)
+@click.argument("object_", metavar="image/NAME", type=TEXT, shell_complete=image_names)
 @click.pass_context
 def rm(context: click.Context, /, object_: str, **_: Any) -> int:
     """Remove an undeclared image from the registry. Its snapshots stay on disk, unmanaged."""
@@ -67,8 +67,8 @@ def rm(context: click.Context, /, object_: str, **_: Any) -> int:
 
 @click.command("import")
 @shared
-@click.argument("object_", metavar="snapshot/NAME", shell_complete=snapshot_names)
-@click.option("--image", required=True, shell_complete=plain_image_names, help="Image that declares it.")
+@click.argument("object_", metavar="snapshot/NAME", type=TEXT, shell_complete=snapshot_names)
+@click.option("--image", type=TEXT, required=True, shell_complete=plain_image_names, help="Image that declares it.")
 @click.pass_context
 def import_(context: click.Context, /, object_: str, image: str, **_: Any) -> int:
     """Register an existing snapshot file of a file pool."""

@@ -101,7 +101,8 @@ class Registry(Records):
     def forget_image(self, name: str) -> None:
         """Drop the row; absent is success."""
         with self._writing() as db:
-            db.execute(sql.delete(ImageTable).where(col(ImageTable.name) == name))
+            if db.execute(sql.delete(ImageTable).where(col(ImageTable.name) == name)).rowcount:
+                self._log(db, Subject(Kind.IMAGE, name), "Gone", "no longer declared; pruned", "")
             db.execute(sql.delete(GenerationTable).where(col(GenerationTable.image) == name))
 
     def reassign_snapshot(self, pool: str, name: str, image: str) -> None:
