@@ -32,7 +32,7 @@ MOST_FILES, MOST_BYTES = 2000, 1 << 20
 _DOCUMENT = re.compile(r"^---.*$", re.MULTILINE)
 _KIND = re.compile(r"""^kind:\s*["']?(\w+)""", re.MULTILINE)
 _NAME = re.compile(r"""^metadata:\s*(?:\{[^}\n]*?|(?:\n[ \t]+[^\n]*)*?\n[ \t]+)\bname:\s*["']?([\w.-]+)""", re.MULTILINE)
-_SNAPSHOT = re.compile(r"""^\s*-\s*\{?\s*name:\s*["']?([\w.-]+)""", re.MULTILINE)
+_SNAPSHOT = re.compile(r"""(?:^\s*-|\[|\},)\s*\{?\s*name:\s*["']?([\w.-]+)""", re.MULTILINE)
 
 
 def object_names(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
