@@ -102,7 +102,7 @@ class Registry(Records):
         """Drop the row; absent is success."""
         with self._writing() as db:
             if db.execute(sql.delete(ImageTable).where(col(ImageTable.name) == name)).rowcount:
-                self._log(db, Subject(Kind.IMAGE, name), "Gone", "no longer declared; pruned", "")
+                self._log(db, Key(Kind.IMAGE, "", name), "Forgotten", "no longer declared; pruned", "")
             db.execute(sql.delete(GenerationTable).where(col(GenerationTable.image) == name))
 
     def reassign_snapshot(self, pool: str, name: str, image: str) -> None:
