@@ -252,6 +252,8 @@ class PoolObserved:
     shares_blocks: bool
     state: PoolState | None
     problem: str = ""
+    waited: float = 0.0
+    """Seconds that it has not answered for; 0 where it has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,15 @@ HOST_FILE = Path("/etc/reconciler/host.yaml")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``manifests`` is as typed, ``state`` absolute. ``jobs`` bounds the runs under way at once; ``timeout`` is in seconds."""
+    """``manifests`` is as typed, ``state`` absolute. ``timeout`` is in seconds.
+
+    ``jobs`` bounds the volumes built at once from layers that are here, ``downloads`` those whose layers are being fetched.
+    """
 
     manifests: Path
     state: Path
     jobs: int = 2
+    downloads: int = 4
     timeout: float | None = None
     resync: float = 300.0
     """Seconds after which a service looks at everything again although nothing seems to have changed."""

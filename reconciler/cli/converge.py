@@ -38,7 +38,8 @@ def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
 def run(context: click.Context, *, once: bool) -> int:
     from reconciler.cli import session
     from reconciler.controller import context as host
-    from reconciler.controller import converge, service, summary
+    from reconciler.controller import once as run_once
+    from reconciler.controller import service, summary
     from reconciler.output import console
     from reconciler.telemetry import activity
 
@@ -54,7 +55,7 @@ def run(context: click.Context, *, once: bool) -> int:
             service.Service(ours, wish, shown, telling, stop=interrupted.stop).run()
             return ended(interrupted, chosen.settings.timeout)
         session.note_ignored(ours)
-        result = converge.converge(ours, wish, shown, stop=interrupted.stop)
+        result = run_once.converge(ours, wish, shown, stop=interrupted.stop)
     if chosen.json:
         console.document(console.result_json(result))
     else:
@@ -130,6 +131,7 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, progre
     """
     from reconciler.controller import context as host
     from reconciler.controller import converge, summary
+    from reconciler.controller import once as run_once
     from reconciler.output import console
     from reconciler.planner import plan_file
     from reconciler.telemetry import activity
@@ -143,7 +145,7 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, progre
             plan_file.check(plan, saved(ours, look, wish))
             return plan.actions
 
-        result = converge.converge(ours, wish, shown, stop=interrupted.stop, approved=approved)
+        result = run_once.converge(ours, wish, shown, stop=interrupted.stop, approved=approved)
     if chosen.json:
         console.document(console.result_json(result))
     else:

@@ -27,7 +27,7 @@ class Failed:
     again: float
 
 
-class Patience:
+class Backoff:
     """Times are monotonic seconds."""
 
     def __init__(self) -> None:

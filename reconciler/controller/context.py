@@ -8,14 +8,16 @@ from __future__ import annotations
 import gc
 import socket
 import threading
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reconciler.controller.calls import Calls
 from reconciler.controller.machines import Hands, Pipelines, machines
+from reconciler.controller.sources import Sources
 from reconciler.engine.engine import Engine
 from reconciler.errors import HostCannot, ManifestFault, ManifestsInvalid
 from reconciler.image.source.spool import Spool
@@ -58,6 +60,11 @@ class Host:
     cached: ManifestCache = field(default_factory=ManifestCache)
     """Parsed manifests; the passes of a service share it."""
 
+    calls: Calls = field(default_factory=Calls)
+    """Blocking calls that have not returned; all invocations of ``look`` of one process share them."""
+    sources: Sources = field(default_factory=lambda: Sources(0.0))
+    """The answers of unpinned sources."""
+
     own_facts: HostFacts | None = None
     """As they were when the manifests were read; None before."""
 
@@ -88,10 +95,21 @@ class Host:
 
     def wishing(self, desired: Desired) -> Host:
         """The same, with the same hands, for other images; its pools are those of this one."""
-        other = replace(self, desired=desired)
-        for made in ("drivers", "registry", "hands", "pipelines", "engine"):
-            other.__dict__[made] = getattr(self, made)
-        return other
+        return replace(self, desired=desired).sharing(self)
+
+    def sharing(self, other: Host) -> Host:
+        """This host, with the engine, the drivers and the builds under way of ``other``.
+
+        A pool that is declared otherwise than in ``other`` gets a driver of its own.
+        """
+        if self.desired.pools != other.desired.pools:
+            same = {name for name, spec in self.desired.pools.items() if other.desired.pools.get(name) == spec}
+            made = drivers(self)
+            kept = {name: driver for name, driver in other.drivers.items() if name in same or name not in self.desired.pools}
+            mutable(other.drivers).update({name: driver for name, driver in made.items() if name not in kept})
+        for made_once in ("drivers", "registry", "hands", "pipelines", "engine"):
+            self.__dict__[made_once] = getattr(other, made_once)
+        return self
 
     @property
     def last_good(self) -> Mapping[str, str]:
@@ -139,14 +157,10 @@ class Host:
         """A driver for each pool that is declared, and for each that the registry remembers."""
         return drivers(self)
 
-    def pulse(self) -> Hashable:
-        """Differs once a pool, what somebody else has written to the registry, or this host's own file is not what it was."""
-        try:
-            own = self.settings.host_file.stat()
-        except OSError:
-            own = None
-        of_file = own and (own.st_ino, own.st_size, own.st_mtime_ns, own.st_ctime_ns)
-        return self.records.others, of_file, tuple(driver.pulse() for driver in self.drivers.values())
+    def pulses(self) -> dict[str, Callable[[], Hashable]]:
+        """What differs once a pool or (by another process) the registry has changed; each may block."""
+        found: dict[str, Callable[[], Hashable]] = {f"pool {name}": driver.pulse for name, driver in self.drivers.items()}
+        return found | {"registry": lambda: self.records.others}
 
     @cached_property
     def registry(self) -> Registry:
@@ -187,6 +201,21 @@ def drivers(host: Host) -> dict[str, Driver]:
     known = {pool for pool in host.records.pools() if host.records.thin_pool(pool) is None}
     specs = dict(host.desired.pools) | {name: PoolSpec(name) for name in known - set(host.desired.pools)}
     return {name: driver(host, spec) for name, spec in sorted(specs.items())}
+
+
+def file_identity(path: Path) -> Hashable:
+    """Differs once the file is another one, or has been written to; None where it can't be found out."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def mutable(drivers: Mapping[str, Driver]) -> dict[str, Driver]:
+    """The one mapping of drivers that all of an invocation's objects share."""
+    assert isinstance(drivers, dict)
+    return drivers
 
 
 def driver(host: Host, spec: PoolSpec) -> Driver:
@@ -230,7 +259,8 @@ def reading(settings: Settings, *, lenient: bool = False, cached: ManifestCache 
     """
     stop = threading.Event()
     with Records.of(settings.registry, read_only=True) as records, Spool(settings.spool, stop=stop) as spool:
-        host = Host(settings, Desired({}, {}), records, spool, stop, cached=cached or ManifestCache())
+        sources = Sources(settings.resync)
+        host = Host(settings, Desired({}, {}), records, spool, stop, cached=cached or ManifestCache(), sources=sources)
         host.cached.texts = None  # another process writes them
         host = host.informed("freeze" if lenient else "fail", lenient=lenient)
         if cached is None:
@@ -254,10 +284,12 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
         Records.of(settings.registry) as records,
         Spool(settings.spool, stop=stop) as spool,
     ):
+        sources = Sources(settings.resync)
         if early is not None:
             host = Host(settings, early.desired, records, spool, stop, texts=early.good, notes=early.notes, cached=cached)
+            host = replace(host, sources=sources)
         else:
-            host = Host(settings, Desired({}, {}), records, spool, stop).informed(on_invalid)
+            host = Host(settings, Desired({}, {}), records, spool, stop, sources=sources).informed(on_invalid)
         host.remember()
         gc.freeze()  # what the manifests say stays: a collector that looks through it finds nothing, for a tenth of the time
         yield host

@@ -1,39 +1,42 @@
-"""Wake, settle, observe, plan, run, sleep: the loop that makes a host what its manifests say.
+"""One look at a host: what manifests declare against what is there, and the plan that follows.
 
-Called by ``cli`` with a Host. ``look`` observes and plans (``plan`` and ``--check`` end there); ``converge`` carries plans out
-until the next one is empty or nothing is left to try; ``service`` does so for ever. No state: every pass reads the whole truth.
+``look`` is what ``plan``, ``--check`` and the scheduler use; ``look_at_images`` does the same for a few images whose manifests
+have changed, so that one of ten thousand does not wait for the others; ``look_offline`` asks no source. All of them only read,
+but for half-built leftovers, which ``look`` discards where the scheduler asks for it. No state.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reconciler.controller import machines
-from reconciler.controller.backoff import Patience
 from reconciler.controller.context import Host
-from reconciler.controller.executor import Ledger, Meanwhile, approval, carry_out
-from reconciler.controller.observe import held, identities, observe
-from reconciler.controller.summary import outcome
-from reconciler.engine.definitions import Status
-from reconciler.errors import Guarded, LayerCorrupt, LayerRefused, NotConverged, ReconcilerError
-from reconciler.image.source import s3
+from reconciler.controller.observe import POOL_SECONDS, held, identities, observe, resolutions
+from reconciler.controller.sources import ANSWER_SECONDS
+from reconciler.errors import Guarded, ReconcilerError
 from reconciler.image.spec import Source
 from reconciler.manifests.selectors import Selector
-from reconciler.model import Action, Desired, ImageSpec, Key, Kind, Observed, Plan, Resolution, Verb
-from reconciler.output import console
-from reconciler.output.progress import Progress
-from reconciler.output.result import Result
+from reconciler.model import (
+    Desired,
+    Failure,
+    ImageRow,
+    ImageSpec,
+    Key,
+    Kind,
+    Observed,
+    Plan,
+    Resolution,
+    SnapshotRow,
+    VolumeRow,
+)
+from reconciler.planner.goals import chains, resolved_layers
 from reconciler.planner.plan import plan
 from reconciler.planner.replacement import candidates
-from reconciler.registry.marks import Mark, Marks, What, spared, suspending
-from reconciler.telemetry import tracing
-
-HISTORY = 10_000
-"""How many of the newest events, and of the newest runs, are kept."""
-
+from reconciler.planner.unpinned import resolved_digests
+from reconciler.pool.driver import Driver
+from reconciler.registry.marks import Mark, Marks, What, next_end, spared, suspending
+from reconciler.registry.reader import Records
 
 MOST_PRUNED = "50%"
 
@@ -54,10 +57,30 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One pass of observing and planning."""
+    """What was observed, and the plan.
+
+    ``pending`` is the time (monotonic seconds) until which an answer is still due; the plan lacks what depends on it. None where
+    nothing is due.
+    """
 
     observed: Observed
     plan: Plan
+    desired: Desired
+    pending: float | None = None
+    retried: frozenset[str] = frozenset()
+    """Images whose failed actions are to be retried at once."""
+    at: float = 0.0
+    """When it began, in seconds since the epoch."""
+    next_end: float = float("inf")
+    """When (monotonic seconds) a suspension or a grace period ends next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How many seconds a look waits for pools and for sources before it goes on without them."""
+
+    pools: float = POOL_SECONDS
+    sources: float = ANSWER_SECONDS + 1
 
 
 # ------------------------------------------------------------------------------------------------------- look
@@ -71,7 +94,7 @@ def look_offline(host: Host) -> Look:
     images = {name: as_applied(image, observed) for name, image in desired.images.items()}
     desired = replace(desired, images=images)
     observed = replace(observed, holders=held(host.drivers, candidates(desired, observed)))
-    return Look(observed, plan(desired, observed))
+    return Look(observed, plan(desired, observed), desired)
 
 
 def as_applied(image: ImageSpec, observed: Observed) -> ImageSpec:
@@ -84,21 +107,132 @@ def as_applied(image: ImageSpec, observed: Observed) -> ImageSpec:
     return replace(image, layers=tuple(replace(layer, sha256=layer.sha256 or digest) for layer, digest in layers))
 
 
-def look(host: Host, wish: Wish) -> Look:
-    """Observe and plan; changes nothing. Raises Guarded where the wish is too dangerous to carry out."""
-    marks, now = host.records.marks(), time.time()
+def look(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Collection[str] = ()) -> Look:
+    """Observe and plan. Raises Guarded where the wish is too dangerous to carry out.
+
+    In the pools that ``clean`` names, what a run that was cut off has left is discarded before: callers hold the lock.
+    """
+    marks, now, began = host.records.marks(), time.time(), time.monotonic()
     desired = suspending(host.desired, marks, now)
     selection = selected(desired, wish.selector)
-    observed = observe(desired, host.records, host.drivers, lambda sources: resolve(host, sources), selection=selection)
+    observed = observe(
+        desired,
+        host.records,
+        host.drivers,
+        lambda sources: resolve(host, sources, patience.sources),
+        selection=selection,
+        calls=host.calls,
+        patience=patience.pools,
+        discard=dict.fromkeys(clean, lambda pool, driver: discard_leftovers(host, pool, driver)),
+    )
+    dated = undeclared(desired, observed, marks, now)
     observed = replace(
         observed,
-        spared=spared(undeclared(desired, observed, marks, now), now, wish.grace),
+        spared=spared(dated, now, wish.grace),
         holders=held(host.drivers, candidates(desired, observed, selection)),
     )
     prune = wish.prune and not host.faults and not host.relabelled
     if prune:
         guard(desired, observed, wish)
-    return Look(observed, plan(desired, observed, prune=prune, selection=selection))
+    ends = began + next_end(dated, now, wish.grace) - now
+    found = plan(desired, observed, prune=prune, selection=selection)
+    return Look(observed, found, desired, _pending(observed, began), retried(marks), now, ends)
+
+
+def retried(marks: Marks) -> frozenset[str]:
+    return frozenset(mark.image for mark in marks.values() if mark.what is What.RETRY)
+
+
+def _pending(observed: Observed, began: float) -> float | None:
+    """When the last answer that is still due has to be there; None where none is."""
+    due = [began + ANSWER_SECONDS for found in observed.resolutions.values() if found.reason == PENDING]
+    due += [began + POOL_SECONDS - pool.waited for pool in observed.pools.values() if 0 < pool.waited < POOL_SECONDS]
+    return max(due, default=None)
+
+
+def look_at_images(host: Host, names: Collection[str], wish: Wish, *, patience: Patience = Patience()) -> Look:
+    """As ``look``, for these images: their rows, and what the pools hold of them. Nothing is removed by its plan."""
+    few = host.wishing(replace(host.desired, images={name: host.desired.images[name] for name in names}))
+    began = time.monotonic()
+    desired = suspending(few.desired, few.records.marks(), time.time())
+    chosen = selected(desired, wish.selector)
+    selection = frozenset(desired.images) if chosen is None else chosen
+    resolved = resolutions(desired, lambda sources: resolve(few, sources, patience.sources), selection)
+    rows = RowsOf(few.records, desired, resolved_digests(resolved))
+    observed = observe(
+        desired,
+        rows,
+        few.drivers,
+        lambda sources: resolved,
+        selection=selection,
+        whole=False,
+        calls=host.calls,
+        patience=patience.pools,
+    )
+    observed = replace(observed, holders=held(few.drivers, candidates(desired, observed, selection)))
+    return Look(observed, plan(desired, observed, selection=selection), desired, _pending(observed, began))
+
+
+@dataclass(frozen=True)
+class RowsOf:
+    """The registry's rows of a few images (``observe.Rows``): what they have, and what has the names of what they want.
+
+    ``known`` are the digests of unpinned layers.
+    """
+
+    records: Records
+    desired: Desired
+    known: Mapping[Source, str]
+
+    def images(self) -> Mapping[str, ImageRow]:
+        return self.records.images(self.desired.images)
+
+    def snapshots(self) -> Mapping[tuple[str, str], SnapshotRow]:
+        names = {name for image in self.desired.images.values() for name in image.snapshots}
+        return self.records.snapshots(self.desired.images, names)
+
+    def volumes(self) -> Mapping[tuple[str, str], VolumeRow]:
+        wanted = {chain for image in self.desired.images.values() for chain in chains(image, resolved_layers(image, self.known))}
+        had = {row.chain for row in self.images().values() if row.chain} | {row.chain for row in self.snapshots().values()}
+        return self._with_parents(wanted | had)
+
+    def failures(self) -> Mapping[Key, Failure]:
+        return {}
+
+    def _with_parents(self, asked: Collection[str]) -> Mapping[tuple[str, str], VolumeRow]:
+        """A volume is observed together with its parents: without them they would seem to be missing."""
+        found: dict[tuple[str, str], VolumeRow] = {}
+        while asked:
+            rows = self.records.volumes(asked)
+            found |= rows
+            asked = {row.parent for row in rows.values() if row.parent} - {chain for _, chain in found}
+        return found
+
+
+MOST_CHANGED = 100
+"""Above this number of changed images a full look is as fast."""
+
+
+def changed(before: Desired, now: Desired) -> frozenset[str]:
+    """The images whose declaration differs; none where pools differ too, or there are too many.
+
+    Limits of their own count for all images of a volume, so where any image has some, a few can't be planned without the rest.
+    """
+    if before.pools != now.pools or len({id(image.limits) for image in now.images.values()}) > 1:
+        return frozenset()
+    names = [name for name, image in now.images.items() if _differs(before.images.get(name), image)]
+    return frozenset(names if len(names) <= MOST_CHANGED else ())
+
+
+def _differs(before: ImageSpec | None, now: ImageSpec) -> bool:
+    return before is not now and before != now
+
+
+def discard_leftovers(host: Host, pool: str, driver: Driver) -> None:
+    """Discard what an earlier invocation was cut off from: it is provably ours, and a resumed run begins its volume again."""
+    for name in driver.discard_leftovers(*identities(pool, host.records.volumes(), host.records.snapshots())):
+        message = f"half-built, from a run that was cut off: {name}"
+        host.registry.event(Key(Kind.VOLUME, pool, name), "LeftoverDiscarded", message)
 
 
 def undeclared(desired: Desired, observed: Observed, marks: Marks, now: float) -> Marks:
@@ -143,173 +277,18 @@ def prunable(most: str, images: int) -> int:
     return int(most)
 
 
-def resolve(host: Host, sources: Sequence[Source]) -> Mapping[Source, Resolution]:
+PENDING = "SourcePending"
+"""The reason of a source that was asked and may still answer in time."""
+
+
+def resolve(host: Host, sources: Sequence[Source], patience: float = ANSWER_SECONDS + 1) -> Mapping[Source, Resolution]:
     """Ask unpinned sources for their ETags, and the registry for the digests that those bytes were seen to have."""
     found: dict[Source, Resolution] = {}
-    for one, head in s3.head(sources).items():
-        if isinstance(head, ReconcilerError):
+    for one, head in host.sources.answers(sources, patience).items():
+        if head is None:
+            found[one] = Resolution(one, error="has not answered yet", reason=PENDING)
+        elif isinstance(head, ReconcilerError):
             found[one] = Resolution(one, error=str(head), reason=head.reason)
         else:
             found[one] = Resolution(one, head.etag, head.size, host.records.digest_seen(one, head.etag, head.size))
     return found
-
-
-# --------------------------------------------------------------------------------------------------- converge
-
-
-def converge(
-    host: Host,
-    wish: Wish,
-    progress: Progress,
-    *,
-    stop: threading.Event,
-    patience: Patience | None = None,
-    approved: Callable[[Look], Iterable[Action]] | None = None,
-    before_looking: Callable[[], None] = lambda: None,
-    meanwhile: Meanwhile = lambda batch: None,
-    outdated: Callable[[], bool] = lambda: False,
-) -> Result:
-    """Carry out plans until one is empty, or all that is left has failed. Raises NotConverged when time is up.
-
-    A service has ``patience`` with what has failed before. ``approved`` is shown the first look, before anything is changed; it
-    gives the actions that may be carried out, or raises. Nothing is removed once the manifests are ``outdated``.
-    """
-    started = time.monotonic()
-    ledger = Ledger()
-    with tracing.span("pass", revision=host.revision), deadline(host.settings.timeout, stop) as expired, progress:
-        if approved is not None:
-            ledger.approved = frozenset(map(approval, approved(look(host, wish))))
-        discard_leftovers(host)
-
-        def see() -> Look:
-            before_looking()
-            return look(host, replace(wish, prune=wish.prune and not outdated()))
-
-        now = see()
-        if wish.diff:
-            console.note_plan(now.plan)
-        retries = [mark for mark in host.records.marks().values() if mark.what is What.RETRY]
-        release_runs(host, now.plan, {mark.image for mark in retries})
-        if patience is not None:
-            ledger.done |= patience.withheld(now.plan.actions, {mark.image for mark in retries}, started)
-        now = carry_on(host, now, see, ledger, progress, stop=stop, meanwhile=meanwhile)
-        if expired.is_set():
-            raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")
-    if patience is not None:
-        patience.learn(ledger.done.values(), time.monotonic())
-        patience.await_release(time.monotonic(), awaited=any(one.reason == "SnapshotInUse" for one in now.plan.findings))
-    if not outdated():  # else there is more than this pass knows of, and the next one comes at once
-        clean_up(host, now, patience, retries)
-    if host.relabelled:
-        console.note("note: the labels of this host have changed since the last run, so nothing is pruned in this one", "warning")
-    if host.records.labels() != host.facts.labels:
-        host.registry.remember_labels(host.facts.labels)
-    if ledger.done:
-        host.registry.prune_history(HISTORY)
-    return outcome(host.name, host.desired, now.observed, now.plan, ledger, time.monotonic() - started)
-
-
-def clean_up(host: Host, now: Look, patience: Patience | None, retried: Collection[Mark]) -> None:
-    """After a pass: what was begun and is not wanted any more goes."""
-    if any(pool.state and pool.state.leftovers for pool in now.observed.pools.values()):
-        discard_leftovers(host)  # what was busy at the beginning (a builder that outlived its parent) has let go by now
-    if patience is not None:
-        patience.forget_all_but(now.plan.actions)
-    tidy(host, now.plan)
-    note_undeclared(host, retried)
-
-
-def carry_on(
-    host: Host,
-    now: Look,
-    see: Callable[[], Look],
-    ledger: Ledger,
-    progress: Progress,
-    *,
-    stop: threading.Event,
-    meanwhile: Meanwhile = lambda batch: None,
-) -> Look:
-    """Carry out what can be done, look again, and so on, until nothing is left to try; the last look."""
-    while not stop.is_set() and (todo := ledger.fresh(now.plan.actions)):
-        for done in carry_out(host, todo, progress, stop=stop, meanwhile=meanwhile):
-            ledger.done[done.action.key] = done
-        if any(action.verb is Verb.ASSEMBLE for action in todo):
-            discard_leftovers(host)
-        now = see()
-    return now
-
-
-class deadline:
-    """Sets ``stop`` when the time is up, and remembers that it was the time."""
-
-    def __init__(self, seconds: float | None, stop: threading.Event) -> None:
-        self._expired = threading.Event()
-        self._stop = stop
-        self._timer = threading.Timer(seconds, self._expire) if seconds else None
-
-    def _expire(self) -> None:
-        self._expired.set()
-        self._stop.set()
-
-    def __enter__(self) -> threading.Event:
-        if self._timer:
-            self._timer.daemon = True
-            self._timer.start()
-        return self._expired
-
-    def __exit__(self, *exc: object) -> None:
-        if self._timer:
-            self._timer.cancel()
-
-
-def discard_leftovers(host: Host) -> None:
-    """What an earlier invocation was cut off from is provably ours, and a resumed run begins its volume again anyway."""
-    for pool, driver in host.drivers.items():
-        try:
-            removed = driver.discard_leftovers(*identities(pool, host.records.volumes(), host.records.snapshots()))
-        except ReconcilerError:
-            continue  # the pool can't be used: observing it says why
-        for name in removed:
-            host.registry.event(
-                Key(Kind.VOLUME, pool, name), "LeftoverDiscarded", f"half-built, from a run that was cut off: {name}"
-            )
-    machines.discard_unfinished_indexes(host.settings.indexes)
-
-
-def release_runs(host: Host, plan: Plan, images: Collection[str]) -> None:
-    """Runs in state needs-operator go on where they are for these images, which ``reconcile retry`` named."""
-    keys = {action.key for action in plan.actions if not {*action.images, action.image}.isdisjoint(images)}
-    for run in host.records.open_runs() if keys else ():
-        if run.status is Status.NEEDS_OPERATOR and run.subject in keys:
-            host.engine.release(run.id)
-
-
-def note_undeclared(host: Host, retried: Collection[Mark]) -> None:
-    """Remember since when an image is declared no more, and forget it once it is again, or has gone; and what was tried again."""
-    if host.faults:
-        return
-    marks = host.records.marks()
-    orphans = host.records.images().keys() - host.desired.images.keys()
-    for (name, what), mark in marks.items():
-        if (what is What.UNDECLARED and name not in orphans) or mark in retried:
-            host.registry.unmark(name, what)
-    for name in orphans:
-        if (name, What.UNDECLARED) not in marks:
-            host.registry.mark(Mark(name, What.UNDECLARED, since=time.time()))
-
-
-def tidy(host: Host, left: Plan) -> None:
-    """End runs that nothing wants any more; keep layers in the spool only where something is to be built from them.
-
-    Of layers that were refused nothing will be: they are not kept for another try, which would come to the same.
-    """
-    wanted = {action.key for action in left.actions}
-    for run in host.records.open_runs():
-        if run.subject not in wanted:
-            host.engine.cancel(run.id, "no longer wanted")
-    failures = host.records.failures()
-    refused = {key for key, failure in failures.items() if failure.reason in (LayerRefused.reason, LayerCorrupt.reason)}
-    hopeful = [action for action in left.actions if action.key not in refused]
-    keep = {layer.sha256 for action in hopeful for layer in action.layers if layer.sha256}
-    if host.settings.spool.exists() and not any(action.verb is Verb.RESOLVE for action in left.actions):
-        host.spool.sweep(keep)

@@ -1,26 +1,18 @@
-"""Carries out a plan's actions: in dependency order, independent ones side by side, each as a durable run.
+"""Carries out one action: as a durable run, or as one transaction where it only writes a row.
 
-Called by ``loop``. State: the Ledger of one invocation, which says what was tried and what became of it.
+Called by ``scheduler`` in a thread of the action's own. State: the Ledger of one invocation, with the result of each action.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextvars import copy_context
 from dataclasses import dataclass, field
-from itertools import islice
 
 from reconciler.controller import machines
 from reconciler.controller.context import Host
 from reconciler.engine.definitions import Run, Status
-from reconciler.model import Action, ImageRow, Key, Kind, Verb, labels
+from reconciler.model import Action, ImageRow, Key, Kind, Verb
 from reconciler.output.progress import Progress
 from reconciler.telemetry import tracing
-
-LISTEN_SECONDS = 0.2
-"""How long the main thread waits at a time: a signal that comes while it is about to wait is only heard when it wakes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,71 +33,24 @@ def approval(action: Action) -> str:
 
 @dataclass
 class Ledger:
-    """What an invocation has carried out so far, by the action's key; the last word on each."""
+    """What an invocation has carried out so far, by the action's key; the last result of each."""
 
     done: dict[Key, Done] = field(default_factory=dict)
     approved: frozenset[str] | None = None
     """What may be carried out, by ``approval``; everything where None."""
+    withheld: dict[Key, Done] = field(default_factory=dict)
+    """What has failed before and waits for its back-off, with that failure."""
 
-    def fresh(self, actions: Collection[Action]) -> tuple[Action, ...]:
-        """The actions that can be tried: their object is known, and this invocation has not tried them yet.
+    def result(self, key: Key) -> Done | None:
+        return self.done.get(key) or self.withheld.get(key)
 
-        Pools come first, by themselves: what they hold, and so what else is to be done, is only known once they are assembled.
-        Replacements come last: by then it is looked at again who uses what is to be replaced.
-        """
-        failed = {key for key, done in self.done.items() if not done.ok}
-        allowed = actions if self.approved is None else [a for a in actions if approval(a) in self.approved]
-        fresh = (a for a in allowed if not self._is_done(a) and not failed & set(a.after))
-        known = tuple(a for a in fresh if a.chain or a.kind in (Kind.LAYER, Kind.IMAGE, Kind.POOL))
-        pools = tuple(a for a in known if a.verb is Verb.ASSEMBLE)
-        return pools or tuple(a for a in known if a.verb is not Verb.REPLACE) or known
-
-    def _is_done(self, action: Action) -> bool:
-        """A snapshot that was brought back, or has changed hands, may still have to be replaced."""
+    def is_done(self, action: Action) -> bool:
+        """Whether the action was tried. A snapshot that was activated, or has changed owners, may still have to be replaced."""
         done = self.done.get(action.key)
         if done is None or not done.ok:
             return done is not None
         order = (Verb.ACTIVATE, Verb.RECORD, Verb.REPLACE)
         return done.action.verb not in order or action.verb not in order[order.index(done.action.verb) + 1 :]
-
-
-Meanwhile = Callable[[Collection[Action]], None]
-"""What is called again and again, in the main thread, while these actions are carried out."""
-
-
-def carry_out(
-    host: Host,
-    actions: Sequence[Action],
-    progress: Progress,
-    *,
-    stop: threading.Event,
-    meanwhile: Meanwhile = lambda batch: None,
-) -> list[Done]:
-    """Carry out actions in their order, independent ones side by side. One that fails takes only those that need it with it."""
-    waiting = {action.key: action for action in actions}
-    names = labels(waiting)
-    done: dict[Key, Done] = {}
-    running: dict[Future[Done], Action] = {}
-    with ThreadPoolExecutor(host.settings.jobs, "run") as pool:
-        while waiting or running:
-            unfinished = waiting.keys() | {action.key for action in running.values()}
-            ready = (action for action in waiting.values() if unfinished.isdisjoint(action.after))
-            # No more than can run: waiting for hundreds of futures at once costs more than many an action does.
-            for action in () if stop.is_set() else tuple(islice(ready, host.settings.jobs - len(running))):
-                del waiting[action.key]
-                blocker = next((done[key] for key in action.after if key in done and not done[key].ok), None)
-                if blocker is not None:
-                    done[action.key] = dependent(action, blocker)
-                else:
-                    running[pool.submit(copy_context().run, perform, host, action, names[action.key], progress)] = action
-            if running:
-                progress.tick()
-                meanwhile(actions)
-                for future in wait(running, LISTEN_SECONDS, FIRST_COMPLETED).done:
-                    done[running.pop(future).key] = future.result()
-            elif stop.is_set():
-                break
-    return list(done.values())
 
 
 def dependent(action: Action, blocker: Done) -> Done:
@@ -152,5 +97,7 @@ def record(host: Host, action: Action) -> None:
     if action.kind is Kind.SNAPSHOT:
         host.registry.reassign_snapshot(action.pool, action.name, action.image)
         return
-    spec = host.desired.images[action.name]
+    spec = host.desired.images.get(action.name)
+    if spec is None:
+        return  # withdrawn meanwhile
     host.registry.record_image(ImageRow(spec.name, spec.pool, action.chain, spec.size, spec.retain))

@@ -1,15 +1,17 @@
-"""What is there: the registry's rows joined with what the pools hold.
+"""Observed state: the registry's rows joined with what the pools hold.
 
-Called by ``loop`` and ``cli``. Reads and never writes: ``plan`` runs on it without the lock. Keeps no state. What can't be
-read is said to be so (``PoolObserved.problem``, ``Resolution.error``) and never taken for absent.
+Called by ``converge.look``. ``plan`` runs on it without the lock. Each pool is observed in a call of its own: one that hangs or
+fails is unknown (``PoolObserved.problem``), which is never the same as empty, and holds up no other. Keeps no state.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
+from reconciler.controller.calls import Call, Calls, Unanswered
 from reconciler.errors import ReconcilerError
 from reconciler.image.spec import Source
 from reconciler.model import (
@@ -27,6 +29,12 @@ from reconciler.pool.driver import Driver
 
 Resolve = Callable[[Sequence[Source]], Mapping[Source, Resolution]]
 """Asks what unpinned sources hold now; this may need the network."""
+
+POOL_SECONDS = 60.0
+"""How long a pool has to answer."""
+
+Discard = Callable[[str, Driver], None]
+"""Discards what a run that was cut off has left half-built in a pool."""
 
 
 class Rows(Protocol):
@@ -46,17 +54,28 @@ def observe(
     *,
     selection: Collection[str] | None = None,
     whole: bool = True,
+    calls: Calls | None = None,
+    patience: float = POOL_SECONDS,
+    discard: Mapping[str, Discard] | None = None,
 ) -> Observed:
-    """Look at everything once. ``selection`` (names of images) limits whose sources are asked.
+    """Observe everything once. ``selection`` (names of images) limits whose sources are asked.
 
-    Pools are read whole, or, where the rows are not all that there are, for what these name and nothing else.
-
-    A pool that is declared and has no driver, or whose driver raises, is there with its problem.
+    Pools are read whole, or, where the rows are not all that there are, for what these name and nothing else. A pool that has no
+    driver, whose driver raises, or that has not answered after ``patience`` seconds has a ``problem`` and no state.
+    ``discard`` is called for the pools that it names before these are observed.
     """
     volumes, snapshots = registry.volumes(), registry.snapshots()
+    work = {
+        ("pool", name): partial(_pool, name, driver, volumes, snapshots, whole=whole, discard=(discard or {}).get(name))
+        for name, driver in drivers.items()
+    }
+    answers = (calls or Calls()).gather(work, patience)
     return Observed(
         pools={
-            name: _pool(name, drivers.get(name), volumes, snapshots, whole=whole) for name in sorted({*desired.pools, *drivers})
+            name: _answered(name, answers[("pool", name)])
+            if name in drivers
+            else PoolObserved(name, False, None, f"this host has no driver for pool {name}")
+            for name in sorted({*desired.pools, *drivers})
         },
         images=registry.images(),
         volumes=volumes,
@@ -66,21 +85,31 @@ def observe(
     )
 
 
+def _answered(name: str, call: Call[PoolObserved] | Unanswered) -> PoolObserved:
+    if isinstance(call, Unanswered):
+        return PoolObserved(name, False, None, f"pool {name} has not answered for {call.seconds:.0f} s", waited=call.seconds)
+    return call.result()
+
+
 def _pool(
     name: str,
-    driver: Driver | None,
+    driver: Driver,
     volumes: Mapping[tuple[str, str], VolumeRow],
     snapshots: Mapping[tuple[str, str], SnapshotRow],
     *,
     whole: bool,
+    discard: Discard | None,
 ) -> PoolObserved:
-    if driver is None:
-        return PoolObserved(name, False, None, f"this host has no driver for pool {name}")
+    """Whatever goes wrong costs this pool only."""
     try:
+        if discard is not None:
+            discard(name, driver)
         state = driver.observe(*identities(name, volumes, snapshots), whole=whole)
         return PoolObserved(name, driver.shares_blocks, state)
     except (ReconcilerError, OSError) as error:
         return PoolObserved(name, False, None, str(error))
+    except Exception as error:
+        return PoolObserved(name, False, None, f"{type(error).__name__}: {error}")
 
 
 def identities(
@@ -102,8 +131,8 @@ def held(drivers: Mapping[str, Driver], snapshots: Iterable[SnapshotRow]) -> dic
     for pool, identities in asked.items():
         try:
             holders = drivers[pool].holders(identities)
-        except (ReconcilerError, OSError) as error:
-            holders = dict.fromkeys(identities, f"somebody, perhaps: {error}")
+        except Exception as error:
+            holders = dict.fromkeys(identities, f"an unknown process (the search failed: {error})")
         found |= {(pool, name): who for name, who in holders.items()}
     return found
 

@@ -1,34 +1,55 @@
-"""The service: converge, wait, converge again, for ever; and tell the service manager, the metrics and the log about it.
+"""The service: a scheduler that never ends, woken by manifests, pools, the registry and timers.
 
-Called by ``cli`` where ``--once`` is not given. State: what was complained about, what failed before, and what metrics count.
+Called by ``cli`` where ``--once`` is not given. It reports to the service manager, to metrics and to the log. The manifests are
+watched in a thread of their own; everything that can block is a call (``calls``). No failure of one look ends the service.
+State: what was reported, what failed before, what metrics count.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+import traceback
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from reconciler.controller import fast_path
-from reconciler.controller.backoff import Patience
-from reconciler.controller.concurrent import Beside
-from reconciler.controller.context import Host
-from reconciler.controller.converge import Wish, converge
+from reconciler.controller import housekeeping, machines
+from reconciler.controller.backoff import Backoff
+from reconciler.controller.calls import Call
+from reconciler.controller.context import Host, file_identity
+from reconciler.controller.converge import Look, Wish, changed
+from reconciler.controller.events import Wanted
+from reconciler.controller.executor import Ledger
+from reconciler.controller.scheduler import TURN_SECONDS, Scheduler
+from reconciler.controller.summary import outcome
 from reconciler.errors import Guarded, ManifestFault, ReconcilerError, Stopped
 from reconciler.manifests.faults import ignored_documents
-from reconciler.manifests.watch import Watch
-from reconciler.model import Action, Finding, Verb
+from reconciler.manifests.watch import EVERYTHING, Watch
+from reconciler.model import Action, Finding
 from reconciler.output import console
 from reconciler.output.progress import Progress
 from reconciler.output.result import Result
-from reconciler.registry.marks import next_end
+from reconciler.registry.marks import What
 from reconciler.telemetry.systemd import Heart, notify
 
 if TYPE_CHECKING:
     from reconciler.telemetry.metrics import Metrics
+
+PULSE_SECONDS = 0.5
+"""How often pools and the registry are asked whether they have changed."""
+
+MANY_IMAGES = 500
+"""Above this number the images whose manifests have changed are looked at before all others."""
+
+CHORE_SECONDS = 1.0
+"""How long a stop waits for housekeeping."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds between two looks where looking fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,148 +60,219 @@ class Telling:
     port: int | None = None
 
 
+@dataclass
+class Pulses:
+    """What pools and registry were like when the last look began, at little cost; a change is a reason to look."""
+
+    base: Mapping[str, Hashable] = field(default_factory=dict)
+    _next: float = 0.0
+    _calls: dict[str, Call[Hashable]] = field(default_factory=dict)
+
+    def take(self, host: Host) -> None:
+        """Called in a look's thread, before it observes anything. What does not answer at once is not compared."""
+        answers = host.calls.gather({("base", name): one for name, one in host.pulses().items()}, 1.0)
+        self.base = {name: call.result() for (_, name), call in answers.items() if isinstance(call, Call)}
+
+    def changed(self, host: Host) -> bool:
+        """Whether anything has changed; asks in the background, and answers with what has been heard of so far."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + PULSE_SECONDS
+        found = {name: call.result() for name, call in self._calls.items() if call.returned}
+        begun = {name: host.calls.begin(("pulse", name), one) for name, one in host.pulses().items()}
+        waiting = {name: call for name, call in self._calls.items() if not call.returned}
+        self._calls = waiting | {name: call for name, call in begun.items() if call is not None}
+        return any(name in self.base and self.base[name] != value for name, value in found.items())
+
+
 class Service:
     def __init__(self, host: Host, wish: Wish, progress: Progress, telling: Telling, *, stop: threading.Event) -> None:
-        self._host = host
         self._wish = wish
         self._stop = stop
         self._heart = Heart(progress, stop)
-        self._patience = Patience()
-        self._beside = Beside(wish, self._heart, self._patience, self._tell_ahead, stop=stop)
+        self._backoff = Backoff()
+        self._scheduler = Scheduler(
+            host, wish, self._heart, stop, backoff=self._backoff, read=self._read, looked=self._looked, first_look=self._looked
+        )
+        self._pulses = Pulses()
+        self._chores: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._complaints: tuple[ManifestFault, ...] = ()
         self._ignored = ""
-        self._ahead: list[Result] = []
-        self._told: frozenset[tuple[str, ...]] = frozenset()
-        self._refused = False
+        self._told: frozenset[tuple[str, ...]] | None = None
+        self._refused, self._refusal = False, ""
         self._changed = self._measured = time.time()
+        self._due = time.monotonic() + 2 * host.settings.resync
+        self._pause = 0.0
         self._file = telling.file
         self._metrics = _metrics(telling)
-        self._watch = Watch(
-            host.settings.manifests, lambda: self._host.pulse(), stop=stop, resync=host.settings.resync, tick=self._heart.beat
-        )
+
+    @property
+    def _host(self) -> Host:
+        return self._scheduler.host
 
     def run(self) -> None:
-        """Converge now, and again whenever something may have changed, until asked to stop (see ``watching``).
+        """Converge now, and again whenever something may have changed, until asked to stop.
 
-        Manifests with faults are complained about; what they declared last stays as it is, and nothing is pruned.
+        Manifests with faults are reported; what they declared last stays as it is, and nothing is pruned.
         """
         notify({"READY": "1", "STATUS": "first pass"})
-        for named in self._watch.wakes():
+        machines.discard_unfinished_indexes(self._host.settings.indexes)
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        chores = threading.Thread(target=self._do_chores, name="chores", daemon=True)
+        chores.start()
+        shown = False
+        while not self._stop.is_set():
+            if shown != bool(self._scheduler.jobs):
+                shown = not shown
+                self._heart.__enter__() if shown else self._heart.__exit__(None, None, None)
             try:
-                if named:
-                    self._glance(named)
-                else:
-                    self._pass()
+                self._scheduler.turn(TURN_SECONDS)
+                self._wake()
             except Stopped:
                 break
-            except ReconcilerError as error:
-                console.note(f"error: {error}", "error")
-                notify({"STATUS": f"error: {error.message}"})
-                self._watch.begin_observation()  # what it changed before it failed is no reason to try again at once
-            _ = self._host.engine  # what it is made of is imported now, and not when the first change is waited for
-            self._watch.end_observation()
-            self._watch.wake_by(min(self._patience.next(), self._next_end()))
+            except Exception as error:
+                self._fail(error)
         notify({"STOPPING": "1"})
+        self._scheduler.finish()
+        if shown:
+            self._heart.__exit__(None, None, None)
+        self._chores.put(None)
+        chores.join(CHORE_SECONDS)
 
-    def _next_end(self) -> float:
-        """When a suspension or a grace period ends, in monotonic seconds."""
-        now = time.time()
-        return time.monotonic() + next_end(self._host.records.marks(), now, self._wish.grace) - now
+    def _watch(self) -> None:
+        """Turn changes of the manifests into requests; a watcher that fails begins anew."""
+        settings = self._host.settings
+        while not self._stop.is_set():
+            watch = Watch(settings.manifests, lambda: file_identity(settings.host_file), stop=self._stop, resync=settings.resync)
+            try:
+                for named in watch.wakes():
+                    self._scheduler.wake(named if named != EVERYTHING else None)
+            except Exception as error:
+                console.note(f"error: watching {self._host.settings.manifests} failed: {error}", "error")
+                self._stop.wait(LONGEST_PAUSE)
 
-    def _pass(self) -> None:
+    def _wake(self) -> None:
+        """Ask for a look where a timer has run out, or where a pool or the registry has changed."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + 2 * self._host.settings.resync  # where nothing watches the manifests any more
+            self._scheduler.hint()
+        elif now >= min(self._backoff.next(), self._scheduler.next_end) or self._pulses.changed(self._host):
+            self._scheduler.hint()
+
+    def _fail(self, error: Exception) -> None:
+        """A look failed: report it, and look again after a pause. What a guard refuses to prune stays; the rest is done."""
+        if isinstance(error, Guarded):
+            if str(error) != self._refusal:
+                console.note(f"error: nothing is pruned: {error}", "error")
+            self._refusal = str(error)
+            self._scheduler.wish = replace(self._wish, prune=False)
+            self._scheduler.request()
+            return
+        text = str(error) if isinstance(error, ReconcilerError) else "".join(traceback.format_exception_only(error)).strip()
+        console.note(f"error: {text}", "error")
+        notify({"STATUS": f"error: {text}"})
+        self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
+        self._scheduler.pause(self._pause)
+
+    # --------------------------------------------------------------------------------------------------- in a look's thread
+
+    def _read(self, host: Host, wanted: Wanted) -> tuple[Host, Wanted]:
+        """The manifests as they are now: the files that are named, or all of them."""
         notify({"STATUS": "looking at what has changed"})
-        before = self._host.desired
-        self._host = self._host.informed(self._wish.on_invalid)
-        self._host.remember()
-        self._complain()
-        self._beside.begin(self._host)
-        if self._host.desired != before:
+        if wanted.names is not None:
+            few = host.glanced(wanted.names)
+            if few is None:
+                return host, Wanted(frozenset())
+            return few.sharing(host), Wanted(changed(host.desired, few.desired))
+        self._pulses.take(host)
+        if not wanted.manifests:
+            return host, wanted
+        now = host.informed(self._wish.on_invalid).sharing(host)
+        now.remember()
+        self._complain(now)
+        if now.desired != host.desired:
             self._changed = time.time()
-        self._converge_ahead(self._host, fast_path.changed(before, self._host.desired))
-        result = self._converge()
-        console.show_result(self._news(result))
+            first = changed(host.desired, now.desired)
+            if first and len(now.desired.images) > MANY_IMAGES:
+                self._scheduler.wake(None)  # all others come next
+                return now, Wanted(first, manifests=True)
+        return now, wanted
+
+    # -------------------------------------------------------------------------------------------------------- after a look
+
+    def _looked(self, now: Look) -> None:
+        self._pause = 0.0
+        self._refused = self._scheduler.wish.prune != self._wish.prune
+        self._scheduler.wish = self._wish
+        self._backoff.forget_all_but(now.plan.actions)
+        awaited = any(one.reason == "SnapshotInUse" for one in now.plan.findings)
+        self._backoff.await_release(time.monotonic(), awaited=awaited)
+        ledger, self._scheduler.ledger = self._scheduler.ledger, Ledger()
+        host = self._host
+        shown = Ledger({**ledger.withheld, **ledger.done})
+        result = outcome(host.name, now.desired, now.observed, now.plan, shown, 0.0)
+        news = self._news(result)
+        if ledger.done or news is not None:
+            console.show_result(news or result)
         ready = sum(1 for one in result.objects if one.ok)
-        faults = console.counted(len(self._host.faults), "fault")
+        faults = console.counted(len(host.faults), "fault")
         notify({"STATUS": f"{ready}/{len(result.objects)} ready, {len(result.held)} held, {faults}"})
-        self._measure(result)
+        self._chores.put(partial(self._keep_house, host, now, result, done=bool(ledger.done)))
 
-    def _glance(self, named: Collection[str]) -> None:
-        """Make at once what files declare that are said to have changed. All others are looked at in the pass that follows."""
-        notify({"STATUS": "looking at what has changed"})
-        host = self._host.glanced(named)
-        if host is not None:
-            self._beside.begin(host)
-            self._converge_ahead(host, fast_path.changed(self._host.desired, host.desired), only=fast_path.MAKING)
+    # ------------------------------------------------------------------------------------------------- in a thread of its own
 
-    def _converge_ahead(self, host: Host, names: Collection[str], *, only: Collection[Verb] | None = None) -> None:
-        """Who waits for one image of thousands need not wait until all others have been looked at."""
-        if names:
-            result = fast_path.converge(
-                host,
-                names,
-                self._wish,
-                self._heart,
-                stop=self._stop,
-                patience=self._patience,
-                only=only,
-                meanwhile=self._beside,
-            )
-            if result is not None:
-                self._tell_ahead(result)
+    def _do_chores(self) -> None:
+        """Housekeeping and metrics after each look, one after the other: they read and write the registry, which may block."""
+        while (chore := self._chores.get()) is not None:
+            try:
+                chore()
+            except Exception as error:
+                console.note(f"error: housekeeping failed: {error}", "error")
 
-    def _tell_ahead(self, result: Result) -> None:
-        self._ahead.append(result)
-        console.show_result(result)
-
-    def _converge(self) -> Result:
-        """What a guard does not let go stays; that is no reason not to do the rest."""
-        self._refused = False
+    def _keep_house(self, host: Host, now: Look, result: Result, *, done: bool) -> None:
+        retried = [mark for mark in host.records.marks().values() if mark.what is What.RETRY and mark.image in now.retried]
+        if host.relabelled:
+            console.note(housekeeping.RELABELLED, "warning")
         try:
-            return self._converge_as(self._wish)
-        except Guarded as refused:
-            self._refused = True
-            console.note(f"error: nothing is pruned: {refused}", "error")
-            return self._converge_as(replace(self._wish, prune=False))
+            housekeeping.after_look(host, now, retried, selected=self._wish.selector is not None, idle=not self._scheduler.jobs)
+            if done:
+                host.registry.prune_history(housekeeping.HISTORY)
+        finally:
+            self._measure(host, result)
 
-    def _converge_as(self, wish: Wish) -> Result:
-        return converge(
-            self._host,
-            wish,
-            self._heart,
-            stop=self._stop,
-            patience=self._patience,
-            before_looking=self._watch.begin_observation,
-            meanwhile=self._beside,
-            outdated=lambda: self._beside.outdated,
-        )
-
-    def _news(self, result: Result) -> Result:
-        """Without what was found or held in the pass before, too: a service's log is read by people."""
-        before = self._told
-        self._told = frozenset({*map(_topic, result.findings), *map(_topic, result.held)})
-        findings = tuple(one for one in result.findings if _topic(one) not in before)
-        return replace(result, findings=findings, held=tuple(one for one in result.held if _topic(one) not in before))
-
-    def _measure(self, result: Result) -> None:
-        done_ahead, self._ahead = self._ahead, []
+    def _measure(self, host: Host, result: Result) -> None:
         if self._metrics is None:
             return
         from reconciler.telemetry.metrics import Pass
 
-        host, attempts = self._host, self._host.records.attempts(self._measured)
+        attempts = host.records.attempts(self._measured)
         self._measured = max((one.ended for one in attempts), default=self._measured)
-        told = Pass(result, len(host.faults), host.records.marks(), attempts, self._heart.downloaded, ahead=done_ahead)
+        told = Pass(result, len(host.faults), host.records.marks(), attempts, self._heart.downloaded)
         self._metrics.record(replace(told, prune_refused=self._refused, manifests_changed=self._changed, revision=host.revision))
         if self._file is not None:
             self._metrics.write(self._file)
 
-    def _complain(self) -> None:
-        """Once for each new set of faults, and of documents that are ignored."""
-        now, before = self._host, self._complaints
+    # --------------------------------------------------------------------------------------------------------------- reports
+
+    def _news(self, result: Result) -> Result | None:
+        """Without the findings, held removals and failures of the look before; None where nothing is new."""
+        before = self._told
+        failed = frozenset((str(one.kind), one.name, one.reason) for one in result.objects if not one.ok)
+        self._told = frozenset({*map(_topic, result.findings), *map(_topic, result.held), *failed})
+        if before is not None and self._told == before:
+            return None
+        findings = tuple(one for one in result.findings if _topic(one) not in (before or ()))
+        held = tuple(one for one in result.held if _topic(one) not in (before or ()))
+        return replace(result, findings=findings, held=held)
+
+    def _complain(self, now: Host) -> None:
+        """Report faults of manifests, and documents that are ignored, once for each new set of them."""
         ignored, self._ignored = self._ignored, ignored_documents(now.notes)
         if self._ignored not in ("", ignored):
             console.note(self._ignored)
-        self._complaints = now.faults
+        before, self._complaints = self._complaints, now.faults
         if now.faults == before:
             return
         for fault in now.faults:

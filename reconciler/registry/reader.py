@@ -61,7 +61,8 @@ class Records:
         return cls(connection, path, read_only=read_only, clock=clock)
 
     def close(self) -> None:
-        self._raw.close()
+        with self._lock:  # SQLite crashes where a connection is closed while another thread uses it
+            self._raw.close()
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +85,8 @@ class Records:
     @property
     def others(self) -> int:
         """Differs once another process has written to the registry's file."""
-        return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
+        with self._lock:
+            return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
 
     def pools(self) -> list[str]:
         """The pools that hold something which is recorded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.controller.backoff import FIRST_SECONDS, Patience
+from reconciler.controller.backoff import FIRST_SECONDS, Backoff
 from reconciler.controller.converge import prunable
 from reconciler.controller.executor import Done
 from reconciler.image.spec import Layer, Source
@@ -71,7 +71,7 @@ def action(because: str = "", chain: str = "c1") -> Action:
 
 
 def test_a_service_waits_longer_each_time_and_starts_again_when_something_else_is_wanted() -> None:
-    patience = Patience()
+    patience = Backoff()
     patience.learn([Done(action("first"), False, "Reason", "words")], NOW)
 
     assert patience.withheld([action("again")], (), NOW + 1)
@@ -87,7 +87,7 @@ def test_a_service_waits_longer_each_time_and_starts_again_when_something_else_i
 
 
 def test_what_was_only_withheld_is_not_counted_as_another_failure() -> None:
-    patience = Patience()
+    patience = Backoff()
     patience.learn([Done(action(), False, "Reason", "words")], NOW)
     first = patience.next()
     patience.learn(patience.withheld([action()], (), NOW + 1).values(), NOW + 1)

@@ -175,7 +175,8 @@ def test_a_day_of_commits(day: Day) -> None:
     day.push("One more, and another version of web")
     day.pull()
     day.holds("web", "db", "cache", "mail")
-    assert 'reconcile_actions_total{action="create",kind="Snapshot"} 4.0' in day.metrics.read_text()
+    created = 'reconcile_actions_total{action="create",kind="Snapshot"} 4.0'
+    day.service.until(lambda: created in day.metrics.read_text(), "the metrics of it")
 
     # Another branch is checked out, with three hundred files more, two less and one changed, so slowly that a service which
     # believed what it sees half-way would act on it; and back.

@@ -14,8 +14,11 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from reconciler.controller import once
+from reconciler.controller.converge import Wish
+from reconciler.output.progress import Silent
 from reconciler.telemetry import tracing
-from tests.controller.test_fast_path import Bench, Running
+from tests.support.bench import Bench, Running
 
 EXPORTER = InMemorySpanExporter()
 
@@ -40,7 +43,8 @@ def converge(root: Path, *, sound: bool = True) -> None:
         bench.images["web"]["layers"][1]["sha256"] = "0" * 64
     bench.write()
     with ExitStack() as stack:
-        Running(bench, stack, "state").converge()
+        running = Running(bench, stack, "state")
+        once.converge(running.host, Wish(), Silent(), stop=running.stop)
 
 
 def test_a_pass_is_a_trace_of_runs_and_their_steps(tmp_path: Path, spans: InMemorySpanExporter) -> None:

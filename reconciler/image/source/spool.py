@@ -183,6 +183,15 @@ class Spool:
             link.unlink(missing_ok=True)
             link.symlink_to(digest)
 
+    def whole_layers(self) -> frozenset[str]:
+        """Digests of the layers that are whole on disk."""
+        try:
+            return frozenset(
+                path.name for path in self.directory.iterdir() if len(path.name) == 64 and _OURS.fullmatch(path.name)
+            )
+        except OSError:
+            return frozenset()
+
     def sweep(self, keep: Collection[str]) -> tuple[str, ...]:
         """Remove what is not in use and not named by ``keep`` (digests of layers); return the names of what was removed."""
         with self._lock:

@@ -1,61 +1,21 @@
-"""What a service does at once for the few images whose manifests have changed comes to what a pass over everything comes to."""
+"""The scheduler: what a look leads to, in which order, and what has to wait."""
 
 from __future__ import annotations
 
-import hashlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-import yaml
 
-from reconciler.controller import backoff, context, fast_path
-from reconciler.controller import converge as loop
-from reconciler.controller.backoff import Patience
+from reconciler.controller import backoff, converge
 from reconciler.controller.context import Host
-from reconciler.controller.converge import Wish
 from reconciler.model import Desired, ImageSpec, Kind, PoolSpec
-from reconciler.output.progress import Silent
-from reconciler.output.result import Result
 from reconciler.pool.file.pool import FilePool
-from reconciler.settings import Settings
-from tests.stories import layers
-
-WISH = Wish()
-
-
-@dataclass
-class Bench:
-    """Manifests in ``root``, by the names of their images, and layers ``0`` to ``3``."""
-
-    root: Path
-    images: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def layer(self, number: int) -> dict[str, str]:
-        path = self.root / "layers" / f"{number}.tar"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(layers.tar(str(number), layers.file(f"etc/{number}", b"x")).data)
-        return {"source": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-    def declare(self, name: str, numbers: list[int], snapshots: list[str], **more: Any) -> None:
-        spec = {"size": "16MiB", "layers": [self.layer(n) for n in numbers], "snapshots": [{"name": s} for s in snapshots]}
-        self.images[name] = spec | more
-
-    def write(self) -> None:
-        directory = self.root / "manifests"
-        directory.mkdir(exist_ok=True)
-        for old in directory.iterdir():
-            old.unlink()
-        for name, spec in self.images.items():
-            document = {"apiVersion": "reconciler/v1alpha1", "kind": "Image", "metadata": {"name": name}, "spec": spec}
-            (directory / f"{name}.yaml").write_text(yaml.safe_dump(document))
+from tests.support.bench import Bench, Running
 
 
 @pytest.fixture
@@ -65,36 +25,6 @@ def bench(tmp_path: Path) -> Bench:
     made.declare("db", [0, 2], ["db-a"])
     made.write()
     return made
-
-
-class Running:
-    """A service's host, pass by pass."""
-
-    def __init__(self, bench: Bench, stack: ExitStack, state: str) -> None:
-        self.stop, self.patience = threading.Event(), Patience()
-        settings = Settings(bench.root / "manifests", bench.root / state, jobs=2, host_file=bench.root / "host.yaml")
-        self.host = stack.enter_context(context.writing(settings, stop=self.stop))
-
-    def inform(self) -> frozenset[str]:
-        """Read the manifests again; the images that have changed."""
-        before = self.host.desired
-        self.host = self.host.informed("freeze")
-        self.host.remember()
-        return fast_path.changed(before, self.host.desired)
-
-    def go_ahead(self, names: frozenset[str]) -> Result | None:
-        return fast_path.converge(self.host, names, WISH, Silent(), stop=self.stop, patience=self.patience)
-
-    def glance(self, *names: str) -> Result | None:
-        """What is done for these files because they are said to have changed; nobody has looked at any other."""
-        of = self.host.glanced([str(self.host.settings.manifests / f"{name}.yaml") for name in names])
-        if of is None:
-            return None
-        changed = fast_path.changed(self.host.desired, of.desired)
-        return fast_path.converge(of, changed, WISH, Silent(), stop=self.stop, patience=self.patience, only=fast_path.MAKING)
-
-    def converge(self) -> Result:
-        return loop.converge(self.host, WISH, Silent(), stop=self.stop, patience=self.patience)
 
 
 @pytest.fixture
@@ -137,16 +67,12 @@ def test_a_few_images_and_then_all_come_to_the_same_as_all_at_once(bench: Bench,
     for _ in range(8):
         edit(bench, random)
         bench.write()
-        names = eager.inform()
-        eager.go_ahead(names)
-        left = loop.look(eager.host, WISH).plan.actions
-        assert not [action for action in left if names.intersection(action.images)], "nothing is left to do for them"
+        eager.ahead()
         eager.converge()
-        plain.inform()
         plain.converge()
 
         assert held(eager.host) == held(plain.host)
-        assert not loop.look(eager.host, WISH).plan.actions
+        assert not eager.plan().actions
 
 
 def test_only_the_changed_image_is_touched_until_the_pass_over_everything(bench: Bench, stack: ExitStack) -> None:
@@ -157,9 +83,8 @@ def test_only_the_changed_image_is_touched_until_the_pass_over_everything(bench:
     bench.declare("web", [0, 1], ["web-a", "web-b", "web-c"])
     bench.write()
 
-    result = service.go_ahead(service.inform())
+    result = service.ahead()
 
-    assert result is not None
     assert {(one.name, one.action) for one in result.objects if one.changed} == {("web-c", "create")}
     assert sorted(path.name for path in snapshots.iterdir()) == ["web-a.ext4", "web-b.ext4", "web-c.ext4"]
     service.converge()
@@ -181,9 +106,8 @@ def test_layers_that_nobody_has_pinned_are_not_built_again(
     bench.images["late"]["layers"] = bench.images["web"]["layers"]
     bench.write()
 
-    result = service.go_ahead(service.inform())
+    result = service.ahead()
 
-    assert result is not None
     assert {(one.kind, one.name) for one in result.objects if one.changed} == {
         (Kind.SNAPSHOT, "web-c"),
         (Kind.SNAPSHOT, "late-a"),
@@ -198,10 +122,9 @@ def test_what_has_failed_ahead_is_not_tried_again_at_once(bench: Bench, stack: E
     bench.images["web"]["layers"][1]["sha256"] = "0" * 64
     bench.write()
 
-    ahead_of_all = service.go_ahead(service.inform())
+    ahead_of_all = service.ahead()
     service.converge()
 
-    assert ahead_of_all is not None
     assert [one.reason for one in ahead_of_all.objects if one.name == "web"] == ["DigestMismatch"]
     assert sum(run.status == "failed" for run in service.host.records.runs()) == 1
 
@@ -223,10 +146,9 @@ def test_what_a_file_adds_is_made_before_others_are_read(bench: Bench, service: 
     bench.declare("db", [0, 2], ["db-a", "db-b"])
     bench.write()
 
-    service.glance("web", "new")
+    service.hint("web", "new")
 
     assert snapshots(bench) == ["db-a", "new-a", "web-a", "web-b", "web-c"]
-    service.inform()
     assert {one.name for one in service.converge().objects if one.changed} == {"db-b"}
 
 
@@ -235,8 +157,8 @@ def test_what_has_failed_at_a_glance_is_not_tried_again_at_once(bench: Bench, se
     bench.images["web"]["layers"][1]["sha256"] = "0" * 64
     bench.write()
 
-    service.glance("web")
-    service.go_ahead(service.inform())
+    service.hint("web")
+    service.ahead()
     service.converge()
 
     assert sum(run.status == "failed" for run in service.host.records.runs()) == 1
@@ -259,7 +181,7 @@ def test_nothing_is_done_at_a_glance_that_only_the_whole_can_decide(
     change(bench)
     bench.write()
 
-    assert service.glance("web") is None
+    service.hint("web")
     assert held(service.host) == before
     assert snapshots(bench) == ["db-a", "web-a", "web-b"]
 
@@ -272,17 +194,19 @@ def test_a_file_that_a_link_leads_to_is_not_glanced_at(bench: Bench, service: Ru
     path.rename(bench.root / "elsewhere.yaml")
     path.symlink_to(bench.root / "elsewhere.yaml")
 
-    assert service.glance("new") is None
+    service.hint("new")
+
+    assert "new-a" not in snapshots(bench)
 
 
 def test_nothing_is_done_at_a_glance_while_a_manifest_has_a_fault(bench: Bench, service: Running) -> None:
     (bench.root / "manifests/broken.yaml").write_text("kind: Imagine\n")
-    service.inform()
+    service.ahead()
     assert service.host.faults
     bench.declare("web", [0, 1], ["web-a", "web-b", "web-c"])
     bench.write()
 
-    assert service.glance("web") is None
+    service.hint("web")
 
 
 def spec(name: str, **more: Any) -> ImageSpec:
@@ -297,16 +221,18 @@ def test_changed_are_images_that_are_new_or_declared_otherwise() -> None:
     before = Desired(POOLS, {"a": spec("a"), "b": spec("b"), "gone": spec("gone")})
     now = Desired(POOLS, {"a": spec("a"), "b": spec("b", suspend=True), "new": spec("new")})
 
-    assert fast_path.changed(before, now) == {"b", "new"}
+    assert converge.changed(before, now) == {"b", "new"}
 
 
 def test_a_few_are_not_told_from_the_rest_where_pools_or_limits_count_or_they_are_many() -> None:
     images = {"a": spec("a")}
     other_limits = ImageSpec("b", "default", 1 << 24, ())
 
-    assert not fast_path.changed(Desired({}, {}), Desired(POOLS, images))
-    assert not fast_path.changed(Desired(POOLS, {}), Desired(POOLS, images | {"b": other_limits}))
-    assert not fast_path.changed(Desired(POOLS, {}), Desired(POOLS, {str(n): spec(str(n)) for n in range(fast_path.MOST + 1)}))
+    assert not converge.changed(Desired({}, {}), Desired(POOLS, images))
+    assert not converge.changed(Desired(POOLS, {}), Desired(POOLS, images | {"b": other_limits}))
+    assert not converge.changed(
+        Desired(POOLS, {}), Desired(POOLS, {str(n): spec(str(n)) for n in range(converge.MOST_CHANGED + 1)})
+    )
 
 
 def test_nothing_is_waited_for_that_is_no_longer_wanted(bench: Bench, stack: ExitStack) -> None:
@@ -314,16 +240,14 @@ def test_nothing_is_waited_for_that_is_no_longer_wanted(bench: Bench, stack: Exi
     service = Running(bench, stack, "state")
     bench.images["web"]["layers"][1]["sha256"] = "0" * 64
     bench.write()
-    service.inform()
     service.converge()
-    assert service.patience.next() < float("inf")
+    assert service.backoff.next() < float("inf")
 
     del bench.images["web"]
     bench.write()
-    service.inform()
     service.converge()
 
-    assert service.patience.next() == float("inf")
+    assert service.backoff.next() == float("inf")
 
 
 def test_what_waits_for_something_that_has_failed_does_not_wake_a_service_before_that_is_due(
@@ -336,12 +260,10 @@ def test_what_waits_for_something_that_has_failed_does_not_wake_a_service_before
     bench.images = {"web": bench.images["web"]}
     bench.images["web"]["layers"][1]["sha256"] = "0" * 64
     bench.write()
-    service.inform()
     began = time.monotonic()
     service.converge()
-    assert service.patience.next() >= began + 1.2 * backoff.FIRST_SECONDS
+    assert service.backoff.next() >= began + 1.2 * backoff.FIRST_SECONDS
 
-    monkeypatch.setattr(loop.time, "monotonic", lambda: began + 1.1 * backoff.FIRST_SECONDS)
-    again = service.converge()
-    assert sum(run.status == "failed" for run in service.host.records.runs()) == 1
-    assert {one.name for one in again.objects if not one.ok} >= {"web"}
+    plan = service.plan()
+    withheld = service.backoff.withheld(plan.actions, (), began + 1.1 * backoff.FIRST_SECONDS)
+    assert {action.key for action in plan.actions} == withheld.keys()

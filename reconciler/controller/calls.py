@@ -1,0 +1,113 @@
+"""Blocking calls in daemon threads: at most one for each resource, and nobody waits longer than it wants to.
+
+A call that can't be interrupted (stat on a dead mount, an ioctl on a suspended device, a server that never answers) holds its
+resource and nothing else: as long as it has not returned, no second call on that resource begins. Used by ``observe`` and
+``service``. State: the calls that have not returned.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(eq=False)
+class Call(Generic[T]):
+    """One call under way or returned. ``began`` is monotonic seconds; ``late`` says that somebody has gone on without it."""
+
+    resource: Hashable
+    began: float
+    late: bool = False
+    _returned: threading.Event = field(default_factory=threading.Event)
+    _value: list[T] = field(default_factory=list)
+    _error: BaseException | None = None
+
+    @property
+    def returned(self) -> bool:
+        return self._returned.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for it to return, up to so many seconds; whether it has."""
+        return self._returned.wait(max(0.0, seconds))
+
+    def result(self) -> T:
+        """What it returned. Raises what it raised; only for calls that have returned."""
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
+
+    def run(self, work: Callable[[], T]) -> None:
+        try:
+            self._value.append(work())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._returned.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A call that has not returned after so many ``seconds``."""
+
+    seconds: float
+
+
+class Calls:
+    """Starts calls. ``on_late_return`` is called, in the call's thread, where a caller has gone on without its result."""
+
+    def __init__(self, *, on_late_return: Callable[[], None] = lambda: None) -> None:
+        self.on_late_return = on_late_return
+        self._out: dict[Hashable, Call[object]] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, resource: Hashable, work: Callable[[], T]) -> Call[T] | None:
+        """Start a call on a resource; None where the last one has not returned."""
+        call: Call[T] = Call(resource, time.monotonic())
+        with self._lock:
+            if resource in self._out:
+                return None
+            self._out[resource] = call  # type: ignore[assignment]
+
+        def body() -> None:
+            call.run(work)
+            with self._lock:
+                del self._out[resource]
+            if call.late:
+                self.on_late_return()
+
+        threading.Thread(target=copy_context().run, args=(body,), name=str(resource), daemon=True).start()
+        return call
+
+    def out(self, resource: Hashable) -> Call[object] | None:
+        """The call on a resource that has not returned."""
+        return self._out.get(resource)
+
+    def all_out(self) -> list[Call[object]]:
+        """Every call that has not returned, the oldest first."""
+        with self._lock:
+            return sorted(self._out.values(), key=lambda call: call.began)
+
+    def gather(self, work: Mapping[K, Callable[[], T]], patience: float) -> dict[K, Call[T] | Unanswered]:
+        """Start a call for each resource and wait for all of them, up to ``patience`` seconds together.
+
+        A resource whose last call has not returned is not waited for.
+        """
+        begun = {resource: self.begin(resource, one) for resource, one in work.items()}
+        until = time.monotonic() + patience
+        found: dict[K, Call[T] | Unanswered] = {}
+        for resource, call in begun.items():
+            if call is not None and call.wait(until - time.monotonic()):
+                found[resource] = call
+            else:
+                out = self.out(resource)
+                if out is not None:
+                    out.late = True
+                found[resource] = Unanswered(time.monotonic() - out.began if out else patience)
+        return found

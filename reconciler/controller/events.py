@@ -1,0 +1,90 @@
+"""What the threads of looks and actions report to the scheduler, and what it remembers of those under way. Values; no state."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from reconciler.controller.context import Host
+from reconciler.controller.converge import Look
+from reconciler.controller.executor import Done
+from reconciler.controller.todo import Slot
+from reconciler.model import Action
+from reconciler.output.progress import Progress
+
+
+@dataclass(eq=False)
+class Job:
+    """Actions under way in one thread. ``beat`` is when it last reported anything."""
+
+    actions: tuple[Action, ...]
+    slot: Slot
+    beat: float
+    stuck: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    job: Job
+    done: tuple[Done, ...]
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A look that is due: at ``names``, or at everything where that is None. ``manifests``: they are to be read again."""
+
+    names: frozenset[str] | None = None
+    manifests: bool = False
+
+
+@dataclass(frozen=True)
+class Looked:
+    """``began`` numbers the events before it; ``version`` is that of the manifests that were read."""
+
+    wanted: Wanted
+    began: int
+    version: int
+    seconds: float
+    found: Look | None = None
+    host: Host | None = None
+    local: frozenset[str] = frozenset()
+    """Digests of the layers that are whole in the spool."""
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Something that a look did not wait for has answered."""
+
+
+@dataclass(frozen=True)
+class Woken:
+    """Manifests may have changed: those at these paths, or any where None."""
+
+    named: frozenset[str] | None
+
+
+Event = Finished | Looked | Answered | Woken
+
+
+class Beating:
+    """Passes a job's progress on, and notes that it is alive."""
+
+    def __init__(self, progress: Progress, job: Job) -> None:
+        self._progress = progress
+        self._job = job
+        self.tick = progress.tick
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def update(self, key: str, state: str, done: int, total: int | None, detail: str = "") -> None:
+        self._job.beat = time.monotonic()
+        self._progress.update(key, state, done, total, detail)
+
+    def finish(self, key: str, text: str) -> None:
+        self._progress.finish(key, text)

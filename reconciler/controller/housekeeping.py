@@ -1,0 +1,104 @@
+"""What is due after a look besides its plan: ending runs that nothing needs, sweeping the spool, dating what is undeclared.
+
+Called by ``once`` and ``service`` in a thread of theirs; callers hold the writer's lock. No state.
+
+Images outside the scope of a look (not selected, suspended, blocked) may still need their runs and their downloads: these stay.
+While a manifest can't be read nothing is ended or swept, because what it declares is unknown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from reconciler.controller.context import Host
+from reconciler.controller.converge import Look
+from reconciler.engine.definitions import Run, Status
+from reconciler.errors import LayerCorrupt, LayerRefused
+from reconciler.model import Failure, ImageSpec, Plan, Verb
+from reconciler.registry.marks import Mark, What
+
+RELABELLED = "note: the labels of this host have changed since the last run, so nothing is pruned in this one"
+
+HISTORY = 10_000
+"""How many of the newest events, and of the newest runs, are kept."""
+
+
+def after_look(host: Host, now: Look, retried: Collection[Mark], *, selected: bool, idle: bool = True) -> None:
+    """All of it. ``retried`` are the marks that this look's plan has honoured; ``selected`` says that a selector limited it.
+
+    The spool is swept only while nothing runs (``idle``).
+    """
+    if not selected and not host.faults:
+        outside = [image for name, image in now.desired.images.items() if image.suspend or name in _blocked(now)]
+        cancel_unwanted(host, now, outside)
+        if idle:
+            sweep(host, now, outside)
+    note_undeclared(host, retried)
+    if host.records.labels() != host.facts.labels:
+        host.registry.remember_labels(host.facts.labels)
+
+
+def _blocked(now: Look) -> set[str]:
+    return {failure.name for failure in now.plan.blocked}
+
+
+def cancel_unwanted(host: Host, now: Look, outside: Collection[ImageSpec]) -> None:
+    """End the runs that no action of the plan needs any more."""
+    wanted = {action.key for action in now.plan.actions}
+    for run in host.records.open_runs():
+        if run.opened <= now.at and run.subject not in wanted and not _may_need(run, outside):
+            host.engine.cancel(run.id, "no longer wanted")
+
+
+def _may_need(run: Run, images: Collection[ImageSpec]) -> bool:
+    urls = {layer.source.url for image in images for layer in image.layers}
+    return run.input.get("image") in {image.name for image in images} or not urls.isdisjoint(_urls(run.input))
+
+
+def _urls(value: Mapping[str, Any]) -> Iterator[str]:
+    yield from (layer["url"] for layer in (*value.get("layers", ()), *([value["layer"]] if "layer" in value else ())))
+
+
+def release_runs(host: Host, plan: Plan, images: Collection[str]) -> None:
+    """Runs in state needs-operator go on where they are for these images, which ``reconcile retry`` named."""
+    keys = {action.key for action in plan.actions if not {*action.images, action.image}.isdisjoint(images)}
+    for run in host.records.open_runs() if keys else ():
+        if run.status is Status.NEEDS_OPERATOR and run.subject in keys:
+            host.engine.release(run.id)
+
+
+def sweep(host: Host, now: Look, outside: Collection[ImageSpec]) -> None:
+    """Keep layers in the spool only where something is to be built from them.
+
+    Layers that were refused are not kept: another try would come to the same.
+    """
+    left = now.plan.actions
+    if any(action.verb is Verb.RESOLVE for action in left) or not host.settings.spool.exists():
+        return
+    if any(layer.sha256 is None for image in outside for layer in image.layers):
+        return  # which downloads are theirs is not known
+    refused = {key for key, failure in host.records.failures().items() if _is_refusal(failure)}
+    hopeful = [action for action in left if action.key not in refused]
+    keep = {layer.sha256 for action in hopeful for layer in action.layers}
+    keep |= {layer.sha256 for image in outside for layer in image.layers}
+    host.spool.sweep({digest for digest in keep if digest})
+
+
+def _is_refusal(failure: Failure) -> bool:
+    return failure.reason in (LayerRefused.reason, LayerCorrupt.reason)
+
+
+def note_undeclared(host: Host, retried: Collection[Mark]) -> None:
+    """Record since when an image is undeclared; drop that once it is declared again or gone, and requests that were honoured."""
+    if host.faults:
+        return
+    marks = host.records.marks()
+    orphans = host.records.images().keys() - host.desired.images.keys()
+    for (name, what), mark in marks.items():
+        if (what is What.UNDECLARED and name not in orphans) or mark in retried:
+            host.registry.unmark(name, what)
+    for name in orphans:
+        if (name, What.UNDECLARED) not in marks:
+            host.registry.mark(Mark(name, What.UNDECLARED, since=time.time()))

@@ -1,0 +1,72 @@
+"""``--once`` and ``apply``: one scheduler, run until nothing is left to do. Called by ``cli`` with a Host. No state."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from reconciler.controller import housekeeping, machines
+from reconciler.controller.context import Host
+from reconciler.controller.converge import Look, Wish
+from reconciler.controller.scheduler import Scheduler
+from reconciler.controller.summary import outcome
+from reconciler.errors import NotConverged
+from reconciler.model import Action
+from reconciler.output import console
+from reconciler.output.progress import Progress
+from reconciler.output.result import Result
+from reconciler.registry.marks import What
+from reconciler.telemetry import tracing
+
+
+def converge(
+    host: Host,
+    wish: Wish,
+    progress: Progress,
+    *,
+    stop: threading.Event,
+    approved: Callable[[Look], Iterable[Action]] | None = None,
+) -> Result:
+    """Carry out plans until one is empty, or all that is left has failed. Raises NotConverged when time is up.
+
+    ``approved`` is shown the first look, before anything is changed; it returns the actions that may be carried out, or raises.
+    """
+    started = time.monotonic()
+    retries = [mark for mark in host.records.marks().values() if mark.what is What.RETRY]
+    scheduler = Scheduler(host, wish, progress, stop, first_look=lambda now: console.note_plan(now.plan) if wish.diff else None)
+    with tracing.span("pass", revision=host.revision), deadline(host.settings.timeout, stop) as expired, progress:
+        machines.discard_unfinished_indexes(host.settings.indexes)
+        now = scheduler.run_until_idle(approved)
+        if expired.is_set():
+            raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")
+    if host.relabelled:
+        console.note(housekeeping.RELABELLED, "warning")
+    if not stop.is_set():
+        housekeeping.after_look(host, now, retries, selected=wish.selector is not None)
+    if scheduler.ledger.done:
+        host.registry.prune_history(housekeeping.HISTORY)
+    return outcome(host.name, now.desired, now.observed, now.plan, scheduler.ledger, time.monotonic() - started)
+
+
+class deadline:
+    """Sets ``stop`` when the time is up, and records that it was the time."""
+
+    def __init__(self, seconds: float | None, stop: threading.Event) -> None:
+        self._expired = threading.Event()
+        self._stop = stop
+        self._timer = threading.Timer(seconds, self._expire) if seconds else None
+
+    def _expire(self) -> None:
+        self._expired.set()
+        self._stop.set()
+
+    def __enter__(self) -> threading.Event:
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+        return self._expired
+
+    def __exit__(self, *exc: object) -> None:
+        if self._timer:
+            self._timer.cancel()

@@ -1,0 +1,412 @@
+"""The control loop: looks at the host, and starts the actions of the plan as they become ready.
+
+One thread, which never blocks: looks and actions run in threads of their own and report to a mailbox. ``--once`` runs the
+scheduler until nothing is left to do; the service runs it for ever and wakes it (``request``). See docs/architecture.md for the
+states of an object between "changed" and "ready".
+
+    wake -> look (observe, plan) -> admit (queue by key) -> start (slot free) -> action (durable run) -> look again -> converged
+
+State: the queue of actions, the jobs under way, the results of this invocation (``Ledger``). Nothing here outlives the process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
+
+from reconciler.controller.backoff import Backoff
+from reconciler.controller.context import Host
+from reconciler.controller.converge import Look, Patience, Wish, look, look_at_images
+from reconciler.controller.events import Answered, Beating, Event, Finished, Job, Looked, Wanted, Woken
+from reconciler.controller.executor import Done, Ledger, approval, dependent, perform
+from reconciler.controller.housekeeping import release_runs
+from reconciler.controller.todo import Slot, Todo, images_of
+from reconciler.errors import CommandError, Stopped
+from reconciler.model import Action, Key, Kind, Plan, Verb, labels
+from reconciler.output.progress import Progress
+
+TURN_SECONDS = 0.2
+"""The longest wait of the main thread: a signal's handler runs between two of them."""
+
+STOP_SECONDS = 4.0
+"""How long a stop waits for running work to reach a boundary."""
+
+STUCK_SECONDS = 1800.0
+"""A job that has reported nothing for so long loses its slot: a check of a large volume takes minutes."""
+
+LOOK_SHARE = 0.05
+"""Most of one core that looks may take while actions run."""
+
+LOOK_PAUSE = 0.5
+"""The shortest time between two looks that nothing but running actions has given rise to."""
+
+IMPATIENT = Patience(pools=5.0, sources=1.0)
+"""While there is other work, answers that are late are taken into account when they arrive."""
+
+ADDING = frozenset((Verb.RESOLVE, Verb.BUILD, Verb.CREATE))
+"""What only adds. Where a look at some images asks for more than that, all of it waits for the look at everything."""
+
+DESTRUCTIVE = frozenset((Verb.REPLACE, Verb.REMOVE, Verb.FORGET))
+"""What needs a plan that is complete for its object, made from the manifests as they are now."""
+
+
+Read = Callable[[Host, Wanted], tuple[Host, Wanted]]
+"""Reads the manifests anew in a look's thread: the host as declared now, and what is to be looked at."""
+
+
+def as_before(host: Host, wanted: Wanted) -> tuple[Host, Wanted]:
+    return host, wanted
+
+
+@dataclass
+class Scheduler:
+    """``run_until_idle`` for one invocation; a service calls ``turn`` again and again.
+
+    ``read`` is called at the beginning of each look, in its thread. ``looked`` is called, in the scheduler's thread, after each
+    full look was admitted. ``backoff`` withholds what has failed; without one everything is tried once.
+    """
+
+    host: Host
+    wish: Wish
+    progress: Progress
+    stop: threading.Event
+    backoff: Backoff | None = None
+    read: Read = as_before
+    looked: Callable[[Look], None] = lambda now: None
+    first_look: Callable[[Look], None] = lambda now: None
+
+    ledger: Ledger = field(default_factory=Ledger)
+    last: Look | None = None
+    """The last full look."""
+
+    def __post_init__(self) -> None:
+        self._mailbox: SimpleQueue[Event] = SimpleQueue()
+        self._todo = Todo()
+        self._jobs: dict[Key, Job] = {}
+        self._touched: dict[Key, int] = {}
+        self._events = 0
+        self._version = 0
+        self._wanted: Wanted | None = Wanted()
+        self._looking: Looked | None = None
+        self._clean = frozenset(self.host.drivers)
+        self._not_before = 0.0
+        self._pending: float | None = None
+        self._stale = True
+        self._hinted = False
+        self._patience = IMPATIENT
+        self._cleaning: frozenset[str] = frozenset()
+        self._local: frozenset[str] = frozenset()
+        self._names: dict[Key, str] = {}
+        self.host.calls.on_late_return = lambda: self._mailbox.put(Answered())
+        self.host.sources.on_late_answer = lambda: self._mailbox.put(Answered())
+
+    # ---------------------------------------------------------------------------------------------------- inputs
+
+    def request(self, names: Collection[str] | None = None, *, manifests: bool = False) -> None:
+        """Look again, at some images or at everything. ``manifests`` says that these may have changed.
+
+        Plans that were made before then remove and replace nothing any more.
+        """
+        self._version += manifests
+        self._merge(Wanted(None if names is None else frozenset(names), manifests))
+
+    def wake(self, named: Collection[str] | None) -> None:
+        """Manifests may have changed: look at those, or at everything. Called from any thread."""
+        self._mailbox.put(Woken(None if named is None else frozenset(named)))
+
+    def hint(self) -> None:
+        """Look again soon, but no more often than ``LOOK_SHARE`` allows while actions run. Repeat it as long as it holds."""
+        self._hinted = self._looking is None
+
+    def pause(self, seconds: float) -> None:
+        """Look again, but not before so many seconds have passed."""
+        self._not_before, self._hinted = time.monotonic() + seconds, True
+
+    @property
+    def next_end(self) -> float:
+        """When (monotonic seconds) a suspension or a grace period ends next."""
+        return self.last.next_end if self.last else float("inf")
+
+    def _merge(self, wanted: Wanted) -> None:
+        now = self._wanted
+        if now is None or (now.names is not None and wanted.names is None):
+            self._wanted = wanted
+        elif now.names is not None and wanted.names is not None:
+            self._wanted = Wanted(now.names | wanted.names, manifests=True)
+        elif wanted.manifests:
+            self._wanted = replace(now, manifests=True)
+
+    # ------------------------------------------------------------------------------------------------------ loop
+
+    def run_until_idle(self, approved: Callable[[Look], Iterable[Action]] | None = None) -> Look:
+        """Carry out plans until one is empty, or all that is left has failed; return the last look.
+
+        ``approved`` gets the first look, before anything is changed, and returns the actions that may be carried out, or raises.
+        """
+        if approved is not None:
+            first = look(self.host, self.wish)
+            self.ledger.approved = frozenset(map(approval, approved(first)))
+        try:
+            while not self.idle and not self.stop.is_set():
+                self.turn(TURN_SECONDS)
+        except BaseException:
+            self.stop.set()
+            raise
+        finally:
+            self.finish()
+        if self.last is None:
+            raise Stopped("stopped before the host was observed")
+        return self.last
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, nothing is due, and the last look has seen everything that was done."""
+        return not (self._jobs or self._looking or self._wanted or self._todo.slots() or self._pending or self._stale)
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        return tuple(dict.fromkeys(self._jobs.values()))
+
+    def turn(self, seconds: float) -> None:
+        """Wait for an event up to so many seconds, then do what has become possible."""
+        self.progress.tick()
+        self._receive(seconds)
+        if self.stop.is_set():
+            return
+        self._notice_late_answers()
+        self._begin_look()
+        self._start()
+
+    def finish(self) -> None:
+        """Wait for running work to reach a boundary, up to ``STOP_SECONDS`` where the scheduler is stopped."""
+        until = time.monotonic() + STOP_SECONDS
+        while (self._jobs or self._looking) and (not self.stop.is_set() or time.monotonic() < until):
+            self.progress.tick()
+            self._receive(TURN_SECONDS)
+        for job in self.jobs:
+            for action in job.actions:
+                self._record(Done(action, False, "Stopped", "did not stop in time; the next run goes on"))
+
+    def _receive(self, seconds: float) -> None:
+        try:
+            event: Event | None = self._mailbox.get(timeout=seconds)
+            while event is not None:
+                self._handle(event)
+                event = self._mailbox.get_nowait()
+        except Empty:
+            return
+
+    def _handle(self, event: Event) -> None:
+        self._events += 1
+        if isinstance(event, Finished):
+            self._end(event)
+        elif isinstance(event, Looked):
+            self._looking = None
+            self._admit(event)
+        elif isinstance(event, Woken):
+            self.request(event.named, manifests=True)
+        elif self._pending is not None:
+            self._stale = True
+
+    # ----------------------------------------------------------------------------------------------------- looks
+
+    def _notice_late_answers(self) -> None:
+        if self._pending is not None and time.monotonic() >= self._pending:
+            self._stale = True
+
+    def _begin_look(self) -> None:
+        """Look where that was asked for, or where nothing of the last plan can be started and something has changed since."""
+        if self._looking is not None:
+            return
+        due = self._hinted or (self._stale and not self._todo.slots())
+        if self._wanted is None and due and time.monotonic() >= self._not_before:
+            self._wanted = Wanted()
+        if self._wanted is None:
+            return
+        wanted, self._wanted = self._wanted, None
+        clean = frozenset(pool for pool in self._clean if not self._is_busy(pool)) if wanted.names is None else frozenset()
+        begun = self._looking = Looked(wanted, self._events, self._version, 0.0)
+        if wanted.names is None:
+            self._stale = self._hinted = False
+            self._cleaning = clean
+            self._clean -= clean
+        self._thread(lambda: self._mailbox.put(self._look(begun, clean)), "look")
+
+    def _look(self, begun: Looked, clean: frozenset[str]) -> Looked:
+        started, host = time.thread_time(), self.host
+        try:
+            host, wanted = self.read(host, begun.wanted)
+            if wanted.names is not None:
+                found = look_at_images(host, wanted.names, self.wish, patience=self._patience)
+            else:
+                found = look(host, self.wish, patience=self._patience, clean=clean)
+            release_runs(host, found.plan, found.retried)
+            seconds = time.thread_time() - started
+            return replace(begun, wanted=wanted, found=found, host=host, local=host.spool.whole_layers(), seconds=seconds)
+        except BaseException as error:
+            return replace(begun, error=error, host=host)
+
+    def _admit(self, event: Looked) -> None:
+        """Queue what a look's plan asks for."""
+        self.host = event.host or self.host
+        if event.error is not None or event.found is None:
+            self._stale = True
+            self._cleaning = frozenset()
+            raise event.error or Stopped("a look ended without a result")
+        self._local = event.local
+        first, whole = self.last is None, event.wanted.names is None
+        plan = event.found.plan if whole or _only_adds(event.found.plan) else Plan()
+        if whole:
+            self._todo.clear()
+            self._pending = event.found.pending
+            self._not_before = time.monotonic() + (max(LOOK_PAUSE, event.seconds / LOOK_SHARE) if self._jobs else 0.0)
+            self.last = event.found
+        self._names |= labels(action.key for action in plan.actions)
+        unmade = {action.name for action in plan.actions if action.verb is Verb.ASSEMBLE}
+        out: set[Key] = set()
+        withheld = self._withheld(event.found)
+        self.ledger.withheld = withheld
+        for action in plan.actions:
+            if action.key in withheld or not self._admits(action, event, unmade, out):
+                out.add(action.key)
+        self._cleaning = frozenset()
+        if whole:
+            (self.first_look if first else self.looked)(event.found)
+
+    def _withheld(self, now: Look) -> dict[Key, Done]:
+        if self.backoff is None:
+            return {}
+        return self.backoff.withheld(now.plan.actions, now.retried, time.monotonic())
+
+    def _admits(self, action: Action, event: Looked, unmade: Collection[str], out: Collection[Key]) -> bool:
+        """Queue the action unless it can't be started on the grounds of this plan; whether it is queued, running or done."""
+        if action.key in self._jobs:
+            return True
+        if self._touched.get(action.key, -1) > event.began:
+            self._stale = True  # the look has seen it as it was before
+            done = self.ledger.done.get(action.key)
+            return done is not None and done.ok
+        if self.backoff is None and self.ledger.is_done(action):
+            return self.ledger.done[action.key].ok
+        if not self._is_allowed(action, event) or (action.pool in unmade and action.kind is not Kind.POOL):
+            return False
+        missing = [key for key in action.after if key in out]
+        if missing:
+            failed = next((done for key in missing if (done := self.ledger.result(key)) and not done.ok), None)
+            if failed is not None:
+                self._record(dependent(action, failed))
+            return False
+        self._todo.add(action, self._slot(action), self._jobs)
+        return True
+
+    def _is_allowed(self, action: Action, event: Looked) -> bool:
+        if self.ledger.approved is not None and approval(action) not in self.ledger.approved:
+            return False
+        if not (action.chain or action.kind in (Kind.LAYER, Kind.IMAGE, Kind.POOL)):
+            return False  # provisional: its layers are not known yet
+        if action.verb in DESTRUCTIVE and event.version != self._version:
+            return False
+        # Whether a snapshot is in use is seen by the look just before it is replaced, not by the one before its volume was built.
+        return action.verb is not Verb.REPLACE or not action.after
+
+    # --------------------------------------------------------------------------------------------------- actions
+
+    def _slot(self, action: Action) -> Slot:
+        if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:
+            return "row", ""
+        if action.verb is Verb.RESOLVE:
+            return "download", ""
+        if action.kind is Kind.VOLUME and action.verb in (Verb.BUILD, Verb.REBUILD):
+            is_local = all(not layer.source.is_s3 or layer.sha256 in self._local for layer in action.layers)
+            return ("build" if is_local else "download"), ""
+        return "pool", action.pool or action.name
+
+    def _room(self, slot: Slot) -> int:
+        settings = self.host.settings
+        most = {"build": settings.jobs, "download": settings.downloads, "row": 1}.get(slot[0], max(2, settings.jobs))
+        return most - sum(1 for job in self.jobs if job.slot == slot and not job.stuck)
+
+    def _is_busy(self, pool: str) -> bool:
+        return any(action.pool == pool or (action.kind is Kind.POOL and action.name == pool) for action in self._running())
+
+    def _running(self) -> Iterable[Action]:
+        return (action for job in self.jobs for action in job.actions)
+
+    def _start(self) -> None:
+        now = time.monotonic()
+        for job in self.jobs:
+            job.stuck = now - job.beat > STUCK_SECONDS
+        busy = images_of(self._running())
+        for slot in self._todo.slots():
+            room = self._room(slot)
+            while room > 0 and (action := self._todo.next(slot, busy)) is not None and not self._waits(action):
+                self._begin(action, slot, busy)
+                room -= 1
+
+    def _waits(self, action: Action) -> bool:
+        """While leftovers of its pool are discarded nothing is begun there; nor while an earlier job on the pool is stuck."""
+        pool = action.pool or (action.name if action.kind is Kind.POOL else "")
+        if pool and pool in self._cleaning:
+            return True
+        return any(job.stuck and pool and job.actions[0].pool == pool for job in self.jobs)
+
+    def _begin(self, action: Action, slot: Slot, busy: Counter[str]) -> None:
+        actions = [action]
+        if slot[0] == "row":
+            actions = self._todo.batch(slot, action, 256)
+        job = Job(tuple(actions), slot, time.monotonic())
+        for one in actions:
+            self._todo.discard(one.key)
+            self._jobs[one.key] = job
+            self._touched[one.key] = self._events + 1
+            busy[one.image] += 1
+        host = self.host
+        self._thread(lambda: self._mailbox.put(self._run(job, host)), f"{action.verb} {action.name}")
+
+    def _run(self, job: Job, host: Host) -> Finished:
+        done: list[Done] = []
+        try:
+            for action in job.actions:
+                name = self._names.get(action.key, str(action.key))
+                done.append(perform(host, action, name, Beating(self.progress, job)))
+            return Finished(job, tuple(done))
+        except BaseException as error:
+            return Finished(job, tuple(done), error)
+
+    def _end(self, event: Finished) -> None:
+        ended = {done.action.key: done for done in event.done}
+        for action in event.job.actions:
+            del self._jobs[action.key]
+            done = ended.get(action.key) or _failed(action, event.error)
+            self._record(done)
+            for later in self._todo.finished(action.key, ok=done.ok):
+                self._record(dependent(later, done))
+            if action.verb is Verb.ASSEMBLE:
+                self._clean |= {action.name}
+        self._stale = True
+        if isinstance(event.error, CommandError):
+            raise event.error
+
+    def _record(self, done: Done, *, learn: bool = True) -> None:
+        self._touched[done.action.key] = self._events
+        self.ledger.done[done.action.key] = done
+        if learn and self.backoff is not None:
+            self.backoff.learn([done], time.monotonic())
+
+    def _thread(self, work: Callable[[], None], name: str) -> None:
+        threading.Thread(target=copy_context().run, args=(work,), name=name, daemon=True).start()
+
+
+def _only_adds(plan: Plan) -> bool:
+    """Whether a plan only adds something (and records in an image's row what was added)."""
+    return all(one.verb in ADDING or (one.verb is Verb.RECORD and one.kind is Kind.IMAGE) for one in plan.actions)
+
+
+def _failed(action: Action, error: BaseException | None) -> Done:
+    reason = getattr(error, "reason", "InternalError")
+    return Done(action, False, reason, str(error) if hasattr(error, "reason") else f"{type(error).__name__}: {error}")

@@ -1,0 +1,90 @@
+"""The actions that wait to be started: which of them are ready, and which of those is next.
+
+An action is ready once all actions that it comes after have succeeded. Used by ``scheduler``, in its thread only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from reconciler.model import Action, Key
+
+Slot = tuple[str, str]
+"""What an action needs one of: ``("download", "")``, ``("build", "")``, ``("pool", NAME)``, ``("row", "")``."""
+
+
+class Todo:
+    """Actions by key. ``slot_of`` gives what an action occupies while it runs."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Key, Action] = {}
+        self._blockers: dict[Key, set[Key]] = {}
+        self._dependents: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._ready: defaultdict[Slot, dict[Key, Action]] = defaultdict(dict)
+        self._slots: dict[Key, Slot] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._waiting
+
+    def clear(self) -> None:
+        for part in (self._waiting, self._blockers, self._dependents, self._ready, self._slots):
+            part.clear()
+
+    def add(self, action: Action, slot: Slot, running: Collection[Key]) -> None:
+        """Add an action whose prerequisites were added before, are ``running``, or are done."""
+        self.discard(action.key)
+        key, blockers = action.key, {one for one in action.after if one in self._waiting or one in running}
+        self._waiting[key], self._slots[key] = action, slot
+        if blockers:
+            self._blockers[key] = blockers
+            for one in blockers:
+                self._dependents[one].add(key)
+        else:
+            self._ready[slot][key] = action
+
+    def discard(self, key: Key) -> Action | None:
+        """Remove an action; what comes after it goes on waiting for its ``finished``."""
+        action = self._waiting.pop(key, None)
+        if action is not None:
+            self._ready[self._slots.pop(key)].pop(key, None)
+            for one in self._blockers.pop(key, ()):
+                self._dependents[one].discard(key)
+        return action
+
+    def finished(self, key: Key, *, ok: bool) -> Iterator[Action]:
+        """An action has ended. Those that needed it become ready, or are removed and returned where it failed."""
+        for dependent in sorted(self._dependents.pop(key, ())):
+            if not ok:
+                action = self.discard(dependent)
+                if action is not None:
+                    yield action
+                    yield from self.finished(dependent, ok=False)
+                continue
+            blockers = self._blockers[dependent]
+            blockers.discard(key)
+            if not blockers:
+                del self._blockers[dependent]
+                self._ready[self._slots[dependent]][dependent] = self._waiting[dependent]
+
+    def slots(self) -> tuple[Slot, ...]:
+        """The slots for which an action is ready."""
+        return tuple(slot for slot, actions in self._ready.items() if actions)
+
+    def next(self, slot: Slot, busy: Mapping[str, int], most: int = 64) -> Action | None:
+        """The ready action of the image with the fewest actions under way (``busy``); the earliest among equals."""
+        candidates = [action for action, _ in zip(self._ready[slot].values(), range(most), strict=False)]
+        return min(candidates, key=lambda action: busy.get(action.image, 0), default=None)
+
+    def batch(self, slot: Slot, like: Action, most: int) -> list[Action]:
+        """Ready actions of the same verb and kind as ``like``, it first."""
+        same = (a for a in self._ready[slot].values() if a.key != like.key and (a.verb, a.kind) == (like.verb, like.kind))
+        return [like, *(action for action, _ in zip(same, range(most - 1), strict=False))]
+
+
+def images_of(actions: Iterable[Action]) -> Counter[str]:
+    """How many of these actions each image has."""
+    return Counter(action.image for action in actions)
