@@ -1,23 +1,23 @@
-"""The error tree. The type of an error says what happens next; its ``reason`` is what users and tools see.
+"""The error tree. The type of an error decides what happens next; its ``reason`` is for users and tools.
 
     ReconcilerError
-    ├── Retryable               try the same step again later, with back-off
+    ├── Retryable               the step is retried with back-off
     │   ├── SourceUnavailable   S3 does not answer, throttles, or fails on its side
     │   ├── SourceChanged       the object was replaced while it was read
     │   ├── BuilderDied         the builder process ended without a verdict
     │   ├── NoSpace             the pool is below its reserve, or the host ran out of space
-    │   ├── PoolUnusable        the pool can't be changed now: read-only, failed, or not what the registry knows
+    │   ├── PoolUnusable        the pool can't be changed now: read-only, failed, or not as the registry records it
     │   └── Busy                something still holds the device or the file
-    ├── Terminal                the same input gives the same failure: needs a new spec or a person
+    ├── Terminal                the same input gives the same failure: needs a new spec or an operator
     │   ├── SourceNotFound      no such bucket, key or file
     │   ├── SourceForbidden     credentials are missing or not allowed
     │   ├── DigestMismatch      the bytes are not the ones that the manifest names
     │   ├── LayerCorrupt        truncated or damaged: not a whole tar, not a whole compressed stream
-    │   ├── LayerRefused        a whole tar that the judge does not accept
+    │   ├── LayerRefused        a whole tar that a rule refuses
     │   ├── NameTaken           the device's name belongs to a device that is not ours
     │   ├── ImageTooSmall       the file system's declared size cannot hold the layers
     │   └── VolumeCorrupt       e2fsck reported errors
-    ├── NeedsOperator           nothing is tried again until a person has looked
+    ├── NeedsOperator           nothing is retried until an operator asks for it
     ├── Stopped                 asked to stop; the run stays resumable
     └── CommandError            ends the whole command with an exit code
         ├── ManifestsInvalid    4   nothing touched
@@ -27,7 +27,8 @@
         ├── HostCannot          69
         └── LockHeld            75
 
-Raised everywhere; caught by ``fsm`` (the first four branches) and by ``cli`` (everything). Keeps no state.
+Raised everywhere; caught by ``engine`` (the first four branches) and by ``cli`` (all). Any other exception is an internal error,
+exit code 70. No state.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from typing import ClassVar, Protocol
 
 
 class Exit(IntEnum):
-    """Exit codes of the command, as documented for users (README, DESIGN section 5)."""
+    """Exit codes of the command, as the README documents them."""
 
     OK = 0
     FAILED = 1
@@ -54,9 +55,9 @@ class Exit(IntEnum):
 
 
 class ReconcilerError(Exception):
-    """Everything that this package raises on purpose.
+    """An error that this package expects.
 
-    ``message`` says what is wrong and names the thing; ``hint`` says what to do about it.
+    ``message`` names the object and what is wrong; ``hint`` is what to do about it.
     ``reason`` is a CamelCase word from a closed, documented set.
     """
 
@@ -72,7 +73,7 @@ class ReconcilerError(Exception):
 
 
 class Retryable(ReconcilerError):
-    """The step may succeed later without any change to the manifests."""
+    """The step may succeed later with the same manifests."""
 
     reason = "Retryable"
 
@@ -102,7 +103,7 @@ class Busy(Retryable):
 
 
 class Terminal(ReconcilerError):
-    """Doing the same again gives the same result."""
+    """The same input gives the same failure."""
 
     reason = "Terminal"
 
@@ -124,11 +125,11 @@ class LayerCorrupt(Terminal):
 
 
 class LayerRefused(Terminal):
-    """The judge does not accept a member, or the layer as a whole.
+    """A rule refuses a member, or the layer as a whole.
 
     ``rule`` is the short name of the rule (``name-climbs``, ``limit-entries`` …), ``member`` the name as it is stored
-    (bytes; empty where no member is to blame), ``offset`` the byte of the decompressed tar where its header begins
-    (None where the stream as a whole is to blame).
+    (bytes; empty where it is not about a member), ``offset`` the byte of the decompressed tar where its header begins
+    (None where it is about the stream as a whole).
     """
 
     reason = "UnsafeArchive"

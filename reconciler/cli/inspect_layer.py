@@ -1,6 +1,6 @@
-"""``reconcile inspect``: one layer judged as a build would judge it, and described as an operator wants it before trusting it.
+"""``reconcile inspect``: the verdict of a build on one layer, and a description of its contents.
 
-Called by ``verbs.layers``. The layer is streamed into a builder process and read no further than its verdict; nothing is kept.
+Called by ``cli.layers``. The layer is streamed into a builder process and read no further than its verdict; nothing is kept.
 State: one build without a volume, while it runs.
 """
 
@@ -25,12 +25,12 @@ from reconciler.output import console
 STANDARD_INPUT = "-"
 
 UNBOUNDED = 1 << 43
-"""Size in bytes of the imaginary volume that a layer is judged against: none is refused for want of room."""
+"""Size in bytes of the imaginary volume that a layer is checked against: none is refused for lack of space."""
 
 LARGEST, LISTED, COLUMNS = 5, 4, 96
 """How many of the largest files and of each list people are shown, and how wide. The JSON document has more."""
 
-LOOKED_FOR = {
+LISTED_KEYS = {
     "setuid files": "setuidFiles",
     "setgid files": "setgidFiles",
     "file capabilities": "capabilities",
@@ -43,7 +43,7 @@ LOOKED_FOR = {
     "opaque directories": "opaqueDirectories",
     "names given twice": "duplicates",
 }
-"""What an operator looks for, in words, and where the document has it."""
+"""What the report lists, with its key in the document."""
 
 Document = dict[str, Any]
 
@@ -67,7 +67,7 @@ def inspect(source: Source, limits: Limits, *, stop: threading.Event) -> Documen
     """The verdict on one layer as the JSON contract shows it (DESIGN section 5). Refusal is an answer, not an error."""
     flow = Input(source.url, lambda: Flow(source.url, lambda arrival: origin(source, arrival), stop), pinned=False)
     request = Request((flow,), UNBOUNDED, lambda digests: chain_ids(UNBOUNDED, digests)[-1], limits, survey=True)
-    with _telling_of_its_death(), Build(request) as build:
+    with _reporting_builder_death(), Build(request) as build:
         try:
             found = build.wait(Milestone.ACCEPTED, stop=stop)
             verdict, counted = _acceptance(source, found.digests[0]), {**found.layers[0], **build.seen}
@@ -79,8 +79,8 @@ def inspect(source: Source, limits: Limits, *, stop: threading.Event) -> Documen
 
 
 @contextmanager
-def _telling_of_its_death() -> Iterator[None]:
-    """A broken pipe to the builder is not the one of standard output, which would be no failure."""
+def _reporting_builder_death() -> Iterator[None]:
+    """A broken pipe to the builder is an error, unlike one of standard output."""
     try:
         yield
     except (BrokenPipeError, ConnectionResetError) as error:
@@ -88,13 +88,13 @@ def _telling_of_its_death() -> Iterator[None]:
 
 
 def _sensible(verdict: Document, counted: Document) -> Document:
-    """The whole document, where it can be read as one: the builder has read hostile bytes, and may say anything."""
+    """The whole document. Raises BuilderDied where it is malformed: the builder has read hostile bytes and may send anything."""
     try:
-        told = verdict | _described(counted)
-        lines(told)
+        document = verdict | _described(counted)
+        lines(document)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as nonsense:
-        raise BuilderDied(f"the builder process said something that makes no sense: {nonsense!r}") from nonsense
-    return told
+        raise BuilderDied(f"the builder process sent a message that can't be read: {nonsense!r}") from nonsense
+    return document
 
 
 def _acceptance(source: Source, digest: str) -> Document:
@@ -117,13 +117,13 @@ def _refusal(source: Source, error: LayerRefused | LayerCorrupt) -> Document:
 
 def _described(totals: Mapping[str, Any]) -> Document:
     """What was counted, in the order and the units of the document; a layer that is refused at once has few counts."""
-    told = {"entries": 0, "unpackedBytes": 0, "storedBytes": 0} | dict(totals)
-    stored, unpacked = told["storedBytes"], told["unpackedBytes"]
-    told["ratio"] = round(unpacked / stored, 2) if stored else None
-    times = told.pop("times", None)
+    document = {"entries": 0, "unpackedBytes": 0, "storedBytes": 0} | dict(totals)
+    stored, unpacked = document["storedBytes"], document["unpackedBytes"]
+    document["ratio"] = round(unpacked / stored, 2) if stored else None
+    times = document.pop("times", None)
     if times is not None:
-        told["mtimes"] = {"first": moment(times["firstNs"]), "last": moment(times["lastNs"])}
-    return told
+        document["mtimes"] = {"first": moment(times["firstNs"]), "last": moment(times["lastNs"])}
+    return document
 
 
 def moment(nanoseconds: int) -> str:
@@ -134,22 +134,22 @@ def moment(nanoseconds: int) -> str:
 # ---------------------------------------------------------------------------------------------------- for people
 
 
-def show(told: Mapping[str, Any]) -> None:
-    console.data(f"{console.verdict(told['verdict'])}  {console.visible(_where(told['source']))}")
-    for line in lines(told):
+def show(document: Mapping[str, Any]) -> None:
+    console.data(f"{console.verdict(document['verdict'])}  {console.visible(_where(document['source']))}")
+    for line in lines(document):
         console.data(line)
 
 
-def lines(told: Mapping[str, Any]) -> list[str]:
+def lines(document: Mapping[str, Any]) -> list[str]:
     """Why, and what was seen. Names are shown escaped: they come from the layer."""
-    accepted, counted = told["verdict"] == "accept", "compression" in told
-    why = [] if accepted else [*_lines(_why(told))]
+    accepted, counted = document["verdict"] == "accept", "compression" in document
+    why = [] if accepted else [*_lines(_why(document))]
     if not counted:
         return why
     if not accepted:
         why += ["", "Seen up to there:"]
-    contents = (*_contents(told), *_alarms(told)) if told["entries"] else ()
-    return [*why, *_lines((*_measures(told), *contents))]
+    contents = (*_contents(document), *_alarms(document)) if document["entries"] else ()
+    return [*why, *_lines((*_measures(document), *contents))]
 
 
 def _where(url: str) -> str:
@@ -157,7 +157,7 @@ def _where(url: str) -> str:
 
 
 Named = tuple[str, ...]
-"""A name, and the lines that stand beside it: none of them is shown as two, whatever names they hold."""
+"""A label and the lines beside it; a line stays one line whatever names it holds."""
 
 
 def _lines(named: Iterable[Named]) -> Iterator[str]:
@@ -166,41 +166,41 @@ def _lines(named: Iterable[Named]) -> Iterator[str]:
             yield f"  {'' if number else name:<11} {console.visible(text)}"
 
 
-def _why(told: Mapping[str, Any]) -> Iterator[Named]:
-    yield "rule", f"{told['rule']} ({told['reason']})"
-    yield "because", told["message"]
-    if told["member"] is not None:
-        yield "member", console.plain(told["member"])
-    if told["offset"] is not None:
-        yield "offset", f"{told['offset']} of the unpacked tar"
-    yield "hint", told["hint"]
+def _why(document: Mapping[str, Any]) -> Iterator[Named]:
+    yield "rule", f"{document['rule']} ({document['reason']})"
+    yield "because", document["message"]
+    if document["member"] is not None:
+        yield "member", console.plain(document["member"])
+    if document["offset"] is not None:
+        yield "offset", f"{document['offset']} of the unpacked tar"
+    yield "hint", document["hint"]
 
 
-def _measures(told: Mapping[str, Any]) -> Iterator[Named]:
-    yield "sha256", told.get("sha256", "")
-    forms, packed = ", ".join(told["formats"]), told["compression"]
+def _measures(document: Mapping[str, Any]) -> Iterator[Named]:
+    yield "sha256", document.get("sha256", "")
+    forms, packed = ", ".join(document["formats"]), document["compression"]
     yield "format", f"{forms} tar, {'not compressed' if packed == 'none' else packed}".lstrip()
-    ratio = f" ({told['ratio']:.1f} to 1)" if told["ratio"] else ""
-    read = "stored" if "sha256" in told else "read"
-    yield "bytes", f"{console.size(told['storedBytes'])} {read}, {console.size(told['unpackedBytes'])} unpacked{ratio}"
-    types = ", ".join(console.counted(count, kind) for kind, count in told["types"].items())
-    yield "entries", f"{told['entries']}" + (f": {types}" if types else "")
-    if told["impliedDirectories"]:
-        yield "", f"and {console.counted(told['impliedDirectories'], 'directory')} that no entry describes"
+    ratio = f" ({document['ratio']:.1f} to 1)" if document["ratio"] else ""
+    read = "stored" if "sha256" in document else "read"
+    yield "bytes", f"{console.size(document['storedBytes'])} {read}, {console.size(document['unpackedBytes'])} unpacked{ratio}"
+    types = ", ".join(console.counted(count, kind) for kind, count in document["types"].items())
+    yield "entries", f"{document['entries']}" + (f": {types}" if types else "")
+    if document["impliedDirectories"]:
+        yield "", f"and {console.counted(document['impliedDirectories'], 'directory')} that no entry describes"
 
 
-def _contents(told: Mapping[str, Any]) -> Iterator[Named]:
-    yield "file bytes", console.size(told["fileBytes"]) + _holes(told["sparse"])
-    largest = [file for file in told["largest"][:LARGEST] if file["bytes"]]
+def _contents(document: Mapping[str, Any]) -> Iterator[Named]:
+    yield "file bytes", console.size(document["fileBytes"]) + _holes(document["sparse"])
+    largest = [file for file in document["largest"][:LARGEST] if file["bytes"]]
     yield "largest", *(f"{console.size(file['bytes']):>10}  {file['name']}" for file in largest)
-    owners = told["owners"]
+    owners = document["owners"]
     high = f", {owners['above65535']} above 65535 (highest {owners['highest']})" if owners["above65535"] else ""
     yield "owners", f"{console.counted(owners['uids'], 'user id')}, {console.counted(owners['gids'], 'group id')}{high}"
-    if "mtimes" in told:
-        yield "modified", f"{told['mtimes']['first']} to {told['mtimes']['last']}"
-    deepest = told["deepest"]
+    if "mtimes" in document:
+        yield "modified", f"{document['mtimes']['first']} to {document['mtimes']['last']}"
+    deepest = document["deepest"]
     yield "deepest", f"{console.counted(deepest['components'], 'level')}: {deepest['name']}" if deepest["components"] else ""
-    yield "xattrs", *_xattrs(told)
+    yield "xattrs", *_xattrs(document)
 
 
 def _holes(sparse: Mapping[str, int]) -> str:
@@ -209,8 +209,8 @@ def _holes(sparse: Mapping[str, int]) -> str:
     return f", {console.size(sparse['holeBytes'])} of them holes of {console.counted(sparse['count'], 'sparse file')}"
 
 
-def _xattrs(told: Mapping[str, Any]) -> Iterator[str]:
-    kept, dropped = told["keptXattrs"], told["droppedXattrs"]
+def _xattrs(document: Mapping[str, Any]) -> Iterator[str]:
+    kept, dropped = document["keptXattrs"], document["droppedXattrs"]
     if kept["names"]:
         yield f"kept {_tally(kept['names'])}" + (f", {kept['others']} other names" if kept["others"] else "")
     if dropped:
@@ -221,9 +221,9 @@ def _tally(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
-def _alarms(told: Mapping[str, Any]) -> Iterator[Named]:
-    """What an operator looks for: what there is of it, with the first names, and what there is not."""
-    found = tuple(_looked_for(told))
+def _alarms(document: Mapping[str, Any]) -> Iterator[Named]:
+    """Members that need attention: counts with the first names, then those that are absent."""
+    found = tuple(_listed(document))
     width = max(len(name) for name, _, _ in found)
     present = [f"{name:<{width}} {count:>6}  {_some(names, count)}".rstrip() for name, count, names in found if count]
     yield "holds", *present
@@ -236,15 +236,15 @@ def _wrapped(names: Iterable[str]) -> Iterator[str]:
         yield line.replace("\xa0", " ")
 
 
-def _looked_for(told: Mapping[str, Any]) -> Iterator[tuple[str, int, list[str]]]:
-    for name, key in LOOKED_FOR.items():
-        if told[key] is not None:
-            yield name, told[key]["count"], told[key]["names"]
-    yield "absolute links", told["absoluteLinks"], []
-    if told["danglingLinks"] and told["danglingLinks"]["unfollowed"]:
-        yield "links not followed to their end", told["danglingLinks"]["unfollowed"], []
-    if told["stripped"]:
-        yield "files without their privileges (limits.setuid)", told["stripped"], []
+def _listed(document: Mapping[str, Any]) -> Iterator[tuple[str, int, list[str]]]:
+    for name, key in LISTED_KEYS.items():
+        if document[key] is not None:
+            yield name, document[key]["count"], document[key]["names"]
+    yield "absolute links", document["absoluteLinks"], []
+    if document["danglingLinks"] and document["danglingLinks"]["unfollowed"]:
+        yield "links not followed to their end", document["danglingLinks"]["unfollowed"], []
+    if document["stripped"]:
+        yield "files without their privileges (limits.setuid)", document["stripped"], []
 
 
 def _some(names: list[str], count: int) -> str:
