@@ -8,11 +8,11 @@ resource and nothing else: as long as it has not returned, no second call on tha
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Hashable, Mapping
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from reconciler.controller.threads import THREADS, Threads
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -25,17 +25,17 @@ class Call(Generic[T]):
     resource: Hashable
     began: float
     late: bool = False
-    _returned: threading.Event = field(default_factory=threading.Event)
+    returning: threading.Event = field(default_factory=threading.Event)
     _value: list[T] = field(default_factory=list)
     _error: BaseException | None = None
 
     @property
     def returned(self) -> bool:
-        return self._returned.is_set()
+        return self.returning.is_set()
 
     def wait(self, seconds: float) -> bool:
         """Wait for it to return, up to so many seconds; whether it has."""
-        return self._returned.wait(max(0.0, seconds))
+        return self.returning.wait(max(0.0, seconds))
 
     def result(self) -> T:
         """What it returned. Raises what it raised; only for calls that have returned."""
@@ -49,7 +49,7 @@ class Call(Generic[T]):
         except BaseException as error:
             self._error = error
         finally:
-            self._returned.set()
+            self.returning.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,15 @@ class Unanswered:
 class Calls:
     """Starts calls. ``on_late_return`` is called, in the call's thread, where a caller has gone on without its result."""
 
-    def __init__(self, *, on_late_return: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, on_late_return: Callable[[], None] = lambda: None, threads: Threads = THREADS) -> None:
         self.on_late_return = on_late_return
         self._out: dict[Hashable, Call[object]] = {}
         self._lock = threading.Lock()
+        self._threads = threads
 
     def begin(self, resource: Hashable, work: Callable[[], T]) -> Call[T] | None:
         """Start a call on a resource; None where the last one has not returned."""
-        call: Call[T] = Call(resource, time.monotonic())
+        call: Call[T] = Call(resource, self._threads.monotonic(), returning=self._threads.event())
         with self._lock:
             if resource in self._out:
                 return None
@@ -82,7 +83,7 @@ class Calls:
             if call.late:
                 self.on_late_return()
 
-        threading.Thread(target=copy_context().run, args=(body,), name=str(resource), daemon=True).start()
+        self._threads.start(body, str(resource))
         return call
 
     def out(self, resource: Hashable) -> Call[object] | None:
@@ -100,14 +101,14 @@ class Calls:
         A resource whose last call has not returned is not waited for.
         """
         begun = {resource: self.begin(resource, one) for resource, one in work.items()}
-        until = time.monotonic() + patience
+        until = self._threads.monotonic() + patience
         found: dict[K, Call[T] | Unanswered] = {}
         for resource, call in begun.items():
-            if call is not None and call.wait(until - time.monotonic()):
+            if call is not None and call.wait(until - self._threads.monotonic()):
                 found[resource] = call
             else:
                 out = self.out(resource)
                 if out is not None:
                     out.late = True
-                found[resource] = Unanswered(time.monotonic() - out.began if out else patience)
+                found[resource] = Unanswered(self._threads.monotonic() - out.began if out else patience)
         return found

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from reconciler.controller.calls import Calls
 from reconciler.controller.machines import Hands, Pipelines, machines
 from reconciler.controller.sources import Sources
+from reconciler.controller.threads import THREADS, Threads
 from reconciler.engine.engine import Engine
 from reconciler.errors import HostCannot, ManifestFault, ManifestsInvalid
 from reconciler.image.source.spool import Spool
@@ -64,6 +65,9 @@ class Host:
     """Blocking calls that have not returned; all invocations of ``look`` of one process share them."""
     sources: Sources = field(default_factory=lambda: Sources(0.0))
     """The answers of unpinned sources."""
+
+    threads: Threads = THREADS
+    """What the control loop starts threads with, waits in and measures time by."""
 
     own_facts: HostFacts | None = None
     """As they were when the manifests were read; None before."""

@@ -7,7 +7,6 @@ but for half-built leftovers, which ``look`` discards where the scheduler asks f
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -88,7 +87,7 @@ class Patience:
 
 def look_offline(host: Host) -> Look:
     """Observe and plan without asking any source: unpinned layers are taken to be what they were when last applied."""
-    marks, now = host.records.marks(), time.time()
+    marks, now = host.records.marks(), host.threads.time()
     desired = suspending(host.desired, marks, now)
     observed = replace(observe(desired, host.records, host.drivers, lambda sources: {}), spared=spared(marks, now, 0.0))
     images = {name: as_applied(image, observed) for name, image in desired.images.items()}
@@ -112,7 +111,7 @@ def look(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Coll
 
     In the pools that ``clean`` names, what a run that was cut off has left is discarded before: callers hold the lock.
     """
-    marks, now, began = host.records.marks(), time.time(), time.monotonic()
+    marks, now, began = host.records.marks(), host.threads.time(), host.threads.monotonic()
     desired = suspending(host.desired, marks, now)
     selection = selected(desired, wish.selector)
     observed = observe(
@@ -153,8 +152,8 @@ def _pending(observed: Observed, began: float) -> float | None:
 def look_at_images(host: Host, names: Collection[str], wish: Wish, *, patience: Patience = Patience()) -> Look:
     """As ``look``, for these images: their rows, and what the pools hold of them. Nothing is removed by its plan."""
     few = host.wishing(replace(host.desired, images={name: host.desired.images[name] for name in names}))
-    began = time.monotonic()
-    desired = suspending(few.desired, few.records.marks(), time.time())
+    began = host.threads.monotonic()
+    desired = suspending(few.desired, few.records.marks(), few.threads.time())
     chosen = selected(desired, wish.selector)
     selection = frozenset(desired.images) if chosen is None else chosen
     resolved = resolutions(desired, lambda sources: resolve(few, sources, patience.sources), selection)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Look
 from reconciler.controller.executor import Done
+from reconciler.controller.threads import Threads
 from reconciler.controller.todo import Slot
 from reconciler.model import Action
 from reconciler.output.progress import Progress
@@ -71,9 +71,10 @@ Event = Finished | Looked | Answered | Woken
 class Beating:
     """Passes a job's progress on, and notes that it is alive."""
 
-    def __init__(self, progress: Progress, job: Job) -> None:
+    def __init__(self, progress: Progress, job: Job, threads: Threads) -> None:
         self._progress = progress
         self._job = job
+        self._threads = threads
         self.tick = progress.tick
 
     def __enter__(self) -> Progress:
@@ -83,7 +84,7 @@ class Beating:
         return None
 
     def update(self, key: str, state: str, done: int, total: int | None, detail: str = "") -> None:
-        self._job.beat = time.monotonic()
+        self._job.beat = self._threads.monotonic()
         self._progress.update(key, state, done, total, detail)
 
     def finish(self, key: str, text: str) -> None:

@@ -8,7 +8,6 @@ While a manifest can't be read nothing is ended or swept, because what it declar
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -101,4 +100,4 @@ def note_undeclared(host: Host, retried: Collection[Mark]) -> None:
             host.registry.unmark(name, what)
     for name in orphans:
         if (name, What.UNDECLARED) not in marks:
-            host.registry.mark(Mark(name, What.UNDECLARED, since=time.time()))
+            host.registry.mark(Mark(name, What.UNDECLARED, since=host.threads.time()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 
 from reconciler.controller import housekeeping, machines
@@ -32,7 +31,7 @@ def converge(
 
     ``approved`` is shown the first look, before anything is changed; it returns the actions that may be carried out, or raises.
     """
-    started = time.monotonic()
+    started = host.threads.monotonic()
     retries = [mark for mark in host.records.marks().values() if mark.what is What.RETRY]
     scheduler = Scheduler(host, wish, progress, stop, first_look=lambda now: console.note_plan(now.plan) if wish.diff else None)
     with tracing.span("pass", revision=host.revision), deadline(host.settings.timeout, stop) as expired, progress:
@@ -46,7 +45,7 @@ def converge(
         housekeeping.after_look(host, now, retries, selected=wish.selector is not None)
     if scheduler.ledger.done:
         host.registry.prune_history(housekeeping.HISTORY)
-    return outcome(host.name, now.desired, now.observed, now.plan, scheduler.ledger, time.monotonic() - started)
+    return outcome(host.name, now.desired, now.observed, now.plan, scheduler.ledger, host.threads.monotonic() - started)
 
 
 class deadline:

@@ -12,12 +12,10 @@ State: the queue of actions, the jobs under way, the results of this invocation 
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 from reconciler.controller.backoff import Backoff
 from reconciler.controller.context import Host
@@ -25,6 +23,7 @@ from reconciler.controller.converge import Look, Patience, Wish, look, look_at_i
 from reconciler.controller.events import Answered, Beating, Event, Finished, Job, Looked, Wanted, Woken
 from reconciler.controller.executor import Done, Ledger, approval, dependent, perform
 from reconciler.controller.housekeeping import release_runs
+from reconciler.controller.threads import Mailbox
 from reconciler.controller.todo import Slot, Todo, images_of
 from reconciler.errors import CommandError, Stopped
 from reconciler.model import Action, Key, Kind, Plan, Verb, labels
@@ -85,7 +84,8 @@ class Scheduler:
     """The last full look."""
 
     def __post_init__(self) -> None:
-        self._mailbox: SimpleQueue[Event] = SimpleQueue()
+        self._threads = self.host.threads
+        self._mailbox: Mailbox[Event] = self._threads.mailbox()
         self._todo = Todo()
         self._jobs: dict[Key, Job] = {}
         self._touched: dict[Key, int] = {}
@@ -125,7 +125,7 @@ class Scheduler:
 
     def pause(self, seconds: float) -> None:
         """Look again, but not before so many seconds have passed."""
-        self._not_before, self._hinted = time.monotonic() + seconds, True
+        self._not_before, self._hinted = self._threads.monotonic() + seconds, True
 
     @property
     def next_end(self) -> float:
@@ -184,8 +184,8 @@ class Scheduler:
 
     def finish(self) -> None:
         """Wait for running work to reach a boundary, up to ``STOP_SECONDS`` where the scheduler is stopped."""
-        until = time.monotonic() + STOP_SECONDS
-        while (self._jobs or self._looking) and (not self.stop.is_set() or time.monotonic() < until):
+        until = self._threads.monotonic() + STOP_SECONDS
+        while (self._jobs or self._looking) and (not self.stop.is_set() or self._threads.monotonic() < until):
             self.progress.tick()
             self._receive(TURN_SECONDS)
         for job in self.jobs:
@@ -216,7 +216,7 @@ class Scheduler:
     # ----------------------------------------------------------------------------------------------------- looks
 
     def _notice_late_answers(self) -> None:
-        if self._pending is not None and time.monotonic() >= self._pending:
+        if self._pending is not None and self._threads.monotonic() >= self._pending:
             self._stale = True
 
     def _begin_look(self) -> None:
@@ -224,7 +224,7 @@ class Scheduler:
         if self._looking is not None:
             return
         due = self._hinted or (self._stale and not self._todo.slots())
-        if self._wanted is None and due and time.monotonic() >= self._not_before:
+        if self._wanted is None and due and self._threads.monotonic() >= self._not_before:
             self._wanted = Wanted()
         if self._wanted is None:
             return
@@ -235,10 +235,10 @@ class Scheduler:
             self._stale = self._hinted = False
             self._cleaning = clean
             self._clean -= clean
-        self._thread(lambda: self._mailbox.put(self._look(begun, clean)), "look")
+        self._threads.start(lambda: self._mailbox.put(self._look(begun, clean)), "look")
 
     def _look(self, begun: Looked, clean: frozenset[str]) -> Looked:
-        started, host = time.thread_time(), self.host
+        started, host = self._threads.thread_time(), self.host
         try:
             host, wanted = self.read(host, begun.wanted)
             if wanted.names is not None:
@@ -246,7 +246,7 @@ class Scheduler:
             else:
                 found = look(host, self.wish, patience=self._patience, clean=clean)
             release_runs(host, found.plan, found.retried)
-            seconds = time.thread_time() - started
+            seconds = self._threads.thread_time() - started
             return replace(begun, wanted=wanted, found=found, host=host, local=host.spool.whole_layers(), seconds=seconds)
         except BaseException as error:
             return replace(begun, error=error, host=host)
@@ -264,7 +264,7 @@ class Scheduler:
         if whole:
             self._todo.clear()
             self._pending = event.found.pending
-            self._not_before = time.monotonic() + (max(LOOK_PAUSE, event.seconds / LOOK_SHARE) if self._jobs else 0.0)
+            self._not_before = self._threads.monotonic() + (max(LOOK_PAUSE, event.seconds / LOOK_SHARE) if self._jobs else 0.0)
             self.last = event.found
         self._names |= labels(action.key for action in plan.actions)
         unmade = {action.name for action in plan.actions if action.verb is Verb.ASSEMBLE}
@@ -281,7 +281,7 @@ class Scheduler:
     def _withheld(self, now: Look) -> dict[Key, Done]:
         if self.backoff is None:
             return {}
-        return self.backoff.withheld(now.plan.actions, now.retried, time.monotonic())
+        return self.backoff.withheld(now.plan.actions, now.retried, self._threads.monotonic())
 
     def _admits(self, action: Action, event: Looked, unmade: Collection[str], out: Collection[Key]) -> bool:
         """Queue the action unless it can't be started on the grounds of this plan; whether it is queued, running or done."""
@@ -338,7 +338,7 @@ class Scheduler:
         return (action for job in self.jobs for action in job.actions)
 
     def _start(self) -> None:
-        now = time.monotonic()
+        now = self._threads.monotonic()
         for job in self.jobs:
             job.stuck = now - job.beat > STUCK_SECONDS
         busy = images_of(self._running())
@@ -359,21 +359,21 @@ class Scheduler:
         actions = [action]
         if slot[0] == "row":
             actions = self._todo.batch(slot, action, 256)
-        job = Job(tuple(actions), slot, time.monotonic())
+        job = Job(tuple(actions), slot, self._threads.monotonic())
         for one in actions:
             self._todo.discard(one.key)
             self._jobs[one.key] = job
             self._touched[one.key] = self._events + 1
             busy[one.image] += 1
         host = self.host
-        self._thread(lambda: self._mailbox.put(self._run(job, host)), f"{action.verb} {action.name}")
+        self._threads.start(lambda: self._mailbox.put(self._run(job, host)), f"{action.verb} {action.name}")
 
     def _run(self, job: Job, host: Host) -> Finished:
         done: list[Done] = []
         try:
             for action in job.actions:
                 name = self._names.get(action.key, str(action.key))
-                done.append(perform(host, action, name, Beating(self.progress, job)))
+                done.append(perform(host, action, name, Beating(self.progress, job, self._threads)))
             return Finished(job, tuple(done))
         except BaseException as error:
             return Finished(job, tuple(done), error)
@@ -396,10 +396,7 @@ class Scheduler:
         self._touched[done.action.key] = self._events
         self.ledger.done[done.action.key] = done
         if learn and self.backoff is not None:
-            self.backoff.learn([done], time.monotonic())
-
-    def _thread(self, work: Callable[[], None], name: str) -> None:
-        threading.Thread(target=copy_context().run, args=(work,), name=name, daemon=True).start()
+            self.backoff.learn([done], self._threads.monotonic())
 
 
 def _only_adds(plan: Plan) -> bool:

@@ -8,13 +8,11 @@ State: what was reported, what failed before, what metrics count.
 from __future__ import annotations
 
 import threading
-import time
 import traceback
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from reconciler.controller import housekeeping, machines
@@ -26,6 +24,7 @@ from reconciler.controller.events import Wanted
 from reconciler.controller.executor import Ledger
 from reconciler.controller.scheduler import TURN_SECONDS, Scheduler
 from reconciler.controller.summary import outcome
+from reconciler.controller.threads import Mailbox
 from reconciler.errors import Guarded, ManifestFault, ReconcilerError, Stopped
 from reconciler.manifests.faults import ignored_documents
 from reconciler.manifests.watch import EVERYTHING, Watch
@@ -64,6 +63,7 @@ class Telling:
 class Pulses:
     """What pools and registry were like when the last look began, at little cost; a change is a reason to look."""
 
+    seconds: float = PULSE_SECONDS
     base: Mapping[str, Hashable] = field(default_factory=dict)
     _next: float = 0.0
     _calls: dict[str, Call[Hashable]] = field(default_factory=dict)
@@ -75,10 +75,10 @@ class Pulses:
 
     def changed(self, host: Host) -> bool:
         """Whether anything has changed; asks in the background, and answers with what has been heard of so far."""
-        now = time.monotonic()
+        now = host.threads.monotonic()
         if now < self._next:
             return False
-        self._next = now + PULSE_SECONDS
+        self._next = now + self.seconds
         found = {name: call.result() for name, call in self._calls.items() if call.returned}
         begun = {name: host.calls.begin(("pulse", name), one) for name, one in host.pulses().items()}
         waiting = {name: call for name, call in self._calls.items() if not call.returned}
@@ -86,24 +86,54 @@ class Pulses:
         return any(name in self.base and self.base[name] != value for name, value in found.items())
 
 
+def watched(host: Host, stop: threading.Event) -> Iterator[frozenset[str] | None]:
+    """The manifests that may have changed, by path, as they change; None for any of them."""
+    settings = host.settings
+    watch = Watch(settings.manifests, lambda: file_identity(settings.host_file), stop=stop, resync=settings.resync)
+    for named in watch.wakes():
+        yield frozenset(named) if named != EVERYTHING else None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds between two turns of the main thread, and between two looks at the pulses, while nothing happens."""
+
+    turn: float = TURN_SECONDS
+    pulse: float = PULSE_SECONDS
+
+
 class Service:
-    def __init__(self, host: Host, wish: Wish, progress: Progress, telling: Telling, *, stop: threading.Event) -> None:
-        self._wish = wish
+    """``watch`` yields what has changed until it is to stop; it runs in a thread of its own."""
+
+    def __init__(
+        self,
+        host: Host,
+        wish: Wish,
+        progress: Progress,
+        telling: Telling,
+        *,
+        stop: threading.Event,
+        watch: Callable[[Host, threading.Event], Iterable[frozenset[str] | None]] = watched,
+        pace: Pace = Pace(),
+    ) -> None:
+        self._threads = host.threads
+        self._wish, self._changes, self._pace = wish, watch, pace
         self._stop = stop
         self._heart = Heart(progress, stop)
         self._backoff = Backoff()
         self._scheduler = Scheduler(
             host, wish, self._heart, stop, backoff=self._backoff, read=self._read, looked=self._looked, first_look=self._looked
         )
-        self._pulses = Pulses()
-        self._chores: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._pulses = Pulses(pace.pulse)
+        self._chores: Mailbox[Callable[[], None] | None] = self._threads.mailbox()
         self._complaints: tuple[ManifestFault, ...] = ()
         self._ignored = ""
         self._told: frozenset[tuple[str, ...]] | None = None
         self._refused, self._refusal = False, ""
-        self._changed = self._measured = time.time()
-        self._due = time.monotonic() + 2 * host.settings.resync
+        self._changed = self._measured = self._threads.time()
+        self._due = self._threads.monotonic() + 2 * host.settings.resync
         self._pause = 0.0
+        self._kept = self._threads.event()
         self._file = telling.file
         self._metrics = _metrics(telling)
 
@@ -118,16 +148,15 @@ class Service:
         """
         notify({"READY": "1", "STATUS": "first pass"})
         machines.discard_unfinished_indexes(self._host.settings.indexes)
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        chores = threading.Thread(target=self._do_chores, name="chores", daemon=True)
-        chores.start()
+        self._threads.start(self._watch, "watch")
+        self._threads.start(self._do_chores, "chores")
         shown = False
         while not self._stop.is_set():
             if shown != bool(self._scheduler.jobs):
                 shown = not shown
                 self._heart.__enter__() if shown else self._heart.__exit__(None, None, None)
             try:
-                self._scheduler.turn(TURN_SECONDS)
+                self._scheduler.turn(self._pace.turn)
                 self._wake()
             except Stopped:
                 break
@@ -138,23 +167,21 @@ class Service:
         if shown:
             self._heart.__exit__(None, None, None)
         self._chores.put(None)
-        chores.join(CHORE_SECONDS)
+        self._kept.wait(CHORE_SECONDS)
 
     def _watch(self) -> None:
         """Turn changes of the manifests into requests; a watcher that fails begins anew."""
-        settings = self._host.settings
         while not self._stop.is_set():
-            watch = Watch(settings.manifests, lambda: file_identity(settings.host_file), stop=self._stop, resync=settings.resync)
             try:
-                for named in watch.wakes():
-                    self._scheduler.wake(named if named != EVERYTHING else None)
+                for named in self._changes(self._host, self._stop):
+                    self._scheduler.wake(named)
             except Exception as error:
                 console.note(f"error: watching {self._host.settings.manifests} failed: {error}", "error")
                 self._stop.wait(LONGEST_PAUSE)
 
     def _wake(self) -> None:
         """Ask for a look where a timer has run out, or where a pool or the registry has changed."""
-        now = time.monotonic()
+        now = self._threads.monotonic()
         if now >= self._due:
             self._due = now + 2 * self._host.settings.resync  # where nothing watches the manifests any more
             self._scheduler.hint()
@@ -193,7 +220,7 @@ class Service:
         now.remember()
         self._complain(now)
         if now.desired != host.desired:
-            self._changed = time.time()
+            self._changed = self._threads.time()
             first = changed(host.desired, now.desired)
             if first and len(now.desired.images) > MANY_IMAGES:
                 self._scheduler.wake(None)  # all others come next
@@ -208,7 +235,7 @@ class Service:
         self._scheduler.wish = self._wish
         self._backoff.forget_all_but(now.plan.actions)
         awaited = any(one.reason == "SnapshotInUse" for one in now.plan.findings)
-        self._backoff.await_release(time.monotonic(), awaited=awaited)
+        self._backoff.await_release(self._threads.monotonic(), awaited=awaited)
         ledger, self._scheduler.ledger = self._scheduler.ledger, Ledger()
         host = self._host
         shown = Ledger({**ledger.withheld, **ledger.done})
@@ -230,6 +257,7 @@ class Service:
                 chore()
             except Exception as error:
                 console.note(f"error: housekeeping failed: {error}", "error")
+        self._kept.set()
 
     def _keep_house(self, host: Host, now: Look, result: Result, *, done: bool) -> None:
         retried = [mark for mark in host.records.marks().values() if mark.what is What.RETRY and mark.image in now.retried]

@@ -6,13 +6,13 @@ nothing; other endpoints are not held up. Used by ``converge.look``. State: the 
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePath
 
+from reconciler.controller.threads import THREADS, Threads
 from reconciler.errors import ReconcilerError, SourceUnavailable
 from reconciler.image.source import s3
 from reconciler.image.source.stamp import Head
@@ -45,7 +45,12 @@ class Sources:
     """
 
     def __init__(
-        self, max_age: float, *, ask: Callable[[Source], Head] | None = None, on_late_answer: Callable[[], None] = lambda: None
+        self,
+        max_age: float,
+        *,
+        ask: Callable[[Source], Head] | None = None,
+        on_late_answer: Callable[[], None] = lambda: None,
+        threads: Threads = THREADS,
     ) -> None:
         self.on_late_answer = on_late_answer
         self._max_age = max_age
@@ -54,18 +59,19 @@ class Sources:
         self._waiting: defaultdict[Hashable, deque[Source]] = defaultdict(deque)
         self._asking: Counter[Hashable] = Counter()
         self._late: set[Source] = set()
-        self._changed = threading.Condition()
+        self._threads = threads
+        self._changed = threads.condition()
 
     def answers(self, sources: Collection[Source], patience: float = ANSWER_SECONDS + 1) -> Mapping[Source, Answer | None]:
         """The answer of each source, None for those that have not answered within ``patience`` seconds and still may."""
-        now = time.monotonic()
+        now = self._threads.monotonic()
         with self._changed:
             for source in dict.fromkeys(sources):
                 if self._is_due(source, now):
                     self._known[source] = Known(now, None)
                     self._enqueue(source)
             until = now + patience
-            while (left := until - time.monotonic()) > 0 and any(self._answer(one) is None for one in sources):
+            while (left := until - self._threads.monotonic()) > 0 and any(self._answer(one) is None for one in sources):
                 self._changed.wait(min(left, 0.5))
             found = {source: self._answer(source) for source in sources}
             self._late.update(source for source, answer in found.items() if answer is None)
@@ -76,7 +82,7 @@ class Sources:
         self._waiting[key].append(source)
         if self._asking[key] < AT_ONCE:
             self._asking[key] += 1
-            threading.Thread(target=self._drain, args=(key,), name=f"source {source.url}", daemon=True).start()
+            self._threads.start(partial(self._drain, key), f"source {source.url}")
 
     def forget(self, sources: Collection[Source]) -> None:
         """Ask them again when they are next wanted, however fresh their answers are."""
@@ -95,7 +101,7 @@ class Sources:
         known = self._known.get(source)
         if known is None or known.answer is not None:
             return known.answer if known else None
-        waited = time.monotonic() - known.at
+        waited = self._threads.monotonic() - known.at
         if waited < ANSWER_SECONDS:
             return None
         where = source.s3.endpoint_url or "S3" if source.is_s3 else str(endpoint(source))
