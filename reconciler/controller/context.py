@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import socket
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -247,8 +247,8 @@ class HostJournal:
     def pending(self) -> bool:
         return self.host.records.thin_pending(self.name)
 
-    def begin(self, row: DeviceRow, above: int = 0) -> DeviceRow:
-        return self.host.registry.begin_device(self.name, row, above)
+    def begin(self, rows: Sequence[DeviceRow], taken: Collection[int] = ()) -> tuple[DeviceRow, ...]:
+        return self.host.registry.begin_devices(self.name, rows, taken)
 
     def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
         self.host.registry.journal(self.name, pool, put, drop)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -141,12 +141,17 @@ class Registry(Records):
                   ON CONFLICT (pool) DO UPDATE SET last = MAX(last, :above) + 1 RETURNING last"""
         return int(self._raw.execute(take, {"pool": pool, "above": above}).fetchone()[0])
 
-    def begin_device(self, pool: str, row: DeviceRow, above: int) -> DeviceRow:
-        """Give a thin device its id and write it down, as one; see ``pool.journal.Journal.begin``."""
+    def begin_devices(self, pool: str, wanted: Sequence[DeviceRow], taken: Collection[int]) -> tuple[DeviceRow, ...]:
+        """Give thin devices their ids and record them, in one transaction; see ``pool.thin.journal.Journal.begin``."""
         with self._writing():
-            given = replace(row, id=self._take_id(pool, above))
-            self._raw.execute(_PUT_DEVICE, rows.device_row(pool, given))
+            given = tuple(replace(row, id=self._take_free_id(pool, taken)) for row in wanted)
+            self._raw.executemany(_PUT_DEVICE, [rows.device_row(pool, row) for row in given])
         return given
+
+    def _take_free_id(self, pool: str, taken: Collection[int]) -> int:
+        while (thin_id := self._take_id(pool, 0)) in taken:
+            pass
+        return thin_id
 
     def journal(self, pool: str, row: PoolRow | None, put: Sequence[DeviceRow], drop: Sequence[int]) -> None:
         """Write the rows of a pool's driver; see ``pool.journal.Journal.write``.

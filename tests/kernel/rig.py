@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +37,8 @@ class Journal:
     def pending(self) -> bool:
         return self.registry.thin_pending(self.name)
 
-    def begin(self, row: DeviceRow, above: int = 0) -> DeviceRow:
-        return self.registry.begin_device(self.name, row, above)
+    def begin(self, rows: Sequence[DeviceRow], taken: Collection[int] = ()) -> tuple[DeviceRow, ...]:
+        return self.registry.begin_devices(self.name, rows, taken)
 
     def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:
         self.registry.journal(self.name, pool, put, drop)

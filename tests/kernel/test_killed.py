@@ -72,7 +72,7 @@ def killed(thin: Rig, moment: int, act: Callable[[ThinPool], object]) -> bool:
             death = Death(moment)
             for name in CHANGING:
                 death.around(DeviceMapper, name)
-            for name in ("journal", "begin_device"):
+            for name in ("journal", "begin_devices"):
                 death.around(Registry, name)
             with Registry.open(thin.registry_path) as registry:
                 act(thin.driver(registry))

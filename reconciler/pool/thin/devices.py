@@ -47,9 +47,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
+    """An entry of the kernel's list of mappings. ``uuid`` is None if the kernel's list does not have it."""
+
     name: str
     major: int
     minor: int
+    uuid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

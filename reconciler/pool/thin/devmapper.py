@@ -50,7 +50,14 @@ ANNOUNCED = frozenset({"resume", "remove", "rename"})
 QUIET = 0x0002 | 0x0004 | 0x0008
 """DM_UDEV_DISABLE_SUBSYSTEM_RULES, _DISK_RULES and _OTHER_RULES. The node's own rules stay on."""
 
-_LOCK = threading.Lock()
+LISTS_UUIDS = (4, 45)
+"""The version of the kernel's interface from which its list of devices has their UUIDs."""
+
+HAS_UUID, HAS_NO_UUID = 1, 2
+"""DM_NAME_LIST_FLAG_HAS_UUID, DM_NAME_LIST_FLAG_DOESNT_HAVE_UUID."""
+
+_LOCK = threading.RLock()
+
 Setting = tuple[Any, ...]
 """A call that completes a task before it runs: the function's name without ``dm_task_``, and its further arguments."""
 
@@ -61,6 +68,9 @@ class DeviceMapper:
     def __init__(self, library: ctypes.CDLL, udev_seconds: float = UDEV_SECONDS) -> None:
         self._lib = library
         self._udev_seconds = udev_seconds
+        self._lists_uuids = False
+        self._shared: c_uint32 | None = None
+        """The cookie of the tasks within ``one_wait``."""
         self.ioctls = 0
         """How many calls of the kernel's device-mapper have been made."""
 
@@ -70,7 +80,8 @@ class DeviceMapper:
         require_control()
         mapper = cls(library(), udev_seconds)
         try:
-            with mapper._done("version", ""):
+            with mapper._done("version", "") as task:
+                mapper._lists_uuids = _driver_version(mapper._lib, task) >= LISTS_UUIDS
                 return mapper
         except DmError as error:
             raise no_kernel(error) from error
@@ -93,8 +104,16 @@ class DeviceMapper:
             for entry in entries(self._lib.dm_task_get_names(task), 8):
                 number = c_uint64.from_address(entry).value
                 if number:  # an empty list is one entry without a device
-                    found.append(Listed(string(entry + 12), os.major(number), os.minor(number)))
+                    found.append(self._listed(entry, number))
             return tuple(found)
+
+    def _listed(self, entry: int, number: int) -> Listed:
+        """From struct dm_name_list (linux/dm-ioctl.h): number, next, name; then, aligned, event, flags, UUID."""
+        name = ctypes.string_at(entry + 12)
+        more = _aligned(entry + 12 + len(name) + 1)
+        flags = c_uint32.from_address(more + 4).value if self._lists_uuids else 0
+        uuid = string(_aligned(more + 8)) if flags & HAS_UUID else "" if flags & HAS_NO_UUID else None
+        return Listed(text_of(name), os.major(number), os.minor(number), uuid)
 
     def info(self, name: str) -> Device | None:
         return self._info(name, ("set_name", _checked(name, "info", NAME_BYTES)))
@@ -125,6 +144,17 @@ class DeviceMapper:
             return tuple((os.major(number), os.minor(number)) for number in numbers)
 
     # ------------------------------------------------------------------------------------------------- changing
+
+    @contextmanager
+    def one_wait(self) -> Iterator[None]:
+        """Wait for udev once for all tasks within the context: their nodes exist at its end. Other threads wait meanwhile."""
+        with _LOCK:
+            cookie = self._shared = c_uint32(0)
+            try:
+                yield
+            finally:
+                self._shared = None
+                self._settle(cookie.value)
 
     def create(self, name: str, uuid: str, targets: Sequence[Target], *, read_only: bool = False) -> Device:
         """A new active device, its node included. EBUSY where the name or the UUID is taken.
@@ -213,7 +243,7 @@ class DeviceMapper:
                     self._lib.dm_task_destroy(task)
 
     def _run(self, task: int, what: str, settings: Sequence[Setting]) -> bool:
-        cookie = c_uint32(0)
+        cookie = c_uint32(0) if self._shared is None else self._shared
         if what in ANNOUNCED:
             settings = (*settings, ("set_cookie", byref(cookie), QUIET))
         try:
@@ -222,7 +252,7 @@ class DeviceMapper:
             self.ioctls += 1
             return bool(self._lib.dm_task_run(task))
         finally:
-            if what in ANNOUNCED:
+            if what in ANNOUNCED and self._shared is None:
                 self._settle(cookie.value)
 
     def _settle(self, cookie: int) -> None:
@@ -275,6 +305,17 @@ class DeviceMapper:
                 yield Target(start.value, length.value, text_of(kind.value), text_of(params.value).rstrip(" "))
             if not after:
                 return
+
+
+def _driver_version(library: ctypes.CDLL, task: int) -> tuple[int, ...]:
+    text = ctypes.create_string_buffer(64)
+    if not library.dm_task_get_driver_version(task, text, len(text)):
+        return ()
+    return tuple(int(number) for number in text_of(text.value).split(".") if number.isdigit())
+
+
+def _aligned(address: int) -> int:
+    return -(-address // 8) * 8
 
 
 def _named(name: str, task: str) -> Setting:

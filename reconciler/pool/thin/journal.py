@@ -9,7 +9,7 @@ The registry implements ``Journal`` (``controller.context`` passes it in); ``poo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -96,8 +96,8 @@ class Journal(Protocol):
         """Whether a pool transaction is open."""
         ...
 
-    def begin(self, row: DeviceRow, above: int = 0) -> DeviceRow:
-        """Record the intent to create a device, under an id that was never used before and is larger than ``above``."""
+    def begin(self, rows: Sequence[DeviceRow], taken: Collection[int] = ()) -> tuple[DeviceRow, ...]:
+        """Record the intents to create devices, in one write. Each gets an id that was never used before and is not ``taken``."""
         ...
 
     def write(self, pool: PoolRow | None = None, put: Sequence[DeviceRow] = (), drop: Sequence[int] = ()) -> None:

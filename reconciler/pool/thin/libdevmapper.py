@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from ctypes import POINTER, c_char_p, c_int, c_uint16, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint16, c_uint32, c_uint64, c_void_p
 from functools import cache
 from typing import Any
 
@@ -65,6 +65,7 @@ PROTOTYPES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "dm_task_get_name": (c_char_p, (Task,)),
     "dm_task_get_uuid": (c_char_p, (Task,)),
     "dm_task_get_deps": (c_void_p, (Task,)),
+    "dm_task_get_driver_version": (c_int, (Task, c_char_p, c_size_t)),
     "dm_task_get_names": (c_void_p, (Task,)),
     "dm_task_get_versions": (c_void_p, (Task,)),
     "dm_get_next_target": (c_void_p, (Task, c_void_p, POINTER(c_uint64), POINTER(c_uint64), Words, Words)),

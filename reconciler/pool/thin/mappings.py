@@ -8,14 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.errors import Busy, Retryable
+from reconciler.errors import Busy, ReconcilerError, Retryable
 from reconciler.pool.holders import device_holder, device_holders
 from reconciler.pool.thin.assembly import SECTOR, number
-from reconciler.pool.thin.devmapper import Device, DeviceMapper, DmError, Target
+from reconciler.pool.thin.devmapper import Device, DeviceMapper, DmError, Listed, Target
 from reconciler.pool.thin.journal import DeviceRow
 from reconciler.pool.thin.naming import MAPPER, Names
 from reconciler.pool.thin.status import ThinTable
@@ -47,6 +47,29 @@ class Mappings:
             if error.errno == errno.ENODATA:
                 raise Retryable(f"pool {self.pool}: {row} is missing", hint="the next run recreates it") from error
             raise
+
+    def activate_many(self, rows: Iterable[tuple[DeviceRow, str]]) -> dict[int, DmError | ReconcilerError]:
+        """Activate devices under the names beside them, with one wait for udev. Return the errors by thin id."""
+        errors: dict[int, DmError | ReconcilerError] = {}
+        names = self.names()
+        with self.dm.one_wait():
+            for row, name in rows:
+                try:
+                    self.activate(row, name, names=names)
+                except (DmError, ReconcilerError) as error:
+                    errors[row.id] = error
+        return errors
+
+    def uuids(self) -> dict[str, str]:
+        """The UUIDs of the mappings whose names begin as the pool's do, by name: one call if the kernel's list has them."""
+        listed = [one for one in self.dm.devices() if one.name == self.pool or one.name.startswith(f"{self.pool}-")]
+        return {one.name: self._uuid(one) for one in listed}
+
+    def _uuid(self, listed: Listed) -> str:
+        if listed.uuid is not None:
+            return listed.uuid
+        device = self.dm.info(listed.name)
+        return device.uuid if device else ""
 
     def reader(self, row: DeviceRow, names: Names | None = None) -> Device:
         """Activate a device read-only, under a working name of this process."""
@@ -96,15 +119,18 @@ class Mappings:
     def ours(self) -> list[Device]:
         """All mappings of this pool's thin devices, by their UUIDs."""
         mark = self.names().thin_uuid(0)[:-1]
-        found = [self.dm.info(listed.name) for listed in self.dm.devices() if listed.name.startswith(f"{self.pool}-")]
+        found = [self.dm.info(name) for name, uuid in self.uuids().items() if uuid.startswith(mark) and name != self.pool]
         return [one for one in found if one and one.uuid.startswith(mark)]
 
     def drop_stale(self, under_way: Collection[int]) -> None:
         """Deactivate working devices of processes that no longer exist."""
-        for device in self.ours():
-            working = device.name.startswith(f"{self.pool}-.")
-            if working and device.open_count == 0 and not self._in_use(device.name, under_way):
-                self.deactivate(device.name)
+        mark = self.names().thin_uuid(0)[:-1]
+        for name, uuid in self.uuids().items():
+            working = name.startswith(f"{self.pool}-.") and uuid.startswith(mark)
+            if working and not self._in_use(name, under_way):
+                device = self.dm.info(name)
+                if device is not None and device.open_count == 0:
+                    self.deactivate(name)
 
     def _in_use(self, name: str, under_way: Collection[int]) -> bool:
         what, _, rest = name.removeprefix(f"{self.pool}-.").partition("-")

@@ -12,29 +12,30 @@ Protocol: Documentation/admin-guide/device-mapper/thin-provisioning.rst.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from reconciler.errors import Busy, HostCannot, NameTaken, PoolUnusable, ReconcilerError, Retryable
-from reconciler.pool.driver import Expected, Heartbeat, PoolState, SnapshotRequest, Space, no_heartbeat, nothing
+from reconciler.errors import Busy, PoolUnusable, ReconcilerError, Retryable
+from reconciler.pool.driver import BATCH, Expected, Heartbeat, PoolState, SnapshotRequest, Space, no_heartbeat, nothing
 from reconciler.pool.thin import diagnosis, space
 from reconciler.pool.thin.admission import Admission, require_writable
 from reconciler.pool.thin.assembly import SECTOR, Assembly, Geometry
-from reconciler.pool.thin.devmapper import Device, DeviceMapper, DmError
+from reconciler.pool.thin.devmapper import DeviceMapper
 from reconciler.pool.thin.discard import discard
+from reconciler.pool.thin.failures import reported
 from reconciler.pool.thin.journal import DeviceRow, Journal, Role, identified
 from reconciler.pool.thin.mappings import Mappings
 from reconciler.pool.thin.metadata import Metadata
 from reconciler.pool.thin.naming import MAPPER, Names
+from reconciler.pool.thin.snapshots import Snapshots, batches, require_ours
 from reconciler.pool.thin.state import StateReader
 from reconciler.pool.thin.status import PoolStatus, PoolTable
-from reconciler.pool.thin.transaction import Transactions
+from reconciler.pool.thin.transaction import NewDevice, Transactions
 from reconciler.pool.thin.volume import ThinVolume
 
 
@@ -70,6 +71,11 @@ class ThinPool:
     @cached_property
     def mappings(self) -> Mappings:
         return Mappings(self.name, self.dm, lambda: self.names)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        admit = partial(self._admit, expected=0)
+        return Snapshots(self.name, self.assembly, self.transactions, self.mappings, admit, self.remove)
 
     # --------------------------------------------------------------------------------------------------- inspecting
 
@@ -113,9 +119,9 @@ class ThinPool:
         """See ``Driver.observe``. Changes nothing, whether the pool is assembled or not. Raises PoolUnusable."""
         with self.reported("read it"):
             seen = self.assembly.inspect()
-            mapped = frozenset(one.name for one in self.dm.devices())
+            uuids = self.mappings.uuids()
             reserves = self.reserve_data_percent, self.reserve_metadata_percent
-            reader = StateReader(self.name, self.geometry, seen, mapped, self.dm.info)
+            reader = StateReader(self.name, self.geometry, seen, uuids, self.dm.info)
             return reader.state(volumes, snapshots, reserves, whole=whole)
 
     # ------------------------------------------------------------------------------------------------ assembling
@@ -129,10 +135,8 @@ class ThinPool:
 
     def _resume_ours(self) -> Iterator[str]:
         """Resume devices that a crash left suspended: every reader of one hangs."""
-        names = self.names
-        for listed in self.dm.devices():
-            device = self.dm.info(listed.name) if listed.name.startswith(f"{self.name}-") else None
-            if device and device.suspended and names.thin_id(device.uuid) is not None:
+        for device in self.mappings.ours():
+            if device.suspended:
                 self.dm.resume(device.name)
                 yield f"resumed {device.name}"
 
@@ -148,13 +152,19 @@ class ThinPool:
                 status = self.transactions.status()
                 room = self._admit(status, aside)
                 origin = self._parent(parent).id if parent else None
-                row = self.transactions.create(status, Role.VOLUME, chain, chain, size, origin)
+                row = self._create(status, NewDevice(Role.VOLUME, chain, chain, size, origin))
                 self.admission.reserve(row.id, aside)
             undo.callback(self.abandon, row)
             device = self.mappings.activate(row, self.names.working("volume", row.id))
             fd = os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
             undo.pop_all()
         return ThinVolume(size, fd, device.path, room, row, self)
+
+    def _create(self, status: PoolStatus, wanted: NewDevice) -> DeviceRow:
+        (made,) = self.transactions.create(status, self._content().devices.keys(), [wanted])
+        if isinstance(made, ReconcilerError):
+            raise made
+        return made
 
     def _parent(self, chain: str) -> DeviceRow:
         row = self._sealed(chain)
@@ -208,40 +218,61 @@ class ThinPool:
 
     def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat) -> str:
         """See ``Driver.create_snapshot``."""
-        with self.reported(f"create snapshot {name}"):
-            row = self._finished(name, chain) or self._copy(name, chain)
-            self._ensure_active(row)
-            return row.identity
+        found = self.create_snapshots([SnapshotRequest(name, chain)], heartbeat)[name]
+        if isinstance(found, ReconcilerError):
+            raise found
+        return found
+
+    def create_snapshots(
+        self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
+    ) -> Mapping[str, str | ReconcilerError]:
+        """See ``Driver.create_snapshots``. Each batch is one pool transaction."""
+        results: dict[str, str | ReconcilerError] = {}
+        for batch in batches(requests, BATCH):
+            heartbeat()
+            try:
+                results |= self._create_batch(batch)
+            except ReconcilerError as error:
+                results |= {one.name: error for one in batch}
+        return results
+
+    def _create_batch(self, batch: Sequence[SnapshotRequest]) -> dict[str, str | ReconcilerError]:
+        with self.reported("create snapshots"):
+            with self._lock:
+                made = self.snapshots.create(batch)
+            errors = self.snapshots.activate([row for row in made.values() if isinstance(row, DeviceRow)])
+        results: dict[str, str | ReconcilerError] = {}
+        for one in batch:
+            found = errors.get(one.name) or made[one.name]
+            results[one.name] = found if isinstance(found, ReconcilerError) else found.identity
+        return results
 
     def _copy(self, name: str, chain: str) -> DeviceRow:
         with self._lock:
             status = self.transactions.status()
             self._admit(status, 0)
             base = self._parent(chain)
-            return self.transactions.create(status, Role.SNAPSHOT, name, chain, base.size, base.id)
+            return self._create(status, NewDevice(Role.SNAPSHOT, name, chain, base.size, base.id))
 
-    def create_snapshots(
-        self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
-    ) -> Mapping[str, str | ReconcilerError]:
-        """See ``Driver.create_snapshots``."""
-        results: dict[str, str | ReconcilerError] = {}
-        for one in requests:
-            heartbeat()
-            try:
-                results[one.name] = self.create_snapshot(one.name, one.chain, heartbeat)
-            except ReconcilerError as error:
-                results[one.name] = error
-        return results
+    def activate_snapshot(self, name: str, identity: str = "") -> None:
+        """See ``Driver.activate_snapshot``."""
+        if error := self.activate_snapshots({name: identity}).get(name):
+            raise error
 
     def activate_snapshots(self, snapshots: Mapping[str, str]) -> Mapping[str, ReconcilerError]:
         """See ``Driver.activate_snapshots``."""
-        errors: dict[str, ReconcilerError] = {}
-        for name, identity in snapshots.items():
-            try:
-                self.activate_snapshot(name, identity)
-            except ReconcilerError as error:
-                errors[name] = error
-        return errors
+        try:
+            with self.reported("activate snapshots"):
+                rows = self.journal.devices() if len(snapshots) > 1 else self.journal.devices(next(iter(snapshots), ""))
+                chosen = {name: row for name, identity in snapshots.items() if (row := _chosen(rows, name, identity))}
+                missing = {
+                    name: Retryable(f"snapshot {name} of pool {self.name} is missing", hint="the next run creates it")
+                    for name in snapshots
+                    if name not in chosen
+                }
+                return missing | self.snapshots.activate(list(chosen.values()))
+        except ReconcilerError as error:
+            return dict.fromkeys(snapshots, error)
 
     def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
         with self.reported("list the holders of its snapshots"):
@@ -254,13 +285,15 @@ class ThinPool:
             raise Busy(f"snapshot {name} is in use: {path} is held by {who}", hint="stop what uses it, then run again")
         with self.reported(f"replace snapshot {name}"):
             made = [row for row in self._rows(Role.SNAPSHOT, name) if row.identity != identity and row.chain == chain]
+            names, mapping = self.names, self.names.snapshot(name)
+            require_ours(names, name, self.mappings.uuids())
             row = next((one for one in made if diagnosis.proved(one, self._content())), None) or self._copy(name, chain)
-            device = self._ours_under(name)
-            if device is None or device.uuid == self.names.thin_uuid(row.id):
-                self._ensure_active(row)
+            device = self.dm.info(mapping)
+            if device is None or device.uuid == names.thin_uuid(row.id):
+                self.activate_snapshot(name, row.identity)
                 return row.identity
             try:
-                self.mappings.swap(row, self.names.working("new", row.id), device.name)
+                self.mappings.swap(row, names.working("new", row.id), mapping)
             except BaseException:
                 self.abandon(row)
                 raise
@@ -271,54 +304,6 @@ class ThinPool:
             for row in self._rows(Role.SNAPSHOT, name):
                 if row.identity != identity:
                     self.remove(row)
-
-    def _finished(self, name: str, chain: str) -> DeviceRow | None:
-        """The snapshot of a run that was interrupted between creating it and recording it.
-
-        Other devices of ours with this name are removed.
-        """
-        kept = None
-        for row in self._rows(Role.SNAPSHOT, name):
-            if row.chain == chain and diagnosis.proved(row, self._content()):
-                kept = row
-            else:
-                self.remove(row)
-        return kept
-
-    def activate_snapshot(self, name: str, identity: str = "") -> None:
-        """See ``Driver.activate_snapshot``. Raises PoolUnusable, NameTaken, Busy."""
-        with self.reported(f"activate snapshot {name}"):
-            rows = self._rows(Role.SNAPSHOT, name)
-            rows = [row for row in rows if row.identity == identity] or rows
-            if not rows:
-                raise Retryable(f"snapshot {name} of pool {self.name} is missing", hint="the next run creates it")
-            self._ensure_active(rows[-1])
-
-    def _ensure_active(self, row: DeviceRow) -> None:
-        """Activate it under its name, replacing an earlier device of ours, and resume it if it is suspended."""
-        names, name = self.names, self.names.snapshot(row.name)
-        device = self._ours_under(row.name)
-        if device is not None and device.uuid != names.thin_uuid(row.id):
-            self.mappings.deactivate(name)
-            device = None
-        if device is not None and device.live_table:
-            self.dm.resume(name)
-            return
-        if device is not None:
-            self.mappings.deactivate(name)
-        self.mappings.activate(row, name)
-
-    def _ours_under(self, name: str) -> Device | None:
-        """The device that has a snapshot's name. Raises NameTaken if it is not ours."""
-        mapping = self.names.snapshot(name)
-        device = self.dm.info(mapping)
-        if device is not None and self.names.thin_id(device.uuid) is None:
-            held = f"uuid {device.uuid!r}" if device.uuid else "no uuid"
-            raise NameTaken(
-                f"/dev/mapper/{mapping} is a mapping that reconcile did not create ({held})",
-                hint=f"rename the snapshot, or that mapping: dmsetup rename {mapping} …",
-            )
-        return device
 
     def remove_snapshot(self, name: str) -> None:
         self._remove_all(Role.SNAPSHOT, name)
@@ -391,17 +376,12 @@ class ThinPool:
         require_writable(self.name, status)
         return self.admission.admit(status, self._block_size, expected)
 
-    @contextmanager
-    def reported(self, doing: str) -> Iterator[None]:
+    def reported(self, doing: str) -> AbstractContextManager[None]:
         """Convert errors of the kernel and of the host into an error that costs this pool only."""
-        try:
-            yield
-        except DmError as error:
-            if error.errno == errno.EBUSY:
-                raise Busy(f"pool {self.name}: can't {doing}: {error}", hint="it is retried later") from error
-            raise PoolUnusable(f"pool {self.name}: can't {doing}: {error}", hint="see `reconcile health`") from error
-        except HostCannot as error:
-            raise PoolUnusable(error.message, hint=error.hint) from error
-        except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            raise PoolUnusable(f"pool {self.name}: can't {doing}: {error.strerror}{where}") from error
+        return reported(self.name, doing)
+
+
+def _chosen(rows: Mapping[int, DeviceRow], name: str, identity: str) -> DeviceRow | None:
+    """The snapshot with this name and identity; the newest one of the name if none has the identity."""
+    named = [row for _, row in sorted(rows.items()) if row.role is Role.SNAPSHOT and row.name == name]
+    return next((row for row in named if row.identity == identity), named[-1] if named else None)

@@ -5,7 +5,7 @@ Called by ``pool.thin.pool``. Reads the kernel's mappings through the functions 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeState
@@ -18,12 +18,12 @@ from reconciler.pool.thin.naming import MAPPER, Names
 
 @dataclass(frozen=True)
 class StateReader:
-    """``mapped`` are the names of all mappings, ``info`` returns the state of one."""
+    """``uuids`` are those of the existing mappings by name, ``info`` returns the state of one."""
 
     pool: str
     geometry: Geometry
     seen: Inspection
-    mapped: Collection[str]
+    uuids: Mapping[str, str]
     info: Callable[[str], Device | None]
 
     @property
@@ -75,9 +75,9 @@ class StateReader:
     def _inactivity(self, name: str, row: DeviceRow) -> str:
         """Why a snapshot that is in the pool can't be opened under its path now; empty if it can."""
         mapping = self.names.snapshot(name)
-        device = self.info(mapping) if mapping in self.mapped else None
+        if mapping in self.uuids and self.uuids[mapping] != self.names.thin_uuid(row.id):
+            return "another device has its name"
+        device = self.info(mapping) if mapping in self.uuids else None
         if device is None or not device.live_table:
             return "not active"
-        if device.uuid != self.names.thin_uuid(row.id):
-            return "another device has its name"
         return "suspended" if device.suspended else ""
