@@ -13,8 +13,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from reconciler.pool.driver import Heartbeat, no_heartbeat
+
 FICLONE = 0x40049409
 CHUNK = 8 << 20
+SYNC_BYTES = 256 << 20
 
 _CANNOT_SHARE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
 _CANNOT_OFFLOAD = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
@@ -74,17 +77,27 @@ def data_bytes(fd: int) -> int:
     return sum(length for _, length in extents(fd))
 
 
-def sparse_copy(source: int, target: int) -> None:
-    """Copy the data and leave the holes; ``target`` is empty. Raises OSError (ENOSPC among others)."""
+def sparse_copy(source: int, target: int, heartbeat: Heartbeat = no_heartbeat) -> None:
+    """Copy the data and leave the holes; ``target`` is empty. Raises OSError (ENOSPC among others), and what heartbeat raises.
+
+    The heartbeat is called after each piece. The data is written back from time to time, so that the caller's fsync is short.
+    """
     os.ftruncate(target, os.fstat(source).st_size)
+    unsynced = 0
     for offset, length in extents(source):
-        _copy_range(source, target, offset, length)
+        end = offset + length
+        while offset < end:
+            copied = _copy_piece(source, target, offset, min(end - offset, CHUNK))
+            offset += copied
+            unsynced += copied
+            heartbeat()
+            if unsynced >= SYNC_BYTES:
+                os.fdatasync(target)
+                unsynced = 0
 
 
-def _copy_range(source: int, target: int, offset: int, length: int) -> None:
-    end = offset + length
-    while offset < end:
-        offset += _offload(source, target, offset, end - offset) or _by_hand(source, target, offset, end - offset)
+def _copy_piece(source: int, target: int, offset: int, length: int) -> int:
+    return _offload(source, target, offset, length) or _by_hand(source, target, offset, length)
 
 
 def _offload(source: int, target: int, offset: int, length: int) -> int:

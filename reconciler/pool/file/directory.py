@@ -116,7 +116,7 @@ class Shelf:
         atomic_file.rename(self.partial(name), path)
 
     def publish(self, name: str) -> None:
-        """Give the synced partial file its name, which must be free. Raises FileExistsError."""
+        """Give the synced partial file its name, which must be free. ``sync`` makes the name durable. Raises FileExistsError."""
         partial, path = self.partial(name), self.path(name)
         try:
             os.link(partial, path, follow_symlinks=False)
@@ -125,7 +125,11 @@ class Shelf:
             if error.errno not in _NO_LINKS or os.path.lexists(path):
                 raise
             partial.rename(path)
-        atomic_file.sync_directory(self.directory)
+
+    def sync(self) -> None:
+        """Make the names in the directory durable; nothing to do if it does not exist."""
+        with suppress(FileNotFoundError):
+            atomic_file.sync_directory(self.directory)
 
     def set_aside(self, name: str) -> Path:
         """Rename the file that has the name. Raises FileNotFoundError."""

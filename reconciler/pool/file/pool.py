@@ -11,7 +11,6 @@ Created by ``controller.context``, called through ``pool.driver.Driver``. State:
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 from reconciler import atomic_file
-from reconciler.errors import Busy, HostCannot, NoSpace, ReconcilerError, Retryable
+from reconciler.errors import Busy, ReconcilerError, Retryable
 from reconciler.pool.driver import (
     Condition,
     Expected,
@@ -34,15 +33,17 @@ from reconciler.pool.driver import (
     no_heartbeat,
     nothing,
 )
-from reconciler.pool.file.clone import data_bytes, reflink, shares_blocks, sparse_copy
+from reconciler.pool.file.access import read_only, sharing
+from reconciler.pool.file.admission import Admission
+from reconciler.pool.file.clone import data_bytes, reflink, sparse_copy
 from reconciler.pool.file.directory import Listing, Shelf, nearest_directory
+from reconciler.pool.file.failures import UNWRITABLE, reported
 from reconciler.pool.file.identity import Identity, examine, judge_snapshot, judge_volume
+from reconciler.pool.file.volume import VolumeFile
 from reconciler.pool.holders import holder, holders
 
 CHAIN = re.compile(r"[0-9a-f]{64}")
 SNAPSHOT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass
@@ -53,11 +54,22 @@ class FilePool:
     root: Path
     reserve_percent: int
 
-    @cached_property
+    _shares: bool | None = None
+
+    @property
     def shares_blocks(self) -> bool:
-        """Asked of the file system once, without leaving a trace. Raises HostCannot where nothing may be written."""
+        """Tested once, without leaving a trace; a guess from the file system's type as long as nothing can be written."""
+        if self._shares is not None:
+            return self._shares
         with self._reported("test whether files can share blocks"):
-            return shares_blocks(nearest_directory(self.root))
+            shares, tested = sharing(nearest_directory(self.root))
+        if tested:
+            self._shares = shares
+        return shares
+
+    @cached_property
+    def _admission(self) -> Admission:
+        return Admission(self.name, self.root, self.space)
 
     @property
     def _volumes(self) -> Shelf:
@@ -74,8 +86,8 @@ class FilePool:
         return self._snapshots.path(name)
 
     def space(self) -> Space:
-        """Of the file system that the pool is on, or would be made on. Raises HostCannot."""
-        with self._reported("ask for free space"):
+        """Space of the file system that the pool is on, or would be created on. Raises PoolUnusable."""
+        with self._reported("read its free space"):
             found = os.statvfs(nearest_directory(self.root))
         total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
         return Space(total, free, reserve=total * self.reserve_percent // 100)
@@ -94,17 +106,25 @@ class FilePool:
                 snapshots={name: self._snapshot(name, snapshots.get(name)) for name in sorted({*snapshots, *copies.finished})},
                 foreign=tuple(shelf.describe(entry) for shelf, listing in listings for entry in listing.foreign),
                 leftovers=tuple(str(shelf.directory / entry) for shelf, listing in listings for entry in listing.partial),
+                troubles=tuple(filter(None, [read_only(self.name, [shelf.directory for shelf, _ in listings])])),
             )
 
-    def _volume(self, chain: str, remembered: str | None) -> VolumeState:
-        path, found = self._volumes.find(chain)
-        condition, detail = judge_volume(remembered, found)
+    def _volume(self, chain: str, recorded: str | None) -> VolumeState:
+        try:
+            path, found = self._volumes.find(chain)
+        except OSError as error:
+            return VolumeState(chain, Condition.UNKNOWN, str(self._volumes.path(chain)), detail=_unexamined(error))
+        condition, detail = judge_volume(recorded, found)
         size, used = (found.identity.size, found.used) if found else (0, 0)
         return VolumeState(chain, condition, path, size, used, detail)
 
-    def _snapshot(self, name: str, remembered: str | None) -> SnapshotState:
-        path, found = self._snapshots.find(name)
-        condition, detail = judge_snapshot(remembered, found)
+    def _snapshot(self, name: str, recorded: str | None) -> SnapshotState:
+        try:
+            path, found = self._snapshots.find(name)
+        except OSError as error:
+            path, detail = str(self._snapshots.path(name)), _unexamined(error)
+            return SnapshotState(name, Condition.UNKNOWN, path, active=False, detail=detail)
+        condition, detail = judge_snapshot(recorded, found)
         size, used = (found.identity.size, found.used) if found else (0, 0)
         active = found is not None and found.regular
         return SnapshotState(name, condition, path, active, size, used, detail)
@@ -115,30 +135,57 @@ class FilePool:
     def create_volume(
         self, chain: str, size: int, parent: str | None, expected: Expected = nothing, heartbeat: Heartbeat = no_heartbeat
     ) -> VolumeFile:
-        """See ``Driver.create_volume``. Raises NoSpace, HostCannot, and Retryable where the parent is not there."""
-        self._admit(0)
-        with self._reported(f"begin volume {chain[:12]}"):
+        """See ``Driver.create_volume``."""
+        need = expected()
+        self._admission.admit(need)
+        with self._reported(f"begin volume {chain[:12]}"), ExitStack() as undo:
             fd = self._volumes.begin(chain)
-            with ExitStack() as undo:
-                volume = undo.enter_context(VolumeFile(chain, size, fd, self._volumes.partial(chain), self._volumes))
-                if parent is not None:
-                    self._copy(parent, fd)
-                os.ftruncate(fd, size)
-                undo.pop_all()
+            partial = self._volumes.partial(chain)
+            volume = undo.enter_context(VolumeFile(chain, size, fd, partial, self._volumes, self._admission))
+            volume.room = self._admission.promise(fd, need)
+            if parent is not None:
+                self._copy(parent, fd, heartbeat)
+            os.ftruncate(fd, size)
+            undo.pop_all()
             return volume
 
     def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat) -> str:
-        """See ``Driver.create_snapshot``. A whole snapshot of this very chain that nobody recorded is taken as the one asked for.
+        """See ``Driver.create_snapshot``."""
+        identity = self._create(name, chain, heartbeat)
+        with self._reported(f"create snapshot {name}"):
+            self._snapshots.sync()
+        return identity
 
-        Raises NoSpace, HostCannot, and Retryable where the volume is not there.
-        """
-        self._admit(0)
+    def create_snapshots(
+        self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
+    ) -> Mapping[str, str | ReconcilerError]:
+        """See ``Driver.create_snapshots``: the new names are made durable together."""
+        results: dict[str, str | ReconcilerError] = {}
+        beat = Beat(heartbeat)
+        for one in requests:
+            beat()
+            try:
+                results[one.name] = self._create(one.name, one.chain, beat)
+            except ReconcilerError as error:
+                if beat.ended:
+                    raise
+                results[one.name] = error
+        try:
+            with self._reported("create snapshots"):
+                self._snapshots.sync()
+        except ReconcilerError as error:
+            results = {name: one if isinstance(one, ReconcilerError) else error for name, one in results.items()}
+        return results
+
+    def _create(self, name: str, chain: str, heartbeat: Heartbeat) -> str:
+        """A complete file under its name; the name is durable after ``Shelf.sync``."""
+        self._admission.admit(0)
         with self._reported(f"create snapshot {name}"):
             if finished := self._finished(name, chain):
                 return str(finished)
             fd = self._snapshots.begin(name)
             try:
-                self._copy(chain, fd)
+                self._copy(chain, fd, heartbeat)
                 os.fsync(fd)
                 if os.path.lexists(self.snapshot_path(name)):
                     self._snapshots.set_aside(name)
@@ -156,11 +203,11 @@ class FilePool:
         whole = found.identity.uuid == base.identity.uuid and found.identity.size >= base.identity.size
         return found.identity if whole else None
 
-    def _copy(self, chain: str, target: int) -> None:
+    def _copy(self, chain: str, target: int, heartbeat: Heartbeat) -> None:
         with self._sealed(chain) as source:
             if not reflink(source, target):
-                self._admit(data_bytes(source))
-                sparse_copy(source, target)
+                with self._admission.promised(target, data_bytes(source)):
+                    sparse_copy(source, target, heartbeat)
 
     @contextmanager
     def _sealed(self, chain: str) -> Iterator[int]:
@@ -181,46 +228,24 @@ class FilePool:
     def activate_snapshot(self, name: str, identity: str = "") -> None:
         """Nothing to do: a file is always active."""
 
-    def create_snapshots(
-        self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
-    ) -> Mapping[str, str | ReconcilerError]:
-        """See ``Driver.create_snapshots``."""
-        results: dict[str, str | ReconcilerError] = {}
-        for one in requests:
-            heartbeat()
-            try:
-                results[one.name] = self.create_snapshot(one.name, one.chain, heartbeat)
-            except ReconcilerError as error:
-                results[one.name] = error
-        return results
-
     def activate_snapshots(self, snapshots: Mapping[str, str]) -> Mapping[str, ReconcilerError]:
-        """See ``Driver.activate_snapshots``."""
-        errors: dict[str, ReconcilerError] = {}
-        for name, identity in snapshots.items():
-            try:
-                self.activate_snapshot(name, identity)
-            except ReconcilerError as error:
-                errors[name] = error
-        return errors
+        """Nothing to do."""
+        return {}
 
     def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
         with self._reported("list the holders of its snapshots"):
             return holders({name: self.snapshot_path(name) for name in snapshots})
 
     def replace_snapshot(self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat) -> str:
-        """See ``Driver.replace_snapshot``: the new file is renamed over the old one, and has its owner and mode.
-
-        Raises Busy, NoSpace, HostCannot, and Retryable where the volume is not there.
-        """
-        self._admit(0)
+        """See ``Driver.replace_snapshot``: the new file is renamed over the old one, and has its owner and mode."""
+        self._admission.admit(0)
         with self._reported(f"replace snapshot {name}"):
             if finished := self._finished(name, chain):
                 return str(finished)
             self._free(self._snapshots, name)
             fd = self._snapshots.begin(name)
             try:
-                self._copy(chain, fd)
+                self._copy(chain, fd, heartbeat)
                 self._free(self._snapshots, name)  # copying may have taken a while
                 found = examine(self.snapshot_path(name))
                 if found and judge_snapshot(identity, found)[0] is Condition.REPLACED:
@@ -259,57 +284,37 @@ class FilePool:
     def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
         with self._reported("discard half-built files"):
             partial = [shelf.directory / entry for shelf in (self._volumes, self._snapshots) for entry in shelf.scan().partial]
-            for path in partial:
-                path.unlink(missing_ok=True)
-            return tuple(str(path) for path in partial)
-
-    def _admit(self, need: int) -> None:
-        space = self.space()
-        if space.free - need < space.reserve:
-            wanted = f", {need} more are needed" if need else ""
-            raise NoSpace(
-                f"pool {self.name}: {space.free} bytes are free, {space.reserve} must stay free{wanted}",
-                hint=f"free space on the file system of {self.root}, or lower the pool's reserve",
-            )
+            return tuple(str(path) for path in partial if _discarded(path))
 
     def _reported(self, doing: str) -> AbstractContextManager[None]:
         return reported(f"pool {self.name}: can't {doing}", self.root)
 
 
 @dataclass
-class VolumeFile:
-    """A volume that is being written. It has a hidden name until it is sealed."""
+class Beat:
+    """A heartbeat that remembers whether it has raised: its error ends a batch, that of a request does not."""
 
-    chain: str
-    size: int
-    fd: int
-    path: Path
-    shelf: Shelf
-    room: int | None = None
+    heartbeat: Heartbeat
+    ended: bool = False
 
-    def __enter__(self) -> VolumeFile:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        os.close(self.fd)
-        self.shelf.discard(self.chain)
-
-    def seal(self) -> str:
-        with reported(f"can't seal volume {self.chain[:12]}", self.path):
-            os.fchmod(self.fd, 0o444)
-            os.fsync(self.fd)
-            self.shelf.replace(self.chain)
-            self.path = self.shelf.path(self.chain)
-            return str(Identity.of(self.fd))
+    def __call__(self) -> None:
+        try:
+            self.heartbeat()
+        except BaseException:
+            self.ended = True
+            raise
 
 
-@contextmanager
-def reported(what: str, where: Path) -> Iterator[None]:
-    """Convert an OSError into an error that names the failed operation and the place."""
+def _discarded(path: Path) -> bool:
+    """Remove a half-built file, unless the pool is read-only."""
     try:
-        yield
+        path.unlink(missing_ok=True)
     except OSError as error:
-        message = f"{what}: {error.strerror}" + (f": {error.filename}" if error.filename else "")
-        if error.errno in _FULL:
-            raise NoSpace(message, hint=f"free space on the file system of {where}") from error
-        raise HostCannot(message, hint=f"check owner, permissions and file system of {where}") from error
+        if error.errno not in UNWRITABLE:
+            raise
+        return False
+    return True
+
+
+def _unexamined(error: OSError) -> str:
+    return f"can't be examined: {error.strerror}"

@@ -99,7 +99,7 @@ class DeviceMapper:
 
     def devices(self) -> tuple[Listed, ...]:
         """Every mapping of this kernel: one call."""
-        with self._done("list", "") as task:
+        with self._done("list", "", ("set_newuuid", b" ")) as task:  # a new UUID sets DM_UUID_FLAG: the list has UUIDs then
             found = []
             for entry in entries(self._lib.dm_task_get_names(task), 8):
                 number = c_uint64.from_address(entry).value

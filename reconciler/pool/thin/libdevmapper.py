@@ -53,6 +53,7 @@ PROTOTYPES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "dm_task_get_errno": (c_int, (Task,)),
     "dm_task_set_name": (c_int, (Task, c_char_p)),
     "dm_task_set_uuid": (c_int, (Task, c_char_p)),
+    "dm_task_set_newuuid": (c_int, (Task, c_char_p)),
     "dm_task_set_newname": (c_int, (Task, c_char_p)),
     "dm_task_set_ro": (c_int, (Task,)),
     "dm_task_set_sector": (c_int, (Task, c_uint64)),

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.errors import Busy, HostCannot, NoSpace, Retryable, Terminal
+from reconciler.errors import Busy, NoSpace, PoolUnusable, Retryable, Terminal
 from reconciler.pool import holders
 from reconciler.pool.driver import Condition, Driver, Space
 from reconciler.pool.file.clone import extents, reflink, sparse_copy
@@ -556,10 +556,10 @@ def unreadable(directory: Path) -> Iterator[None]:
 def test_a_pool_that_cannot_be_read_is_not_empty(pool: FilePool, snapshot: str) -> None:
     with (
         unreadable(pool.root / "snapshots"),
-        pytest.raises(HostCannot, match="pool default: can't read the pool: Permission denied"),
+        pytest.raises(PoolUnusable, match="pool default: can't read the pool: Permission denied"),
     ):
         pool.observe({}, {})
-    with unreadable(pool.root), pytest.raises(HostCannot, match="Permission denied"):
+    with unreadable(pool.root), pytest.raises(PoolUnusable, match="Permission denied"):
         pool.observe({}, {})
 
 
@@ -567,9 +567,9 @@ def test_a_file_in_the_pools_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "pool").write_text("")
     pool = FilePool("default", tmp_path / "pool", 0)
 
-    with pytest.raises(HostCannot, match="Not a directory"):
+    with pytest.raises(PoolUnusable, match="Not a directory"):
         pool.observe({}, {})
-    with pytest.raises(HostCannot):
+    with pytest.raises(PoolUnusable):
         pool.create_volume(A, MIB, None)
 
 

@@ -1,0 +1,44 @@
+"""A file pool's volume while it is being written.
+
+Created by ``pool.file.pool``. State: an open file under a hidden name, and the space that was promised to it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.pool.file.admission import Admission
+from reconciler.pool.file.directory import Shelf
+from reconciler.pool.file.failures import reported
+from reconciler.pool.file.identity import Identity
+
+
+@dataclass
+class VolumeFile:
+    """A volume that is being written. It has a hidden name until it is sealed."""
+
+    chain: str
+    size: int
+    fd: int
+    path: Path
+    shelf: Shelf
+    admission: Admission
+    room: int | None = None
+
+    def __enter__(self) -> VolumeFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.admission.release(self.fd)
+        os.close(self.fd)
+        self.shelf.discard(self.chain)
+
+    def seal(self) -> str:
+        with reported(f"can't seal volume {self.chain[:12]}", self.path):
+            os.fchmod(self.fd, 0o444)
+            os.fsync(self.fd)
+            self.shelf.replace(self.chain)
+            self.path = self.shelf.path(self.chain)
+            return str(Identity.of(self.fd))
