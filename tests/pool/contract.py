@@ -453,6 +453,7 @@ class DriverContract:
             driver.discard_replaced("web", driver.replace_snapshot("web", B, old))
 
         for driver in self.interrupted(bench, act):
+            driver.discard_leftovers(volumes, recorded)
             recorded["web"] = driver.replace_snapshot("web", B, recorded["web"])
             driver.discard_replaced("web", recorded["web"])
             state = self.assert_settled(driver, volumes, recorded)

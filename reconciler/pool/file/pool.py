@@ -69,7 +69,7 @@ class FilePool:
 
     @cached_property
     def _admission(self) -> Admission:
-        return Admission(self.name, self.root, self.space)
+        return Admission(self.name, self.root, lambda: self.space())
 
     @property
     def _volumes(self) -> Shelf:

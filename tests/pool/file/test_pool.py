@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.errors import Busy, NoSpace, PoolUnusable, Retryable, Terminal
+from reconciler.errors import Busy, NoSpace, PoolUnusable, Retryable, Stopped, Terminal
 from reconciler.pool import holders
-from reconciler.pool.driver import Condition, Driver, Space
-from reconciler.pool.file.clone import extents, reflink, sparse_copy
+from reconciler.pool.driver import Condition, Driver, SnapshotRequest, Space
+from reconciler.pool.file.clone import CHUNK, extents, reflink, sparse_copy
 from reconciler.pool.file.identity import Identity
 from reconciler.pool.file.pool import FilePool
 from tests.support.sleeper import command_name, sleeper
@@ -818,3 +818,82 @@ def test_blocks_are_never_shared_across_file_systems(tmp_path: Path) -> None:
         here.flush()
 
         assert not reflink(here.fileno(), there.fileno())
+
+
+# -------------------------------------------------------------------------------------------------- long copies
+
+
+@pytest.fixture
+def copying(pool: FilePool, monkeypatch: pytest.MonkeyPatch) -> FilePool:
+    """A pool on a file system without shared blocks, with a volume of 40 MiB of data."""
+    monkeypatch.setattr("reconciler.pool.file.pool.reflink", lambda source, target: False)
+    with pool.create_volume(A, 64 * MIB, None) as volume:
+        for at in range(40):
+            os.pwrite(volume.fd, os.urandom(MIB), at * MIB)
+        volume.seal()
+    return pool
+
+
+def test_a_copy_calls_the_heartbeat_after_each_piece(copying: FilePool) -> None:
+    beats: list[None] = []
+    copying.create_snapshot("vm", A, lambda: beats.append(None))
+
+    assert len(beats) >= 40 * MIB // CHUNK
+    assert copying.snapshot_path("vm").read_bytes() == copying.volume_path(A).read_bytes()
+
+
+@pytest.mark.parametrize("act", ["create_snapshot", "create_snapshots", "replace_snapshot", "create_volume"])
+def test_a_copy_ends_when_the_heartbeat_raises_and_leaves_nothing(copying: FilePool, act: str) -> None:
+    identity = copying.create_snapshot("old", A) if act == "replace_snapshot" else ""
+    if act == "replace_snapshot":
+        with copying.snapshot_path("old").open("r+b") as file:
+            os.pwrite(file.fileno(), b"another file system", 1024)
+    before = everything(copying.root)
+    beats = 0
+
+    def heartbeat() -> None:
+        nonlocal beats
+        beats += 1
+        if beats == 3:
+            raise Stopped("asked to stop")
+
+    calls: dict[str, Callable[[], object]] = {
+        "create_snapshot": lambda: copying.create_snapshot("vm", A, heartbeat),
+        "create_snapshots": lambda: copying.create_snapshots([SnapshotRequest("vm", A)], heartbeat),
+        "replace_snapshot": lambda: copying.replace_snapshot("old", A, identity, heartbeat),
+        "create_volume": lambda: copying.create_volume(B, 64 * MIB, A, heartbeat=heartbeat),
+    }
+    with pytest.raises(Stopped):
+        calls[act]()
+
+    assert beats == 3
+    assert everything(copying.root) == before
+
+
+def test_parallel_copies_do_not_pass_the_reserve_together(copying: FilePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second copy begins within the first one, which has been promised what it has not yet written."""
+    free = 60 * MIB
+    monkeypatch.setattr(FilePool, "space", lambda self: Space(1 << 40, free, 0))
+    refused: list[NoSpace] = []
+
+    def heartbeat() -> None:
+        if not refused:
+            with pytest.raises(NoSpace, match="promised to running work") as caught:
+                copying.create_snapshot("second", A)
+            refused.append(caught.value)
+
+    copying.create_snapshot("first", A, heartbeat)
+    assert refused
+    copying.create_snapshot("second", A)
+
+
+def test_a_batch_makes_its_names_durable_with_one_fsync_of_the_directory(pool: FilePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(pool, A)
+    pool.create_snapshot("first", A)
+    synced: list[str] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
+    pool.create_snapshots([SnapshotRequest(f"vm-{n}", A) for n in range(5)])
+
+    assert synced.count(str(pool.root / "snapshots")) == 1
+    assert len(synced) == 5 + 1
