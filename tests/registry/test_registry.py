@@ -62,7 +62,7 @@ def opened(registry: Registry, name: str = "c0ffee", number: int = 1, **more: ob
 
 def take_id(registry: Registry, pool: str) -> int:
     """The id of a device whose creation begins."""
-    return registry.begin_device(pool, DeviceRow(0, Role.SNAPSHOT, "", "", 1, 0, State.CREATING), 0).id
+    return registry.begin_devices(pool, [DeviceRow(0, Role.SNAPSHOT, "", "", 1, 0, State.CREATING)], ())[0].id
 
 
 def end(registry: Registry, run: Run, status: Status, reason: str = "", message: str = "") -> None:
@@ -288,8 +288,18 @@ with Registry.open(pathlib.Path(sys.argv[1])) as registry:
     sys.stdin.readline()
     for n in range(20):
         registry.record_image(ImageRow(sys.argv[2], "default", None, n, False))
-        print(registry.begin_device("thin", DeviceRow(0, Role.SNAPSHOT, "", "", 1, 0, State.CREATING), 0).id)
+        print(registry.begin_devices("thin", [DeviceRow(0, Role.SNAPSHOT, "", "", 1, 0, State.CREATING)], ())[0].id)
 """
+
+
+def test_many_devices_get_ids_in_one_transaction_and_ids_in_use_are_skipped(registry: Registry) -> None:
+    wanted = [DeviceRow(0, Role.SNAPSHOT, name, "", 1, 7, State.CREATING) for name in "abc"]
+
+    given = registry.begin_devices("thin", wanted, {1, 3, (1 << 24) - 1})
+
+    assert [(row.id, row.name) for row in given] == [(2, "a"), (4, "b"), (5, "c")]
+    assert tuple(registry.thin_devices("thin").values()) == given
+    assert registry.begin_devices("thin", wanted[:1], ())[0].id == 6, "the sequence does not jump"
 
 
 def test_two_processes_never_get_the_same_id_and_neither_is_turned_away(path: Path) -> None:
