@@ -35,7 +35,7 @@ from reconciler.model import (
     VolumeRow,
     VolumeSealed,
 )
-from reconciler.pool.driver import Driver, OpenVolume
+from reconciler.pool.driver import Driver, Heartbeat, OpenVolume, no_heartbeat
 from reconciler.settings import Settings
 
 HOUR = 3600.0
@@ -145,7 +145,7 @@ class Pipelines:
         """Wait until the run's stream has passed the milestone; an error ends the stream and discards the volume."""
         run = context.run.id
         try:
-            pipeline = self._of(run, VolumePlan.of(context.run.input))
+            pipeline = self._of(run, VolumePlan.of(context.run.input), context.check)
             return pipeline, pipeline.build.wait(milestone, stop=context.stop, tick=lambda now: tell(context, now))
         except BaseException:
             self.close(run)
@@ -158,11 +158,11 @@ class Pipelines:
         if pipeline is not None:
             pipeline.close()
 
-    def _of(self, run: str, plan: VolumePlan) -> Pipeline:
+    def _of(self, run: str, plan: VolumePlan, heartbeat: Heartbeat) -> Pipeline:
         with self._lock:
             found = self._open.get(run)
         if found is None:
-            found = start(self._hands, plan)
+            found = start(self._hands, plan, heartbeat)
             with self._lock:
                 self._open[run] = found
         return found
@@ -173,11 +173,11 @@ def tell(context: Context, now: Progress) -> None:
     context.progress(now.read, now.total or 0)
 
 
-def start(hands: Hands, plan: VolumePlan) -> Pipeline:
+def start(hands: Hands, plan: VolumePlan, heartbeat: Heartbeat = no_heartbeat) -> Pipeline:
     """Open the volume and its stream; layers below the parent are not fetched unless the parent's index is lost."""
     driver = hands.driver(plan.pool)
     with contextlib.ExitStack() as stack:
-        volume = stack.enter_context(driver.create_volume(plan.chain, plan.size, plan.parent, lambda: expected(plan)))
+        volume = stack.enter_context(driver.create_volume(plan.chain, plan.size, plan.parent, lambda: expected(plan), heartbeat))
         index_in, below = parent_index(hands, plan, stack)
         index = stack.enter_context(writing(hands.index(plan.chain))) if driver.shares_blocks else None
         layers = plan.layers[-1:] if index_in is not None else plan.layers
@@ -299,7 +299,7 @@ def snapshot(hands: Hands) -> Machine:
 
     def make(context: Context) -> Outcome:
         wish = context.run.input
-        identity = hands.driver(wish["pool"]).create_snapshot(wish["name"], wish["chain"])
+        identity = hands.driver(wish["pool"]).create_snapshot(wish["name"], wish["chain"], context.check)
         row = SnapshotRow(wish["pool"], wish["name"], wish["image"], wish["chain"], identity)
         return Outcome(facts=(SnapshotMade(row),))
 
@@ -338,7 +338,7 @@ def replacement(hands: Hands) -> Machine:
 
     def replace(context: Context) -> Outcome:
         wish = context.run.input
-        identity = hands.driver(wish["pool"]).replace_snapshot(wish["name"], wish["chain"], wish["identity"])
+        identity = hands.driver(wish["pool"]).replace_snapshot(wish["name"], wish["chain"], wish["identity"], context.check)
         row = SnapshotRow(wish["pool"], wish["name"], wish["image"], wish["chain"], identity)
         return Outcome({"identity": identity}, (SnapshotMade(row),), f"now of chain {wish['chain'][:12]}")
 
