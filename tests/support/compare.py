@@ -69,8 +69,8 @@ def _facts_differ(path: bytes, expected: Facts, actual: Facts, ignoring: Collect
     for field in fields(Facts):
         wanted, found = getattr(expected, field.name), getattr(actual, field.name)
         if wanted != found and field.name not in ignoring:
-            told = f"{field.name} is {_shown(field.name, found)}, expected {_shown(field.name, wanted)}"
-            yield f"{path!r} ({KINDS[expected.kind]}): {told}"
+            difference = f"{field.name} is {_shown(field.name, found)}, expected {_shown(field.name, wanted)}"
+            yield f"{path!r} ({KINDS[expected.kind]}): {difference}"
 
 
 def _shown(field: str, value: object) -> str:
@@ -138,7 +138,7 @@ def _content(path: bytes, status: os.stat_result) -> tuple[str, tuple[Run, ...]]
 
 
 def _data(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of what is not a hole, as lseek(2) tells."""
+    """(offset, length) of what is not a hole, as lseek(2) reports."""
     end = 0
     while end < size:
         try:

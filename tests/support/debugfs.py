@@ -1,4 +1,4 @@
-"""An ext4 image read by e2fsprogs' debugfs: a reader that is neither the tests' own nor a kernel, and needs no root. No state."""
+"""An ext4 image read by e2fsprogs' debugfs: a reader besides the tests' own and the kernel, without root. No state."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _hexadecimal = re.compile(rb"(?:[0-9a-f]{2} )+").fullmatch
 
 
 def of_image(image: Path, scratch: Path) -> dict[bytes, Facts]:
-    """What an image holds, its root directory as ``b"."``; ``scratch`` is an empty directory for what debugfs takes out of it."""
+    """The contents of an image, its root directory as ``b"."``; ``scratch`` is for the files that debugfs extracts."""
     found = dict(_names(image))
-    said = _answers(image, {number: b"stat <%d>" % number for number, _ in found.values()})
+    output = _answers(image, {number: b"stat <%d>" % number for number, _ in found.values()})
     listed = _answers(image, {number: b"ea_list <%d>" % number for number, _ in found.values()})
     attributes = {
-        (number, name): scratch / f"{number}.{at}" for number in said for at, name in enumerate(_listed(listed[number]))
+        (number, name): scratch / f"{number}.{at}" for number in output for at, name in enumerate(_listed(listed[number]))
     }
-    contents = {number: scratch / str(number) for number, kind in found.values() if _has_content(kind, said[number])}
+    contents = {number: scratch / str(number) for number, kind in found.values() if _has_content(kind, output[number])}
     _run(image, [b'ea_get -f "%s" "<%d>" "%s"' % (bytes(path), number, name) for (number, name), path in attributes.items()])
     _run(image, [b'dump <%d> "%s"' % (number, bytes(path)) for number, path in contents.items()])
     links = grouped({name: number for name, (number, kind) in found.items() if kind != stat.S_IFDIR})
@@ -46,7 +46,7 @@ def of_image(image: Path, scratch: Path) -> dict[bytes, Facts]:
     for (number, name), path in attributes.items():
         xattrs.setdefault(number, []).append((name, _value(name, path.read_bytes())))
     return {
-        name: _facts(kind, said[number], contents.get(number), tuple(sorted(xattrs.get(number, []))), links.get(name, ()))
+        name: _facts(kind, output[number], contents.get(number), tuple(sorted(xattrs.get(number, []))), links.get(name, ()))
         for name, (number, kind) in found.items()
     }
 
@@ -68,8 +68,8 @@ def _names(image: Path) -> Iterator[tuple[bytes, tuple[int, int]]]:
         level = below
 
 
-def _has_content(kind: int, said: bytes) -> bool:
-    return kind == stat.S_IFREG or (kind == stat.S_IFLNK and not _target.search(said))
+def _has_content(kind: int, output: bytes) -> bool:
+    return kind == stat.S_IFREG or (kind == stat.S_IFLNK and not _target.search(output))
 
 
 def _listed(answer: bytes) -> list[bytes]:
@@ -77,21 +77,21 @@ def _listed(answer: bytes) -> list[bytes]:
 
 
 def _facts(
-    kind: int, said: bytes, content: Path | None, xattrs: tuple[tuple[bytes, bytes], ...], links: tuple[bytes, ...]
+    kind: int, output: bytes, content: Path | None, xattrs: tuple[tuple[bytes, bytes], ...], links: tuple[bytes, ...]
 ) -> Facts:
-    owner, device, target = _owner.search(said), _device.search(said), _target.search(said)
-    assert owner, said
+    owner, device, target = _owner.search(output), _device.search(output), _target.search(output)
+    assert owner, output
     data = content.read_bytes() if content else b""
-    assert kind == stat.S_IFDIR or int(_one(_links, said)) == max(1, len(links)), said
+    assert kind == stat.S_IFDIR or int(_one(_links, output)) == max(1, len(links)), output
     return Facts(
         kind=kind,
-        mode=int(_one(_mode, said), 8),
+        mode=int(_one(_mode, output), 8),
         uid=int(owner[1]) % 2**32,
         gid=int(owner[2]) % 2**32,
-        mtime=_time(said),
+        mtime=_time(output),
         size=0 if kind == stat.S_IFDIR else int(owner[3]),
         digest=hashlib.sha256(data).hexdigest() if kind == stat.S_IFREG else "",
-        data=tuple(_extents(said)) if kind == stat.S_IFREG else (),
+        data=tuple(_extents(output)) if kind == stat.S_IFREG else (),
         target=target[1] if target else data if kind == stat.S_IFLNK else b"",
         device=(int(device[1]), int(device[2])) if device else (0, 0),
         xattrs=xattrs,
@@ -107,24 +107,24 @@ def _value(name: bytes, value: bytes) -> bytes:
     return value[:4] + b"".join(entry if entry[0] in NAMED else entry[:4] + b"\xff" * 4 for entry in entries)
 
 
-def _one(pattern: re.Pattern[bytes], said: bytes) -> bytes:
-    match = pattern.search(said)
-    assert match, said
+def _one(pattern: re.Pattern[bytes], output: bytes) -> bytes:
+    match = pattern.search(output)
+    assert match, output
     return bytes(match[1])
 
 
-def _time(said: bytes) -> int:
-    """Nanoseconds: the low 32 bits are signed, two bits of the other word stand above them, the rest are nanoseconds."""
-    match = _mtime.search(said)
-    assert match, said
+def _time(output: bytes) -> int:
+    """Nanoseconds: the low 32 bits are signed, two bits of the other word are above them, the rest are nanoseconds."""
+    match = _mtime.search(output)
+    assert match, output
     low, extra = int(match[1], 16), int(match[2], 16)
     return (low - (low >> 31 << 32) + ((extra & 3) << 32)) * 10**9 + (extra >> 2)
 
 
-def _extents(said: bytes) -> Iterator[Run]:
+def _extents(output: bytes) -> Iterator[Run]:
     """The blocks that have data, neighbours joined."""
     start = end = -1
-    for first, last in _extent.findall(said.partition(b"\nEXTENTS:\n")[2]):
+    for first, last in _extent.findall(output.partition(b"\nEXTENTS:\n")[2]):
         if int(first) != end:
             if start >= 0:
                 yield start, end - start
@@ -139,14 +139,14 @@ def _extents(said: bytes) -> Iterator[Run]:
 
 def _answers(image: Path, requests: dict[int, bytes]) -> Stated:
     """What debugfs answers to one request each; it repeats each request in front of its answer."""
-    said = _run(image, requests.values())
+    output = _run(image, requests.values())
     places: list[tuple[int, int]] = []
     for request in requests.values():
         echo = b"debugfs: " + request + b"\n"
-        start = said.index(echo, places[-1][1] if places else 0)
+        start = output.index(echo, places[-1][1] if places else 0)
         places.append((start, start + len(echo)))
-    ends = [start for start, _ in places[1:]] + [len(said)]
-    return {number: said[begin:end] for number, (_, begin), end in zip(requests, places, ends, strict=True)}
+    ends = [start for start, _ in places[1:]] + [len(output)]
+    return {number: output[begin:end] for number, (_, begin), end in zip(requests, places, ends, strict=True)}
 
 
 def _run(image: Path, requests: Iterable[bytes]) -> bytes:

@@ -172,7 +172,7 @@ class Image:
     def _walk(self, number: int, prefix: bytes) -> Iterator[tuple[bytes, Inode]]:
         for name, child, kind in self._entries(number):
             inode = self.inode(child)
-            assert stat.S_IFMT(inode.mode) == kind, f"{prefix + name!r}: its directory entry says another type"
+            assert stat.S_IFMT(inode.mode) == kind, f"{prefix + name!r}: its directory entry has another type"
             if number == 2 and name == b"lost+found" and child == 11 and kind == stat.S_IFDIR and not any(self._entries(child)):
                 continue
             yield prefix + name, inode

@@ -74,7 +74,7 @@ def apparent(content: bytes, segments: Sequence[tuple[int, int]] | None) -> byte
 
 
 def pieces(content: bytes) -> Iterator[memoryview]:
-    """As a tar reader delivers them: in parts that know nothing of blocks."""
+    """As a tar reader delivers them: in parts of any length."""
     view = memoryview(content)
     return (view[at : at + 100_003] for at in range(0, len(view), 100_003))
 
@@ -125,8 +125,8 @@ def check(path: Path | str) -> None:
     done = subprocess.run(["e2fsck", "-fn", path], capture_output=True, text=True)
     expected = (*PHASES, f"{str(path).replace(' ', '_')}: ")  # e2fsck prints blanks of the name like this
     complaints = [line for line in done.stdout.splitlines() if line and not line.startswith(expected)]
-    said = [line for line in done.stderr.splitlines() if not line.startswith("e2fsck ")]
-    assert (done.returncode, complaints, said) == (0, [], [])
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("e2fsck ")]
+    assert (done.returncode, complaints, errors) == (0, [], [])
 
 
 def debugfs(path: Path, *requests: str) -> str:

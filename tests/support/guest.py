@@ -45,7 +45,7 @@ ENVIRONMENT = {
     "HYPOTHESIS_STORAGE_DIRECTORY": "/run/tmp/hypothesis",
 }
 DISK = "/run/disk"
-"""Where a guest has its disk unless told otherwise."""
+"""The default mount point of a guest's disk."""
 BOOTED = itertools.count()
 BOOT = STOP = 60.0
 POLL = 0.005
@@ -55,11 +55,11 @@ WATCHED = 'exec 3<&0; { read -r _ <&3; rm -rf -- "$0"; kill -9 0; } & exec "$@" 
 
 
 class GuestDied(Exception):
-    """The guest is gone, or never came up. The text has the end of its console."""
+    """The guest has ended, or has never booted. The text has the end of its console."""
 
 
 class GuestTimeout(Exception):
-    """A command took longer than it was given; it has been killed. The text has what it printed."""
+    """A command exceeded its timeout and was killed. The text has its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Completed:
 
 
 def unusable() -> str:
-    """Why this host can't run guests; empty where it can."""
+    """Why this host can't run guests; empty if it can."""
     if not shutil.which(KERNEL):
         return f"{KERNEL} is not installed (Debian: apt-get install user-mode-linux kmod)"
     if not shutil.which("modprobe", path=PATH):
@@ -119,7 +119,7 @@ class Job:
 
     @property
     def stdout(self) -> str:
-        """What it has printed so far, some tenths of a second late while it runs."""
+        """Its output so far, with some tenths of a second of delay while it runs."""
         return self._printed("stdout")
 
     @property
@@ -179,7 +179,7 @@ class Guest:
     # ------------------------------------------------------------------------------------------------ power
 
     def boot(self) -> None:
-        """Raises ``GuestDied`` where it doesn't come up."""
+        """Raises ``GuestDied`` if it doesn't boot."""
         assert self._process is None, "it runs already"
         self.private = Path(tempfile.mkdtemp(prefix="guest-"))
         atexit.register(self.cut)
@@ -246,7 +246,7 @@ class Guest:
             )
 
     def cut(self) -> None:
-        """A power cut: the guest is gone at once, with all that was not on its disks. Nothing happens where it doesn't run."""
+        """Cuts the power: the guest ends at once, and only its disks remain. Does nothing if it doesn't run."""
         atexit.unregister(self.cut)
         if self._process is not None:
             process, self._process = self._process, None
@@ -260,7 +260,7 @@ class Guest:
             self.private = Path()
 
     def shutdown(self) -> None:
-        """Jobs are killed, everything is written out, and the power goes. Raises ``GuestTimeout``."""
+        """Kills the jobs, syncs the disks and powers off. Raises ``GuestTimeout``."""
         self.ask({"do": "stop"})
         assert self._process
         try:
@@ -292,7 +292,7 @@ class Guest:
         return Job(self, job)
 
     def ask(self, request: Mapping[str, object]) -> None:
-        """Process 1 takes the requests in the order in which they were made."""
+        """Process 1 takes requests in their order."""
         self.check()
         post(self.private / "in", f"{self._asked:06}", request)
         self._asked += 1
@@ -305,7 +305,7 @@ class Guest:
         return answer
 
     def until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
-        """Waits for something that the guest does. Raises ``GuestDied`` where it dies before, ``GuestTimeout`` where it hangs."""
+        """Waits for something that the guest does. Raises ``GuestDied`` if it dies before, ``GuestTimeout`` if it hangs."""
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
@@ -318,7 +318,7 @@ class Guest:
             time.sleep(POLL)
 
     def check(self) -> None:
-        """Raises ``GuestDied`` where it doesn't run."""
+        """Raises ``GuestDied`` if it doesn't run."""
         if self._process is None:
             raise GuestDied("the guest doesn't run")
         if self._process.poll() is not None:
@@ -334,19 +334,19 @@ class Guest:
 
 
 def post(directory: Path, name: str, content: object) -> None:
-    """A file that has its name when it is complete."""
+    """Writes a file that gets its name when it is complete."""
     (directory / f".{name}").write_text(json.dumps(content))
     os.rename(directory / f".{name}", directory / name)
 
 
 def one_processor() -> int:
-    """The processes of a guest wait for each other all the time: on one processor they are five times as fast as on two."""
+    """A processor for a guest. Its processes wait for each other all the time: on one they are five times as fast as on two."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[(os.getpid() + next(BOOTED)) % len(allowed)]
 
 
 def memory_directory(memory: str) -> dict[str, str]:
-    """The guest's memory is a file without a name: in memory where there is room for all of it and programs may be mapped."""
+    """TMPDIR for the guest's memory, a file without a name: in memory if it has room and allows programs."""
     size = int(memory[:-1]) << {"M": 20, "G": 30}[memory[-1]]
     with contextlib.suppress(OSError):
         room = os.statvfs("/dev/shm")

@@ -1,9 +1,9 @@
-"""Process 1 of a guest (``guest.py``): makes the guest usable, then runs what the host asks for.
+"""Process 1 of a guest (``guest.py``): prepares the guest, then runs the requests of the host.
 
-It runs before anything is mounted, by itself and with the standard library only. The host and it talk through a directory of the
-host that is mounted here with hostfs: requests are files in ``in``, answers are files in ``out``, each complete when it has its
-name.
-State: the jobs that run, in memory. Should it fail, the kernel panics and the console has the traceback.
+It starts before anything is mounted, and uses the standard library only. It exchanges messages with the host through a directory
+of the host that is mounted with hostfs: requests are files in ``in``, answers are files in ``out``, each complete when it has
+its name.
+State: the running jobs, in memory. If it fails, the kernel panics and the console has the traceback.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 POLL = 0.01
-FLUSH = 0.2  # seconds after which the host sees what a running job has printed
+FLUSH = 0.2  # seconds until the host has the output of a running job
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8  # mount(2)
 POWER_OFF = 0x4321FEDC  # reboot(2)
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # netdevice(7)
@@ -98,7 +98,7 @@ def loopback_up() -> None:
 
 
 def load(modules: str, names: list[str], environment: dict[str, str]) -> None:
-    """Some modules now; the kernel loads others when they are asked for, as on any host."""
+    """Loads some modules now; the kernel loads others on demand, as on any host."""
     os.makedirs(f"{KMOD}/lib")
     os.symlink(modules, f"{KMOD}/lib/modules")
     Path(f"{KMOD}/modprobe").write_text(f'#!/bin/sh\nPATH={environment["PATH"]}\nexec modprobe -d {KMOD} "$@"\n')

@@ -58,8 +58,8 @@ def build(
     command = [COMMAND, "build", *map(str, layers), "--output", str(path), "--size", size, "-o", "json"]
     done = subprocess.run(command, capture_output=True, env={**os.environ, **(environment or {})}, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
 
 
 def run(*command: str | Path) -> str:
@@ -70,9 +70,9 @@ def run(*command: str | Path) -> str:
 
 def assert_e2fsck_is_content(path: Path) -> None:
     """Exit code 0, and no line besides the five passes and the totals."""
-    said = run("e2fsck", "-fn", path).splitlines()
-    unexpected = [line for line in said if line and not line.startswith("Pass ")]
-    assert len(unexpected) == 1 and unexpected[0].startswith(f"{str(path).replace(' ', '_')}: "), "\n".join(said)
+    lines = run("e2fsck", "-fn", path).splitlines()
+    unexpected = [line for line in lines if line and not line.startswith("Pass ")]
+    assert len(unexpected) == 1 and unexpected[0].startswith(f"{str(path).replace(' ', '_')}: "), "\n".join(lines)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""pytest inside a guest: runs the tests that the host names, one at a time, and hands back each report (``tier.py``).
+"""pytest inside a guest: runs the tests that the host names, one at a time, and returns each report (``tier.py``).
 
 ``python -m tests.support.inside DIRECTORY ARGUMENT…``: requests are files in the directory, and so are the answers. State: none.
 """

@@ -242,7 +242,7 @@ def _time(nanoseconds: int) -> bytes:
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """The members of a tar as Python's own reader sees them (it knows gzip; zstd is unpacked here first)."""
+    """The members of a tar as Python's own reader returns them (it reads gzip; zstd is decompressed here first)."""
     with _opened(path) as tar:
         for member in tar:
             yield _entry(tar, member)

@@ -1,4 +1,4 @@
-"""Builders that die, hang or lie, for ``child.COMMAND``; the first argument says which."""
+"""Builders that die, hang or send false messages, for ``child.COMMAND``; the first argument selects one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _claim(channel: Channel, *_: Any) -> dict[str, object]:
 
 
 def _forge(totals: dict[str, object]) -> Any:
-    """A builder that reads its layer, and tells other totals."""
+    """A builder that reads its layer, and reports wrong totals."""
     honest = child.apply_layer
 
     def forge(*given: Any) -> dict[str, object]:

@@ -58,7 +58,7 @@ class Origin:
             do_HEAD = do_GET
 
             def log_message(self, *args: object) -> None:
-                """Tests look at ``asked``."""
+                """Tests read ``asked``."""
 
         class Server(ThreadingHTTPServer):
             def handle_error(self, *args: object) -> None:
@@ -83,7 +83,7 @@ class Origin:
         self.etags: dict[str, str] = {}
         self.asked: list[Asked] = []
         self.sent = 0
-        """Bytes of bodies that went out, whether or not somebody read them."""
+        """Bytes of bodies that went out, read or not."""
         self.script: Callable[[Asked], Answer | None] = lambda asked: None
 
     def source(self, key: str = "layers/one.tar", **options: object) -> Source:
@@ -120,7 +120,7 @@ class Origin:
         return self.script(asked) or self.serve(asked)
 
     def serve(self, asked: Asked) -> Answer:
-        """What an honest server says."""
+        """The answer of a correct server."""
         if asked.path not in self.objects:
             return failure(404, "NoSuchKey")
         data, etag = self.objects[asked.path], self.etags[asked.path]

@@ -103,9 +103,9 @@ def version(peer: str) -> str:
     program = {"GNU tar": "tar", "bsdtar": "bsdtar"}[peer]
     if shutil.which(program) is None:
         return ""
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.splitlines()[0]
-    found = re.search(r"[0-9]+(\.[0-9]+)+", told)
-    return found[0] if found and program in told else ""
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.splitlines()[0]
+    found = re.search(r"[0-9]+(\.[0-9]+)+", printed)
+    return found[0] if found and program in printed else ""
 
 
 def unpack(peer: str, archive: bytes, *, seconds: float = SECONDS) -> Unpacked:
@@ -122,7 +122,7 @@ def unpack(peer: str, archive: bytes, *, seconds: float = SECONDS) -> Unpacked:
 
 
 Ran = tuple[int, str, bool]
-"""Exit code, what was said, and whether it had to be ended."""
+"""Exit code, output, and whether it was ended."""
 
 
 def _run(peer: str, private: Path, seconds: float) -> Ran:
@@ -187,7 +187,7 @@ def _outside(within: Path) -> Iterator[bytes]:
 
 
 def listing(top: Path) -> dict[bytes, Facts]:
-    """What a directory holds. Of files above ``LARGEST`` the size alone is told: nobody reads a TiB of holes."""
+    """What a directory holds. Files above ``LARGEST`` have their size only, as a TiB of holes takes too long to read."""
     large = dict(_large(os.fsencode(top)))
     for path, status in large.items():
         os.truncate(path, 0)

@@ -1,4 +1,4 @@
-"""Short words for the planner's tests: chains are written ``a+b``, and stand for the layers whose digests are all a's and b's.
+"""Short words for the planner's tests: chains are written ``a+b``, and mean the layers whose digests are all a's and b's.
 
 ``a+b@1`` is the chain of layout 1.
 """
@@ -74,9 +74,9 @@ def volume_row(chain: str, pool: str = "default", *, shares: bool = True, size: 
 
 
 def observed(case: Mapping[str, Any]) -> Observed:
-    """A case's ``registry``, and its pools: what stands there is what the registry says, but for the differences listed.
+    """A case's ``registry``, and its pools: they hold what the registry has, but for the listed differences.
 
-    ``idle`` holds snapshots that are not active, with what the driver says of that (null: nothing); ``held`` who holds which.
+    ``idle`` holds snapshots that are not active, with the driver's reason (null: none); ``held`` the holder of each.
     """
     registry = case.get("registry", {})
     pools = case.get("pools", {"default": {}})

@@ -1,7 +1,7 @@
-"""A builder with a planted flaw: a hostile archive "runs code" in it, in the tar reader's place, and tells what that code got.
+"""A builder with a planted flaw: a hostile archive "runs code" in it, in the tar reader's place, and reports its results.
 
 Run by ``child.COMMAND``, with ``SETTINGS`` (JSON) as its first argument: ``without`` names measures to leave out, ``user`` is a
-uid to start as, ``targets`` is what to reach for. What each attempt came to is told as the reason for which the layer is refused.
+uid to start as, ``targets`` is what to reach for. The reason of the layer's refusal has the result of each attempt.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _abstract(name: str) -> None:
 
 
 class Planted(Reader):
-    """Reads as far as the first member, and is then somebody else's."""
+    """Reads as far as the first member, and then runs the planted code."""
 
     def __iter__(self) -> Iterator[Member]:
         yield next(super().__iter__())

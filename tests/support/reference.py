@@ -1,7 +1,7 @@
 """What a chain of layers must look like, worked out twice: by a model in a dictionary, and by GNU tar on a real file system.
 
 The model follows the OCI image specification ("Layers": whiteouts, opaque whiteouts, replacement) on paths and nothing else.
-GNU tar knows no whiteouts: they are applied to the directory before it unpacks a layer. Of directories it loses the time when it
+GNU tar has no whiteouts: they are applied to the directory before it unpacks a layer. Of directories it loses the time when it
 returns to them, keeps extended attributes that a later layer no longer gives, and leaves a setgid bit that mkdir inherits:
 ``forgiving`` takes the first and the last from the model, and the attributes are taken away before it unpacks.
 """
@@ -33,7 +33,7 @@ class Node:
 
 
 class Model:
-    """Layers applied one after the other; ``tree`` tells the result."""
+    """Layers applied one after the other; ``tree`` is the result."""
 
     def __init__(self) -> None:
         self._layer = 0
@@ -214,7 +214,7 @@ def unpack_with_gnu_tar(tar: Path, layer: Iterable[Entry], top: Path) -> None:
 
 
 def forgiving(unpacked: Tree, model: Tree) -> dict[bytes, Facts]:
-    """What GNU tar has made, with what it is known to lose of directories put right."""
+    """What GNU tar has made, with the directories' lost times restored."""
 
     def forgive(found: Facts, meant: Facts) -> Facts:
         return replace(found, mtime=meant.mtime, mode=found.mode & ~stat.S_ISGID | meant.mode & stat.S_ISGID)

@@ -1,4 +1,4 @@
-"""A process that sleeps, and holds open what a test gives it. Called by tests of who holds a file or a device. No state."""
+"""A process that sleeps and holds a file open. Used by tests of the holders of a file or a device. No state."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ class Inside:
         bound = 2 * limit(item) + GRACE
         while (answer := self.next(bound))["kind"] == "report":
             report = self.config.hook.pytest_report_from_serializable(config=self.config, data=answer["content"])
-            if isinstance(report.longrepr, list):  # of one that is skipped: JSON knows no tuples
+            if isinstance(report.longrepr, list):  # of a skipped test: JSON has no tuples
                 report.longrepr = tuple(report.longrepr)
             yield report
         if answer["kind"] != "done":

@@ -1,7 +1,7 @@
 """Members of layers as values, and hypothesis strategies for whole chains of layers.
 
 What is generated is legal and unambiguous: nothing that the judge refuses, no directory replaced within the layer that filled it,
-no path below a whiteout of the same layer. What a tar dialect cannot say is not asked of it (``DIALECTS``).
+no path below a whiteout of the same layer. What a tar dialect can't express is left out (``DIALECTS``).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ ACL_MODE = 0o654
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a tar format can say of a member."""
+    """What a tar format can express of a member."""
 
     name: str
     longest_component: int
@@ -229,7 +229,7 @@ class _Chain:
         return [p for p in self.kinds if p.startswith(path + b"/")]
 
     def is_free(self, path: bytes, kind: int) -> bool:
-        """Whether the layer may say this of the path: nothing hidden, and no directory replaced that this layer has a part in."""
+        """Whether the layer may have this path: nothing is hidden, and no directory of this layer is replaced."""
         if self.is_hidden(path) or path in self.touched:
             return False
         if self.kinds.get(path) != stat.S_IFDIR or kind == stat.S_IFDIR:
