@@ -362,11 +362,11 @@ CASES = [
             CLASS,
             f"a sparse file, {form}",
             lambda form=form: pack(
-                [sparse(b"s", 100_000, [(0, b"a" * 100), (50_000, b"b" * 10)])],
+                [sparse(b"s", 100_000, [(0, b"a" * 512), (50_000, b"b" * 10), (100_000, b"")])],
                 "gnu" if form == "old" else "pax",
                 sparse_format=form,
             ),
-            {b"s": f(b"a" * 100 + bytes(49_900) + b"b" * 10 + bytes(49_990))},
+            {b"s": f(b"a" * 512 + bytes(49_488) + b"b" * 10 + bytes(49_990))},
         )
         for form in ("old", "0.0", "0.1", "1.0")
     ),

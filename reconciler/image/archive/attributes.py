@@ -14,6 +14,9 @@ from reconciler.image.archive.member import HARDLINK, Malformed
 ROOM = 4096 - 32 - 4
 """Bytes of entries and values that one ext4 attribute block holds besides its header and its end mark."""
 
+MAX_NAME = 255
+"""Bytes of an attribute's name with its namespace (XATTR_NAME_MAX of linux/limits.h)."""
+
 _DROPPED = frozenset(b"security.selinux security.ima security.evm SCHILY.acl.ace".split())
 _OVERLAY = b"trusted.overlay."
 """Labels and signatures of another host's policy, the innards of overlayfs, NFSv4's ACLs: no image can hold them."""
@@ -63,7 +66,7 @@ def _put(kept: dict[bytes, bytes], name: bytes, value: bytes, kind: int) -> None
 
 def _check(name: bytes, value: bytes, kind: int) -> None:
     prefix, _, rest = name.partition(b".")
-    if b"\0" in name or not rest or len(rest) > 255:
+    if b"\0" in name or not rest or len(name) > MAX_NAME:
         raise Malformed("xattr-name", f"the attribute name {name[:300]!r} is not acceptable")
     if name == CAPABILITY:
         _check_capability(value)

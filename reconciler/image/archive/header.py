@@ -32,7 +32,9 @@ TYPES = {
 
 OLD_GNU_SPARSE = ord("S")
 
-_octal = re.compile(rb"[ \0]*([0-7]+)[ \0]*").fullmatch
+_octal = re.compile(rb" *([0-7]+)[ \0]*").fullmatch
+"""Blanks may precede the digits, NULs may not: for GNU tar, bsdtar and Python a number ends at a NUL, Go skips it."""
+
 _empty = re.compile(rb"[ \0]*").fullmatch
 
 
@@ -108,8 +110,15 @@ def check_layout(block: bytes) -> None:
         return
     if block[257:262] == b"ustar" and not is_gnu(block):
         raise Malformed("magic", f"the header's magic {block[257:265]!r} is neither POSIX's nor GNU's")
+    if block[345] and not _has_times(block):
+        raise Malformed("magic", "a header without a prefix has one: readers disagree on whether it counts")
     if block[156] != OLD_GNU_SPARSE and is_gnu(block) and block[386:495].strip(b"\0"):
         raise Malformed("sparse-map", "a member that is not a sparse file has a sparse file's map")
+
+
+def _has_times(block: bytes) -> bool:
+    """Whether a header of GNU's layout has access and change times where others have the prefix."""
+    return is_gnu(block) and all(_octal(block[at : at + 12]) or _empty(block[at : at + 12]) for at in (345, 357))
 
 
 def text(field: bytes) -> bytes:

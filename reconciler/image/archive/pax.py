@@ -77,8 +77,8 @@ def records(payload: bytes) -> Iterator[Record]:
         if not (space < end - 1 and end <= total and payload[end - 1] == 0x0A):
             raise Malformed("pax-record", f"an extended header is malformed at its byte {at}")
         key, equals, value = payload[space + 1 : end - 1].partition(b"=")
-        if not (key and equals) or b"\0" in key:
-            raise Malformed("pax-record", f"an extended header has a record without a key at its byte {at}")
+        if not (key and equals) or b"\0" in key or key[0] in b" \t":  # GNU tar passes over blanks in front of a key
+            raise Malformed("pax-record", f"an extended header has a record without a proper key at its byte {at}")
         yield key, value
         at = end
 

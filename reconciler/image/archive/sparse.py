@@ -30,11 +30,16 @@ class PaxSparse:
 
 
 def check(segments: Segments, size: int, stored: int) -> None:
-    """Raises Malformed unless the segments ascend without overlap, end within ``size`` and add up to ``stored`` bytes."""
+    """Raises Malformed unless the segments ascend without overlap, end within ``size`` and add up to ``stored`` bytes.
+
+    All but the last one with data fill whole blocks: GNU tar reads each segment from a new block on, others go on in the same.
+    """
     end = total = 0
     for offset, length in segments:
         if offset < end or offset + length > size:
             raise Malformed("sparse-map", "a sparse file's map overlaps, is out of order, or leaves the file")
+        if length and total % BLOCK:
+            raise Malformed("sparse-map", "a sparse file's segment is no multiple of 512 bytes and another one follows it")
         end = offset + length
         total += length
     if total != stored:

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from reconciler.errors import LayerCorrupt
-from reconciler.image.archive import header, pax, sparse
+from reconciler.image.archive import header, pax, polyglot, sparse
 from reconciler.image.archive.blocks import Blocks, Chunks
 from reconciler.image.archive.header import BLOCK
 from reconciler.image.archive.member import HARDLINK, Malformed, Member
 from reconciler.image.spec import Limits
+
+OCTAL_SIZES = 8**11
+"""Sizes from here on need an extended header. Python looks for what follows a sparse file with one at another place."""
 
 MAX_PENDING = 8
 """Headers that may precede one member."""
@@ -65,6 +68,8 @@ class Reader:
         self._offset = 0
         self._block = b""
         self._data_end = 0
+        self._pax_seen = False
+        self._sized_link = False
 
     def __iter__(self) -> Iterator[Member]:
         try:
@@ -107,10 +112,14 @@ class Reader:
             self._offset = offset = blocks.offset
             self._block = block = self._header()
             if block == _ZEROS or not block:
+                self._check_sized_link(block)
                 self._finish(pending)
                 return None
             if not header.checksum_holds(block):
                 raise _not_a_header(offset)
+            if not offset:
+                polyglot.check(block)
+            self._check_sized_link(block)
             kind = header.TYPES.get(block[156])
             if kind is not None:
                 return self._member(block, kind, pending)
@@ -140,6 +149,7 @@ class Reader:
     def _extension(self, block: bytes, pending: _Pending) -> _Pending:
         flag = block[156]
         payload = self._payload(block, flag, pending)
+        self._pax_seen |= flag in (_PAX, _PAX_GLOBAL)
         if flag == _GNU_NAME:
             pending.name = _once(pending.name, _long_name(payload))
         elif flag == _GNU_LINK:
@@ -147,6 +157,8 @@ class Reader:
         elif flag == _PAX:
             pending.pax = _once(pending.pax, pax.overrides(pax.records(payload)))
         elif flag == _PAX_GLOBAL:
+            if pending.awaits_member:
+                raise Malformed("pax-global", "a global header is between an extended header and its member: Go drops the first")
             pax.check_global(pax.records(payload))
         elif pending.awaits_member or payload:
             raise Malformed("volume-label", "a volume label has data, or is between an extended header and its member")
@@ -180,6 +192,7 @@ class Reader:
         member = header.parse(block, kind, self._offset)
         if pending:
             self._override(member, block, pending)
+        self._pax_seen &= not header.is_gnu(block)
         if block[156] == header.OLD_GNU_SPARSE:
             self._read_old_sparse(member, block)
         if member.type == stat.S_IFREG:
@@ -188,11 +201,25 @@ class Reader:
             self._data_end = self._blocks.offset + member.stored
             self._resume = _padded(self._data_end)
         else:
-            # Whatever a directory or hard link says of its size, no data follows: so do GNU tar, bsdtar, Go and Python read it.
-            if member.type not in (HARDLINK, stat.S_IFDIR) and header.number(block[124:136]):
-                raise Malformed("size-of-type", "a member that has no data has a size: readers disagree on what follows it")
+            if header.number(block[124:136]):
+                self._check_size_without_data(member, block)
             self._data_end = self._resume = self._blocks.offset
         return member
+
+    def _check_size_without_data(self, member: Member, block: bytes) -> None:
+        """A directory's size means nothing to any reader. Behind a hard link with a size bsdtar expects data, unless the link has
+        the layout of GNU or Version 7, or no extended header came before it and it and what follows are plain POSIX headers."""
+        if member.type == stat.S_IFDIR or (member.type == HARDLINK and block[257:263] != b"ustar\0"):
+            return
+        if member.type != HARDLINK or self._pax_seen or block[263:265] != b"00":
+            raise Malformed("size-of-type", "a member that has no data has a size: readers disagree on what follows it")
+        self._sized_link = True
+
+    def _check_sized_link(self, following: bytes) -> None:
+        at_end = following in (b"", _ZEROS) and self._limits.trailing_data == "refuse"
+        if self._sized_link and not at_end and following[257:265] not in (b"ustar\x0000", b"ustar  \0"):
+            raise Malformed("size-of-type", "a hard link before this has a size: readers disagree on what follows it")
+        self._sized_link = False
 
     def _override(self, member: Member, block: bytes, pending: _Pending) -> None:
         extended = pending.pax
@@ -200,7 +227,7 @@ class Reader:
             if block[257:262] != b"ustar":
                 raise Malformed("version-7", "an extended header precedes a member in the layout of Version 7")
             extended.apply(member)
-            self._resize(member, extended)
+            self._resize(member, block, extended)
             if extended.sparse:
                 self._read_pax_sparse(member, block, extended)
         member.name = _named(pending.name, extended.path if extended else None, member.name)
@@ -208,11 +235,13 @@ class Reader:
         if member.type in (HARDLINK, stat.S_IFLNK):
             member.linkname = link
 
-    def _resize(self, member: Member, extended: pax.Overrides) -> None:
+    def _resize(self, member: Member, block: bytes, extended: pax.Overrides) -> None:
         size = extended.size
         if size is None:
             return
         if member.type == stat.S_IFREG:
+            if block[156] == header.OLD_GNU_SPARSE:
+                raise Malformed("sparse-map", "an extended header gives a size to a file of GNU's old sparse format")
             member.size = member.stored = size
         elif size:
             raise Malformed("size-of-type", "an extended header gives a size to a member that has no data")
@@ -226,7 +255,7 @@ class Reader:
         sparse.check(member.segments, member.size, member.stored)
 
     def _read_pax_sparse(self, member: Member, block: bytes, extended: pax.Overrides) -> None:
-        if member.type != stat.S_IFREG or block[156] == header.OLD_GNU_SPARSE:
+        if member.type != stat.S_IFREG or block[156] == header.OLD_GNU_SPARSE or header.is_gnu(block):
             raise Malformed("sparse-map", "a member that is not an ordinary file has a sparse file's records")
         found = sparse.from_pax(extended.sparse)
         member.segments = found.segments
@@ -236,6 +265,8 @@ class Reader:
         member.size = found.size
         if found.name is not None:
             _name_sparse(extended, found.name)
+        if extended.size is not None and extended.size < OCTAL_SIZES:
+            raise Malformed("sparse-map", "an extended header gives a size to a sparse file that its header can hold")
         sparse.check(member.segments or [], member.size, member.stored)
 
 

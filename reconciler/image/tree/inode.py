@@ -27,7 +27,7 @@ class Inode:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     children: dict[bytes, Inode] | None = None
     names: int = 1
-    """How many names it was given; those taken away since are still counted."""
+    """At least as many as its names in the tree: those in a directory that was hidden or replaced may still be counted."""
 
 
 def directory() -> Inode:

@@ -45,7 +45,7 @@ class LayerMarks:
         if child is None:
             return
         if not self.owns(parent, name):
-            del children_of(parent)[name]
+            self._drop(children_of(parent), name)
         elif child.children is not None and self._is_lower(child):
             self._forget_lower(child)
             self.hide_all(child)
@@ -59,11 +59,15 @@ class LayerMarks:
             self._made.add(parent)
             children = children_of(parent)
             for name in [name for name in children if name not in own]:
-                del children[name]
+                self._drop(children, name)
             for child in children.values():
                 if child.children is not None and self._is_lower(child):
                     self._forget_lower(child)
                     emptied.append(child)
+
+    def _drop(self, children: dict[bytes, Inode], name: bytes) -> None:
+        """Take a name away. Names below a directory stay counted until they are counted anew (``tree``)."""
+        children.pop(name).names -= 1
 
     def _is_lower(self, directory: Inode) -> bool:
         return self._lower and directory not in self._made

@@ -11,7 +11,8 @@ component is never followed. Decisions, and where they come from:
 - A directory over a symlink to a directory keeps the link, and leaves what it points to alone, where the same layer made the
   link: archives joined from two trees need it for a merged ``/usr``. A link of a lower layer is replaced, as overlayfs has it.
 - Anything else over a directory with children: replaces one of a lower layer (OCI), is refused where the same layer filled it.
-- Whiteouts hide what lower layers brought, wherever in the layer they are (OCI).
+- Whiteouts hide what lower layers brought, wherever in the layer they are (OCI). A member whose way leads through a symlink of a
+  lower layer is deferred to the layer's end, with all members behind it: a whiteout or a directory may yet replace that link.
 """
 
 from __future__ import annotations
@@ -46,18 +47,25 @@ _PASSABLE = (stat.S_IFDIR, stat.S_IFLNK)
 _Trail = list[tuple[bytes, Inode]]
 
 
+class _ThroughLowerLink(Exception):
+    """A way leads through a symlink of a lower layer, and the layer has not ended yet."""
+
+
 class Tree:
     """``entries`` counts what the current layer has added, ``implied`` the directories among them that no member described."""
 
     def __init__(self, limits: Limits, root: Inode | None = None) -> None:
         self.root = root or directory()
         self._limits = limits
+        self._deferred: list[tuple[Member, Inode | None]] = []
         self._last_head: bytes | None = None
         self._last_parent = self.root
         self.begin_layer()
 
     def begin_layer(self) -> None:
         """What is there now belongs to lower layers from here on."""
+        self._deferred = []
+        self._ending = False
         self.entries = 0
         self.implied = 0
         self._steps_left = 2**16 + STEPS_AN_ENTRY * self._limits.max_entries
@@ -69,30 +77,56 @@ class Tree:
 
         Raises LayerRefused.
         """
+        inode = None if member.type in (HARDLINK, stat.S_IFDIR) else _inode(member)
         try:
-            return self._add(member)
+            self._count()
+            if self._deferred:
+                self._deferred.append((member, inode))
+            else:
+                self._apply_or_defer(member, inode)
         except Malformed as broken:
             raise broken.refusal(member.name, member.offset) from None
+        return inode if member.type == stat.S_IFREG and not _is_whiteout(member) else None
 
-    def _add(self, member: Member) -> Inode | None:
-        self._count()
+    def end_layer(self) -> None:
+        """Apply what was deferred: whiteouts that no lower link leads to, members, the other whiteouts. Raises LayerRefused."""
+        waiting, later = self._deferred, []
+        for member, inode in waiting:
+            if _is_whiteout(member) and not self._applied(member, inode):
+                later.append((member, inode))
+        self._ending = True
+        for member, inode in [one for one in waiting if not _is_whiteout(one[0])] + later:
+            self._applied(member, inode)
+        self._deferred = []
+
+    def _applied(self, member: Member, inode: Inode | None) -> bool:
+        """Apply a deferred member; False where its way leads through a link of a lower layer that may yet be replaced."""
+        try:
+            self._apply(member, inode)
+        except _ThroughLowerLink:
+            return False
+        except Malformed as broken:
+            raise broken.refusal(member.name, member.offset) from None
+        return True
+
+    def _apply_or_defer(self, member: Member, inode: Inode | None) -> None:
+        try:
+            self._apply(member, inode)
+        except _ThroughLowerLink:
+            self._deferred.append((member, inode))
+
+    def _apply(self, member: Member, inode: Inode | None) -> None:
         head, name = _split(member.name)
         if not name:
             self._describe_root(member)
-            return None
-        if name.startswith(WHITEOUT):
+        elif name.startswith(WHITEOUT):
             self._apply_whiteout(head, name)
-            return None
-        parent = self._parent(head)
-        if member.type == HARDLINK:
-            self._link(parent, name, member.linkname)
-            return None
-        if member.type == stat.S_IFDIR:
-            self._put_directory(parent, head, name, member)
-            return None
-        inode = _inode(member)
-        self._put(parent, name, inode)
-        return inode if member.type == stat.S_IFREG else None
+        elif member.type == HARDLINK:
+            self._link(self._parent(head), name, member.linkname)
+        elif inode is None:
+            self._put_directory(self._parent(head), head, name, member)
+        else:
+            self._put(self._parent(head), name, inode)
 
     def _count(self) -> None:
         self.entries += 1
@@ -117,6 +151,7 @@ class Tree:
                 raise Malformed("type-change", "it would replace a directory that the same layer has filled")
             if existing.kind in _PASSABLE:
                 self._forget_parent()
+            existing.names -= 1
         children[name] = inode
         self._marks.place(parent, name)
 
@@ -148,12 +183,22 @@ class Tree:
         if children_of(parent).get(name) is target:
             self._marks.place(parent, name)
             return
-        target.names += 1
-        if target.names > MAX_LINKS:
+        if target.names >= MAX_LINKS and self._recount(target) >= MAX_LINKS:
             raise Malformed(
                 "limit-links", f"it would be the name after {MAX_LINKS} of one file, which is all that ext4 can count"
             )
+        target.names += 1
         self._put(parent, name, target)
+
+    def _recount(self, target: Inode) -> int:
+        """The names of an inode, counted in the whole tree: those in directories that were hidden or replaced are gone."""
+        target.names, todo = 0, [self.root]
+        while todo:
+            children = children_of(todo.pop())
+            self._spend_step(len(children))
+            target.names += sum(child is target for child in children.values())
+            todo += (child for child in children.values() if child.children is not None)
+        return target.names
 
     def _lookup(self, path: bytes) -> Inode | None:
         """What a path names, without following its last component; None where there is nothing."""
@@ -200,6 +245,8 @@ class Tree:
             if child is None:
                 return []
             if child.kind == stat.S_IFLNK:
+                if not self._ending and not self._marks.owns(trail[-1][1], part):
+                    raise _ThroughLowerLink
                 links += 1
                 self._spend_step(len(child.target) // BYTES_A_STEP)
                 if child.target.startswith(b"/"):
@@ -250,6 +297,10 @@ class Tree:
             self._marks.hide_all(trail[-1][1])
         else:
             self._marks.hide(trail[-1][1], name.removeprefix(WHITEOUT))
+
+
+def _is_whiteout(member: Member) -> bool:
+    return b".wh." in member.name and _split(member.name)[1].startswith(WHITEOUT)
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:

@@ -515,8 +515,29 @@ def one_zero(text: bytes, realsize: bytes = b"9000", data: bytes = b"x" * 10) ->
 
 
 def test_a_sparse_map_in_front_of_the_data_is_read() -> None:
-    [(member, data)] = read(one_zero(b"2\n100\n4\n8000\n6\n"))
-    assert (member.name, member.size, member.segments, data) == (b"n", 9000, [(100, 4), (8000, 6)], b"x" * 10)
+    [(member, data)] = read(one_zero(b"3\n100\n512\n8000\n6\n9000\n0\n", data=b"x" * 518))
+    assert (member.name, member.size, member.segments) == (b"n", 9000, [(100, 512), (8000, 6), (9000, 0)])
+    assert data == b"x" * 518
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        one_zero(b"2\n100\n4\n8000\n6\n"),
+        one_zero(b"3\n0\n512\n600\n1\n700\n9\n", data=b"x" * 522),
+        pax_sparse((b"size", b"4097"), (b"numblocks", b"2"), (b"map", b"0,1,4096,1"), data=b"AB"),
+    ],
+)
+def test_a_segment_behind_one_that_fills_no_whole_block_is_refused(data: bytes) -> None:
+    """GNU tar reads each segment from a new block on, so it takes the next member's header for data."""
+    refused(data, "sparse-map")
+
+
+def test_a_size_for_a_sparse_file_is_refused_unless_its_header_can_not_hold_it() -> None:
+    """Python then looks for the next member elsewhere; GNU's old sparse headers are read in three ways."""
+    records = (b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"10")
+    refused(x(*records, (b"size", b"522")) + block(size=522) + b"1\n0\n10\n".ljust(512, b"\0") + b"x" * 512 + END, "sparse-map")
+    refused(x((b"size", b"5")) + old_sparse([(0, 5)], 5, 5), "sparse-map")
 
 
 @pytest.mark.parametrize(
@@ -559,8 +580,9 @@ def old_sparse(entries: list[tuple[int, int]], size: int, stored: int, *, more: 
 
 
 def test_old_sparse_headers_are_read_and_checked() -> None:
-    [(member, data)] = read(old_sparse([(0, 3), (500, 2)], 600, 5))
-    assert (member.size, member.segments, data) == (600, [(0, 3), (500, 2)], b"ddddd")
+    [(member, data)] = read(old_sparse([(0, 512), (600, 2)], 602, 514))
+    assert (member.size, member.segments, data) == (602, [(0, 512), (600, 2)], b"d" * 514)
+    refused(old_sparse([(0, 3), (500, 2)], 600, 5), "sparse-map")
     refused(old_sparse([(0, 3), (500, 2)], 600, 5, magic=POSIX), "sparse-map")
     refused(old_sparse([(500, 2), (0, 3)], 600, 5), "sparse-map")
     refused(old_sparse([(0, 3)], 600, 5), "sparse-map")
@@ -716,3 +738,104 @@ def test_the_reader_reads_the_stream_to_its_very_end() -> None:
     for _ in Reader(open_stream(source, Limits())):
         pass
     assert source.read() == b""
+
+
+# ------------------------------------------------------------------------- what readers understand differently
+
+
+@pytest.mark.parametrize("place", [100, 108, 116, 124, 136])
+@pytest.mark.parametrize("spelling", [b"\0\0000100\0", b" \0000100\0", b"\000100"])
+def test_a_number_behind_a_nul_is_refused(place: int, spelling: bytes) -> None:
+    """GNU tar, bsdtar and Python end the number at the NUL, Go reads on: a size would hide members."""
+    width = 12 if place in (124, 136) else 8
+    refused(block(at={place: spelling[:width].ljust(width, b"\0")}) + bytes(512) + END, "number")
+
+
+def test_a_checksum_behind_a_nul_does_not_hold() -> None:
+    header = bytearray(block())
+    header[148:156] = b"\0" + header[148:154] + b"\0"
+    with pytest.raises(LayerCorrupt):
+        read(bytes(header) + END)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"\x1f\x8b\x08\x04tttt\x02\x03\xf4\x01",
+        b"\x28\xb5\x2f\xfd\x04",
+        b"\x5a\x2a\x4d\x18\x10",
+        b"\xfd7zXZ\0\0\4",
+        b"BZh91AY&SY",
+        b"\x04\x22\x4d\x18",
+        b"LZIP\x01\x0c",
+        b"\x5d\0\0\x80\0",
+        b"begin 644 x\nM",
+    ],
+)
+def test_a_tar_that_begins_as_a_compressed_stream_is_refused(name: bytes) -> None:
+    """bsdtar and Python decompress it, GNU tar reads the tar: one of the two trees is hidden."""
+    refused(file(name) + END, "polyglot")
+    assert names(file(b"first") + file(name) + END)[0] == b"first"
+
+
+@pytest.mark.parametrize("name", [b"!<arch>\n", b"WARC/1.0", b"MSCF\0"])
+def test_a_version_7_tar_that_begins_as_another_archive_is_refused(name: bytes) -> None:
+    refused(file(name, magic=bytes(8)) + END, "polyglot")
+    assert names(file(name) + END)
+
+
+@pytest.mark.parametrize("name", [b"BZh9 is a name", b"LZIP", b"]", b"PKGBUILD", b"begin 644 x"])
+def test_a_name_that_only_resembles_a_compressed_stream_is_a_name(name: bytes) -> None:
+    assert names(file(name) + END) == [name]
+
+
+LINK = {157: b"f"}
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        x((b"comment", b"x")) + file(b"f") + block(b"h", b"1", size=512, at=LINK) + file(b"g") + END,
+        x((b"comment", b"x"), flag=b"g") + file(b"f") + block(b"h", b"1", size=512, at=LINK) + END,
+        file(b"f") + block(b"h", b"1", size=512, at=LINK) + file(b"g", magic=bytes(8)) + END,
+        file(b"f") + block(b"h", b"1", size=512, at=LINK, magic=b"ustar\0\0\0") + file(b"g") + END,
+    ],
+)
+def test_a_hard_link_with_a_size_is_refused_where_bsdtar_expects_data(archive: bytes) -> None:
+    refused(archive, "size-of-type")
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        file(b"f") + block(b"h", b"1", size=512, at=LINK) + file(b"g") + END,
+        file(b"f") + block(b"h", b"1", size=512, at=LINK) + END,
+        x((b"comment", b"x")) + file(b"f") + block(b"h", b"1", size=512, at=LINK, magic=GNU) + file(b"g") + END,
+    ],
+)
+def test_a_hard_link_with_a_size_and_no_data_is_accepted_where_all_readers_agree(archive: bytes) -> None:
+    assert names(archive)[:2] == [b"f", b"h"]
+
+
+@pytest.mark.parametrize("key", [b" size", b"\tpath"])
+def test_a_key_behind_a_blank_is_refused(key: bytes) -> None:
+    """GNU tar passes over the blank, the others know no such key."""
+    refused(x((key, b"0")) + file(b"f") + END, "pax-record")
+
+
+def test_a_global_header_behind_an_extended_one_is_refused() -> None:
+    """Go applies the extended header to nothing then."""
+    refused(x((b"path", b"p")) + x((b"comment", b"c"), flag=b"g") + file(b"f") + END, "pax-global")
+
+
+def test_sparse_records_in_front_of_a_gnu_header_are_refused() -> None:
+    """GNU tar reads its old sparse format there."""
+    records = (b"GNU.sparse.size", b"5"), (b"GNU.sparse.numblocks", b"1"), (b"GNU.sparse.map", b"0,5")
+    refused(x(*records) + file(b"s", b"xxxxx", magic=GNU) + END, "sparse-map")
+
+
+@pytest.mark.parametrize("magic", [GNU, bytes(8)])
+def test_a_prefix_in_a_header_that_has_none_is_refused(magic: bytes) -> None:
+    refused(file(b"f", magic=magic, at={345: b"prefix"}) + END, "magic")
+    times = {345: octal(1, 12) + octal(1, 12)}
+    assert names(file(b"f", magic=GNU, at=times) + END) == [b"f"]

@@ -18,7 +18,7 @@ from reconciler.image.archive.member import HARDLINK, Member
 from reconciler.image.archive.tar import Reader
 from reconciler.image.spec import Limits
 from reconciler.image.tree.judge import Judge
-from reconciler.image.tree.tree import Inode, Tree
+from reconciler.image.tree.tree import MAX_LINKS, Inode, Tree
 
 REG, DIR, LNK, CHR, BLK, FIFO = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO
 
@@ -45,6 +45,7 @@ def tree_of(*layers: list[Member], limits: Limits | None = None) -> Tree:
         tree.begin_layer()
         for member in layer:
             tree.add(member)
+        tree.end_layer()
     return tree
 
 
@@ -376,11 +377,12 @@ def test_any_row_of_members_gives_a_tree_or_a_refusal(layers: list[list[Member]]
     tree = Tree(Limits())
     for layer in layers:
         tree.begin_layer()
-        for member in layer:
-            try:
+        try:
+            for member in layer:
                 tree.add(member)
-            except LayerRefused:
-                break
+            tree.end_layer()
+        except LayerRefused:
+            pass
     homes = [home for home, kind, *_ in shape(tree).values() if kind == DIR]
     assert len(homes) == len(set(homes))
 
@@ -391,3 +393,78 @@ def test_long_targets_cost_what_they_are_long() -> None:
     links = [ln(b"l%d" % number, b"l%d" % (number + 1) + b"/" * 4000) for number in range(30)]
     ways = [f(b"l0" + b"/" * (number + 1) + b"f%d" % number) for number in range(60)]
     assert rule([*links, d(b"l30"), *ways], limits=limits) == "limit-resolution"
+
+
+# ------------------------------------------------------------------------------------ whiteouts in any order
+
+LOWER_LINK = [d(b"e"), f(b"e/keep"), ln(b"d", b"e")]
+
+
+def orders(members: list[Member]) -> list[dict[bytes, Any]]:
+    """The shapes that a layer gives over ``LOWER_LINK``, for each order of its members."""
+    return [shape(tree_of(list(LOWER_LINK), list(order))) for order in itertools.permutations(members)]
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [f(b".wh.d"), f(b"d/f")],
+        [f(b".wh.d"), f(b"d/f"), f(b"x")],
+        [f(b".wh.d"), f(b"d/f"), f(b"d/g/h")],
+        [f(b"d/.wh..wh..opq"), f(b"d/f")],
+        [f(b"d/.wh.keep"), f(b"d/f")],
+        [f(b"d/.wh.keep"), f(b".wh.d"), f(b"d/f")],
+    ],
+    ids=lambda members: " ".join(member.name.decode() for member in members),
+)
+def test_a_whiteout_counts_wherever_it_is_in_the_layer(members: list[Member]) -> None:
+    first, *others = orders(members)
+
+    assert all(other == first for other in others)
+
+
+def test_a_whiteout_behind_a_file_removes_the_lower_link_on_the_way_to_it() -> None:
+    tree = tree_of(list(LOWER_LINK), [f(b"d/f"), f(b".wh.d")])
+
+    assert set(shape(tree)) == {b"", b"/d", b"/d/f", b"/e", b"/e/keep"}
+
+
+def test_an_opaque_mark_in_front_of_its_directory_spares_what_the_lower_link_points_to() -> None:
+    tree = tree_of(list(LOWER_LINK), [f(b"d/.wh..wh..opq"), d(b"d"), f(b"d/f")])
+
+    assert set(shape(tree)) == {b"", b"/d", b"/d/f", b"/e", b"/e/keep"}
+
+
+def test_a_hard_link_through_a_lower_link_finds_a_file_of_the_same_layer() -> None:
+    tree = tree_of(list(LOWER_LINK), [f(b"d/f"), hard(b"h", b"d/f"), hard(b"i", b"h")])
+
+    assert at(tree, b"h") is at(tree, b"e/f") is at(tree, b"i")
+
+
+def test_a_deferred_member_is_named_where_it_is_refused() -> None:
+    with pytest.raises(LayerRefused) as caught:
+        tree_of(list(LOWER_LINK), [f(b"d/f"), hard(b"h", b"nothing")])
+
+    assert (caught.value.rule, caught.value.member) == ("hardlink-missing", b"h")
+
+
+def test_names_that_were_replaced_don_t_count_as_links() -> None:
+    """At no time are there more than two names."""
+    tree = Tree(Limits())
+    tree.add(f(b"a"))
+    for _ in range(MAX_LINKS + 2):
+        tree.add(hard(b"b", b"a"))
+        tree.add(f(b"b"))
+
+    assert at(tree, b"a").names == 1  # type: ignore[union-attr]
+
+
+def test_names_in_a_hidden_directory_don_t_count_as_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.image.tree.tree.MAX_LINKS", 4)
+    lower = [f(b"a"), d(b"d"), hard(b"d/1", b"a"), hard(b"d/2", b"a"), hard(b"d/3", b"a")]
+
+    with pytest.raises(LayerRefused):
+        tree_of(lower, [hard(b"x", b"a")])
+    tree = tree_of(lower, [f(b".wh.d"), hard(b"x", b"a")])
+
+    assert at(tree, b"a").names == 2  # type: ignore[union-attr]
