@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 ARGS ?=
 KERNEL ?= auto
 
-ATTACKS := tests/hostile tests/fidelity tests/fuzz
+ATTACKS := tests/hostile tests/fidelity tests/fuzz tests/differential
 
-.PHONY: run test unit attacks stories kernel rest vagrant-test bench bench-thin fuzz lint clean
+.PHONY: run test unit attacks stories kernel rest vagrant-test bench bench-thin fuzz differential lint clean
 
 run: $(BIN)/.ready
 	$(BIN)/python -m samples.quickstart $(ARGS)
@@ -61,6 +61,10 @@ bench-thin: $(BIN)/.ready
 fuzz: $(BIN)/.ready
 	$(BIN)/python -m pip install -q -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.coverage $(ARGS)
+
+# Archives that readers of tar read differently, for as long as ARGS="--seconds N" says: docs/fuzzing.md.
+differential: $(BIN)/.ready
+	$(BIN)/python -m tests.differential $(ARGS)
 
 $(BIN)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }

@@ -22,6 +22,7 @@ TIMES = "tarfile takes the access and change times of a GNU header for a prefix"
 SLASH = "tarfile and Go make a file of an old directory, a file whose name ends in a slash"
 BACKSLASH = "bsdtar takes a leading backslash away"
 SHORT = "GNU tar ends a sparse file where its map ends"
+OVER_FILE = "tarfile keeps a file where a directory of the same name follows"
 THROUGH_LINKS = "tarfile writes a second file of a name into the inode of the first, with all its hard links"
 
 
@@ -37,6 +38,8 @@ def explanation(archive: bytes, reader: str, line: str) -> str:
         SLASH: reader in ("tar", "Go") and _old_directories(members, headers),
         BACKSLASH: reader == "bsdtar" and any(name and name[0].startswith(b"\\") for name in names),
         SHORT: reader == "GNU tar" and any(map(_is_short, members)),
+        OVER_FILE: reader == "tar"
+        and any(one.type == stat.S_IFDIR and names[tuple(components(one.name))] > 1 for one in members),
         THROUGH_LINKS: reader == "tar" and any(names[name] > 1 for name in linked),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
@@ -61,4 +64,5 @@ def _old_directories(members: list[Member], headers: list[bytes]) -> bool:
 
 
 def _is_short(member: Member) -> bool:
-    return bool(member.segments) and sum((member.segments or [])[-1]) < member.size
+    segments = member.segments
+    return segments is not None and sum(segments[-1] if segments else (0, 0)) < member.size

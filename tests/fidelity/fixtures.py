@@ -887,6 +887,79 @@ COMPRESSION = [
     Fixture("xz", lzma.compress(WHOLE), "Layers are tars, plain, gzip or zstd, as OCI has it."),
 ]
 
+# ------------------------------------------------------------------------------- found by tests/differential
+
+HIDDEN = file(b"hidden")
+ONE_ZERO = b"1\n0\n512\n".ljust(512, b"\0") + b"x" * 512
+SPARSE_RECORDS = (b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"512")
+GENERATED = [
+    Fixture(
+        "a size behind a NUL",
+        tar(changed(member(b"a"), 124, b"\0\x30000001000\0"), member(b"b", size=octal(1024)), HIDDEN),
+        "GNU tar, bsdtar and Python end the number at the NUL, Go reads on: what follows is a member or data.",
+    ),
+    Fixture(
+        "a gzip stream that is a tar, too",
+        tar(member(b"\x1f\x8b\x08\x04tttt\x02\x03\xf4\x01", data=gzipped(WHOLE)[10:])),
+        "Who decompresses it sees another tree.",
+    ),
+    Fixture(
+        "sparse segments that fill no whole blocks",
+        tar(old_sparse([(0, 1), (4096, 1)], 4097, b"AB"), HIDDEN, ORDINARY),
+        "GNU tar reads each segment from a new block on.",
+    ),
+    Fixture(
+        "a size in an extended header in front of an old sparse file",
+        tar(extended((b"size", b"1024")), old_sparse([(0, 512), (8192, 512)], 8704, b"x" * 1024), ORDINARY),
+        "Three readers make three files of it.",
+    ),
+    Fixture(
+        "a size in an extended header in front of a sparse file of format 1.0",
+        tar(
+            extended((b"size", b"1024"), *SPARSE_RECORDS[:2], (b"GNU.sparse.realsize", b"4096")),
+            member(b"s", data=ONE_ZERO),
+            HIDDEN,
+            ORDINARY,
+        ),
+        "Python looks for the next member elsewhere. Sizes from 8 GiB on need the record, and are taken.",
+    ),
+    Fixture(
+        "a hard link with a size behind an extended header",
+        tar(extended((b"comment", b"x")), file(b"a"), changed(hardlink(b"b", b"a"), 124, octal(512)), HIDDEN, ORDINARY),
+        "bsdtar expects data behind it.",
+    ),
+    Fixture(
+        "a hard link with a size in an odd POSIX header",
+        tar(file(b"a"), changed(changed(hardlink(b"b", b"a"), 124, octal(512)), 263, b"\0\0"), HIDDEN, ORDINARY),
+        "bsdtar expects data behind it.",
+    ),
+    Fixture(
+        "a key behind a blank",
+        tar(extended((b" path", b"other")), file(b"f"), ORDINARY),
+        "GNU tar passes over the blank.",
+    ),
+    Fixture(
+        "a global header between an extended one and its member",
+        tar(extended((b"path", b"other")), extended((b"comment", b"x"), flag=b"g"), file(b"f"), ORDINARY),
+        "Go applies the extended header to nothing.",
+    ),
+    Fixture(
+        "sparse records in front of a GNU header",
+        tar(extended(*SPARSE_RECORDS), member(b"s", data=ONE_ZERO, magic=GNU), ORDINARY),
+        "GNU tar reads its old sparse format there.",
+    ),
+    Fixture(
+        "a prefix in a GNU header",
+        tar(changed(file(b"f", magic=GNU), 345, b"prefix"), ORDINARY),
+        "Python and Go read it.",
+    ),
+    Fixture(
+        "a prefix in the layout of Version 7",
+        tar(changed(file(b"f", magic=V7), 345, b"prefix"), ORDINARY),
+        "Python reads it.",
+    ),
+]
+
 GROUPS = {
     "Links": LINKS,
     "Hard links": HARDLINKS,
@@ -897,6 +970,7 @@ GROUPS = {
     "Sparse files": SPARSE,
     "The end": ENDS,
     "Compression": COMPRESSION,
+    "Found by the generator": GENERATED,
 }
 FIXTURES = [fixture for group in GROUPS.values() for fixture in group]
 __all__ = ["FIXTURES", "GROUPS", "Fixture", "record", "summed"]
