@@ -1,1 +1,1 @@
-"""Pool drivers: where volumes and snapshots live. Knows no manifests, images or runs."""
+"""Pool drivers: where volumes and snapshots live. Imports nothing of manifests, images or runs."""

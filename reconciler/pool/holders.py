@@ -186,7 +186,7 @@ def _with_mount(device: str) -> str:
 
 
 def bind_mounts(path: Path, found: os.stat_result) -> Iterator[str]:
-    # Only mounts of a file with this name are looked at: a look at every mount point would hang on a dead network mount.
+    # Only mounts of a file with this name are examined: a stat of every mount point would hang on a dead network mount.
     for root, point, _ in _mounts():
         if Path(root).name == path.name:
             with suppress(OSError):

@@ -213,7 +213,7 @@ def test_a_device_that_is_not_there_is_enxio_whatever_is_asked(dm: DeviceMapper)
             call()
 
 
-def test_what_is_refused_says_what_was_asked_and_says_it_nowhere_else(rig: Rig, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_task_is_described_in_its_error_only(rig: Rig, capfd: pytest.CaptureFixture[str]) -> None:
     rig.message(status.create_thin(5))
     with pytest.raises(DmError, match=rf"^dm message {rig.name}: File exists \(create_thin 5\)$"):
         rig.message(status.create_thin(5))
@@ -223,7 +223,7 @@ def test_what_is_refused_says_what_was_asked_and_says_it_nowhere_else(rig: Rig, 
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_mapping_of_somebody_else_is_seen(rig: Rig) -> None:
+def test_a_foreign_mapping_is_listed(rig: Rig) -> None:
     subprocess.run(["dmsetup", "create", f"{rig.name}-theirs", "--table", f"0 {SECTORS} error"], check=True)
 
     found = rig.dm.info(f"{rig.name}-theirs")
@@ -242,7 +242,7 @@ def test_a_device_without_a_table_is_seen_as_one(rig: Rig) -> None:
     assert rig.dm.status(found.name) == rig.dm.table(found.name) == ()
 
 
-def test_several_targets_are_told_apart(rig: Rig) -> None:
+def test_several_targets_are_distinguished(rig: Rig) -> None:
     table = [Target(0, SECTORS, "error", ""), Target(SECTORS, 2 * SECTORS, "linear", f"{number(rig.data)} 2048")]
 
     made = rig.dm.create(f"{rig.name}-two", f"U-{rig.name}-two", table)
@@ -515,7 +515,7 @@ def test_a_read_only_pool_takes_no_messages(rig: Rig) -> None:
     assert rig.thin(0).live_table, "reading goes on"
 
 
-def test_a_full_pool_says_so(rig: Rig) -> None:
+def test_a_full_pool_reports_it(rig: Rig) -> None:
     rig.message(status.create_thin(0))
     thin = rig.thin(0, megabytes=64)
     with pytest.raises(OSError) as caught:
@@ -699,7 +699,7 @@ def test_udev_that_never_answers_is_waited_for_once_and_the_nodes_are_made(dm: D
     assert (done.stdout, done.stderr) == ("made and removed\n" * 2, "")
 
 
-def test_udev_is_waited_for_and_told_to_leave_the_device_alone(dm: DeviceMapper) -> None:
+def test_udev_is_waited_for_and_its_rules_are_turned_off(dm: DeviceMapper) -> None:
     """A udev in a few lines, answering as its rules do. Were it not waited for, or waited for in vain, this would not end."""
     done = in_namespace(*SEEMING, code=f"NAME = 'udev{os.getpid()}'\n{MAKE}{ANSWERED}")
 

@@ -334,7 +334,7 @@ def mapped(thin: Rig) -> list[int]:
         return sorted(content(pool).devices)
 
 
-def test_an_id_that_somebody_else_took_meanwhile_is_theirs(thin: Rig) -> None:
+def test_an_id_that_another_tool_took_meanwhile_is_foreign(thin: Rig) -> None:
     """Creating, transaction id N, present, and created under another one: another id is taken."""
     known = made(thin)
     row = killed_after_intent(thin, lambda pool: pool.create_snapshot("new", A))
@@ -374,7 +374,7 @@ def test_an_id_that_is_another_device_now_is_not_deleted(thin: Rig) -> None:
 
 @pytest.mark.parametrize(("by", "reason"), [(7, "RegistryOutdated"), (-1, "PoolOutdated")])
 @pytest.mark.parametrize("change", ["creating", "deleting"])
-def test_a_transaction_id_that_nobody_expects_stops_everything(change: str, by: int, reason: str, thin: Rig) -> None:
+def test_an_unexpected_transaction_id_halts_the_pool(change: str, by: int, reason: str, thin: Rig) -> None:
     """Killed in the middle of a change, and the pool's id is neither N nor N + 1: a person has to look."""
     known = made(thin)
     with thin.pool() as pool:

@@ -79,7 +79,7 @@ def test_one_that_is_opened_at_the_last_moment_stays_too(pool: ThinPool, monkeyp
     assert not [name for name in mappings() if "-." in name]
 
 
-def test_a_mapping_of_somebody_else_under_the_name_is_not_touched(pool: ThinPool) -> None:
+def test_a_foreign_mapping_under_the_name_is_not_touched(pool: ThinPool) -> None:
     dmsetup("remove", "--retry", "rig-web")
     dmsetup("create", "rig-web", "--table", "0 8 zero")
     try:

@@ -98,7 +98,7 @@ def test_a_device_that_holds_something_is_not_made_a_pool(thin: Rig) -> None:
 
 
 @pytest.mark.parametrize("what", ["a file system", "the metadata of a thin pool"])
-def test_a_device_that_holds_something_is_made_blank_as_the_message_says(what: str, thin: Rig) -> None:
+def test_a_device_with_content_is_blank_after_the_command_of_the_hint(what: str, thin: Rig) -> None:
     with thin.assembled():
         pass
     thin.take_down()
@@ -237,7 +237,7 @@ def test_a_snapshot_of_nothing_is_tried_again_later(thin: Rig) -> None:
         pool.create_snapshot("web", A)
 
 
-def test_a_snapshots_name_that_is_taken_is_said_and_nothing_is_touched(thin: Rig) -> None:
+def test_a_taken_name_of_a_snapshot_is_reported_and_nothing_is_touched(thin: Rig) -> None:
     with thin.assembled() as pool:
         volume(pool, A)
         dmsetup("create", f"{thin.name}-web", "--table", "0 8 error")
@@ -312,7 +312,7 @@ def test_a_process_that_holds_a_snapshot_is_named(thin: Rig) -> None:
         pool.remove_snapshot("web")
 
 
-def test_a_mount_in_a_namespace_that_nobody_sees_is_named(thin: Rig) -> None:
+def test_a_mount_in_another_namespace_is_named(thin: Rig) -> None:
     """As a container leaves it that was started while it was mounted."""
     with thin.assembled() as pool:
         volume(pool, A)

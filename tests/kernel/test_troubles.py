@@ -275,7 +275,7 @@ def test_a_suspended_pool_is_brought_back(host: ThinWorkshop) -> None:
     host.settled()
 
 
-def test_a_mapping_that_somebody_removed_is_back(host: ThinWorkshop) -> None:
+def test_a_removed_mapping_is_activated_again(host: ThinWorkshop) -> None:
     dmsetup("remove", f"{POOL}-a")
 
     host.run("plan", "--detailed-exitcode").expect(2).words("activate", "snapshot/a")
@@ -285,7 +285,7 @@ def test_a_mapping_that_somebody_removed_is_back(host: ThinWorkshop) -> None:
     host.settled()
 
 
-def test_an_orphan_is_reported_and_collected_when_a_person_says_so(host: ThinWorkshop) -> None:
+def test_an_orphan_is_reported_and_deleted_by_gc(host: ThinWorkshop) -> None:
     """Made under our stamp, known to nobody: it might hold somebody's data."""
     dmsetup("message", POOL, "0", "create_thin 500")
 

@@ -298,7 +298,7 @@ class DriverContract:
             with driver.create_volume(B, SIZE, None, lambda: wanted):
                 pass
 
-    def test_a_read_only_pool_can_be_read_and_says_so(self, bench: Bench) -> None:
+    def test_a_read_only_pool_can_be_read_and_is_reported(self, bench: Bench) -> None:
         with bench.pool() as driver:
             volumes, snapshots = {A: build(driver, A)}, made(driver, A, "web")
         with bench.read_only():

@@ -84,7 +84,7 @@ class FileState:
 
 
 def examine(path: Path | str) -> FileState | None:
-    """FileState at what stands under ``path`` without following links; None where nothing does. Raises OSError.
+    """Return what exists under ``path`` without following links; None if nothing does. Raises OSError.
 
     A file that may not be opened is described by its inode alone.
     """

@@ -35,7 +35,7 @@ from reconciler.pool.thin.libdevmapper import Info, complaints, entries, library
 __all__ = ["Device", "DeviceMapper", "DmError", "Listed", "Target"]
 
 UDEV_SECONDS = 30.0
-"""How long udev may take over one device. Its own workers are killed after three minutes."""
+"""How long udev may process one device. Its own workers are killed after three minutes."""
 
 NAME_BYTES, UUID_BYTES = 127, 128
 """The longest that the kernel takes (DM_NAME_LEN and DM_UUID_LEN count a closing zero byte; DM_UUID_LEN is 129)."""
@@ -137,7 +137,7 @@ class DeviceMapper:
             return tuple(self._targets(task))
 
     def deps(self, name: str) -> tuple[tuple[int, int], ...]:
-        """(major, minor) of each device that the live table stands on."""
+        """(major, minor) of each device that the live table uses."""
         with self._done("deps", name, _named(name, "deps")) as task:
             at = self._lib.dm_task_get_deps(task)
             numbers = (c_uint64 * c_uint32.from_address(at).value).from_address(at + 8) if at else ()

@@ -122,7 +122,7 @@ def _reopened(found: Loop) -> int | None:
 
 
 def _free(file: Path) -> int | None:
-    """A free loop device, over ``file`` now; None where somebody else was faster."""
+    """A free loop device, over ``file`` now; None if another process was faster."""
     control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     try:
         path = Path(f"/dev/loop{fcntl.ioctl(control, _CTL_GET_FREE)}")

@@ -124,7 +124,7 @@ class _Device:
             raise self.damaged(number, f"can't be read: {error.strerror}") from error
 
     def damaged(self, number: int, what: str) -> MetadataUnreadable:
-        hint = f"look at it with thin_check {self.path}; thin_repair may save it"
+        hint = f"check it with thin_check {self.path}; thin_repair may save it"
         return MetadataUnreadable(f"{self.path}: metadata block {number} {what}", hint=hint)
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class _Device:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Device]:
-    """The page cache of a block device knows nothing of what the kernel's thin target writes: it is gone around."""
+    """The page cache of a block device does not have what the kernel's thin target writes: bypass it."""
     try:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
@@ -163,7 +163,7 @@ class _Walk:
     fault: MetadataUnreadable | None = None
 
     def checked(self) -> Metadata:
-        """Raises MetadataUnreadable: a wrong checksum says most, so these come first."""
+        """Raises MetadataUnreadable. Checksums are verified first: they are the most precise report."""
         fields = _superblock(self.device, self.superblock)
         for number, node in self.nodes.items():
             if int.from_bytes(node[:4], "little") != crc32c(node[4:]) ^ _NODE_XOR:
@@ -227,9 +227,7 @@ def _superblock(device: _Device, block: bytes) -> _Superblock:
         raise device.damaged(0, "has a wrong checksum")
     if found.version not in _VERSIONS or found.incompatible or found.metadata_block_sectors * 512 != BLOCK:
         said = f"version {found.version}, features {found.incompatible:#x}, blocks of {found.metadata_block_sectors * 512} bytes"
-        raise MetadataUnreadable(
-            f"{device.path}: a thin pool's metadata that is not known here ({said})", hint="update this program"
-        )
+        raise MetadataUnreadable(f"{device.path}: unsupported thin pool metadata ({said})", hint="update this program")
     return found
 
 

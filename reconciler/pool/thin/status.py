@@ -2,7 +2,7 @@
 
 Called by ``pool.thin``. Pure. Formats: Documentation/admin-guide/device-mapper/thin-provisioning.rst, and what
 ``pool_status`` and ``thin_status`` in drivers/md/dm-thin.c print. Kernels have added words at the ends of the status lines: what
-comes after those that we know is passed over.
+comes after the known ones is ignored.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 FAILED = ("Fail", "Error")
-"""All that a target says whose metadata can't be read: after a failed commit that could not be undone, or now."""
+"""The status of a target whose metadata can't be read: after a failed commit that could not be undone, or now."""
 
 
 class Mode(StrEnum):
-    """Read-only covers a pool whose metadata ran full as well: the kernel says the same of both."""
+    """Read-only covers a pool whose metadata ran full as well: the kernel reports both alike."""
 
     RW = "rw"
     RO = "ro"
@@ -31,7 +31,7 @@ class PoolStatus:
     """Metadata is counted in blocks of 4 KiB, data in the pool's blocks. Nothing but ``mode`` means anything in a failed pool.
 
     ``held_root`` is the block of a metadata snapshot that is reserved now. Below ``metadata_low_water`` free blocks the kernel
-    raises an event (None: an older kernel, which doesn't say).
+    raises an event (None: an older kernel, which does not report it).
     """
 
     transaction: int = 0
@@ -80,7 +80,7 @@ class PoolStatus:
 
 @dataclass(frozen=True, slots=True)
 class ThinStatus:
-    """In 512-byte sectors. ``highest`` is the last mapped one, None where nothing is. Where it ``failed``, neither is known."""
+    """In 512-byte sectors. ``highest`` is the last mapped one, None where nothing is. If it ``failed``, both are unknown."""
 
     mapped: int = 0
     highest: int | None = None

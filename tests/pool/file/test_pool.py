@@ -86,7 +86,7 @@ def test_a_sealed_volume_is_whole_read_only_and_has_its_name(pool: FilePool) -> 
     assert 0 < state.used < MIB, "what was not written takes no space"
 
 
-def test_nobody_sees_a_volume_before_it_is_sealed(pool: FilePool) -> None:
+def test_a_volume_has_no_name_before_it_is_sealed(pool: FilePool) -> None:
     with pool.create_volume(A, MIB, None) as volume:
         assert not pool.volume_path(A).exists()
         assert volume.path.exists()
@@ -428,7 +428,7 @@ def test_what_is_printed_is_read_back(identity: Identity) -> None:
     assert Identity.parse(str(identity)) == identity
 
 
-def test_a_whole_snapshot_that_nobody_recorded_is_taken_over(pool: FilePool, snapshot: str) -> None:
+def test_an_unrecorded_complete_snapshot_is_registered(pool: FilePool, snapshot: str) -> None:
     """The run was cut off between giving the file its name and writing the row; a machine may use the file already."""
     with pool.snapshot_path("vm").open("r+b") as file:
         file.write(b"in use")
@@ -441,7 +441,7 @@ def test_a_whole_snapshot_that_nobody_recorded_is_taken_over(pool: FilePool, sna
 
 
 @pytest.mark.parametrize("accident", [swap, shorten, become_directory, become_link, become_fifo])
-def test_what_stands_in_a_snapshots_place_is_kept_aside(
+def test_another_file_in_a_snapshots_place_is_set_aside(
     pool: FilePool, snapshot: str, accident: Callable[[Path], object]
 ) -> None:
     path = pool.snapshot_path("vm")
@@ -586,7 +586,7 @@ def test_other_names_are_foreign_whatever_they_look_like(pool: FilePool, snapsho
     assert pool.discard_leftovers({}, {}) == ()
 
 
-def test_a_file_that_no_row_knows_is_shown_as_such(pool: FilePool, snapshot: str) -> None:
+def test_a_file_without_a_row_is_reported_as_such(pool: FilePool, snapshot: str) -> None:
     state = pool.observe({}, {})
 
     unknown = (Condition.REPLACED, "this file is not in the registry")

@@ -39,13 +39,13 @@ def test_a_snapshot_that_has_a_name_is_taken_with_the_chain_of_its_file_system()
     assert plan.orphans == ()
 
 
-def test_a_file_system_that_somebody_else_made_has_an_unknown_chain() -> None:
+def test_a_foreign_file_system_has_an_unknown_chain() -> None:
     plan = adoption(pool(N, thin(FIRST + 50, 9)), POOL, {}, (replace(ORPHAN, name="web-b"),), {})
 
     assert [row.chain for row in plan.take] == ["unknown"]
 
 
-def test_nobodys_devices_stay_orphans() -> None:
+def test_devices_without_a_name_stay_orphans() -> None:
     nameless, sizeless = ORPHAN, Candidate(10, FIRST + 51, 7, name="web-c")
 
     plan = adoption(pool(N, thin(FIRST + 50, 9)), POOL, {}, (nameless, sizeless), {})

@@ -68,7 +68,7 @@ def test_a_file_has_the_size_that_it_has(tmp_path: Path) -> None:
     assert probe(Backing(file=str(path), size=MIB)) == Found(path, True, 1000, Kind.FILE)
 
 
-def test_a_device_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_device_is_reported(tmp_path: Path) -> None:
     with pytest.raises(HostCannot, match="no such device") as caught:
         probe(Backing(device=str(tmp_path / "sdx")))
     assert "by-id" in caught.value.hint
@@ -100,7 +100,7 @@ def test_a_file_is_not_taken_for_a_device(tmp_path: Path) -> None:
     assert "declare a file as `file`" in caught.value.hint
 
 
-def test_a_path_through_a_file_is_told(tmp_path: Path) -> None:
+def test_a_path_through_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
 
     with pytest.raises(HostCannot, match="Not a directory"):
@@ -169,7 +169,7 @@ def test_a_size_that_the_file_system_can_not_have_takes_nothing_away(tmp_path: P
     assert path.read_bytes() == b"precious"
 
 
-def test_a_directory_that_can_not_be_made_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_can_not_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
 
     with pytest.raises(HostCannot, match=r"thin\.data: can't be created"):
@@ -227,7 +227,7 @@ def test_nothing_is_blank(size: int, tmp_path: Path) -> None:
 
 
 @needs_blkid
-def test_what_is_there_is_told_in_words(tmp_path: Path) -> None:
+def test_what_a_device_holds_is_described(tmp_path: Path) -> None:
     assert blank(formatted(tmp_path / "one", "mkfs.ext4", "-q", "-F")) == "an ext4 file system"
     assert blank(formatted(tmp_path / "two", "mkfs.xfs", "-q", "-L", "home")) == "an xfs file system, labelled home"
     assert blank(formatted(tmp_path / "swap", "mkswap", "-q")) == "swap (blkid)"

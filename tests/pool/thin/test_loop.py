@@ -68,7 +68,7 @@ def test_what_is_written_to_the_device_is_in_the_file(file: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_device_goes_when_nobody_holds_it(file: Path) -> None:
+def test_a_loop_device_is_detached_after_its_last_use(file: Path) -> None:
     assert find(file) is None
 
     with attach(file) as device:
@@ -81,7 +81,7 @@ def test_a_device_goes_when_nobody_holds_it(file: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_device_stays_for_as_long_as_somebody_holds_it(file: Path) -> None:
+def test_a_loop_device_stays_while_it_is_held(file: Path) -> None:
     """A mapping on top holds it as this descriptor does."""
     with attach(file) as device:
         holder = os.open(device, os.O_RDONLY)
@@ -265,7 +265,7 @@ def test_a_device_grows_with_its_file(file: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_growth_that_a_crash_cut_off_is_made_up_for(file: Path) -> None:
+def test_an_interrupted_growth_is_completed(file: Path) -> None:
     """The file had grown, and the device had not."""
     with attach(file) as device:
         sparse(file, 8 * MIB)
@@ -289,13 +289,15 @@ def test_what_is_no_loop_device_does_not_grow(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- errors
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(HostCannot, match="No such file or directory") as caught, attach(tmp_path / "nowhere"):
         pass
     assert str(tmp_path / "nowhere") in str(caught.value)
 
 
-def test_a_host_without_loop_devices_is_told_what_to_load(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_loop_devices_gets_a_hint_what_to_load(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "CONTROL", tmp_path / "loop-control")
 
     with pytest.raises(HostCannot, match="loop-control") as caught, attach(file):
@@ -304,7 +306,7 @@ def test_a_host_without_loop_devices_is_told_what_to_load(file: Path, tmp_path: 
 
 
 @pytest.mark.root
-def test_who_may_not_is_told_to_be_root(file: Path) -> None:
+def test_without_the_right_the_hint_is_to_run_as_root(file: Path) -> None:
     pid = os.fork()
     if pid == 0:
         code = 1

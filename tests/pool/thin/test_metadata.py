@@ -84,7 +84,7 @@ def believed(path: Path) -> Metadata:
 
 
 @pytest.mark.parametrize("count", [0, 1, 126, 127, 300, 2000, 20_000])
-def test_every_device_is_found_with_what_is_known_of_it(count: int, restored: Restored) -> None:
+def test_every_device_is_read_with_its_details(count: int, restored: Restored) -> None:
     """One leaf, a root over leaves, and three levels."""
     devices = some(count)
 
@@ -94,7 +94,7 @@ def test_every_device_is_found_with_what_is_known_of_it(count: int, restored: Re
     assert list(found.devices) == [one.id for one in devices]
 
 
-def test_the_pool_is_found_with_what_is_known_of_it(restored: Restored) -> None:
+def test_the_pool_is_read_with_its_details(restored: Restored) -> None:
     found = believed(restored([ThinDevice(5, 40, STAMP | 2, 1, 2)], data_blocks=5000))
 
     assert (found.transaction, found.block_size, found.needs_check, found.held_root) == (STAMP | 7, 65536, False, None)
@@ -143,7 +143,7 @@ def test_anything_else_is_not_the_metadata_of_a_pool(content: bytes, tmp_path: P
         read(tmp_path / "other")
 
 
-def test_what_can_not_be_read_is_told(tmp_path: Path) -> None:
+def test_unreadable_metadata_is_reported(tmp_path: Path) -> None:
     with pytest.raises(MetadataUnreadable, match="nowhere: can't be read: No such file"):
         read(tmp_path / "nowhere")
     with pytest.raises(MetadataUnreadable, match="Is a directory"):
@@ -198,7 +198,7 @@ def editor(pristine: bytes, tmp_path: Path) -> Editor:
     return Editor(tmp_path / "edited", pristine)
 
 
-def test_the_editor_knows_its_way(editor: Editor) -> None:
+def test_the_editor_finds_every_block(editor: Editor) -> None:
     assert struct.unpack_from("<I", editor.content, editor.root * BLOCK + 4) == (1,), "an internal node"
     assert struct.unpack_from("<I", editor.content, editor.first_leaf * BLOCK + 4) == (2,), "a leaf"
 
@@ -281,7 +281,7 @@ def test_a_tree_that_never_ends_is_left(tmp_path: Path, pristine: bytes) -> None
 
 
 @pytest.mark.parametrize("which", ["superblock", "root", "leaf"])
-def test_one_flipped_bit_is_told_by_the_block_number(which: str, editor: Editor) -> None:
+def test_a_flipped_bit_is_reported_with_its_block_number(which: str, editor: Editor) -> None:
     number = {"superblock": 0, "root": editor.root, "leaf": editor.first_leaf}[which]
 
     with pytest.raises(MetadataUnreadable, match=f"metadata block {number} has a wrong checksum") as caught:
@@ -289,7 +289,7 @@ def test_one_flipped_bit_is_told_by_the_block_number(which: str, editor: Editor)
     assert "thin_check" in caught.value.hint
 
 
-def test_a_device_that_was_cut_off_is_told(pristine: bytes, tmp_path: Path) -> None:
+def test_a_truncated_device_is_reported(pristine: bytes, tmp_path: Path) -> None:
     (tmp_path / "cut").write_bytes(pristine[: BLOCK + 100])
 
     with pytest.raises(MetadataUnreadable, match="lies beyond the end"):
@@ -298,9 +298,7 @@ def test_a_device_that_was_cut_off_is_told(pristine: bytes, tmp_path: Path) -> N
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_damage_is_told_or_does_not_matter(
-    data: st.DataObject, pristine: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_damage_is_reported_or_harmless(data: st.DataObject, pristine: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Bytes of the blocks that matter, with checksums that don't fit and with checksums that do."""
     editor = Editor(tmp_path_factory.getbasetemp() / "damaged", pristine)
     number = data.draw(st.sampled_from([0, editor.root, editor.first_leaf]))

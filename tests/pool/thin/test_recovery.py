@@ -61,7 +61,9 @@ def test_each_cell_of_the_table(row: DeviceRow, tid: int, devices: dict[int, Thi
 
 
 @pytest.mark.parametrize(("row", "tid", "devices", "expected"), CELLS)
-def test_a_settled_bracket_stays_settled(row: DeviceRow, tid: int, devices: dict[int, ThinDevice], expected: Settlement) -> None:
+def test_a_settled_pool_transaction_stays_settled(
+    row: DeviceRow, tid: int, devices: dict[int, ThinDevice], expected: Settlement
+) -> None:
     """Whatever was decided, the registry and the pool agree afterwards: nothing is open, and nothing is left to do."""
     after = max(tid, N) + expected.advance
     rows = {one.id: one for one in expected.put}
@@ -77,13 +79,13 @@ def test_devices_that_are_held_are_left_alone() -> None:
     assert settle(POOL, {7: ROW, 8: neighbour}, N, devices).put == (held(ROW),)
 
 
-def test_a_pool_that_was_never_made_is_new() -> None:
+def test_a_pool_that_was_never_created_is_new() -> None:
     assert judge("thin", None, {}, None).agreement is Agreement.NEW
     assert judge("thin", PoolRow(STAMP, 0), {}, None).agreement is Agreement.NEW
 
 
 @pytest.mark.parametrize("tid", [0, FIRST], ids=["formatted", "stamped"])
-def test_a_pool_whose_making_was_cut_off_is_finished(tid: int) -> None:
+def test_an_interrupted_creation_of_a_pool_is_finished(tid: int) -> None:
     assert judge("thin", PoolRow(STAMP, 0), {}, pool(tid)).agreement is Agreement.UNSTAMPED
 
 
@@ -101,7 +103,7 @@ QUARANTINED = [
 
 
 @pytest.mark.parametrize(("row", "found", "reason"), QUARANTINED)
-def test_what_contradicts_the_registry_is_quarantined(row: PoolRow | None, found: Metadata | None, reason: str) -> None:
+def test_a_pool_that_differs_from_the_registry_is_halted(row: PoolRow | None, found: Metadata | None, reason: str) -> None:
     verdict = judge("thin", row, {}, found)
 
     assert verdict.agreement is Agreement.DIFFERENT

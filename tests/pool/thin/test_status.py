@@ -74,7 +74,7 @@ def test_a_pools_status(line: str, expected: PoolStatus) -> None:
     assert str(expected) == line
 
 
-def test_a_pool_whose_status_can_not_be_told_has_failed() -> None:
+def test_a_pool_without_a_readable_status_has_failed() -> None:
     assert PoolStatus.parse("Error").mode is Mode.FAIL
     assert ThinStatus.parse("Error").failed
 
