@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +40,12 @@ def mounted(kind: str, root: Path, size: int = 64 * MIB) -> Iterator[Path]:
 
 
 @pytest.fixture(params=[EXT4, TMPFS])
-def top(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    with mounted(request.param, tmp_path) as found:
-        yield found
+def top(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """In a directory that every user can reach."""
+    with tempfile.TemporaryDirectory(prefix="file-pool-") as directory:
+        Path(directory).chmod(0o755)
+        with mounted(request.param, Path(directory)) as found:
+            yield found
 
 
 def remount(top: Path, mode: str) -> None:
@@ -111,6 +115,7 @@ def test_a_full_file_system_refuses_work_and_removes(top: Path) -> None:
     assert {one.condition for one in (*state.volumes.values(), *state.snapshots.values())} == {Condition.INTACT}
     assert state.leftovers == ()
     pool.remove_snapshot("web")
+    (top / "filler").unlink()
     made(pool, A, "one")
 
 

@@ -136,13 +136,6 @@ class DeviceMapper:
         with self._done("table", name, _named(name, "table")) as task:
             return tuple(self._targets(task))
 
-    def deps(self, name: str) -> tuple[tuple[int, int], ...]:
-        """(major, minor) of each device that the live table uses."""
-        with self._done("deps", name, _named(name, "deps")) as task:
-            at = self._lib.dm_task_get_deps(task)
-            numbers = (c_uint64 * c_uint32.from_address(at).value).from_address(at + 8) if at else ()
-            return tuple((os.major(number), os.minor(number)) for number in numbers)
-
     # ------------------------------------------------------------------------------------------------- changing
 
     @contextmanager

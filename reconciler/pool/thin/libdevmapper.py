@@ -65,7 +65,6 @@ PROTOTYPES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "dm_task_get_info": (c_int, (Task, POINTER(Info))),
     "dm_task_get_name": (c_char_p, (Task,)),
     "dm_task_get_uuid": (c_char_p, (Task,)),
-    "dm_task_get_deps": (c_void_p, (Task,)),
     "dm_task_get_driver_version": (c_int, (Task, c_char_p, c_size_t)),
     "dm_task_get_names": (c_void_p, (Task,)),
     "dm_task_get_versions": (c_void_p, (Task,)),
