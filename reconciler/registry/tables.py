@@ -8,7 +8,7 @@ another one the columns with the fields of the values that ``rows`` converts. Mi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
@@ -29,7 +29,7 @@ Words = Annotated[str, Field(sa_type=Text)]
 Seconds = Annotated[float, Field(sa_type=sql.REAL)]
 
 
-def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+def _one_of(column: str, values: Iterable[StrEnum]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(repr(v.value) for v in values)})")
 
 
@@ -151,7 +151,7 @@ class SequenceTable(Table, table=True):
 class RunTable(Table, table=True):
     __table_args__ = (
         _one_of("status", Status),
-        _one_of("kind", Kind),
+        _one_of("kind", (kind for kind in Kind if kind is not Kind.HOST)),  # no run has the host as its object
         _json("input"),
         _json("data"),
         sql.Index("run_subject", "kind", "pool", "name"),
