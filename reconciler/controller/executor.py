@@ -5,6 +5,7 @@ Called by ``scheduler`` in a thread of the action's own. State: the Ledger of on
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.controller import machines
@@ -75,8 +76,40 @@ def perform(host: Host, action: Action, name: str, progress: Progress) -> Done:
             told.steps(host.records.transitions(run.id))
         if run.status not in (Status.DONE, Status.ACTIVE):
             told.failed(run.reason, run.message)
-    progress.finish(label, run.state if run.status is Status.DONE else f"{run.state}: {run.reason} {run.message}".rstrip())
+    progress.finish(label, ending(run))
     return verdict(action, run)
+
+
+def perform_many(host: Host, actions: Sequence[Action], names: Mapping[Key, str], progress: Progress) -> list[Done]:
+    """Carry out actions of one kind, verb and pool together. Snapshots only: their machines can act on many at once."""
+    inputs = [machines.run_input(action) for action in actions]
+    requests = [(action.key, value) for action, (_, value) in zip(actions, inputs, strict=True)]
+
+    def report(run: Run, done: int, total: int) -> None:
+        progress.update(names[run.subject], run.state, done, total or None)
+
+    verb, kind = actions[0].verb, actions[0].kind
+    with tracing.span(f"{verb} {kind.lower()}", object=f"{len(actions)} in pool {actions[0].pool}", run="") as span:
+        runs = host.engine.execute_many(inputs[0][0], requests, report)
+        failed = [run for run in runs if run.status not in (Status.DONE, Status.ACTIVE)]
+        if span and failed:
+            span.failed(failed[0].reason, f"{len(failed)} of {len(runs)}: {failed[0].message}")
+    for run in runs:
+        progress.finish(names[run.subject], ending(run))
+    return [verdict(action, run) for action, run in zip(actions, runs, strict=True)]
+
+
+def ending(run: Run) -> str:
+    """How a run has ended, for progress lines."""
+    return run.state if run.status is Status.DONE else f"{run.state}: {run.reason} {run.message}".rstrip()
+
+
+def perform_rows(host: Host, actions: Sequence[Action]) -> list[Done]:
+    """Write the rows of many actions in one transaction."""
+    with host.registry.together():
+        for action in actions:
+            record(host, action)
+    return [Done(action, True) for action in actions]
 
 
 def verdict(action: Action, run: Run) -> Done:

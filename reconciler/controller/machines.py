@@ -35,7 +35,7 @@ from reconciler.model import (
     VolumeRow,
     VolumeSealed,
 )
-from reconciler.pool.driver import Driver, Heartbeat, OpenVolume, no_heartbeat
+from reconciler.pool.driver import Driver, Heartbeat, OpenVolume, SnapshotRequest, no_heartbeat
 from reconciler.settings import Settings
 
 HOUR = 3600.0
@@ -297,32 +297,49 @@ def snapshot(hands: Hands) -> Machine:
         hands.driver(context.run.input["pool"]).space()
         return Outcome()
 
+    def admit_many(contexts: Sequence[Context]) -> list[Outcome | Exception]:
+        admit(contexts[0])
+        return [Outcome() for _ in contexts]
+
     def make(context: Context) -> Outcome:
         wish = context.run.input
-        identity = hands.driver(wish["pool"]).create_snapshot(wish["name"], wish["chain"], context.check)
-        row = SnapshotRow(wish["pool"], wish["name"], wish["image"], wish["chain"], identity)
-        return Outcome(facts=(SnapshotMade(row),))
+        return made(wish, hands.driver(wish["pool"]).create_snapshot(wish["name"], wish["chain"], context.check))
+
+    def make_many(contexts: Sequence[Context]) -> list[Outcome | Exception]:
+        wishes = [context.run.input for context in contexts]
+        requests = [SnapshotRequest(wish["name"], wish["chain"]) for wish in wishes]
+        found = hands.driver(wishes[0]["pool"]).create_snapshots(requests, contexts[0].check)
+        results = [found[wish["name"]] for wish in wishes]
+        return [made(wish, one) if isinstance(one, str) else one for wish, one in zip(wishes, results, strict=True)]
+
+    def made(wish: Mapping[str, Any], identity: str) -> Outcome:
+        return Outcome(facts=(SnapshotMade(SnapshotRow(wish["pool"], wish["name"], wish["image"], wish["chain"], identity)),))
 
     return Machine(
         "snapshot",
         initial="pending",
         steps=(
-            Step("pending", admit, "snapshotting", timeout=60),
-            Step("snapshotting", make, "ready", timeout=HOUR),
+            Step("pending", admit, "snapshotting", timeout=60, act_many=admit_many),
+            Step("snapshotting", make, "ready", timeout=HOUR, act_many=make_many),
         ),
         ends=frozenset({"ready"}),
     )
 
 
 def activation(hands: Hands) -> Machine:
-    """Back under its path after a reboot, or after somebody took it down: no content changes."""
+    """Back under its path after a reboot, or after it was deactivated by hand: no content changes."""
 
     def activate(context: Context) -> Outcome:
         wish = context.run.input
         hands.driver(wish["pool"]).activate_snapshot(wish["name"], wish.get("identity", ""))
         return Outcome()
 
-    steps = (Step("activating", activate, "ready", timeout=HOUR),)
+    def activate_many(contexts: Sequence[Context]) -> list[Outcome | Exception]:
+        wishes = [context.run.input for context in contexts]
+        errors = hands.driver(wishes[0]["pool"]).activate_snapshots({wish["name"]: wish.get("identity", "") for wish in wishes})
+        return [errors.get(wish["name"]) or Outcome() for wish in wishes]
+
+    steps = (Step("activating", activate, "ready", timeout=HOUR, act_many=activate_many),)
     return Machine("activation", steps, "activating", frozenset({"ready"}))
 
 

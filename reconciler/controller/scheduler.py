@@ -21,13 +21,14 @@ from reconciler.controller.backoff import Backoff
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Look, Patience, Wish, look, look_at_images
 from reconciler.controller.events import Answered, Beating, Event, Finished, Job, Looked, Wanted, Woken
-from reconciler.controller.executor import Done, Ledger, approval, dependent, perform
+from reconciler.controller.executor import Done, Ledger, approval, dependent, perform, perform_many, perform_rows
 from reconciler.controller.housekeeping import release_runs
 from reconciler.controller.threads import Mailbox
 from reconciler.controller.todo import Slot, Todo, images_of
 from reconciler.errors import CommandError, Stopped
 from reconciler.model import Action, Key, Kind, Plan, Verb, labels
 from reconciler.output.progress import Progress
+from reconciler.pool.driver import BATCH
 
 TURN_SECONDS = 0.2
 """The longest wait of the main thread: a signal's handler runs between two of them."""
@@ -60,6 +61,13 @@ Read = Callable[[Host, Wanted], tuple[Host, Wanted]]
 
 def as_before(host: Host, wanted: Wanted) -> tuple[Host, Wanted]:
     return host, wanted
+
+
+TOGETHER = frozenset((Verb.CREATE, Verb.ACTIVATE))
+"""What is done for many snapshots of a pool in one job."""
+
+ROWS = 256
+"""The most rows that one job writes."""
 
 
 @dataclass
@@ -358,7 +366,9 @@ class Scheduler:
     def _begin(self, action: Action, slot: Slot, busy: Counter[str]) -> None:
         actions = [action]
         if slot[0] == "row":
-            actions = self._todo.batch(slot, action, 256)
+            actions = self._todo.batch(slot, action, ROWS)
+        elif action.kind is Kind.SNAPSHOT and action.verb in TOGETHER and self._is_quick(action.pool):
+            actions = self._todo.batch(slot, action, BATCH)
         job = Job(tuple(actions), slot, self._threads.monotonic())
         for one in actions:
             self._todo.discard(one.key)
@@ -368,12 +378,20 @@ class Scheduler:
         host = self.host
         self._threads.start(lambda: self._mailbox.put(self._run(job, host)), f"{action.verb} {action.name}")
 
+    def _is_quick(self, pool: str) -> bool:
+        """Whether a snapshot of this pool shares its blocks: copies that take their time are made one by one."""
+        found = self.last.observed.pools.get(pool) if self.last else None
+        return found is not None and found.shares_blocks
+
     def _run(self, job: Job, host: Host) -> Finished:
         done: list[Done] = []
         try:
-            for action in job.actions:
-                name = self._names.get(action.key, str(action.key))
-                done.append(perform(host, action, name, Beating(self.progress, job, self._threads)))
+            progress = Beating(self.progress, job, self._threads)
+            if job.slot[0] == "row":
+                return Finished(job, tuple(perform_rows(host, job.actions)))
+            if len(job.actions) > 1:
+                return Finished(job, tuple(perform_many(host, job.actions, self._names, progress)))
+            done.extend(perform(host, action, self._names[action.key], progress) for action in job.actions)
             return Finished(job, tuple(done))
         except BaseException as error:
             return Finished(job, tuple(done), error)

@@ -20,6 +20,7 @@ import json
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -71,6 +72,8 @@ class Step:
     next: str
     timeout: float = 3600.0
     retry: Retry = field(default_factory=Retry)
+    act_many: Callable[[Sequence[Context]], Sequence[Outcome | Exception]] | None = None
+    """The same for many runs at once, with an outcome or an error for each. None where each run acts by itself."""
 
 
 @dataclass(frozen=True)
@@ -280,6 +283,10 @@ class Context:
 
 class Store(Protocol):
     """What the engine needs of the registry. Every method is one transaction, durable when it returns, and thread-safe."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """All that this thread changes within the context is one transaction; other threads wait."""
+        ...
 
     def open_run(self, run: Run) -> Run:
         """The open run of the same machine and subject where its input is the same, ``run`` itself otherwise.

@@ -24,8 +24,8 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -112,14 +112,16 @@ class Engine:
         An open run with other input is cancelled as superseded. Raises KeyError for a machine that isn't there, and
         TypeError or ValueError where ``input`` isn't JSON.
         """
-        definition = self.machines[machine]
-        now = self._clock()
-        new = Run(ulid(now, self._rng), machine, subject, definition.initial, definition.digest, now, now, input)
-        run = self.store.open_run(new)
+        run = self._open(machine, subject, input)
         for old in self.store.open_runs():
             if old.subject == subject and old.cancel:
                 self._finish_cancelled(old)
         return run
+
+    def _open(self, machine: str, subject: Key, input: Json) -> Run:
+        definition, now = self.machines[machine], self._clock()
+        new = Run(ulid(now, self._rng), machine, subject, definition.initial, definition.digest, now, now, input)
+        return self.store.open_run(new)
 
     def execute(self, run_id: str, progress: Progress = _quiet) -> Run:
         """Execute a run, in this thread, until it ends, needs an operator, or the engine is asked to stop; return the run.
@@ -136,6 +138,63 @@ class Engine:
                     go_on = True
                 run = self.store.run(run_id)
         return run
+
+    def execute_many(self, machine: str, requests: Sequence[tuple[Key, Json]], progress: Progress = _quiet) -> tuple[Run, ...]:
+        """Open and drive runs of one machine whose steps can act on many (``Step.act_many``), in one transaction a step.
+
+        Runs that can't go on with the others (cancelled, waiting for a back-off, failed and to be retried) are then executed one
+        by one. Returns the runs in the order of ``requests``, whose subjects are distinct.
+        """
+        with ExitStack() as held:
+            for subject in sorted(subject for subject, _ in requests):
+                held.enter_context(self._claims.hold(subject))
+            runs = self._act_together(machine, requests, progress)
+        return tuple(run if not run.status.is_open else self.execute(run.id, progress) for run in runs)
+
+    def _act_together(self, machine: str, requests: Sequence[tuple[Key, Json]], progress: Progress) -> list[Run]:
+        runs: list[Run] = []
+        results: list[tuple[Run, Outcome | Exception, float]] = []
+        for step in self.machines[machine].steps:
+            with self.store.together():
+                runs = [self._open(machine, *one) for one in requests] if not runs else self._settle(runs, results)
+                begun = [self.store.begin_attempt(run, self._clock()) for run in runs if self._can_join(run, step)]
+            results = self._try_together(step, begun, progress) if begun else []
+        with self.store.together():
+            return self._settle(runs, results)
+
+    def _can_join(self, run: Run, step: Step) -> bool:
+        """Whether a run can act together with others: nothing about it is out of the ordinary."""
+        ordinary = run.status is Status.ACTIVE and not run.cancel and run.digest == self.machines[run.machine].digest
+        rested = run.not_before <= self._clock() and run.crashes + 1 < step.retry.crashes
+        return ordinary and rested and run.state == step.state and step.act_many is not None and not self.stop.is_set()
+
+    def _try_together(self, step: Step, begun: Sequence[Run], progress: Progress) -> list[tuple[Run, Outcome | Exception, float]]:
+        """The outcome or error of each run, and how long it took. An error that is raised is everybody's."""
+        began = self._monotonic()
+        for run in begun:
+            progress(run, 0, 0)
+        outcomes: Sequence[Outcome | Exception]
+        try:
+            assert step.act_many is not None
+            outcomes = step.act_many([self._context(run, began + step.timeout, progress) for run in begun])
+        except Exception as error:
+            outcomes = [error] * len(begun)
+        elapsed = self._monotonic() - began
+        return [(run, outcome, elapsed) for run, outcome in zip(begun, outcomes, strict=True)]
+
+    def _settle(self, runs: Sequence[Run], results: Sequence[tuple[Run, Outcome | Exception, float]]) -> list[Run]:
+        """Record what became of an attempt of many runs; all runs as they are then."""
+        after = {run.id: run for run in runs}
+        for run, outcome, elapsed in results:
+            tried = self.machines[run.machine].by_state[run.state]
+            if isinstance(outcome, Outcome):
+                after[run.id] = self._commit(run, *self._advanced(run, tried, outcome), outcome.facts)
+            elif isinstance(outcome, Stopped | CommandError) or self.stop.is_set():
+                after[run.id] = self._commit(run, *_paused(run, outcome))
+            else:
+                verdict = after_error(run, tried.retry, outcome, elapsed, self._clock(), self._rng)
+                after[run.id] = self._commit(run, *verdict)
+        return [after[run.id] for run in runs]
 
     def cancel(self, run_id: str, why: str = "cancelled on request") -> Run:
         """Cancel an open run: at once where no thread executes it, at the next boundary or ``Context.check`` otherwise."""

@@ -53,6 +53,7 @@ class Registry(Records):
 
     def __init__(self, connection: sqlite3.Connection, path: Path, *, read_only: bool, clock: Callable[[], float]) -> None:
         super().__init__(connection, path, read_only=read_only, clock=clock)
+        self._outer: Connection | None = None
         self._engine = sql.create_engine("sqlite://", creator=lambda: connection, poolclass=sql.StaticPool)
 
     @classmethod
@@ -84,6 +85,10 @@ class Registry(Records):
         """One transaction, rolled back by any exception; moves the serial where it has changed something."""
         if self._read_only:
             raise RuntimeError(f"registry {self.path} was opened for reading")
+        with self._lock:
+            if self._outer is not None:  # of this thread: the lock excludes all others
+                yield self._outer
+                return
         with self._reading() as db:
             db.exec_driver_sql("BEGIN IMMEDIATE")
             before = self._raw.total_changes
@@ -91,6 +96,16 @@ class Registry(Records):
             if self._raw.total_changes != before:
                 self._raw.execute("UPDATE meta SET value = value + 1 WHERE key = 'serial'")
             db.commit()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that this thread changes within the context is one transaction; other threads wait."""
+        with self._writing() as db:
+            self._outer = db
+            try:
+                yield
+            finally:
+                self._outer = None
 
     def record_image(self, row: ImageRow) -> None:
         with self._writing() as db:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -79,10 +80,14 @@ def hanging(request: pytest.FixtureRequest, workshop: Workshop) -> Iterator[Work
         yield workshop
 
 
+def others_exist(host: Workshop) -> bool:
+    return all(host.snapshot(name).exists() for name in ("web-a", "db-a"))
+
+
 def test_one_run_makes_everything_else_and_reports_the_image(hanging: Workshop) -> None:
     began = time.monotonic()
     running = hanging.start("--once", "-o", "json")
-    running.until(lambda: all(hanging.snapshot(name).exists() for name in ("web-a", "db-a")), "the other images", 8)
+    running.until(lambda: others_exist(hanging), "the other images", 8)
     done = running.wait(60)
 
     assert done.code == 1
@@ -92,7 +97,7 @@ def test_one_run_makes_everything_else_and_reports_the_image(hanging: Workshop) 
 
 
 def test_a_stop_is_obeyed_at_once(hanging: Workshop) -> None:
-    running = hanging.start("--once").until(lambda: all(hanging.snapshot(name).exists() for name in ("web-a", "db-a")), "the other images", 8)
+    running = hanging.start("--once").until(lambda: others_exist(hanging), "the other images", 8)
     began = time.monotonic()
 
     assert running.signal(signal.SIGTERM).wait(20).code == 143
@@ -104,7 +109,7 @@ def test_a_service_feeds_its_watchdog_and_makes_what_is_committed(hanging: Works
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(15)
         service = hanging.start("--interval", "3600", env={"NOTIFY_SOCKET": str(tmp_path / "notify")})
-        service.until(lambda: all(hanging.snapshot(name).exists() for name in ("web-a", "db-a")), "the first images", 10)
+        service.until(lambda: others_exist(hanging), "the first images", 10)
         hanging.image("late", [BASE])
         service.until(hanging.snapshot("late-a").exists, "the committed image", 10)
         fed = []
@@ -112,7 +117,7 @@ def test_a_service_feeds_its_watchdog_and_makes_what_is_committed(hanging: Works
             if b"WATCHDOG=1" in manager.recv(4096):
                 fed.append(time.monotonic())
         assert service.signal(signal.SIGTERM).wait(20).code == 143
-    assert max(after - before for before, after in zip(fed, fed[1:], strict=False)) < 10
+    assert max(after - before for before, after in pairwise(fed)) < 10
 
 
 def test_a_plan_names_the_source(hanging: Workshop) -> None:
