@@ -12,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 
-from reconciler.errors import DigestMismatch, NoSpace, SourceChanged
+from reconciler.errors import DigestMismatch, NoSpace, SourceChanged, SourceUnavailable
 from reconciler.image.source.arrival import HEARTBEAT, Arrival
+from reconciler.image.source.cutoff import Cutoff
 from reconciler.image.source.partial import Partial, Proof, Record
-from reconciler.image.source.s3 import get
+from reconciler.image.source.s3 import GET_SECONDS, get
 from reconciler.image.source.stamp import Head
 from reconciler.image.source.window import Window
 from reconciler.image.source.workers import Workers
@@ -71,6 +72,9 @@ class Download:
         except (SourceChanged, DigestMismatch):
             self._partial.discard()
             raise
+        except SourceUnavailable:
+            self._arrival.check()  # a request that was ended because nothing waits for it is no failure of the source
+            raise
         return self._sha.hexdigest()
 
     def _prove(self, descriptor: int) -> bool:
@@ -92,7 +96,8 @@ class Download:
         """Bring what is missing."""
         layer, manner = self._layer, self._manner
         if (head := self._head) is None:
-            first = get(layer.source, 0, manner.part_bytes)
+            cutoff = Cutoff(GET_SECONDS, unless=lambda: self._arrival.over)
+            first = get(layer.source, 0, manner.part_bytes, cutoff=cutoff, pause=self._arrival.sleep)
             head = first.head
         else:
             first = None

@@ -1,43 +1,62 @@
 """S3 objects and files, as ETags, lengths and ranges of bytes: the only module that imports boto3.
 
-``head`` is called by ``observe``, ``get`` by ``download``. State: one S3 client for each distinct
-S3Options, for the life of the process; a client that was refused is forgotten, so that new credentials are picked up.
+boto3 finds credentials and endpoints and signs; ``transport`` sends every request, so that each has one deadline. ``head_one`` is
+called by ``controller.sources``, ``get`` by ``download`` and ``stream``. State: one S3 client for each distinct S3Options, for
+the life of the process; a client that was refused is forgotten, so that new credentials are picked up.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import threading
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from reconciler import __version__
-from reconciler.errors import ReconcilerError, SourceChanged, SourceForbidden, SourceNotFound, SourceUnavailable
+from reconciler.errors import ReconcilerError, SourceForbidden, SourceNotFound, SourceUnavailable
+from reconciler.image.source import answers
+from reconciler.image.source.answers import Asked, Passing
+from reconciler.image.source.cutoff import Cutoff
 from reconciler.image.source.stamp import Head, stamp
+from reconciler.image.source.transport import Answer, Request, send
 from reconciler.image.spec import S3Options, Source
 
-CONNECT_SECONDS, READ_SECONDS = 10, 30
-REQUEST_ATTEMPTS = 3
-HEADS_AT_ONCE = 16
-POOLED_CONNECTIONS = 32
+HEAD_SECONDS = 10.0
+"""The deadline of a look-up, in all: connections, redirects, repeated requests."""
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_THROTTLED = frozenset({"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout"})
-_UNAUTHORIZED = frozenset({"AccessDenied", "ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-_ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
+GET_SECONDS = 60.0
+"""The deadline of a GET's status and headers."""
+
+REQUEST_ATTEMPTS = 3
+BACK_OFF_SECONDS = 0.2
+HEADS_AT_ONCE = 16
+
+FILL_SECONDS = 1.0
+"""How long ``Body.readinto`` collects bytes before it returns with fewer than it was asked for."""
+
+RATE_SECONDS, MINIMUM_RATE = 30.0, 1024
+"""Over so many seconds of waiting a body has to bring so many bytes a second."""
 
 _clients: dict[S3Options, Any] = {}
+_regions: dict[tuple[S3Options, str], str] = {}
 _connecting = threading.Lock()
+_signing = threading.local()
+
+Pause = Callable[[float], None]
 
 
 class Cut(SourceUnavailable):
     """The body ended early or stalled; asking for the rest is worth a try."""
+
+
+class Slow(Cut):
+    """The body came below the minimum rate: what it brought does not count as progress."""
 
 
 # ------------------------------------------------------------------------------------------------------- head
@@ -56,33 +75,8 @@ def head_one(source: Source) -> Head:
     """The same for one source. Raises SourceNotFound, SourceForbidden and SourceUnavailable."""
     if not source.is_s3:
         return stamp(source.url).head
-    return _unsigned_head(source) or _head(source)
-
-
-def _head(source: Source) -> Head:
-    bucket, key = source.bucket_key
-    with _talking_to(source):
-        answer = _client(source.s3).head_object(Bucket=bucket, Key=key)
-    return Head(answer.get("ETag", ""), answer["ContentLength"])
-
-
-def _unsigned_head(source: Source) -> Head | None:
-    """The plain HTTP request that an unsigned HEAD is; None where that is not enough, and boto3 has to ask.
-
-    Loading boto3 and making a client costs half of the CPU of a run that finds nothing to do.
-    """
-    options = source.s3
-    if not (options.anonymous and options.endpoint_url) or any(os.environ.get(name) for name in _PROXIES):
-        return None
-    endpoint = urlsplit(options.endpoint_url)
-    kind = HTTPSConnection if endpoint.scheme == "https" else HTTPConnection
-    with suppress(OSError, HTTPException, ValueError), closing(kind(endpoint.netloc, timeout=CONNECT_SECONDS)) as connection:
-        path = f"{endpoint.path.rstrip('/')}/{quote('/'.join(source.bucket_key))}"
-        connection.request("HEAD", path, headers={"User-Agent": f"reconciler/{__version__}"})
-        answer = connection.getresponse()
-        if answer.status == 200 and (etag := answer.headers.get("ETag")):
-            return Head(etag, int(answer.headers["Content-Length"] or ""))
-    return None
+    with Cutoff(HEAD_SECONDS) as cutoff:
+        return _Exchange(source, cutoff, time.sleep).head()
 
 
 def _head_or_error(source: Source) -> Head | ReconcilerError:
@@ -96,95 +90,283 @@ def _head_or_error(source: Source) -> Head | ReconcilerError:
 
 
 class Body:
-    """The bytes of one answer, read by one thread; ``abort`` may be called by another. ``head`` describes the whole object."""
+    """The bytes of one answer, read by one thread. ``head`` describes the whole object; ``cutoff`` ends the reading."""
 
-    def __init__(self, source: Source, head: Head, stream: Any) -> None:
+    def __init__(self, source: Source, head: Head, answer: Answer, cutoff: Cutoff) -> None:
         self.head = head
+        self.cutoff = cutoff
         self._source = source
-        self._stream = stream
+        self._answer = answer
+        self._error: Cut | None = None
+        self._waited, self._got = 0.0, 0
 
-    def readinto(self, view: memoryview) -> None:
-        """Fill ``view``. Raises Cut where the answer ends before, stalls, or the connection breaks."""
+    def readinto(self, view: memoryview) -> int:
+        """Fill ``view`` from the start as far as bytes come within a second or so; return how many, at least one.
+
+        Raises Cut where the answer ends before, stalls, or the connection breaks; whatever came before that is returned first.
+        """
+        length, until = 0, time.monotonic() + FILL_SECONDS
+        while length < len(view) and self._error is None and (not length or time.monotonic() < until):
+            try:
+                length += self._receive(view[length:])
+            except Cut as error:
+                self._error = error
+        if not length and self._error is not None:
+            raise self._error
+        return length
+
+    def _receive(self, view: memoryview) -> int:
+        began = time.monotonic()
         try:
-            while view and (got := self._stream.readinto(view)):
-                view = view[got:]
-        except Exception as error:  # of botocore, urllib3, http.client, ssl or socket: each means that reading the answer failed
-            raise self._cut(str(error) or type(error).__name__) from error
-        if view:
-            raise self._cut("the answer ended early")
-
-    def abort(self) -> None:
-        """Wake the reader, which then raises Cut; where the HTTP library can't, its time-out does."""
-        with suppress(AttributeError, OSError, RuntimeError, ValueError):
-            self._stream._raw_stream.shutdown()
+            got = self._answer.readinto(view)
+        except (OSError, HTTPException, ValueError) as error:
+            raise self._cut(Cut, str(error) or type(error).__name__) from error
+        if not got:
+            raise self._cut(Cut, "the answer ended early")
+        self._waited, self._got = self._waited + time.monotonic() - began, self._got + got
+        if self._waited >= RATE_SECONDS:
+            if self._got < MINIMUM_RATE * self._waited:
+                raise self._cut(Slow, f"only {self._got} bytes in {self._waited:.0f} s")
+            self._waited, self._got = 0.0, 0
+        return got
 
     def close(self) -> None:
-        """Let go of the connection; it is used again only where the answer was read to its end."""
-        self._stream.close()
+        """Release the connection; it is used again only where the answer was read to its end."""
+        self.cutoff.close()
+        self._answer.close()
 
-    def _cut(self, why: str) -> Cut:
-        return Cut(f"{_endpoint(self._source.s3)} broke off while it sent {self._source.url}: {why}")
+    def _cut(self, kind: type[Cut], why: str) -> Cut:
+        return kind(f"{_endpoint(self._source.s3)} broke off while it sent {self._source.url}: {why}")
 
 
-def get(source: Source, start: int, stop: int, etag: str = "") -> Body:
+def get(
+    source: Source, start: int, stop: int, etag: str = "", *, cutoff: Cutoff | None = None, pause: Pause = time.sleep
+) -> Body:
     """Ask S3 for the bytes from ``start`` up to ``stop``, of the object with this ETag where one is given.
 
-    Raises SourceChanged where the object has another ETag by now (RFC 9110, If-Match), and what ``head_one`` raises.
+    Raises SourceChanged where the object has another ETag by now (RFC 9110, If-Match; a weak ETag is never sent, and callers
+    compare), and what ``head_one`` raises. ``cutoff`` is closed with the body, or where there is none; ``pause`` waits.
     """
-    bucket, key = source.bucket_key
-    wanted = {"Bucket": bucket, "Key": key} | ({"IfMatch": etag} if etag else {})
-    with _talking_to(source):
-        answer = _get_object(_client(source.s3), wanted, start, stop)
+    cutoff = cutoff or Cutoff(GET_SECONDS)
     try:
-        return Body(source, _described(source, answer, start), answer["Body"])
-    except ReconcilerError:
-        answer["Body"].close()
+        return _Exchange(source, cutoff, pause).get(start, stop, etag)
+    except BaseException:
+        cutoff.close()
         raise
 
 
-def _get_object(client: Any, wanted: dict[str, str], start: int, stop: int) -> Any:
-    from botocore.exceptions import ClientError
+# ---------------------------------------------------------------------------------------------------- exchanges
 
-    try:
-        return client.get_object(**wanted, Range=f"bytes={start}-{stop - 1}")
-    except ClientError as error:
-        # No range of an empty object can be satisfied (RFC 9110 section 14.1.2).
-        if start or error.response["ResponseMetadata"].get("HTTPStatusCode") != 416:
+
+class _Exchange:
+    """What is asked about one object until there is an answer: within one deadline, a few attempts, one redirect."""
+
+    def __init__(self, source: Source, cutoff: Cutoff, pause: Pause) -> None:
+        self._source, self._cutoff, self._pause = source, cutoff, pause
+
+    @property
+    def _asked(self) -> Asked:
+        return Asked(self._source, _endpoint(self._source.s3))
+
+    def head(self) -> Head:
+        answer = self._send("HEAD", {})
+        answer.close()
+        if answer.status in answers.NO_HEAD:
+            return self._head_by_get()
+        if answer.status >= 300:
+            raise self._refused(answer, "")
+        return answers.described_by_head(self._asked, answer.status, answer.headers)
+
+    def _head_by_get(self) -> Head:
+        body = self.get(0, 1, "")
+        body.close()
+        return answers.require_identity(self._asked, body.head)
+
+    def get(self, start: int, stop: int, etag: str) -> Body:
+        match = {"If-Match": etag} if etag and not etag.startswith("W/") else {}
+        answer = self._send("GET", {"Range": f"bytes={start}-{stop - 1}"} | match)
+        if answer.status == 416 and not start:  # no range of an empty object can be satisfied (RFC 9110 section 14.1.2)
+            answer.close()
+            answer = self._send("GET", match)
+        try:
+            if answer.status >= 300:
+                raise self._refused(answer, _text(answer))
+            described = answers.described_by_get(self._asked, answer.status, answer.headers, start)
+        except BaseException:
+            answer.close()
             raise
-        return client.get_object(**wanted)
+        self._cutoff.lift()
+        return Body(self._source, described, answer, self._cutoff)
+
+    def _send(self, method: str, headers: Mapping[str, str]) -> Answer:
+        """The answer to a request, repeated where that may help and there is time."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                answer = self._once(method, headers)
+                if (answer.status not in (400, 429) and answer.status < 500) or (
+                    method == "HEAD" and answer.status in answers.NO_HEAD
+                ):
+                    return answer
+                with _closing(answer):
+                    error = self._refused(answer, _text(answer) if method == "GET" else "")
+            except Passing as passing:
+                error = passing
+            if not isinstance(error, Passing) or attempt >= REQUEST_ATTEMPTS:
+                raise error
+            wait = BACK_OFF_SECONDS * 2**attempt if error.after is None else error.after
+            if wait >= self._cutoff.left:
+                raise error
+            self._pause(wait)
+
+    def _once(self, method: str, headers: Mapping[str, str]) -> Answer:
+        """Send a request, and follow one redirect."""
+        source = self._source
+        options = replace(source.s3, region=_regions.get((source.s3, source.bucket_key[0]), source.s3.region))
+        request = _request(source, options, method, headers)
+        answer = self._sent(request)
+        region = answer.headers.get("x-amz-bucket-region")
+        if region and answer.status in (301, 307, 400, 403) and region != _region(options) and _is_amazon(request.url):
+            answer.close()
+            _regions[source.s3, source.bucket_key[0]] = region
+            return self._sent(_request(source, replace(options, region=region), method, headers))
+        if answer.status not in answers.REDIRECTS:
+            return answer
+        answer.close()
+        target = answers.redirected(self._asked, request.url, answer.status, answer.headers)
+        answer = self._sent(_moved(options, request, target))
+        if answer.status in answers.REDIRECTS:
+            answer.close()
+            raise SourceUnavailable(
+                f"{self._asked.endpoint} redirects {source.url} more than once", hint="set s3.endpointUrl to the right place"
+            )
+        return answer
+
+    def _sent(self, request: Request) -> Answer:
+        try:
+            return send(request, self._cutoff)
+        except (OSError, HTTPException, ValueError) as error:
+            raise answers.unreachable(self._asked, error) from error
+
+    def _refused(self, answer: Answer, text: str) -> ReconcilerError:
+        error = answers.refusal(self._asked, answer.status, answer.headers, text)
+        if isinstance(error, SourceForbidden):
+            _forget(self._source.s3)
+        return error
 
 
-def _described(source: Source, answer: Mapping[str, Any], start: int) -> Head:
-    etag = answer.get("ETag", "")
-    told = answer.get("ContentRange")
-    if told is None and start == 0:
-        return Head(etag, answer["ContentLength"])
-    match = _CONTENT_RANGE.fullmatch(told or "")
-    if match is None or int(match[1]) != start:
-        said = f"answered a request for byte {start} of {source.url} with {told or 'the whole object'}"
-        raise SourceUnavailable(f"{_endpoint(source.s3)} {said}", hint="the endpoint has to support ranged GETs")
-    return Head(etag, int(match[3]))
+def _text(answer: Answer) -> str:
+    with suppress(OSError, HTTPException, ValueError):
+        return answer.text()
+    return ""
+
+
+@contextmanager
+def _closing(answer: Answer) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        answer.close()
+
+
+# ----------------------------------------------------------------------------------------------------- requests
+
+
+def _request(source: Source, options: S3Options, method: str, headers: Mapping[str, str]) -> Request:
+    """The request, as boto3 would send it; without boto3 where nothing is to be signed and the endpoint is given.
+
+    Loading boto3 and making a client costs half of the CPU of a run that finds nothing to do.
+    """
+    bucket, key = source.bucket_key
+    if not (options.anonymous and options.endpoint_url):
+        with _describing(source):
+            return _signed(_client(options), method, {"Bucket": bucket, "Key": key}, headers)
+    endpoint = urlsplit(options.endpoint_url)
+    try:
+        usable = endpoint.scheme in ("http", "https") and endpoint.hostname and endpoint.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        message = f"{source.url} can't be asked for: {options.endpoint_url!r} is not an http or https URL"
+        raise SourceNotFound(message, hint="check the source and s3.endpointUrl")
+    path = f"{endpoint.path.rstrip('/')}/{quote(bucket)}/{quote(key)}"
+    netloc = endpoint.netloc.rpartition("@")[2]
+    agent = {"User-Agent": f"reconciler/{__version__}"}
+    return Request(method, f"{endpoint.scheme}://{netloc}{path}", agent | dict(headers))
+
+
+def _signed(client: Any, method: str, wanted: dict[str, str], headers: Mapping[str, str]) -> Request:
+    """What boto3 would send now. ``_capture`` keeps it from doing so."""
+    extra = {{"Range": "Range", "If-Match": "IfMatch"}[name]: value for name, value in headers.items()}
+    (client.get_object if method == "GET" else client.head_object)(**wanted, **extra)
+    prepared = _signing.request
+    texts = {name: value.decode() if isinstance(value, bytes) else str(value) for name, value in prepared.headers.items()}
+    return Request(method, prepared.url, texts, _signing.cafile)
+
+
+def _capture(cafile: str) -> Callable[..., Any]:
+    """Keeps the signed request for the calling thread, and answers it with nothing."""
+    from botocore.awsrequest import AWSResponse
+
+    class Nothing:
+        def stream(self) -> Iterator[bytes]:
+            return iter(())
+
+    def handler(request: Any, **_: Any) -> Any:
+        _signing.request, _signing.cafile = request, cafile
+        return AWSResponse(request.url, 200, {}, Nothing())
+
+    return handler
+
+
+def _moved(options: S3Options, request: Request, url: str) -> Request:
+    """The same request to another URL; signed anew where it was signed."""
+    signed = {"authorization", "host", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"}
+    plain = {name: value for name, value in request.headers.items() if name.lower() not in signed}
+    if "authorization" not in {name.lower() for name in request.headers}:
+        return replace(request, url=url, headers=plain)
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+
+    with _connecting:
+        session, region = _clients[options].session, _clients[options].client.meta.region_name
+    again = AWSRequest(request.method, url, headers=plain)
+    S3SigV4Auth(session.get_credentials().get_frozen_credentials(), "s3", region).add_auth(again)
+    return replace(request, url=url, headers=dict(again.headers.items()))
 
 
 # ----------------------------------------------------------------------------------------------------- clients
 
 
+class _Client:
+    """A boto3 client, and the session that it was made in."""
+
+    def __init__(self, options: S3Options) -> None:
+        import boto3.session
+        import botocore.session
+
+        core = botocore.session.get_session()
+        self.session = boto3.session.Session(botocore_session=core)
+        self.client = _open_client(self.session, options, path_style=options.endpoint_url is not None)
+        # The AWS environment can name an endpoint, too, and few endpoints but Amazon's own resolve a host name for each bucket.
+        if options.endpoint_url is None and not _is_amazon(self.client.meta.endpoint_url):
+            self.client = _open_client(self.session, options, path_style=True)
+        self.client.meta.events.register("before-send.s3", _capture(_certificates(core)))
+
+
 def _client(options: S3Options) -> Any:
     with _connecting:
         if options not in _clients:
-            _clients[options] = _connect(options)
-        return _clients[options]
+            _clients[options] = _Client(options)
+        return _clients[options].client
 
 
-def _connect(options: S3Options) -> Any:
-    import boto3.session
-
-    session = boto3.session.Session()
-    client = _open_client(session, options, path_style=options.endpoint_url is not None)
-    # The AWS environment can name an endpoint, too, and few endpoints but Amazon's own resolve a host name for each bucket.
-    if options.endpoint_url is None and not _is_amazon(client.meta.endpoint_url):
-        client = _open_client(session, options, path_style=True)
-    return client
+def _forget(options: S3Options) -> None:
+    """The next request reads the credentials again."""
+    with _connecting:
+        for one in [one for one in _clients if replace(one, region=options.region) == options]:
+            del _clients[one]
 
 
 def _open_client(session: Any, options: S3Options, *, path_style: bool) -> Any:
@@ -194,13 +376,22 @@ def _open_client(session: Any, options: S3Options, *, path_style: bool) -> Any:
     config = Config(
         signature_version=UNSIGNED if options.anonymous else None,
         s3={"addressing_style": "path"} if path_style else None,
-        retries={"mode": "standard", "total_max_attempts": REQUEST_ATTEMPTS},
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        max_pool_connections=POOLED_CONNECTIONS,
+        retries={"mode": "standard", "total_max_attempts": 1},
         user_agent_extra=f"reconciler/{__version__}",
     )
     return session.client("s3", endpoint_url=options.endpoint_url, region_name=options.region, config=config)
+
+
+def _certificates(core: Any) -> str:
+    """The file of the certificates that the AWS configuration trusts."""
+    from botocore.httpsession import get_cert_path
+
+    return str(core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(True))
+
+
+def _region(options: S3Options) -> str | None:
+    found = _clients.get(options)
+    return found.client.meta.region_name if found else options.region
 
 
 def _is_amazon(url: str) -> bool:
@@ -208,72 +399,33 @@ def _is_amazon(url: str) -> bool:
 
 
 def _endpoint(options: S3Options) -> str:
-    client = _clients.get(options)
-    return client.meta.endpoint_url if client else options.endpoint_url or "S3"
+    found = _clients.get(options)
+    return found.client.meta.endpoint_url if found else options.endpoint_url or "S3"
 
 
 # ------------------------------------------------------------------------------------------------------ errors
 
 
 @contextmanager
-def _talking_to(source: Source) -> Iterator[None]:
+def _describing(source: Source) -> Iterator[None]:
+    """Errors of boto3 before a request is sent, as typed errors."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
-    except ClientError as error:
-        raise _refusal(error, source) from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ClientError) as error:
         raise _failure(error, source) from error
     except ValueError as error:
         raise SourceNotFound(f"{source.url} can't be asked for: {error}", hint="check the source and s3.endpointUrl") from error
 
 
-def _refusal(error: Any, source: Source) -> ReconcilerError:
-    """The typed error of an answer that is not a success (codes: S3 API reference, Error responses)."""
-    code = str(error.response["Error"].get("Code", ""))
-    status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
-    said = f"{code}: {error.response['Error'].get('Message', '')}"
-    endpoint = _endpoint(source.s3)
-    if status == 412:
-        return SourceChanged(f"{source.url} was replaced at {endpoint}", hint="the next try reads the new object")
-    if status == 429 or status >= 500 or code in _THROTTLED:
-        return SourceUnavailable(f"{endpoint} can't serve {source.url} now: {said}")
-    if code in _ELSEWHERE:
-        return SourceNotFound(f"{source.url} is not in this region: {said}", hint="set s3.region to the bucket's region")
-    if status == 404:
-        return _absence(code, source, endpoint)
-    return _denial(said, status, code, source, endpoint)
-
-
-def _absence(code: str, source: Source, endpoint: str) -> SourceNotFound:
-    bucket, key = source.bucket_key
-    if code == "NoSuchBucket":
-        return SourceNotFound(f"there is no bucket {bucket} at {endpoint}", hint="check the bucket's name and s3.endpointUrl")
-    if code == "NoSuchKey":
-        return SourceNotFound(f"bucket {bucket} at {endpoint} has no key {key}", hint="check the key of the layer's source")
-    # The answer to a HEAD has no body that could tell which of the two it is.
-    return SourceNotFound(f"there is no {source.url} at {endpoint}", hint=f"check bucket {bucket}, key {key} and s3.endpointUrl")
-
-
-def _denial(said: str, status: int, code: str, source: Source, endpoint: str) -> SourceForbidden:
-    if status not in (401, 403) and code not in _UNAUTHORIZED:
-        return SourceForbidden(f"{endpoint} refuses to serve {source.url}: {said}")
-    _clients.pop(source.s3, None)
-    if source.s3.anonymous:
-        hint = "the bucket is not public, or the key does not exist: leave s3.anonymous out and give credentials"
-    else:
-        hint = "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID …) and the bucket's policy; a missing key answers so, too"
-    return SourceForbidden(f"{endpoint} does not allow {source.url} to be read: {said}", hint=hint)
-
-
 def _failure(error: Exception, source: Source) -> ReconcilerError:
-    """The typed error of a request that got no answer, or was never sent."""
+    """The typed error of a request that could not be made."""
     from botocore import exceptions as boto
 
     unsigned = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound, boto.UnauthorizedSSOTokenError)
     if isinstance(error, unsigned):
-        _clients.pop(source.s3, None)
+        _forget(source.s3)
         hint = "give AWS credentials, or set s3.anonymous: true for a public bucket"
         return SourceForbidden(f"{source.url} can't be read: {error}", hint=hint)
     if isinstance(error, (boto.ParamValidationError, boto.NoRegionError, boto.EndpointProviderError, boto.InvalidConfigError)):

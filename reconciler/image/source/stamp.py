@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reconciler.errors import SourceForbidden, SourceNotFound
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """An opaque ETag, as the server writes it (files: made up of inode, mtime and length), and the length in bytes."""
+    """An opaque ETag, as the server writes it (files: made up of inode, mtime and length), and the length in bytes.
+
+    ``md5`` is that of the bytes, where the ETag may be one; whatever else the server says of them does not make another object.
+    """
 
     etag: str
     size: int
+    md5: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.size} bytes with ETag {self.etag}"

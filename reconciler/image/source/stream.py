@@ -20,7 +20,8 @@ from threading import Event, Lock
 
 from reconciler.errors import BuilderDied, SourceChanged, SourceForbidden
 from reconciler.image.source.arrival import HEARTBEAT, Arrival, Arrived, Fetched, Progress
-from reconciler.image.source.s3 import Body, Cut, get
+from reconciler.image.source.cutoff import Cutoff
+from reconciler.image.source.s3 import GET_SECONDS, Body, Cut, Slow, get
 from reconciler.image.source.stamp import Head, stamp
 from reconciler.image.source.workers import BACK_OFF_SECONDS, FRUITLESS_TRIES
 from reconciler.image.spec import MIB, Source
@@ -141,7 +142,7 @@ class Ranges(Origin):
         self._arrival = arrival
         self._head: Head | None = None
         self._at = 0
-        self._body: Body | None = None
+        self._cutoff: Cutoff | None = None
         self._lock = Lock()
 
     def pieces(self) -> Iterator[memoryview]:
@@ -159,12 +160,12 @@ class Ranges(Origin):
             try:
                 with self._answer(self._end(stop)) as body:
                     while (left := min(stop, body.head.size) - self._at) > 0:
-                        piece = buffer[:left]
-                        body.readinto(piece)
-                        self._at += len(piece)
-                        yield piece
-            except Cut:
-                fruitless = 0 if self._at > before else fruitless + 1
+                        got = body.readinto(buffer[:left])
+                        self._at += got
+                        yield buffer[:got]
+            except Cut as error:
+                self._arrival.check()
+                fruitless = 0 if self._at > before and not isinstance(error, Slow) else fruitless + 1
                 if fruitless == FRUITLESS_TRIES:
                     raise
                 self._arrival.sleep(BACK_OFF_SECONDS * 2**fruitless * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
@@ -175,11 +176,12 @@ class Ranges(Origin):
     @contextmanager
     def _answer(self, stop: int) -> Iterator[Body]:
         """The server's answer for what is left up to ``stop``, where that is still the same object."""
-        body = get(self._source, self._at, stop, self.etag)
+        cutoff = Cutoff(GET_SECONDS)
+        with self._lock:
+            self._cutoff = cutoff
+        self._arrival.check()  # an abort may have come before there was something to abort
+        body = get(self._source, self._at, stop, self.etag, cutoff=cutoff, pause=self._arrival.sleep)
         try:
-            with self._lock:
-                self._body = body
-            self._arrival.check()  # an abort may have come before there was something to abort
             if self._head not in (None, body.head):
                 message = f"{self._source.url} was {self._head}, and is {body.head} now"
                 raise SourceChanged(message, hint="the next attempt fetches the new one")
@@ -188,13 +190,13 @@ class Ranges(Origin):
             yield body
         finally:
             with self._lock:
-                self._body = None
+                self._cutoff = None
             body.close()
 
     def abort(self) -> None:
         with self._lock:
-            if self._body is not None:
-                self._body.abort()
+            if self._cutoff is not None:
+                self._cutoff.cut()
 
 
 class File(Origin):

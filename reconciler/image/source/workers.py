@@ -14,13 +14,14 @@ from threading import Lock, Thread
 
 from reconciler.errors import SourceChanged
 from reconciler.image.source.arrival import PIECE, Arrival
-from reconciler.image.source.s3 import Body, Cut, get
+from reconciler.image.source.cutoff import Cutoff
+from reconciler.image.source.s3 import GET_SECONDS, Body, Cut, Slow, get
 from reconciler.image.source.stamp import Head
 from reconciler.image.source.window import Part, Window
 from reconciler.image.spec import Source
 
 FRUITLESS_TRIES = 4
-"""Answers in a row that bring not a single piece, before the transfer is given up."""
+"""Answers in a row that bring not a single byte, or stay below the minimum rate, before the transfer is given up."""
 
 BACK_OFF_SECONDS = 0.1
 
@@ -34,7 +35,7 @@ class Workers:
         self._window = window
         self._descriptor = descriptor
         self._arrival = arrival
-        self._answers: set[Body] = set()
+        self._cutoffs: set[Cutoff] = set()
         self._lock = Lock()
         self._threads = [Thread(target=self._work, name=f"part {i}", daemon=True) for i in range(min(connections, len(window)))]
 
@@ -53,8 +54,8 @@ class Workers:
 
     def _abort(self) -> None:
         with self._lock:
-            for body in self._answers:
-                body.abort()
+            for cutoff in self._cutoffs:
+                cutoff.cut()
 
     def _work(self) -> None:
         buffer = memoryview(bytearray(PIECE))
@@ -71,9 +72,9 @@ class Workers:
             before = part.at
             try:
                 self._stream(part, buffer)
-            except Cut:
+            except Cut as error:
                 self._window.check()
-                fruitless = 0 if part.at > before else fruitless + 1
+                fruitless = 0 if part.at > before and not isinstance(error, Slow) else fruitless + 1
                 if fruitless == FRUITLESS_TRIES:
                     raise
                 self._arrival.sleep(BACK_OFF_SECONDS * 2**fruitless * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
@@ -84,17 +85,21 @@ class Workers:
                 self._arrival.check()
                 self._window.check()
                 piece = buffer[: part.stop - part.at]
-                body.readinto(piece)
-                _write(self._descriptor, piece, part.at)
-                self._arrival.advance(self._window.landed(part, len(piece)))
+                got = body.readinto(piece)
+                _write(self._descriptor, piece[:got], part.at)
+                self._arrival.advance(self._window.landed(part, got))
 
     @contextmanager
     def _answer(self, part: Part) -> Iterator[Body]:
         """The server's answer for the rest of a part, where that is still the same object."""
-        body, part.body = part.body or get(self._source, part.at, part.stop, self._head.etag), None
+        body, part.body = part.body, None
+        cutoff = body.cutoff if body else Cutoff(GET_SECONDS)
         with self._lock:
-            self._answers.add(body)
+            self._cutoffs.add(cutoff)
         try:
+            if body is None:
+                self._window.check()  # ended before there was something to end
+                body = get(self._source, part.at, part.stop, self._head.etag, cutoff=cutoff, pause=self._arrival.sleep)
             if body.head != self._head:
                 raise SourceChanged(
                     f"{self._source.url} was {self._head}, and is {body.head} now", hint="the next attempt fetches the new one"
@@ -102,8 +107,9 @@ class Workers:
             yield body
         finally:
             with self._lock:
-                self._answers.discard(body)
-            body.close()
+                self._cutoffs.discard(cutoff)
+            if body is not None:
+                body.close()
 
 
 def _write(descriptor: int, piece: memoryview, offset: int) -> None:

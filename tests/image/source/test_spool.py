@@ -288,17 +288,26 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(origin: Origin, tmp
     origin.script = lambda asked: replace(origin.serve(asked), cut=2 * MIB - 7) if asked.number == 1 else None
 
     assert fetched(Spool(tmp_path / "spool"), layer) == DATA
-    assert origin.ranges() == [(0, 8 * MIB), (MIB, SIZE)]
+    assert origin.ranges() == [(0, 8 * MIB), (2 * MIB - 7, SIZE)], "at the very byte"
 
 
 def test_a_server_that_never_sends_what_it_promised_is_given_up(origin: Origin, spool: Spool) -> None:
     layer = origin.layer(DATA)
-    origin.script = lambda asked: replace(origin.serve(asked), cut=1000)
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0)
 
     with pytest.raises(SourceUnavailable, match="broke off"), spool.fetch(layer) as fetch:
         fetch.result()
 
     assert [asked.start for asked in origin.gets()].count(0) <= workers.FRUITLESS_TRIES
+
+
+def test_connections_that_break_after_few_bytes_each_bring_the_layer_all_the_same(origin: Origin, spool: Spool) -> None:
+    layer = origin.layer(DATA)
+    origin.script = lambda asked: replace(origin.serve(asked), cut=100_000)
+
+    assert fetched(spool, layer) == DATA
+
+    assert len(origin.gets()) < 2 * SIZE // 100_000, "no byte is asked for twice"
 
 
 def test_a_busy_server_is_asked_once_more(origin: Origin, spool: Spool) -> None:
