@@ -171,7 +171,8 @@ def space(found: Space | None) -> dict[str, int] | None:
 
 
 def condition(state: SnapshotState | VolumeState | None) -> str:
-    return (state.condition if state else Condition.MISSING).value
+    """``unknown`` in a pool that can't be read."""
+    return (state.condition if state else Condition.UNKNOWN).value
 
 
 # ---------------------------------------------------------------------------------------------------- describe

@@ -66,3 +66,36 @@ def test_people_see_the_pool_where_the_name_is_ambiguous(twins: Workshop) -> Non
     assert "image/blue  " in shown, "an image has no other of its name"
     drawn = twins.converge() and twins.run("graph").stdout
     assert drawn.count("snapshot web") == 2
+
+
+def test_an_error_of_one_pool_costs_that_pool_only(twins: Workshop) -> None:
+    """A file is in place of its directory. The other pool's image is built, and nothing of the broken one counts as missing."""
+    (twins.state / "pools").mkdir(parents=True)
+    (twins.state / "pools/second").write_text("not a directory")
+
+    done = twins.once("-o", "json").expect(1)
+    phases = {one["name"]: (one["phase"], one["reason"]) for one in done.json["objects"] if one["kind"] == "Image"}
+    assert phases["blue"][0] == "Ready"
+    assert phases["green"] == ("Failed", "PoolUnavailable")
+
+    (twins.state / "pools/second").unlink()
+    twins.converge()
+
+
+def test_a_pool_that_becomes_unreadable_is_neither_rebuilt_nor_pruned(twins: Workshop) -> None:
+    twins.converge()
+    pools, kept = twins.state / "pools", twins.state / "kept"
+    (pools / "second").rename(kept)
+    (pools / "second").write_text("not a directory")
+
+    planned = twins.run("plan", "--prune", "-o", "json")
+    assert planned.json["actions"] == []
+    assert twins.once("-o", "json", "--prune").expect(1).object("Image", "blue")["phase"] == "Ready"
+    listed = twins.run("list", "-o", "json").json
+    snapshots = [one for image in listed["images"] for one in image["snapshots"]]
+    assert {one["pool"]: one["state"] for one in listed["volumes"]} == {"default": "intact", "second": "unknown"}
+    assert {one["pool"]: one["state"] for one in snapshots} == {"default": "intact", "second": "unknown"}
+
+    (pools / "second").unlink()
+    kept.rename(pools / "second")
+    assert twins.converge().json["changed"] == 0
