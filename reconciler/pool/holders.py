@@ -143,8 +143,8 @@ def _mount_spaces() -> Iterator[Path]:
 def _mounted(process: Path, point: str) -> str:
     with suppress(OSError):
         if (process / "ns" / "mnt").readlink() == Path("/proc/self/ns/mnt").readlink():
-            return f"a mount at {_unescaped(point)}"
-    return f"a mount at {_unescaped(point)} in the mount namespace of process {process.name} ({_command(process)})"
+            return f"a mount at {unescaped(point)}"
+    return f"a mount at {unescaped(point)} in the mount namespace of process {process.name} ({_command(process)})"
 
 
 def _mountinfo(process: Path) -> list[str]:
@@ -201,10 +201,10 @@ def _mounts() -> list[tuple[str, str, str]]:
     except OSError:
         return []
     words = [(line.split(" "), line.partition(" - ")[2].split(" ")) for line in lines]
-    return [(_unescaped(first[3]), _unescaped(first[4]), _unescaped(last[1])) for first, last in words if len(last) > 1]
+    return [(unescaped(first[3]), unescaped(first[4]), unescaped(last[1])) for first, last in words if len(last) > 1]
 
 
-def _unescaped(word: str) -> str:
+def unescaped(word: str) -> str:
     for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         word = word.replace(code, char)
     return word

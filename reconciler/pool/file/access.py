@@ -13,6 +13,7 @@ from reconciler.pool.driver import Trouble
 from reconciler.pool.file.clone import shares_blocks
 from reconciler.pool.file.directory import nearest_directory
 from reconciler.pool.file.failures import FULL, UNWRITABLE
+from reconciler.pool.holders import unescaped
 
 _SHARING = {"btrfs", "xfs", "bcachefs"}
 
@@ -46,7 +47,7 @@ def _filesystem_type(directory: Path) -> str:
     resolved, found = directory.resolve(), (0, "")
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         mount, _, source = line.partition(" - ")
-        point = mount.split(" ")[4].encode().decode("unicode_escape")
+        point = unescaped(mount.split(" ")[4])
         if resolved.is_relative_to(point) and len(point) >= found[0]:
             found = len(point), source.split(" ")[0]
     return found[1]
