@@ -1,78 +1,117 @@
-"""How long a service waits before it tries again what has failed: longer each time, until what is wanted changes.
+"""What a service waits for before it tries an action again: the back-off of each object.
 
-Used by ``loop`` in a service; one invocation of ``--once`` tries everything, because somebody asked. State: what failed, in
-memory; a service that is started anew tries everything once.
+Used by ``scheduler`` for a service; an invocation of ``--once`` tries everything, because it was asked to. Waiting after a failed
+run lies in the registry (``Run.not_before``, written by ``engine``), so that a restarted service goes on waiting; other input, a
+success or a newer ``reconcile retry`` ends it.
+
+State in memory: actions that have ended without such a run and are in the next plan again (a success after which the difference
+persists, say), each with its pause. Times are monotonic seconds.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Collection, Iterable
+import json
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from reconciler.controller.executor import Done
-from reconciler.model import Action, Key
+from reconciler.controller import machines
+from reconciler.controller.converge import Look
+from reconciler.controller.executor import Done, dependent, verdict
+from reconciler.engine.definitions import FIRST_PAUSE, LONGEST_PAUSE, Run, Status
+from reconciler.model import Action, Key, Kind, Verb
 
-FIRST_SECONDS = 30.0
-LONGEST_SECONDS = 3600.0
+REPEAT_SECONDS = 2.0
+"""The first pause of an action that has succeeded twice although the difference persists; doubled with each success."""
+
+RELEASE_SECONDS = 30.0
+"""Nothing reports that a file or a device is closed: where an action waits for that, the pool is observed this often."""
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """``wanted`` is what was tried: the same action with another chain, source or limit is another attempt."""
+class Ended:
+    """An action that has ended ``times`` in a row. ``at`` is in seconds since the epoch, ``again`` monotonic."""
 
     done: Done
-    wanted: Action
     times: int
+    at: float
     again: float
 
 
 class Backoff:
-    """Times are monotonic seconds."""
+    """``clock`` gives monotonic seconds, ``wall`` seconds since the epoch."""
 
-    def __init__(self) -> None:
-        self._failed: dict[Key, Failed] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._wall = wall
+        self._ended: dict[Key, Ended] = {}
+        self._due: dict[Key, float] = {}
         self._release = float("inf")
 
-    def withheld(self, actions: Iterable[Action], retried: Collection[str], now: float) -> dict[Key, Done]:
-        """What is not to be tried yet, as if it had just failed again. ``retried`` are images that somebody has asked for.
+    def withheld(self, now: Look, last: Mapping[Key, Run], busy: Collection[Key], *, whole: bool = True) -> dict[Key, Done]:
+        """The actions of a plan that are not to be tried yet, each with its last failure, or that of the one it comes after.
 
-        ``actions`` come after what they need, as in a plan.
+        ``last`` are the last runs of their objects. Actions come after what they need. What a ``whole`` plan no longer has is
+        forgotten. ``busy`` are actions under way.
         """
+        if whole:
+            self._due = {}
+            self._ended = {key: self._ended[key] for key in (one.key for one in now.plan.actions) if key in self._ended}
         found: dict[Key, Done] = {}
-        for action in actions:
-            failed = self._failed.get(action.key)
-            asked = {*action.images, action.image} & {*retried}
-            if failed is None or failed.wanted != _wanted(action) or asked:
+        for action in now.plan.actions:
+            if action.key in busy:
                 continue
-            # What has only waited for another waits for as long as that one, whatever its own time.
-            if now < failed.again if failed.done.tried else not found.keys().isdisjoint(action.after):
-                found[action.key] = failed.done
+            blocker = next((found[key] for key in action.after if key in found), None)
+            asked = max((now.retried.get(image, 0.0) for image in {*action.images, action.image}), default=0.0)
+            done = dependent(action, blocker) if blocker else self._withheld(action, last.get(action.key), asked)
+            if done is not None:
+                found[action.key] = done
         return found
 
+    def _withheld(self, action: Action, run: Run | None, asked: float) -> Done | None:
+        """``asked`` is when a retry was requested, in seconds since the epoch."""
+        clock, wall, ended = self._clock(), self._wall(), self._ended.get(action.key)
+        if run is not None and asked <= run.updated and _waits(run, wall) and _is_of(run, action):
+            if run.status is Status.FAILED:
+                self._due[action.key] = clock + run.waits(wall)
+            return verdict(action, run, wall)
+        if ended is not None and asked <= ended.at and clock < ended.again and _wanted(ended.done.action) == _wanted(action):
+            self._due[action.key] = ended.again
+            return replace(ended.done, action=action) if not ended.done.ok else _persists(action, ended)
+        return None
+
     def next(self) -> float:
-        """When the first of them is due again, or it is time to see whether what is waited for is free."""
-        return min((self._release, *(failed.again for failed in self._failed.values() if failed.done.tried)))
+        """When the first of them is due, or a pool is to be observed because something in it is in use."""
+        return min((self._release, *self._due.values()))
 
     def await_release(self, now: float, *, awaited: bool) -> None:
-        """Nothing tells that a file or a device is closed: where something waits for that, it is looked at now and then."""
-        self._release = now + FIRST_SECONDS if awaited else float("inf")
+        self._release = now + RELEASE_SECONDS if awaited else float("inf")
 
-    def forget_all_but(self, actions: Iterable[Action]) -> None:
-        """What is no longer to be done is not waited for."""
-        keys = {action.key for action in actions}
-        self._failed = {key: failed for key, failed in self._failed.items() if key in keys}
+    def learn(self, done: Done) -> None:
+        """An action has ended, and no failed run has its pause."""
+        before = self._ended.get(done.action.key)
+        same = before is not None and before.done.ok == done.ok and _wanted(before.done.action) == _wanted(done.action)
+        times = before.times + 1 if before is not None and same else 1
+        first, doublings = (REPEAT_SECONDS, times - 2) if done.ok else (FIRST_PAUSE, times - 1)
+        wait = min(first * 2.0 ** min(doublings, 16), LONGEST_PAUSE) if doublings >= 0 else 0.0
+        self._ended[done.action.key] = Ended(done, times, self._wall(), self._clock() + wait)
 
-    def learn(self, results: Iterable[Done], now: float) -> None:
-        for done in results:
-            key, before = done.action.key, self._failed.get(done.action.key)
-            if done.ok:
-                self._failed.pop(key, None)
-            elif before is None or before.done is not done:
-                same = before is not None and before.wanted == _wanted(done.action)
-                times = before.times + 1 if before and same else 1
-                wait = min(FIRST_SECONDS * 2 ** (times - 1), LONGEST_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-                self._failed[key] = Failed(done, _wanted(done.action), times, now + wait)
+
+def _waits(run: Run, now: float) -> bool:
+    return run.status is Status.NEEDS_OPERATOR or (run.status is Status.FAILED and run.waits(now) > 0)
+
+
+def _is_of(run: Run, action: Action) -> bool:
+    """Whether the run is what the action would be now; otherwise it is another attempt."""
+    if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:
+        return False
+    machine, value = machines.run_input(action)
+    return run.machine == machine and run.input == json.loads(json.dumps(value))
+
+
+def _persists(action: Action, ended: Ended) -> Done:
+    text = f"{action.verb} has succeeded {ended.times} times, and the difference persists: {action.because}"
+    return Done(action, False, "DifferencePersists", text)
 
 
 def _wanted(action: Action) -> Action:

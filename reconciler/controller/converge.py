@@ -8,7 +8,7 @@ but for half-built leftovers, which ``look`` discards where the scheduler asks f
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from reconciler.controller.context import Host
 from reconciler.controller.observe import POOL_SECONDS, held, identities, observe, resolutions
@@ -66,8 +66,8 @@ class Look:
     plan: Plan
     desired: Desired
     pending: float | None = None
-    retried: frozenset[str] = frozenset()
-    """Images whose failed actions are to be retried at once."""
+    retried: Mapping[str, float] = field(default_factory=dict)
+    """Images whose failed actions are to be retried at once, and since when (seconds since the epoch): older failures only."""
     at: float = 0.0
     """When it began, in seconds since the epoch."""
     next_end: float = float("inf")
@@ -138,8 +138,8 @@ def look(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Coll
     return Look(observed, found, desired, _pending(observed, began), retried(marks), now, ends)
 
 
-def retried(marks: Marks) -> frozenset[str]:
-    return frozenset(mark.image for mark in marks.values() if mark.what is What.RETRY)
+def retried(marks: Marks) -> dict[str, float]:
+    return {mark.image: mark.since for mark in marks.values() if mark.what is What.RETRY}
 
 
 def _pending(observed: Observed, began: float) -> float | None:
@@ -169,7 +169,8 @@ def look_at_images(host: Host, names: Collection[str], wish: Wish, *, patience: 
         patience=patience.pools,
     )
     observed = replace(observed, holders=held(few.drivers, candidates(desired, observed, selection)))
-    return Look(observed, plan(desired, observed, selection=selection), desired, _pending(observed, began))
+    asked = retried(few.records.marks())
+    return Look(observed, plan(desired, observed, selection=selection), desired, _pending(observed, began), asked)
 
 
 @dataclass(frozen=True)

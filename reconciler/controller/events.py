@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Look
 from reconciler.controller.executor import Done
 from reconciler.controller.threads import Threads
 from reconciler.controller.todo import Slot
-from reconciler.model import Action
+from reconciler.engine.definitions import Run
+from reconciler.model import Action, Key
 from reconciler.output.progress import Progress
 
 
@@ -50,6 +52,8 @@ class Looked:
     host: Host | None = None
     local: frozenset[str] = frozenset()
     """Digests of the layers that are whole in the spool."""
+    last_runs: Mapping[Key, Run] = field(default_factory=dict)
+    """Of the objects of the plan's actions."""
     error: BaseException | None = None
 
 

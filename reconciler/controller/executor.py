@@ -18,13 +18,17 @@ from reconciler.telemetry import tracing
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of an action. One that is not ``tried`` had to wait for another that failed."""
+    """What became of an action. One that is not ``tried`` had to wait for another that failed.
+
+    One with ``again`` has not ended: its run is due again after so many seconds.
+    """
 
     action: Action
     ok: bool
     reason: str = ""
     message: str = ""
     tried: bool = True
+    again: float = 0.0
 
 
 def approval(action: Action) -> str:
@@ -43,7 +47,7 @@ class Ledger:
     """What has failed before and waits for its back-off, with that failure."""
 
     def result(self, key: Key) -> Done | None:
-        return self.done.get(key) or self.withheld.get(key)
+        return self.withheld.get(key) or self.done.get(key)
 
     def is_done(self, action: Action) -> bool:
         """Whether the action was tried. A snapshot that was activated, or has changed owners, may still have to be replaced."""
@@ -76,8 +80,9 @@ def perform(host: Host, action: Action, name: str, progress: Progress) -> Done:
             told.steps(host.records.transitions(run.id))
         if run.status not in (Status.DONE, Status.ACTIVE):
             told.failed(run.reason, run.message)
-    progress.finish(label, ending(run))
-    return verdict(action, run)
+    done = verdict(action, run, host.threads.time())
+    progress.finish(label, ending(run, done))
+    return done
 
 
 def perform_many(host: Host, actions: Sequence[Action], names: Mapping[Key, str], progress: Progress) -> list[Done]:
@@ -94,14 +99,17 @@ def perform_many(host: Host, actions: Sequence[Action], names: Mapping[Key, str]
         failed = [run for run in runs if run.status not in (Status.DONE, Status.ACTIVE)]
         if span and failed:
             span.failed(failed[0].reason, f"{len(failed)} of {len(runs)}: {failed[0].message}")
-    for run in runs:
-        progress.finish(names[run.subject], ending(run))
-    return [verdict(action, run) for action, run in zip(actions, runs, strict=True)]
+    now = host.threads.time()
+    found = [verdict(action, run, now) for action, run in zip(actions, runs, strict=True)]
+    for run, done in zip(runs, found, strict=True):
+        progress.finish(names[run.subject], ending(run, done))
+    return found
 
 
-def ending(run: Run) -> str:
-    """How a run has ended, for progress lines."""
-    return run.state if run.status is Status.DONE else f"{run.state}: {run.reason} {run.message}".rstrip()
+def ending(run: Run, done: Done) -> str:
+    """How a run has ended, or until when it waits, for progress lines."""
+    text = run.state if run.status is Status.DONE else f"{run.state}: {run.reason} {run.message}".rstrip()
+    return f"{text}; retried in {done.again:.0f} s" if done.again else text
 
 
 def perform_rows(host: Host, actions: Sequence[Action]) -> list[Done]:
@@ -112,13 +120,15 @@ def perform_rows(host: Host, actions: Sequence[Action]) -> list[Done]:
     return [Done(action, True) for action in actions]
 
 
-def verdict(action: Action, run: Run) -> Done:
+def verdict(action: Action, run: Run, now: float) -> Done:
     if run.status is Status.DONE:
         return Done(action, True)
+    if run.status is Status.ACTIVE and (again := run.waits(now)):
+        return Done(action, False, run.reason, run.message, again=again)
     if run.status is Status.ACTIVE:
         return Done(action, False, "Stopped", "stopped before it was finished; the next run goes on")
     if run.status is Status.NEEDS_OPERATOR:
-        hint = "" if "`reconcile retry" in run.message else f"; then: reconcile runs {run.id} --release"
+        hint = "" if "`reconcile retry" in run.message else f"; then: reconcile retry image/{action.image or 'NAME'}"
         return Done(action, False, run.reason, f"{run.message}{hint}")
     return Done(action, False, run.reason, run.message)
 

@@ -60,11 +60,11 @@ def _urls(value: Mapping[str, Any]) -> Iterator[str]:
     yield from (layer["url"] for layer in (*value.get("layers", ()), *([value["layer"]] if "layer" in value else ())))
 
 
-def release_runs(host: Host, plan: Plan, images: Collection[str]) -> None:
-    """Runs in state needs-operator go on where they are for these images, which ``reconcile retry`` named."""
-    keys = {action.key for action in plan.actions if not {*action.images, action.image}.isdisjoint(images)}
-    for run in host.records.open_runs() if keys else ():
-        if run.status is Status.NEEDS_OPERATOR and run.subject in keys:
+def release_runs(host: Host, plan: Plan, retried: Mapping[str, float]) -> None:
+    """Runs in state needs-operator go on where they are for these images, if they have been in it when a retry was requested."""
+    asked = {one.key: max(retried.get(image, 0.0) for image in {*one.images, one.image}) for one in plan.actions if retried}
+    for run in host.records.open_runs() if any(asked.values()) else ():
+        if run.status is Status.NEEDS_OPERATOR and run.updated < asked.get(run.subject, 0.0):
             host.engine.release(run.id)
 
 

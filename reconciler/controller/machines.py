@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import atomic_file
-from reconciler.engine.definitions import Context, Machine, Outcome, Step
+from reconciler.engine.definitions import Context, Machine, Outcome, Run, Step
 from reconciler.errors import HostCannot, NeedsOperator, ReconcilerError
 from reconciler.image import e2fsck
 from reconciler.image.builder.parent import Build, Fetch, Input, Milestone, Progress, Report, Request
@@ -255,6 +255,10 @@ class VolumeMachine:
             raise NeedsOperator(f"the layers make chain {report.chain}, not {expected}", hint="this is a bug: please report it")
         return Outcome(data={"digests": list(report.digests)})
 
+    def downloaded(self, run: Run) -> int:
+        """The bytes of its layers that are in the spool."""
+        return self._hands.spool.held(VolumePlan.of(run.input).layers)
+
     def validate(self, context: Context) -> Outcome:
         _, report = self._pipelines.reach(context, Milestone.ACCEPTED)
         return Outcome(data={"layers": [dict(layer) for layer in report.layers]})
@@ -281,7 +285,7 @@ def volume(hands: Hands, pipelines: Pipelines) -> Machine:
         initial="pending",
         steps=(
             Step("pending", steps.admit, "downloading", timeout=60),
-            Step("downloading", steps.download, "validating", timeout=12 * HOUR),
+            Step("downloading", steps.download, "validating", timeout=12 * HOUR, progress=steps.downloaded),
             Step("validating", steps.validate, "provisioning", timeout=12 * HOUR),
             Step("provisioning", steps.provision, "ready", timeout=12 * HOUR),
         ),
@@ -416,7 +420,10 @@ def layer(hands: Hands) -> Machine:
         seen = LayerSeen(wanted.source, got.etag, got.size, got.digest)
         return Outcome(data={"digest": got.digest}, facts=(seen,))
 
-    steps = (Step("downloading", fetch, "ready", timeout=12 * HOUR),)
+    def downloaded(run: Run) -> int:
+        return hands.spool.held([layer_of(run.input["layer"])])
+
+    steps = (Step("downloading", fetch, "ready", timeout=12 * HOUR, progress=downloaded),)
     return Machine("layer", steps, "downloading", frozenset({"ready"}))
 
 

@@ -174,7 +174,8 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Nothing runs, nothing is due, and the last look has seen everything that was done."""
-        return not (self._jobs or self._looking or self._wanted or self._todo.slots() or self._pending or self._stale)
+        todo = self._todo.slots() or self._todo.resting
+        return not (self._jobs or self._looking or self._wanted or todo or self._pending or self._stale)
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -187,6 +188,7 @@ class Scheduler:
         if self.stop.is_set():
             return
         self._notice_late_answers()
+        self._todo.rested(self._threads.monotonic())
         self._begin_look()
         self._start()
 
@@ -196,9 +198,11 @@ class Scheduler:
         while (self._jobs or self._looking) and (not self.stop.is_set() or self._threads.monotonic() < until):
             self.progress.tick()
             self._receive(TURN_SECONDS)
-        for job in self.jobs:
-            for action in job.actions:
-                self._record(Done(action, False, "Stopped", "did not stop in time; the next run goes on"))
+        late = "did not stop in time; the next run goes on"
+        for action in self._running():
+            self._record(Done(action, False, "Stopped", late))
+        for action in self._todo.resting if self.stop.is_set() else ():
+            self._record(Done(action, False, "Stopped", "stopped before its next attempt; the next run goes on"))
 
     def _receive(self, seconds: float) -> None:
         try:
@@ -254,8 +258,9 @@ class Scheduler:
             else:
                 found = look(host, self.wish, patience=self._patience, clean=clean)
             release_runs(host, found.plan, found.retried)
-            seconds = self._threads.thread_time() - started
-            return replace(begun, wanted=wanted, found=found, host=host, local=host.spool.whole_layers(), seconds=seconds)
+            last = host.records.last_runs(one.key for one in found.plan.actions) if self.backoff else {}
+            begun = replace(begun, wanted=wanted, found=found, host=host, local=host.spool.whole_layers(), last_runs=last)
+            return replace(begun, seconds=self._threads.thread_time() - started)
         except BaseException as error:
             return replace(begun, error=error, host=host)
 
@@ -277,23 +282,25 @@ class Scheduler:
         self._names |= labels(action.key for action in plan.actions)
         unmade = {action.name for action in plan.actions if action.verb is Verb.ASSEMBLE}
         out: set[Key] = set()
-        withheld = self._withheld(event.found)
-        self.ledger.withheld = withheld
+        withheld = self.ledger.withheld = self._withheld(event, whole=whole)
         for action in plan.actions:
             if action.key in withheld or not self._admits(action, event, unmade, out):
                 out.add(action.key)
+        if whole:
+            self._todo.keep({action.key for action in plan.actions})
         self._cleaning = frozenset()
         if whole:
             (self.first_look if first else self.looked)(event.found)
 
-    def _withheld(self, now: Look) -> dict[Key, Done]:
-        if self.backoff is None:
+    def _withheld(self, event: Looked, *, whole: bool) -> dict[Key, Done]:
+        if self.backoff is None or event.found is None:
             return {}
-        return self.backoff.withheld(now.plan.actions, now.retried, self._threads.monotonic())
+        busy = {*self._jobs, *(action.key for action in self._todo.resting)}
+        return self.backoff.withheld(event.found, event.last_runs, busy, whole=whole)
 
     def _admits(self, action: Action, event: Looked, unmade: Collection[str], out: Collection[Key]) -> bool:
         """Queue the action unless it can't be started on the grounds of this plan; whether it is queued, running or done."""
-        if action.key in self._jobs:
+        if action.key in self._jobs or self._todo.rests(action):
             return True
         if self._touched.get(action.key, -1) > event.began:
             self._stale = True  # the look has seen it as it was before
@@ -401,7 +408,10 @@ class Scheduler:
         for action in event.job.actions:
             del self._jobs[action.key]
             done = ended.get(action.key) or _failed(action, event.error)
-            self._record(done)
+            if done.again:
+                self._todo.rest(action, event.job.slot, self._threads.monotonic() + done.again)
+                continue
+            self._record(done, learn=done.ok or action.key not in ended)
             for later in self._todo.finished(action.key, ok=done.ok):
                 self._record(dependent(later, done))
             if action.verb is Verb.ASSEMBLE:
@@ -410,11 +420,12 @@ class Scheduler:
         if isinstance(event.error, CommandError):
             raise event.error
 
-    def _record(self, done: Done, *, learn: bool = True) -> None:
+    def _record(self, done: Done, *, learn: bool = False) -> None:
+        """``learn`` where no failed run has the pause before the next attempt."""
         self._touched[done.action.key] = self._events
         self.ledger.done[done.action.key] = done
         if learn and self.backoff is not None:
-            self.backoff.learn([done], self._threads.monotonic())
+            self.backoff.learn(done)
 
 
 def _only_adds(plan: Plan) -> bool:

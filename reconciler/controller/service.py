@@ -120,7 +120,7 @@ class Service:
         self._wish, self._changes, self._pace = wish, watch, pace
         self._stop = stop
         self._heart = Heart(progress, stop)
-        self._backoff = Backoff()
+        self._backoff = Backoff(host.threads.monotonic, host.threads.time)
         self._scheduler = Scheduler(
             host, wish, self._heart, stop, backoff=self._backoff, read=self._read, looked=self._looked, first_look=self._looked
         )
@@ -233,12 +233,11 @@ class Service:
         self._pause = 0.0
         self._refused = self._scheduler.wish.prune != self._wish.prune
         self._scheduler.wish = self._wish
-        self._backoff.forget_all_but(now.plan.actions)
         awaited = any(one.reason == "SnapshotInUse" for one in now.plan.findings)
         self._backoff.await_release(self._threads.monotonic(), awaited=awaited)
         ledger, self._scheduler.ledger = self._scheduler.ledger, Ledger()
         host = self._host
-        shown = Ledger({**ledger.withheld, **ledger.done})
+        shown = Ledger({**ledger.done, **ledger.withheld})
         result = outcome(host.name, now.desired, now.observed, now.plan, shown, 0.0)
         news = self._news(result)
         if ledger.done or news is not None:

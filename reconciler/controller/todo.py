@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from reconciler.model import Action, Key
 
@@ -23,6 +24,7 @@ class Todo:
         self._dependents: defaultdict[Key, set[Key]] = defaultdict(set)
         self._ready: defaultdict[Slot, dict[Key, Action]] = defaultdict(dict)
         self._slots: dict[Key, Slot] = {}
+        self._resting: dict[Key, tuple[Action, Slot, float]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -31,13 +33,18 @@ class Todo:
         return key in self._waiting
 
     def clear(self) -> None:
+        """Remove all but what rests: that is kept as long as it is planned (``keep``)."""
         for part in (self._waiting, self._blockers, self._dependents, self._ready, self._slots):
             part.clear()
 
     def add(self, action: Action, slot: Slot, running: Collection[Key]) -> None:
         """Add an action whose prerequisites were added before, are ``running``, or are done."""
         self.discard(action.key)
-        key, blockers = action.key, {one for one in action.after if one in self._waiting or one in running}
+        self._resting.pop(action.key, None)
+        key, blockers = (
+            action.key,
+            {one for one in action.after if one in self._waiting or one in self._resting or one in running},
+        )
         self._waiting[key], self._slots[key] = action, slot
         if blockers:
             self._blockers[key] = blockers
@@ -45,6 +52,29 @@ class Todo:
                 self._dependents[one].add(key)
         else:
             self._ready[slot][key] = action
+
+    @property
+    def resting(self) -> tuple[Action, ...]:
+        """The actions whose runs wait for their next attempt; they occupy no slot."""
+        return tuple(action for action, _, _ in self._resting.values())
+
+    def rests(self, action: Action) -> bool:
+        found = self._resting.get(action.key)
+        return found is not None and replace(found[0], because="", after=()) == replace(action, because="", after=())
+
+    def rest(self, action: Action, slot: Slot, until: float) -> None:
+        """Make an action ready again at that time (monotonic seconds); what comes after it goes on waiting."""
+        self._resting[action.key] = (action, slot, until)
+
+    def rested(self, now: float) -> None:
+        """Make ready the actions whose time has come."""
+        for action, slot, until in list(self._resting.values()):
+            if until <= now:
+                self.add(replace(action, after=()), slot, ())
+
+    def keep(self, keys: Collection[Key]) -> None:
+        """Remove what rests and is not among these."""
+        self._resting = {key: found for key, found in self._resting.items() if key in keys}
 
     def discard(self, key: Key) -> Action | None:
         """Remove an action; what comes after it goes on waiting for its ``finished``."""

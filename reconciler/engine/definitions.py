@@ -59,6 +59,18 @@ class Retry:
         return rng.uniform(0, min(self.cap, self.base * 2.0 ** min(attempt - 1, 64)))
 
 
+FIRST_PAUSE, LONGEST_PAUSE = 30.0, 3600.0
+
+
+def pause(failed: int, rng: random.Random) -> float:
+    """Seconds from a failed run to the next one with the same input, after ``failed`` of them in a row: doubled each time."""
+    return min(FIRST_PAUSE * 2.0 ** min(failed - 1, 16), LONGEST_PAUSE) * rng.uniform(0.8, 1.2)
+
+
+def no_progress(run: Run) -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What is done in a state. ``act`` observes, acts and verifies, may be run again at any time, and returns what it found.
@@ -74,6 +86,8 @@ class Step:
     retry: Retry = field(default_factory=Retry)
     act_many: Callable[[Sequence[Context]], Sequence[Outcome | Exception]] | None = None
     """The same for many runs at once, with an outcome or an error for each. None where each run acts by itself."""
+    progress: Callable[[Run], int] = no_progress
+    """What of the step a crash leaves (bytes on disk, say). An attempt that added to it doesn't count as a crash."""
 
 
 @dataclass(frozen=True)
@@ -173,12 +187,17 @@ class Run:
     spent: float = 0.0
     """Seconds that those attempts and their back-offs have used up."""
     crashes: int = 0
-    """Attempts in a row, up to the latest, that a crash of the process ended."""
+    """Attempts in a row, up to the latest, that a crash of the process ended without any progress."""
     not_before: float = 0.0
+    """When the step is due again; in a failed run, when a new run with the same input is."""
     cancel: str = ""
     """Why the run is to end; the first cause stays. Acted upon at the next boundary between steps."""
     reason: str = ""
     message: str = ""
+
+    def waits(self, now: float) -> float:
+        """Seconds until ``not_before``; 0 where the clock was set back since, which would hold the run for that long."""
+        return max(0.0, self.not_before - now) if self.updated <= now else 0.0
 
 
 class Result(StrEnum):
@@ -303,9 +322,14 @@ class Store(Protocol):
         """Runs that have not ended, oldest first; those that need an operator or are to be cancelled included."""
         ...
 
-    def begin_attempt(self, run: Run, at: float) -> Run:
+    def failed_before(self, run: Run) -> int:
+        """How many runs of the same machine, subject and input have failed in a row, directly before this one; a few at most."""
+        ...
+
+    def begin_attempt(self, run: Run, at: float, progress: int = 0) -> Run:
         """Write down that the step of ``run.state`` is being tried; count an attempt that never ended as a crash.
 
+        It counts only if ``progress`` is no more than when it began.
         Raises Conflict where the stored run differs from ``run``.
         """
         ...

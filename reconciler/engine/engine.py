@@ -7,15 +7,18 @@ What an attempt raises decides what happens next:
 
     returned an Outcome             facts, data and the next state are committed together; attempts start again at 0
     Retryable                       attempt counted, back-off; failed once the attempts or the time are used up
-    Terminal                        failed
+    Terminal, CommandError          failed
     NeedsOperator                   needs-operator, until the run is released or cancelled
     Stopped, or the stop event      the run stays active and resumable; no attempt is counted
-    CommandError                    as Stopped, and raised to the caller: it ends the whole command
     any other Exception             a fault of ours: recorded with its traceback, retried as Retryable but less often
     BaseException                   not caught: as if the process had died
 
 While the engine is being stopped every error but NeedsOperator counts as Stopped: what fails then may fail because of the stop.
-A step that returns after its deadline has succeeded: what is done and verified is not thrown away.
+A step that returns after its deadline has succeeded: what is done and verified is not thrown away. What the store raises is
+raised to the caller: only an error of the registry itself ends a command.
+
+Waiting is one number in the store, ``Run.not_before``: when the step of an active run is due again; of a failed run, when a new
+run with the same input is. ``execute`` never sleeps: it returns a run that waits, and its caller executes it again when due.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from reconciler.engine.definitions import (
     Status,
     Step,
     Store,
+    pause,
 )
 from reconciler.errors import CommandError, NeedsOperator, Retryable, Stopped, Terminal
 from reconciler.model import Fact, Key
@@ -79,7 +83,7 @@ class Engine:
     """Drives runs of ``machines`` that ``store`` keeps; several threads may execute runs at once.
 
     ``clock`` gives seconds since the epoch (recorded), ``monotonic`` the seconds that deadlines and durations are measured in.
-    ``wait(seconds)`` sleeps and returns True, at once, when asked to stop. ``listener`` gets each change after it is durable.
+    ``listener`` gets each change after it is durable.
     """
 
     def __init__(
@@ -91,7 +95,6 @@ class Engine:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
-        wait: Callable[[float], bool] | None = None,
         listener: Listener = lambda run, entry: None,
     ) -> None:
         self.store = store
@@ -100,7 +103,6 @@ class Engine:
         self._clock = clock
         self._monotonic = monotonic
         self._rng = rng or random.SystemRandom()
-        self._wait = wait or self.stop.wait
         self._listener = listener
         self._claims = _Claims()
 
@@ -124,8 +126,9 @@ class Engine:
         return self.store.open_run(new)
 
     def execute(self, run_id: str, progress: Progress = _quiet) -> Run:
-        """Execute a run, in this thread, until it ends, needs an operator, or the engine is asked to stop; return the run.
+        """Execute a run, in this thread, until it ends, has to wait, or the engine is asked to stop; return the run.
 
+        It waits for its next attempt (``Run.waits``) or for an operator.
         Waits while another thread executes a run of the same subject. Raises KeyError for an unknown run, and whatever the
         store raises: a run whose change can't be recorded does not go on.
         """
@@ -165,7 +168,7 @@ class Engine:
     def _can_join(self, run: Run, step: Step) -> bool:
         """Whether a run can act together with others: nothing about it is out of the ordinary."""
         ordinary = run.status is Status.ACTIVE and not run.cancel and run.digest == self.machines[run.machine].digest
-        rested = run.not_before <= self._clock() and run.crashes + 1 < step.retry.crashes
+        rested = not run.waits(self._clock()) and run.crashes + 1 < step.retry.crashes
         return ordinary and rested and run.state == step.state and step.act_many is not None and not self.stop.is_set()
 
     def _try_together(self, step: Step, begun: Sequence[Run], progress: Progress) -> list[tuple[Run, Outcome | Exception, float]]:
@@ -189,11 +192,10 @@ class Engine:
             tried = self.machines[run.machine].by_state[run.state]
             if isinstance(outcome, Outcome):
                 after[run.id] = self._commit(run, *self._advanced(run, tried, outcome), outcome.facts)
-            elif isinstance(outcome, Stopped | CommandError) or self.stop.is_set():
+            elif isinstance(outcome, Stopped):
                 after[run.id] = self._commit(run, *_paused(run, outcome))
             else:
-                verdict = after_error(run, tried.retry, outcome, elapsed, self._clock(), self._rng)
-                after[run.id] = self._commit(run, *verdict)
+                after[run.id] = self._commit(run, *self._failed(run, tried, outcome, elapsed))
         return [after[run.id] for run in runs]
 
     def cancel(self, run_id: str, why: str = "cancelled on request") -> Run:
@@ -220,20 +222,10 @@ class Engine:
             self._commit(run, *_unknown(run, self.machines.get(run.machine)))
         elif run.digest != self.machines[run.machine].digest:
             self._commit(run, *_redefined(run, self.machines[run.machine]))
-        elif self._rest(run, step.retry):
-            return self._attempt(self.store.begin_attempt(run, self._clock()), step, progress)
-        return True
-
-    def _rest(self, run: Run, retry: Retry) -> bool:
-        """Wait out the back-off; False where a stop or a cancel ended the wait.
-
-        Never longer than the longest back-off, so that a clock that was set back doesn't hold the run for hours.
-        """
-        left = min(run.not_before - self._clock(), retry.cap)
-        while left > 0:
-            if self._wait(min(left, POLL)) or _called_off(self.store.run(run.id)):
-                return False
-            left -= POLL
+        elif run.waits(self._clock()):
+            return False
+        else:
+            return self._attempt(self.store.begin_attempt(run, self._clock(), step.progress(run)), step, progress)
         return True
 
     def _attempt(self, run: Run, step: Step, progress: Progress) -> bool:
@@ -246,15 +238,8 @@ class Engine:
         except Stopped as stopped:
             self._commit(run, *_paused(run, stopped))
             return isinstance(stopped, Cancelled)
-        except CommandError as error:
-            self._commit(run, *_paused(run, error))
-            raise
         except Exception as error:
-            elapsed = self._monotonic() - began
-            verdict = after_error(run, step.retry, error, elapsed, self._clock(), self._rng)
-            if self.stop.is_set() and verdict[0].status is not Status.NEEDS_OPERATOR:
-                verdict = _paused(run, error)
-            self._commit(run, *verdict)
+            self._commit(run, *self._failed(run, step, error, self._monotonic() - began))
         else:
             self._commit(run, *self._advanced(run, step, outcome), outcome.facts)
         return True
@@ -280,6 +265,15 @@ class Engine:
         return Context(run, self.stop, check, remaining, lambda done, total: progress(run, done, total))
 
     # ------------------------------------------------------------------------------------------- what is recorded
+
+    def _failed(self, run: Run, step: Step, error: Exception, elapsed: float) -> tuple[Run, Entry]:
+        now = self._clock()
+        after, entry = after_error(run, step.retry, error, elapsed, now, self._rng)
+        if self.stop.is_set() and after.status is not Status.NEEDS_OPERATOR:
+            return _paused(run, error)
+        if after.status is Status.FAILED:
+            after = replace(after, not_before=now + pause(1 + self.store.failed_before(run), self._rng))
+        return after, entry
 
     def _advanced(self, run: Run, step: Step, outcome: Outcome) -> tuple[Run, Entry]:
         status = Status.DONE if step.next in self.machines[run.machine].ends else Status.ACTIVE
@@ -318,7 +312,7 @@ def after_error(run: Run, retry: Retry, error: Exception, elapsed: float, now: f
     failed = replace(run, attempt=attempt, crashes=0, status=Status.FAILED, reason=reason, message=message)
     if isinstance(error, NeedsOperator):
         return replace(failed, status=Status.NEEDS_OPERATOR), Entry(Result.NEEDS_OPERATOR, reason, message)
-    if isinstance(error, Terminal):
+    if isinstance(error, Terminal | CommandError):
         return failed, Entry(Result.FAILED, reason, message)
     limit = retry.attempts if isinstance(error, Retryable) else min(INTERNAL_ATTEMPTS, retry.attempts)
     delay = retry.delay(attempt, rng)

@@ -45,7 +45,7 @@ OF_POOLS = frozenset(
 )
 """Why an image can't be planned at all."""
 
-OF_RUNS = frozenset(["Cancelled", "StepTimeout", "InternalError", "UnknownState", "CrashLoop"])
+OF_RUNS = frozenset(["Cancelled", "StepTimeout", "InternalError", "UnknownState", "CrashLoop", "DifferencePersists"])
 
 
 def _of_errors(kind: type[ReconcilerError] = ReconcilerError) -> Iterator[str]:

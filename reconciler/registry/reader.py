@@ -7,6 +7,7 @@ standard library's sqlite3: importing SQLModel takes half a second of CPU, more 
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 import threading
@@ -26,6 +27,15 @@ OPEN = "status IN ('active', 'needs-operator')"
 _FAILED = """
     SELECT * FROM run WHERE number IN (SELECT MAX(number) FROM run GROUP BY kind, pool, name)
     AND (status IN ('failed', 'needs-operator') OR (status = 'active' AND attempt > 0)) ORDER BY number
+"""
+
+_LAST = """
+    SELECT run.* FROM json_each(:keys) AS wanted JOIN run ON run.number = (
+        SELECT MAX(number) FROM run WHERE kind = wanted.value ->> 0 AND pool = wanted.value ->> 1 AND name = wanted.value ->> 2)
+"""
+_BEFORE = """
+    SELECT status, input FROM run WHERE machine = :machine AND kind = :kind AND pool = :pool AND name = :name
+    AND number < (SELECT number FROM run WHERE id = :id) ORDER BY number DESC LIMIT 16
 """
 
 _GIVEN = "(SELECT value FROM json_each(:given))"
@@ -172,6 +182,19 @@ class Records:
         if not found:
             raise KeyError(run_id)
         return rows.run_of(found[0])
+
+    def last_runs(self, keys: Iterable[Key]) -> dict[Key, Run]:
+        """The newest run of each of these objects that has one."""
+        wanted = json.dumps([list(rows.key_row(key).values()) for key in keys])
+        found = (rows.run_of(row) for row in self._rows(_LAST, {"keys": wanted}))
+        return {run.subject: run for run in found}
+
+    def failed_before(self, run: Run) -> int:
+        """How many runs of the same machine, object and input have failed in a row, directly before this one; a few at most."""
+        about = {"machine": run.machine, **rows.key_row(run.subject), "id": run.id}
+        found = self._rows(_BEFORE, about)
+        same = itertools.takewhile(lambda row: (row["status"], row["input"]) == (Status.FAILED, rows.dump(run.input)), found)
+        return sum(1 for _ in same)
 
     def open_runs(self) -> tuple[Run, ...]:
         """Runs that have not ended, oldest first."""

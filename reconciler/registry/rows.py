@@ -76,10 +76,10 @@ def transition_of(row: Row) -> Transition:
     return Transition(**{**row, "result": Result(row["result"]), "data": json.loads(row["data"])})
 
 
-def beginning(run: Run, seq: int, attempt: int, at: float) -> dict[str, Any]:
+def beginning(run: Run, seq: int, attempt: int, at: float, data: Json) -> dict[str, Any]:
     """The history's row of an attempt that begins."""
     where = {"run": run.id, "seq": seq, "from_state": run.state, "to_state": run.state, "attempt": attempt, "started": at}
-    return where | {"ended": None, "result": Result.RUNNING, "reason": "", "message": "", "data": "{}"}
+    return where | {"ended": None, "result": Result.RUNNING, "reason": "", "message": "", "data": dump(data)}
 
 
 def ending(state: str, at: float, entry: Entry) -> dict[str, Any]:

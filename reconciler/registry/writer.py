@@ -260,16 +260,17 @@ class Registry(Records):
             self._log(db, run.subject, "Opened", f"{run.machine}: {run.state}", run.id)
         return run
 
-    def begin_attempt(self, run: Run, at: float) -> Run:
+    def begin_attempt(self, run: Run, at: float, progress: int = 0) -> Run:
         with self._writing() as db:
             now = _find(db, run.id)
             if (now.state, now.attempt, now.status) != (run.state, run.attempt, run.status):
                 raise Conflict(run.id)
+            before = _progress(db, run.id)
             if _close(db, run.id, {"result": Result.INTERRUPTED, "ended": at}):
-                now = replace(now, crashes=now.crashes + 1)
+                now = replace(now, crashes=0 if progress > before else now.crashes + 1)
                 db.execute(sql.update(RunTable).where(col(RunTable.id) == run.id).values(crashes=now.crashes))
                 self._log(db, run.subject, "Interrupted", f"the process crashed in step {run.state}", run.id)
-            _append(db, run, run.attempt + 1, at)
+            _append(db, run, run.attempt + 1, at, {"progress": progress} if progress else {})
         return now
 
     def commit_run(self, before: Run, after: Run, entry: Entry, facts: Sequence[Fact] = ()) -> None:
@@ -335,11 +336,17 @@ def _apply(db: Connection, facts: Sequence[Fact]) -> None:
         db.execute(_put(table, row) if present else sql.delete(Table.metadata.tables[table]).filter_by(**row))
 
 
-def _append(db: Connection, run: Run, attempt: int, at: float) -> None:
+def _progress(db: Connection, run_id: str) -> int:
+    """The progress with which the attempt under way began."""
+    running = _first(db, select(TransitionTable).filter_by(run=run_id, result=Result.RUNNING))
+    return int(json.loads(running["data"]).get("progress", 0)) if running else 0
+
+
+def _append(db: Connection, run: Run, attempt: int, at: float, data: Mapping[str, Any] | None = None) -> None:
     """A new row of the run's history, for an attempt that begins."""
     last = select(sql.func.max(TransitionTable.seq)).where(TransitionTable.run == run.id)
     seq = (db.execute(last).scalar() or 0) + 1
-    db.execute(sql.insert(TransitionTable).values(**rows.beginning(run, seq, attempt, at)))
+    db.execute(sql.insert(TransitionTable).values(**rows.beginning(run, seq, attempt, at, data or {})))
 
 
 def _close(db: Connection, run_id: str, ending: dict[str, Any]) -> bool:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from reconciler.controller import backoff, converge
+from reconciler.controller import converge
 from reconciler.controller.context import Host
+from reconciler.engine.definitions import FIRST_PAUSE
+from reconciler.errors import PoolUnusable
 from reconciler.model import Desired, ImageSpec, Kind, PoolSpec
 from reconciler.pool.file.pool import FilePool
+from reconciler.registry.marks import Mark, What
 from tests.support.bench import Bench, Running
 
 
@@ -254,16 +258,76 @@ def test_what_waits_for_something_that_has_failed_does_not_wake_a_service_before
     bench: Bench, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would wake, find nothing to try, and wake again."""
-    waits = iter((1.2, 0.8, 0.8, 0.8))
-    monkeypatch.setattr(backoff.random, "uniform", lambda low, high: next(waits))
     service = Running(bench, stack, "state")
+    monkeypatch.setattr(service.host.engine._rng, "uniform", lambda low, high: high)
     bench.images = {"web": bench.images["web"]}
     bench.images["web"]["layers"][1]["sha256"] = "0" * 64
     bench.write()
     began = time.monotonic()
     service.converge()
-    assert service.backoff.next() >= began + 1.2 * backoff.FIRST_SECONDS
+    assert service.backoff.next() >= began + 1.2 * FIRST_PAUSE
 
-    plan = service.plan()
-    withheld = service.backoff.withheld(plan.actions, (), began + 1.1 * backoff.FIRST_SECONDS)
-    assert {action.key for action in plan.actions} == withheld.keys()
+    now = service.look()
+    last = service.host.records.last_runs(action.key for action in now.plan.actions)
+    withheld = service.backoff.withheld(now, last, ())
+    assert {action.key for action in now.plan.actions} == withheld.keys()
+
+
+def test_a_service_that_is_restarted_goes_on_waiting(bench: Bench, tmp_path: Path) -> None:
+    bench.images = {"web": bench.images["web"]}
+    bench.images["web"]["layers"][1]["sha256"] = "0" * 64
+    bench.write()
+    for _ in range(3):
+        with ExitStack() as process:
+            service = Running(bench, process, "state")
+            result = service.converge()
+            assert [one.reason for one in result.objects if one.name == "web"] == ["DigestMismatch"]
+            assert len(service.host.records.runs()) == 1
+
+    with ExitStack() as process:
+        service = Running(bench, process, "state")
+        service.host.registry.mark(Mark("web", What.RETRY, since=time.time()))
+        service.converge()
+        assert len(service.host.records.runs()) == 2
+        service.converge()
+        assert len(service.host.records.runs()) == 2, "the request is older than the second failure"
+
+
+def test_a_layer_whose_source_fails_for_a_moment_holds_no_slot_meanwhile(bench: Bench, stack: ExitStack) -> None:
+    """With one slot for builds, another image is built between two attempts."""
+    service = Running(bench, stack, "state")
+    service.scheduler.host = replace(service.host, settings=replace(service.host.settings, jobs=1)).sharing(service.host)
+    order: list[str] = []
+    real = FilePool.create_volume
+
+    def failing(pool: FilePool, chain: str, *arguments: Any) -> Any:
+        order.append(chain[:4])
+        if order.count(chain[:4]) == 1 and len(order) == 1:
+            raise PoolUnusable("not now")
+        return real(pool, chain, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FilePool, "create_volume", failing)
+        patch.setattr(service.host.engine._rng, "uniform", lambda low, high: high)
+        result = service.converge()
+
+    assert not [one for one in result.objects if not one.ok]
+    assert len(order) == 3
+    assert order[0] == order[2] != order[1]
+
+
+def test_what_succeeds_again_and_again_is_not_done_in_a_loop(
+    bench: Bench, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool that accepts an activation and never shows it costs a pause that grows, not a processor."""
+    service = Running(bench, stack, "state")
+    service.converge()
+    (bench.root / "state/pools/default/snapshots/db-a.ext4").unlink()
+    made: list[str] = []
+    monkeypatch.setattr(FilePool, "create_snapshot", lambda pool, name, chain: made.append(name) or "lost")  # type: ignore[func-returns-value]
+
+    result = service.converge()
+
+    assert made == ["db-a", "db-a"]
+    assert [one.reason for one in result.objects if one.name == "db-a"] == ["DifferencePersists"]
+    assert service.backoff.next() <= time.monotonic() + 2

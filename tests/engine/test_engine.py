@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +16,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reconciler.engine.definitions import Context, Machine, Outcome, Result, Retry, Run, Status, Step
-from reconciler.engine.engine import Engine, after_error, ulid
+from reconciler.engine.definitions import Context, Machine, Outcome, Result, Retry, Run, Status, Step, Store
+from reconciler.engine.engine import Engine, Progress, _quiet, after_error, ulid
 from reconciler.errors import BuilderDied, DigestMismatch, HostCannot, NeedsOperator, SourceUnavailable, Stopped
 from reconciler.model import Key, Kind, VolumeRow, VolumeSealed
 from reconciler.registry.writer import Registry
@@ -41,6 +41,20 @@ def machine(**acts: Act) -> Machine:
     return Machine("volume", steps, names[0], frozenset({"ready"}))
 
 
+class Patient(Engine):
+    """An engine whose caller executes a run again when it is due, as the scheduler does."""
+
+    def __init__(self, store: Store, machines: Iterable[Machine], wait: Callable[[float], bool], **options: Any) -> None:
+        super().__init__(store, machines, **options)
+        self._wait = wait
+
+    def execute(self, run_id: str, progress: Progress = _quiet) -> Run:
+        run = super().execute(run_id, progress)
+        while run.status is Status.ACTIVE and (seconds := run.waits(self._clock())) and not self._wait(seconds):
+            run = super().execute(run_id, progress)
+        return run
+
+
 class World:
     """A registry on disk, a clock that only waiting moves, and a seeded generator."""
 
@@ -60,9 +74,10 @@ class World:
         self.now += seconds
         return self.stop.is_set()
 
-    def engine(self, *machines: Machine, **options: Any) -> Engine:
-        hands = {"clock": self.clock, "monotonic": self.clock, "wait": self.wait, "rng": self.rng, "stop": self.stop}
-        return Engine(self.registry, machines, **{**hands, **options})
+    def engine(self, *machines: Machine, **options: Any) -> Patient:
+        wait = options.pop("wait", self.wait)
+        hands = {"clock": self.clock, "monotonic": self.clock, "rng": self.rng, "stop": self.stop}
+        return Patient(self.registry, machines, wait, **{**hands, **options})
 
     def restart(self) -> None:
         """As a new process would find it."""
@@ -261,17 +276,26 @@ def test_what_is_not_json_is_a_fault_of_ours(world: World) -> None:
     assert engine.execute(start(engine).id).reason == "InternalError"
 
 
-def test_an_error_that_ends_the_command_reaches_the_caller_and_leaves_the_run_resumable(world: World) -> None:
-    step = Fails(HostCannot("pool default: the disk is gone"))
+def test_an_error_of_the_host_in_a_step_fails_the_run_and_nothing_else(world: World) -> None:
+    step = Fails(HostCannot("no device-mapper", hint="load the module dm_mod"))
     engine = world.engine(machine(downloading=step))
-    run = start(engine)
-    with pytest.raises(HostCannot):
-        engine.execute(run.id)
+    run = engine.execute(start(engine).id)
 
-    assert world.registry.run(run.id).status is Status.ACTIVE
-    assert world.registry.run(run.id).attempt == 0
-    assert world.registry.transitions(run.id)[0].reason == "HostUnsupported"
-    assert engine.execute(run.id).status is Status.DONE
+    assert (run.status, run.reason) == (Status.FAILED, "HostUnsupported")
+    assert run.message == "no device-mapper (load the module dm_mod)"
+    assert 24 <= run.waits(world.now) <= 36
+
+
+def test_an_error_of_the_registry_reaches_the_caller(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = world.engine(machine(downloading=done))
+    run = start(engine)
+
+    def full(*_: object) -> None:
+        raise HostCannot("registry: database or disk is full")
+
+    monkeypatch.setattr(world.registry, "commit_run", full)
+    with pytest.raises(HostCannot, match="full"):
+        engine.execute(run.id)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
@@ -336,27 +360,19 @@ def test_a_stopped_engine_begins_nothing(world: World) -> None:
     assert step.calls == 0
 
 
-def test_a_stop_ends_a_back_off_at_once(tmp_path: Path) -> None:
+def test_a_run_that_waits_gives_its_thread_back(tmp_path: Path) -> None:
     """With the real clock: the back-off is a minute, the test is not."""
     retry = Retry(base=60, cap=60)
-    always = Machine(
-        "volume",
-        (Step("downloading", Fails(*[BuilderDied("gone")] * 9), "ready", retry=retry),),
-        "downloading",
-        frozenset({"ready"}),
-    )
+    step = Fails(*[BuilderDied("gone")] * 9)
+    always = Machine("volume", (Step("downloading", step, "ready", retry=retry),), "downloading", frozenset({"ready"}))
     with Registry.open(tmp_path / "r") as registry:
-        failed = threading.Event()
-        engine = Engine(registry, [always], rng=Highest(), listener=lambda run, entry: failed.set())
-        run = start(engine)
-        thread = threading.Thread(target=engine.execute, args=(run.id,))
-        thread.start()
-        assert failed.wait(10)
-        engine.stop.set()
-        thread.join(10)
+        engine = Engine(registry, [always], rng=Highest())
+        run = engine.execute(start(engine).id)
 
-        assert not thread.is_alive()
-        assert registry.run(run.id).status is Status.ACTIVE
+        assert (run.status, run.attempt, run.reason) == (Status.ACTIVE, 1, "BuilderDied")
+        assert 59 < run.waits(run.updated) <= 60
+        assert engine.execute(run.id) == run, "it is not due"
+        assert step.calls == 1
 
 
 class Highest(random.Random):
@@ -385,7 +401,7 @@ def test_a_clock_that_was_set_back_does_not_hold_a_run_for_hours(world: World) -
     world.now -= 86_400
 
     assert world.engine(machine(downloading=step)).execute(run.id).status is Status.DONE
-    assert sum(world.waits) == 60
+    assert not world.waits
 
 
 def test_a_step_learns_of_its_deadline_and_is_tried_again(world: World) -> None:
@@ -532,6 +548,35 @@ def test_a_changed_definition_that_still_has_the_state_goes_on_with_one_entry(wo
 
     assert engine.execute(run.id).status is Status.DONE
     assert [e.reason for e in world.registry.events()] == ["Opened", "DefinitionChanged", "Checking", "Ready"]
+
+
+def test_a_failed_run_waits_longer_each_time_until_its_input_changes(world: World) -> None:
+    engine = world.engine(machine(downloading=Fails(*[DigestMismatch("got a, not b")] * 30)), rng=Highest())
+    waits = [engine.execute(start(engine).id).waits(world.now) for _ in range(9)]
+    assert waits == [1.2 * min(30 * 2**n, 3600) for n in range(9)]
+
+    world.restart()
+    engine = world.engine(machine(downloading=Fails(*[DigestMismatch("got a, not b")] * 3)), rng=Highest())
+    assert engine.execute(start(engine).id).waits(world.now) == 1.2 * 3600, "a restart forgets nothing"
+    assert engine.execute(start(engine, {"size": 2}).id).waits(world.now) == 1.2 * 30
+    assert engine.execute(start(engine).id).waits(world.now) == 1.2 * 30
+
+
+def test_an_attempt_that_has_gained_something_is_not_counted_as_a_crash(world: World) -> None:
+    gained = iter([*range(0, 100, 5), *[95] * 30])
+    step = Fails(*[SystemExit()] * 100)
+    slow = Step("downloading", step, "ready", progress=lambda run: next(gained))
+    whole = Machine("volume", (slow,), "downloading", frozenset({"ready"}))
+    run = start(world.engine(whole))
+    for _ in range(20):
+        with pytest.raises(SystemExit):
+            world.engine(whole).execute(run.id)
+    assert world.registry.run(run.id).crashes == 0
+
+    for _ in range(19):
+        with pytest.raises(SystemExit):
+            world.engine(whole).execute(run.id)
+    assert world.engine(whole).execute(run.id).reason == "CrashLoop"
 
 
 def test_a_crash_loop_needs_an_operator(world: World) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.controller.backoff import FIRST_SECONDS, Backoff
 from reconciler.controller.converge import prunable
-from reconciler.controller.executor import Done
 from reconciler.image.spec import Layer, Source
-from reconciler.model import Action, Desired, ImageSpec, Kind, Verb
+from reconciler.model import Desired, ImageSpec
 from reconciler.registry.marks import Mark, What, duration, spared, suspending
 
 NOW = 1_000_000.0
@@ -64,32 +62,3 @@ def test_what_is_protected_suspended_or_in_grace_is_spared() -> None:
 )
 def test_how_much_may_be_pruned_is_a_number_or_a_share_with_a_handful_always(most: str, images: int, allowed: int) -> None:
     assert prunable(most, images) == allowed
-
-
-def action(because: str = "", chain: str = "c1") -> Action:
-    return Action(Verb.BUILD, Kind.VOLUME, "v", because, pool="default", chain=chain, images=("web",))
-
-
-def test_a_service_waits_longer_each_time_and_starts_again_when_something_else_is_wanted() -> None:
-    patience = Backoff()
-    patience.learn([Done(action("first"), False, "Reason", "words")], NOW)
-
-    assert patience.withheld([action("again")], (), NOW + 1)
-    assert patience.next() <= NOW + 1.2 * FIRST_SECONDS
-    assert not patience.withheld([action("again")], (), NOW + 1.2 * FIRST_SECONDS), "it is due"
-    assert not patience.withheld([action(chain="c2")], (), NOW + 1), "another chain is another attempt"
-    assert not patience.withheld([action()], ("web",), NOW + 1), "a retry was requested"
-
-    patience.learn([Done(action(), False, "Reason", "words")], NOW + 100)
-    assert patience.next() >= NOW + 100 + 1.6 * FIRST_SECONDS
-    patience.learn([Done(action(), True)], NOW + 200)
-    assert not patience.withheld([action()], (), NOW + 201)
-
-
-def test_what_was_only_withheld_is_not_counted_as_another_failure() -> None:
-    patience = Backoff()
-    patience.learn([Done(action(), False, "Reason", "words")], NOW)
-    first = patience.next()
-    patience.learn(patience.withheld([action()], (), NOW + 1).values(), NOW + 1)
-
-    assert patience.next() == first

@@ -71,7 +71,6 @@ class Running:
 
     def converge(self) -> Result:
         """Read the manifests, and carry out what they want of all images."""
-        self.scheduler.looked = self.scheduler.first_look = lambda now: self.backoff.forget_all_but(now.plan.actions)
         self.scheduler.request(manifests=True)
         return self._result(self.scheduler.run_until_idle())
 
@@ -96,11 +95,15 @@ class Running:
         return self._result(Look(look(self.host, WISH).observed, Plan(), self.host.desired))
 
     def plan(self) -> Plan:
-        return look(self.host.informed("freeze").sharing(self.host), WISH).plan
+        return self.look().plan
+
+    def look(self) -> Look:
+        return look(self.host.informed("freeze").sharing(self.host), WISH)
 
     def _rests(self) -> bool:
         scheduler = self.scheduler
-        return not (scheduler.jobs or scheduler._looking or scheduler._wanted or scheduler._todo.slots())
+        todo = scheduler._todo.slots() or scheduler._todo.resting
+        return not (scheduler.jobs or scheduler._looking or scheduler._wanted or todo)
 
     def _read(self, host: Host, wanted: Wanted) -> tuple[Host, Wanted]:
         if wanted.names is not None:
@@ -118,7 +121,7 @@ class Running:
 
     def _result(self, now: Look) -> Result:
         ledger, self.scheduler.ledger = self.scheduler.ledger, Ledger()
-        shown = Ledger({**ledger.withheld, **ledger.done})
+        shown = Ledger({**ledger.done, **ledger.withheld})
         result = outcome("host", now.desired, now.observed, now.plan, shown, 0.0)
         return replace(result, held=now.plan.held)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -192,6 +192,17 @@ class Spool:
         except OSError:
             return frozenset()
 
+    def held(self, layers: Iterable[Layer]) -> int:
+        """Bytes that the directory has of these layers; of an unpinned one, all unfinished downloads from its bucket."""
+        return sum(self._held(layer) for layer in set(layers) if layer.source.is_s3)
+
+    def _held(self, layer: Layer) -> int:
+        if layer.sha256 is not None:
+            whole, record = self.directory / layer.sha256, Partial.of(self.directory, layer.sha256).load()
+            return whole.stat().st_size if whole.is_file() else record.length if record else 0
+        found = ((path.stem, Partial.of(self.directory, path.stem).load()) for path in self.directory.glob(f"etag-*{RECORD}"))
+        return sum(one.length for key, one in found if one and key == etag_key(layer.source, one.etag, one.size))
+
     def sweep(self, keep: Collection[str]) -> tuple[str, ...]:
         """Remove what is not in use and not named by ``keep`` (digests of layers); return the names of what was removed."""
         with self._lock:
@@ -237,5 +248,9 @@ def spool_key(layer: Layer, head: Head | None) -> str:
     if layer.sha256 is not None:
         return layer.sha256
     assert head is not None
-    identity = (source.s3.endpoint_url or "", source.bucket_key[0], head.etag, str(head.size))
+    return etag_key(source, head.etag, head.size)
+
+
+def etag_key(source: Source, etag: str, size: int) -> str:
+    identity = (source.s3.endpoint_url or "", source.bucket_key[0], etag, str(size))
     return "etag-" + sha256("\n".join(identity).encode()).hexdigest()
