@@ -324,7 +324,7 @@ def test_what_succeeds_again_and_again_is_not_done_in_a_loop(
     service.converge()
     (bench.root / "state/pools/default/snapshots/db-a.ext4").unlink()
     made: list[str] = []
-    monkeypatch.setattr(FilePool, "create_snapshot", lambda pool, name, chain: made.append(name) or "lost")  # type: ignore[func-returns-value]
+    monkeypatch.setattr(FilePool, "create_snapshot", lambda pool, name, chain, *rest: made.append(name) or "lost")  # type: ignore[func-returns-value]
 
     result = service.converge()
 
