@@ -16,7 +16,7 @@ from tests.stories.gate import Gate
 from tests.stories.test_beside import (  # noqa: F401
     service,
     test_what_is_committed_is_made_and_stays,
-    test_what_is_withdrawn_goes_when_all_is_looked_at,
+    test_what_is_withdrawn_goes_without_waiting_for_the_download,
 )
 from tests.stories.test_converge import (  # noqa: F401
     test_before_the_first_run_there_is_nothing_to_list_and_nothing_is_made,

@@ -56,13 +56,13 @@ def test_what_is_committed_is_made_and_stays(bucket: Workshop, service: Running)
     assert {name: bucket.snapshot(name).stat().st_ino for name in before} == before
 
 
-def test_what_is_withdrawn_goes_when_all_is_looked_at(bucket: Workshop, service: Running) -> None:
+def test_what_is_withdrawn_goes_without_waiting_for_the_download(bucket: Workshop, service: Running) -> None:
+    assert bucket.gate is not None
     bucket.withdraw("web")
     bucket.image("small", [BASE])
     service.until(bucket.snapshot("small-a").exists, "what was committed")
-    assert bucket.snapshot("web-a").exists()
-
-    assert bucket.gate is not None
-    bucket.gate.release()
     service.until(lambda: not bucket.snapshot("web-a").exists(), "what was withdrawn to go", 60)
+
+    assert not bucket.snapshot("big-a").exists(), "the download is still under way"
     assert bucket.snapshot("small-a").exists()
+    bucket.gate.release()
