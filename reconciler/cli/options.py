@@ -136,6 +136,7 @@ def options(context: click.Context) -> Options:
         manifests=params.get("manifests") or Path("manifests"),
         state=(params.get("state") or default_state()).absolute(),
         jobs=params.get("jobs") or 2,
+        downloads=params.get("downloads") or 4,
         timeout=params.get("timeout"),
         resync=params.get("interval") or 300.0,
         host_file=Path(os.environ.get("RECONCILER_HOST_FILE", HOST_FILE)),
@@ -166,7 +167,8 @@ def working(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How to show progress."),
         click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after this time."),
-        click.option("--jobs", type=click.IntRange(1, 64), help="Number of concurrent runs.  [default: 2]"),
+        click.option("--jobs", type=click.IntRange(1, 64), help="Volumes built at once from local layers.  [default: 2]"),
+        click.option("--downloads", type=click.IntRange(1, 64), help="Volumes built at once while layers arrive.  [default: 4]"),
     ):
         command = option(command)
     return command

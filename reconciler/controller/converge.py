@@ -266,7 +266,7 @@ def guard(desired: Desired, observed: Observed, wish: Wish) -> None:
     if len(going) > most:
         raise Guarded(
             f"--prune would remove {len(going)} of {len(observed.images)} images, and {most} are the most that one run may",
-            hint=f"look at them with `reconcile plan --prune-max {len(going)} --prune`; --prune-max {len(going)} lets them go",
+            hint=f"list them with `reconcile plan --prune-max {len(going)} --prune`; --prune-max {len(going)} allows it",
         )
 
 

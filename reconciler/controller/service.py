@@ -207,7 +207,7 @@ class Service:
 
     def _read(self, host: Host, wanted: Wanted) -> tuple[Host, Wanted]:
         """The manifests as they are now: the files that are named, or all of them."""
-        notify({"STATUS": "looking at what has changed"})
+        notify({"STATUS": "observing"})
         if wanted.names is not None:
             few = host.glanced(wanted.names)
             if few is None:
@@ -306,7 +306,7 @@ class Service:
             console.note(f"error: {fault}", "error")
         if now.faults:
             stays = f"{console.counted(len(now.frozen), 'file')} {'stays' if len(now.frozen) == 1 else 'stay'} as declared last"
-            kept = stays if now.frozen else "what they declare is not known"
+            kept = stays if now.frozen else "what they declare is unknown"
             console.note(
                 f"note: {console.counted(len(now.faults), 'fault')} in the manifests: {kept}, and nothing is pruned", "warning"
             )
