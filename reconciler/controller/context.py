@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.controller.calls import Calls
+from reconciler.controller.layers import Layers
 from reconciler.controller.machines import Hands, Pipelines, machines
 from reconciler.controller.sources import Sources
 from reconciler.controller.threads import THREADS, Threads
@@ -175,7 +176,8 @@ class Host:
 
     @cached_property
     def hands(self) -> Hands:
-        return Hands(self.settings, self.drivers, self.spool)
+        layers = Layers(self.spool, self.sources, lambda digest: self.registry.forget_seen(digest))
+        return Hands(self.settings, self.drivers, layers)
 
     @cached_property
     def pipelines(self) -> Pipelines:

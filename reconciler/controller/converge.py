@@ -14,6 +14,7 @@ from reconciler.controller.context import Host
 from reconciler.controller.observe import POOL_SECONDS, held, identities, observe, resolutions
 from reconciler.controller.sources import ANSWER_SECONDS
 from reconciler.errors import Guarded, ReconcilerError
+from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Source
 from reconciler.manifests.selectors import Selector
 from reconciler.model import (
@@ -103,7 +104,10 @@ def as_applied(image: ImageSpec, observed: Observed) -> ImageSpec:
     if top is None or len(top.digests) != len(image.layers):
         return image
     layers = zip(image.layers, top.digests, strict=True)
-    return replace(image, layers=tuple(replace(layer, sha256=layer.sha256 or digest) for layer, digest in layers))
+    pinned = tuple(
+        replace(layer, sha256=layer.sha256 or digest, learnt=layer.sha256 is None or layer.learnt) for layer, digest in layers
+    )
+    return replace(image, layers=pinned)
 
 
 def look(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Collection[str] = ()) -> Look:
@@ -290,5 +294,23 @@ def resolve(host: Host, sources: Sequence[Source], patience: float = ANSWER_SECO
         elif isinstance(head, ReconcilerError):
             found[one] = Resolution(one, error=str(head), reason=head.reason)
         else:
-            found[one] = Resolution(one, head.etag, head.size, host.records.digest_seen(one, head.etag, head.size))
+            digest = host.records.digest_seen(one, head.etag, head.size) or _applied(host, one, head)
+            found[one] = Resolution(one, head.etag, head.size, digest)
     return found
+
+
+def _applied(host: Host, source: Source, head: Head) -> str | None:
+    """The digest that an older version recorded for this ETag, where an image was made of it: it is not fetched anew."""
+    digest = host.records.digest_seen_in_bucket(source, head.etag, head.size)
+    if digest is None:
+        return None
+    rows, images = host.records.images(), host.desired.images.values()
+    for image in images:
+        row = rows.get(image.name)
+        places = [number for number, layer in enumerate(image.layers) if layer.source == source and layer.sha256 is None]
+        if not places or row is None or row.chain is None:
+            continue
+        volume = host.records.volumes([row.chain]).get((row.pool, row.chain))
+        if volume and any(volume.digests[number : number + 1] == (digest,) for number in places):
+            return digest
+    return None

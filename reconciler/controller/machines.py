@@ -16,17 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import atomic_file
+from reconciler.controller.layers import Layers, layer_input, layer_of
 from reconciler.engine.definitions import Context, Machine, Outcome, Run, Step
-from reconciler.errors import HostCannot, NeedsOperator, ReconcilerError
+from reconciler.errors import (
+    DigestMismatch,
+    HostCannot,
+    LayerCorrupt,
+    LayerRefused,
+    NeedsOperator,
+)
 from reconciler.image import e2fsck
-from reconciler.image.builder.parent import Build, Fetch, Input, Milestone, Progress, Report, Request
-from reconciler.image.source import s3
-from reconciler.image.source.spool import Spool
-from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
+from reconciler.image.builder.parent import Build, Input, Milestone, Progress, Report, Request
+from reconciler.image.spec import Layer, Limits, chain_ids
 from reconciler.model import (
     Action,
     Kind,
-    LayerSeen,
     SnapshotGone,
     SnapshotMade,
     SnapshotRow,
@@ -47,7 +51,7 @@ class Hands:
 
     settings: Settings
     drivers: Mapping[str, Driver]
-    spool: Spool
+    layers: Layers
 
     def driver(self, pool: str) -> Driver:
         if pool not in self.drivers:
@@ -59,14 +63,6 @@ class Hands:
 
 
 # ----------------------------------------------------------------------------------------------------- inputs
-
-
-def layer_input(layer: Layer) -> dict[str, Any]:
-    return {"url": layer.source.url, "s3": asdict(layer.source.s3), "sha256": layer.sha256}
-
-
-def layer_of(value: Mapping[str, Any]) -> Layer:
-    return Layer(Source(value["url"], S3Options(**value["s3"])), value["sha256"])
 
 
 def run_input(action: Action) -> tuple[str, dict[str, Any]]:
@@ -143,10 +139,17 @@ class Pipelines:
 
     def reach(self, context: Context, milestone: Milestone) -> tuple[Pipeline, Report]:
         """Wait until the run's stream has passed the milestone; an error ends the stream and discards the volume."""
-        run = context.run.id
+        run, plan = context.run.id, VolumePlan.of(context.run.input)
+        blamed = ""
         try:
-            pipeline = self._of(run, VolumePlan.of(context.run.input), context.check)
-            return pipeline, pipeline.build.wait(milestone, stop=context.stop, tick=lambda now: tell(context, now))
+            pipeline = self._of(run, plan, context.check)
+            try:
+                return pipeline, pipeline.build.wait(milestone, stop=context.stop, tick=lambda now: tell(context, now))
+            finally:
+                blamed = pipeline.build.blamed
+        except (LayerCorrupt, LayerRefused, DigestMismatch) as error:
+            self.close(run)
+            raise self._hands.layers.reconsidered(plan.layers, blamed, error) from error
         except BaseException:
             self.close(run)
             raise
@@ -177,12 +180,14 @@ def start(hands: Hands, plan: VolumePlan, heartbeat: Heartbeat = no_heartbeat) -
     """Open the volume and its stream; layers below the parent are not fetched unless the parent's index is lost."""
     driver = hands.driver(plan.pool)
     with contextlib.ExitStack() as stack:
-        volume = stack.enter_context(driver.create_volume(plan.chain, plan.size, plan.parent, lambda: expected(plan), heartbeat))
+        volume = stack.enter_context(
+            driver.create_volume(plan.chain, plan.size, plan.parent, lambda: expected(hands, plan), heartbeat)
+        )
         index_in, below = parent_index(hands, plan, stack)
         index = stack.enter_context(writing(hands.index(plan.chain))) if driver.shares_blocks else None
         layers = plan.layers[-1:] if index_in is not None else plan.layers
         request = Request(
-            layers=tuple(Input(layer.source.url, beginning(hands.spool, layer)) for layer in layers),
+            layers=tuple(Input(layer.source.url, hands.layers.beginning(layer)) for layer in layers),
             size=plan.size,
             chain=lambda digests: chain_ids(
                 plan.size, (*plan.digests[: len(plan.layers) - len(layers)], *digests), plan.limits.policy
@@ -199,11 +204,9 @@ def start(hands: Hands, plan: VolumePlan, heartbeat: Heartbeat = no_heartbeat) -
     return Pipeline(volume, build, index, kept.close)
 
 
-def expected(plan: VolumePlan) -> int:
-    """Bytes that the volume takes at least: those that its new layers are stored as, where their sources say."""
-    new = plan.layers[-1:] if plan.parent is not None else plan.layers
-    answers = s3.head([layer.source for layer in new]).values()
-    return sum(answer.size for answer in answers if not isinstance(answer, ReconcilerError))
+def expected(hands: Hands, plan: VolumePlan) -> int:
+    """Bytes that the volume takes at least: those that its new layers are stored as."""
+    return sum(map(hands.layers.stored_size, plan.layers[-1:] if plan.parent is not None else plan.layers))
 
 
 def parent_index(hands: Hands, plan: VolumePlan, stack: contextlib.ExitStack) -> tuple[int | None, int]:
@@ -231,10 +234,6 @@ def discard_unfinished_indexes(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def beginning(spool: Spool, layer: Layer) -> Callable[[], Fetch]:
-    return lambda: spool.fetch(layer)
-
-
 class VolumeMachine:
     """Steps of a volume's run; the states are milestones on one stream."""
 
@@ -257,7 +256,7 @@ class VolumeMachine:
 
     def downloaded(self, run: Run) -> int:
         """The bytes of its layers that are in the spool."""
-        return self._hands.spool.held(VolumePlan.of(run.input).layers)
+        return self._hands.layers.spool.held(VolumePlan.of(run.input).layers)
 
     def validate(self, context: Context) -> Outcome:
         _, report = self._pipelines.reach(context, Milestone.ACCEPTED)
@@ -408,22 +407,10 @@ def removal(hands: Hands) -> Machine:
 
 
 def layer(hands: Hands) -> Machine:
-    def fetch(context: Context) -> Outcome:
-        wanted = layer_of(context.run.input["layer"])
-        with contextlib.closing(hands.spool.fetch(wanted)) as fetching:
-            arrived = fetching.wait(0, 0.0)
-            while not arrived.complete:
-                context.check()
-                arrived = fetching.wait(arrived.length, 0.2)
-                context.progress(fetching.progress.done, fetching.progress.total or 0)
-            got = fetching.result()
-        seen = LayerSeen(wanted.source, got.etag, got.size, got.digest)
-        return Outcome(data={"digest": got.digest}, facts=(seen,))
-
     def downloaded(run: Run) -> int:
-        return hands.spool.held([layer_of(run.input["layer"])])
+        return hands.layers.spool.held([layer_of(run.input["layer"])])
 
-    steps = (Step("downloading", fetch, "ready", timeout=12 * HOUR, progress=downloaded),)
+    steps = (Step("downloading", hands.layers.download, "ready", timeout=12 * HOUR, progress=downloaded),)
     return Machine("layer", steps, "downloading", frozenset({"ready"}))
 
 

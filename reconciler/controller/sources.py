@@ -84,6 +84,11 @@ class Sources:
             self._asking[key] += 1
             self._threads.start(partial(self._drain, key), f"source {source.url}")
 
+    def last(self, source: Source) -> Head | None:
+        """What a source has answered last, however old; None where it has not."""
+        known = self._known.get(source)
+        return known.answer if known is not None and isinstance(known.answer, Head) else None
+
     def forget(self, sources: Collection[Source]) -> None:
         """Ask them again when they are next wanted, however fresh their answers are."""
         with self._changed:

@@ -49,10 +49,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One tar as stored. ``sha256`` (64 hex digits, of the stored bytes) is its identity; None where it is unpinned."""
+    """One tar as stored. ``sha256`` (64 hex digits, of the stored bytes) is its identity; None where it is unpinned.
+
+    ``learnt``: no manifest names the digest; an earlier fetch of the same ETag had it.
+    """
 
     source: Source
     sha256: str | None = None
+    learnt: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

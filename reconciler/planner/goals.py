@@ -51,7 +51,9 @@ def _of_older_layout(goal: Goal, inputs: Inputs) -> Goal | None:
 
 def resolved_layers(image: ImageSpec, digests: Mapping[Source, str]) -> tuple[Layer, ...]:
     """The layers of an image, unpinned ones with the digest of their source where it is resolved."""
-    return tuple(layer if layer.sha256 else replace(layer, sha256=digests.get(layer.source)) for layer in image.layers)
+    return tuple(
+        layer if layer.sha256 else replace(layer, sha256=digests.get(layer.source), learnt=True) for layer in image.layers
+    )
 
 
 def chains(image: ImageSpec, layers: Iterable[Layer], layout: int = LAYOUT) -> tuple[str, ...]:
@@ -89,7 +91,10 @@ def _last_known(image: ImageSpec, inputs: Inputs, why: str) -> Goal | None:
     top = inputs.observed.volumes.get((image.pool, row.chain)) if row and row.chain else None
     if row is None or top is None or (row.pool, row.size, len(top.digests)) != (image.pool, image.size, len(image.layers)):
         return None
-    layers = tuple(replace(layer, sha256=digest) for layer, digest in zip(image.layers, top.digests, strict=True))
+    layers = tuple(
+        replace(layer, sha256=digest, learnt=layer.sha256 is None)
+        for layer, digest in zip(image.layers, top.digests, strict=True)
+    )
     if any(pinned.sha256 not in (None, layer.sha256) for pinned, layer in zip(image.layers, layers, strict=True)):
         return None
     goal = replace(goal_of(replace(image, layers=layers), inputs), image=image, stale=why)

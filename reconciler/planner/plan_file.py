@@ -156,4 +156,4 @@ def _action_of(value: Mapping[str, Any]) -> Action:
 
 def _layer_of(value: Mapping[str, Any]) -> Layer:
     source = value["source"]
-    return Layer(Source(source["url"], S3Options(**source["s3"])), value["sha256"])
+    return Layer(Source(source["url"], S3Options(**source["s3"])), value["sha256"], value.get("learnt", False))

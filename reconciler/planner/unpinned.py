@@ -1,4 +1,4 @@
-"""Unpinned layers: which sources hold the same bytes, which digests are resolved, which sources have to be fetched.
+"""Unpinned layers: which sources are the same object, which digests are resolved, which sources have to be fetched.
 
 Called by ``inputs``, ``creation`` and the controller. Pure.
 """
@@ -15,15 +15,15 @@ Resolutions = Mapping[Source, Resolution]
 
 
 def resolved_digests(resolutions: Resolutions) -> dict[Source, str]:
-    """Digests of sources by their current ETags; a source that was never fetched has that of its twins, where they agree."""
+    """Digests of sources by their current ETags; a source that was never fetched has that of the same object, asked otherwise."""
     answered = {source: found for source, found in resolutions.items() if not found.error}
     seen: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for source, found in answered.items():
         if found.digest:
-            seen[_same_bytes(source, resolutions)].add(found.digest)
+            seen[_same_object(source, resolutions)].add(found.digest)
     digests = {}
     for source, found in answered.items():
-        twins = seen.get(_same_bytes(source, resolutions), set())
+        twins = seen.get(_same_object(source, resolutions), set())
         if found.digest or len(twins) == 1:
             digests[source] = found.digest or min(twins)
     return digests
@@ -33,7 +33,7 @@ def fetches(wanted: Mapping[Source, set[str]], resolutions: Resolutions) -> dict
     """For each source the action that fetches it or a twin; ``wanted`` maps sources to the images that need them."""
     twins: dict[tuple[object, ...], list[Source]] = defaultdict(list)
     for source in sorted(wanted, key=lambda s: (s.url, repr(s.s3))):
-        twins[_same_bytes(source, resolutions)].append(source)
+        twins[_same_object(source, resolutions)].append(source)
     actions: dict[Source, Action] = {}
     for name, sources in _named(list(twins.values())):
         images = tuple(sorted(set().union(*(wanted[source] for source in sources))))
@@ -42,11 +42,14 @@ def fetches(wanted: Mapping[Source, set[str]], resolutions: Resolutions) -> dict
     return actions
 
 
-def _same_bytes(source: Source, resolutions: Resolutions) -> tuple[object, ...]:
-    """Equal for sources that hold the same bytes: one endpoint and bucket, the same ETag and size."""
+def _same_object(source: Source, resolutions: Resolutions) -> tuple[object, ...]:
+    """Equal for sources that are one object, whatever its region or credentials: endpoint, bucket, key, ETag and size.
+
+    Two keys are two objects: servers make ETags out of a file's time and length, too.
+    """
     found = resolutions.get(source)
     if source.is_s3 and found and found.etag and found.size is not None and not found.error:
-        return source.s3.endpoint_url, source.bucket_key[0], found.etag, found.size
+        return source.s3.endpoint_url, source.url, found.etag, found.size
     return (source,)
 
 
@@ -60,5 +63,5 @@ def _named(groups: Sequence[Sequence[Source]]) -> Iterator[tuple[str, Sequence[S
 
 
 def _why(sources: Sequence[Source]) -> str:
-    twins = f" (with {len(sources) - 1} more of the same bytes)" if len(sources) > 1 else ""
+    twins = f" (with {len(sources) - 1} more of the same object)" if len(sources) > 1 else ""
     return f"unpinned: will be fetched{twins} to learn its digest"

@@ -135,8 +135,15 @@ class Records:
 
     def digest_seen(self, source: Source, etag: str, size: int) -> str | None:
         """The digest that the bytes of this ETag and length were seen to have, or None where they never were."""
+        return self._digest_seen(rows.origin(source), etag, size)
+
+    def digest_seen_in_bucket(self, source: Source, etag: str, size: int) -> str | None:
+        """As older versions recorded it, without the key: it may be of another object of the same ETag and length."""
+        return self._digest_seen(rows.bucket_of(source), etag, size) if source.is_s3 else None
+
+    def _digest_seen(self, origin: str, etag: str, size: int) -> str | None:
         query = "SELECT digest FROM seen WHERE origin = ? AND etag = ? AND size = ?"
-        return next((row["digest"] for row in self._rows(query, (rows.origin(source), etag, size))), None)
+        return next((row["digest"] for row in self._rows(query, (origin, etag, size))), None)
 
     # ---------------------------------------------------------------------------------------------- what happened
 

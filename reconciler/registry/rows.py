@@ -118,8 +118,13 @@ def device_row(pool: str, one: DeviceRow) -> dict[str, Any]:
 
 
 def origin(source: Source) -> str:
-    """Where an ETag means something: an S3 endpoint and bucket, or one file."""
-    return storable(f"{source.s3.endpoint_url or 'aws'}/{source.bucket_key[0]}" if source.is_s3 else source.url)
+    """Where an ETag means something: an S3 endpoint, bucket and key, or one file."""
+    return storable(f"{bucket_of(source)}/{source.bucket_key[1]}" if source.is_s3 else source.url)
+
+
+def bucket_of(source: Source) -> str:
+    """What was recorded as the origin of an S3 layer before the key was a part of it."""
+    return storable(f"{source.s3.endpoint_url or 'aws'}/{source.bucket_key[0]}")
 
 
 def effect(fact: Fact) -> tuple[str, dict[str, Any], bool]:

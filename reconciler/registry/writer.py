@@ -120,6 +120,11 @@ class Registry(Records):
                 self._log(db, Key(Kind.IMAGE, "", name), "Forgotten", "no longer declared; pruned", "")
             db.execute(sql.delete(GenerationTable).where(col(GenerationTable.image) == name))
 
+    def forget_seen(self, digest: str) -> None:
+        """Drop the ETags that were seen to stand for these bytes; absent is success."""
+        with self._writing():
+            self._raw.execute("DELETE FROM seen WHERE digest = ?", (digest,))
+
     def reassign_snapshot(self, pool: str, name: str, image: str) -> None:
         """Make a snapshot belong to another image."""
         with self._writing() as db:

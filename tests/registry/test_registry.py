@@ -114,10 +114,11 @@ def test_an_image_is_recorded_changed_and_forgotten(registry: Registry) -> None:
         (S3, "other", 10),
         (S3, "etag", 11),
         (Source("s3://private/golang/1.tar", S3.s3), "etag", 10),
+        (Source("s3://images/node/1.tar", S3.s3), "etag", 10),
         (Source("s3://images/golang/1.tar"), "etag", 10),
         (Source("/srv/1.tar"), "etag", 10),
     ],
-    ids=["other bytes", "other length", "other bucket", "other endpoint", "a file"],
+    ids=["other bytes", "other length", "other bucket", "other key", "other endpoint", "a file"],
 )
 def test_a_digest_is_recorded_only_for_the_exact_bytes_that_were_fetched(
     registry: Registry, source: Source, etag: str, size: int
@@ -127,10 +128,23 @@ def test_a_digest_is_recorded_only_for_the_exact_bytes_that_were_fetched(
     assert registry.digest_seen(source, etag, size) is None
 
 
-def test_the_same_object_under_another_key_of_the_bucket_has_its_digest(registry: Registry) -> None:
-    registry.apply([LayerSeen(S3, "etag", 10, "d1")])
+def test_what_an_older_version_has_recorded_for_a_bucket_is_found_apart(registry: Registry) -> None:
+    """It may be of another key, so callers use it only where an image was made of it."""
+    with registry._writing():
+        registry._raw.execute("INSERT INTO seen VALUES (?, 'etag', 10, 'd1')", (f"{S3.s3.endpoint_url or 'aws'}/images",))
 
-    assert registry.digest_seen(replace(S3, url="s3://images/node/1.tar"), "etag", 10) == "d1"
+    assert registry.digest_seen(S3, "etag", 10) is None
+    assert registry.digest_seen_in_bucket(S3, "etag", 10) == "d1"
+    assert registry.digest_seen_in_bucket(Source("/srv/1.tar"), "etag", 10) is None
+
+
+def test_what_was_learnt_of_bytes_can_be_dropped(registry: Registry) -> None:
+    registry.apply([LayerSeen(S3, "etag", 10, "d1"), LayerSeen(S3, "other", 10, "d2")])
+    registry.forget_seen("d1")
+    registry.forget_seen("d1")
+
+    assert registry.digest_seen(S3, "etag", 10) is None
+    assert registry.digest_seen(S3, "other", 10) == "d2"
 
 
 def test_files_are_identified_by_their_path(registry: Registry) -> None:

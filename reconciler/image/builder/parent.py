@@ -120,6 +120,8 @@ class Build:
         self._applied: list[Mapping[str, Any]] = []
         self._seen: dict[str, Any] = {}
         self._fetching = True
+        self.blamed = ""
+        """The name of the layer that ended the build, where one did."""
         self._closing = False
         self._owes_since: float | None = None
         """Since when the builder has had work and has sent nothing; None while it waits for the parent."""
@@ -244,6 +246,7 @@ class Build:
             self._changed.notify_all()
 
     def _feed_layer(self, number: int, layer: Input) -> str:
+        self.blamed = layer.name  # until the builder refuses one: what goes wrong with a download is on its account
         fetch = layer.begin()
         self._fetches.append(fetch)
         fd = fetch.open()
@@ -342,7 +345,8 @@ class Build:
     def _verdict(self, body: Mapping[str, Any]) -> errors.ReconcilerError:
         # What the builder has finished counts: the download may be layers ahead of it, and progress is sent at intervals only.
         number = min(self._request.replay + len(self._applied), len(self._request.layers) - 1)
-        message = f"layer {self._request.layers[number].name}: {body['message']}"
+        self.blamed = self._request.layers[number].name
+        message = f"layer {self.blamed}: {body['message']}"
         if body["error"] == "LayerRefused":
             member = bytes.fromhex(body["member"])
             return errors.LayerRefused(message, rule=body["rule"], member=member, offset=body["offset"], hint=body["hint"])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from reconciler.errors import NeedsOperator, NoSpace, SourceChanged, Stopped
 
 if TYPE_CHECKING:
-    from hashlib import _Hash
+    from reconciler.image.source.sums import Hash
 
 PIECE = 1 << 20
 """Bytes that are received, written or hashed at once: large beside the cost of a call, small beside a processor's cache."""
@@ -58,6 +58,8 @@ class Arrival:
         self.path = path
         self._recheck = recheck
         self.etag = ""
+        self.resumed = False
+        """Parts of it came at an earlier time."""
         self._size: int | None = None
         self._length = 0
         self._fetched: Fetched | None = None
@@ -194,7 +196,7 @@ class Arrival:
                 self._raise_if_over()
                 self._changed.wait(min(HEARTBEAT, left))
 
-    def digest(self, descriptor: int, start: int, stop: int, into: _Hash) -> None:
+    def digest(self, descriptor: int, start: int, stop: int, into: Hash) -> None:
         """Feed bytes from ``start`` up to ``stop`` of the file to a hash. Raises Stopped, and SourceChanged if they end early."""
         buffer = memoryview(bytearray(min(PIECE, stop - start)))
         while start < stop:

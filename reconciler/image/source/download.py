@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 
 from reconciler.errors import DigestMismatch, NoSpace, SourceChanged, SourceUnavailable
-from reconciler.image.source.arrival import HEARTBEAT, Arrival
+from reconciler.image.source.arrival import HEARTBEAT, PIECE, Arrival
 from reconciler.image.source.cutoff import Cutoff
 from reconciler.image.source.partial import Partial, Proof, Record
-from reconciler.image.source.s3 import GET_SECONDS, get
+from reconciler.image.source.s3 import GET_SECONDS, Body, get
 from reconciler.image.source.stamp import Head
+from reconciler.image.source.sums import Sums
 from reconciler.image.source.window import Window
 from reconciler.image.source.workers import Workers
 from reconciler.image.spec import Layer
@@ -45,7 +45,7 @@ class Download:
         self._arrival = arrival
         self._manner = manner
         self._record = self._left_over()
-        self._sha = sha256()
+        self._sums = Sums(with_md5=layer.sha256 is None and head is not None and bool(head.md5))
         self._hashed = 0
         self._proofs: list[Proof] = []
         self._saved_at = time.monotonic()
@@ -68,27 +68,29 @@ class Download:
             with self._partial.opened() as descriptor:
                 resumed = self._prove(descriptor)
                 self._transfer(descriptor)
-            self._require_digest(self._sha.hexdigest(), resumed=resumed)
+            self._require_digest(self._sums.sha256, resumed=resumed)
+            self._require_md5()
         except (SourceChanged, DigestMismatch):
             self._partial.discard()
             raise
         except SourceUnavailable:
             self._arrival.check()  # a request that was ended because nothing waits for it is no failure of the source
             raise
-        return self._sha.hexdigest()
+        return self._sums.sha256
 
     def _prove(self, descriptor: int) -> bool:
         """Hash what an earlier try has left, as far as it is what it was when it arrived, and cut off the rest."""
         for proof in self._record.proofs if self._record else ():
-            sha = self._sha.copy()
-            self._arrival.digest(descriptor, self._hashed, proof.length, sha)
-            if sha.hexdigest() != proof.sha256:
+            sums = self._sums.copy()
+            self._arrival.digest(descriptor, self._hashed, proof.length, sums)
+            if sums.sha256 != proof.sha256:
                 break
-            self._sha, self._hashed = sha, proof.length
+            self._sums, self._hashed = sums, proof.length
             self._proofs.append(proof)
             self._arrival.advance(self._hashed)
         os.ftruncate(descriptor, self._hashed)
-        if self._record and self._hashed:
+        self._arrival.resumed = self._hashed > 0
+        if self._record and self._hashed and self._head is None:
             self._head = Head(self._record.etag, self._record.size)
         return self._hashed > 0
 
@@ -96,8 +98,7 @@ class Download:
         """Bring what is missing."""
         layer, manner = self._layer, self._manner
         if (head := self._head) is None:
-            cutoff = Cutoff(GET_SECONDS, unless=lambda: self._arrival.over)
-            first = get(layer.source, 0, manner.part_bytes, cutoff=cutoff, pause=self._arrival.sleep)
+            first = self._get(0, manner.part_bytes)
             head = first.head
         else:
             first = None
@@ -123,15 +124,15 @@ class Download:
     def _hash(self, descriptor: int, frontier: int) -> None:
         while self._hashed < frontier:
             stop = min(frontier, self._hashed - self._hashed % PROOF_BYTES + PROOF_BYTES)
-            self._arrival.digest(descriptor, self._hashed, stop, self._sha)
+            self._arrival.digest(descriptor, self._hashed, stop, self._sums)
             self._hashed = stop
             if stop % PROOF_BYTES == 0:
-                self._proofs.append(Proof(stop, self._sha.hexdigest()))
+                self._proofs.append(Proof(stop, self._sums.sha256))
 
     def _checkpoint(self, head: Head) -> None:
         """Record how far the bytes can be trusted. An object without an ETag has none: its successor would look the same."""
         if head.etag and self._hashed:
-            last = Proof(self._hashed, self._sha.hexdigest())
+            last = Proof(self._hashed, self._sums.sha256)
             proofs = self._proofs if last in self._proofs[-1:] else [*self._proofs, last]
             self._partial.save(Record(head.etag, head.size, tuple(proofs)))
         self._saved_at = time.monotonic()
@@ -153,5 +154,38 @@ class Download:
         if resumed:
             hint = "they are discarded; the next attempt starts from the beginning"
             raise SourceChanged(f"parts of {url}, fetched at different times, do not add up to sha256 {wanted}", hint=hint)
+        if self._layer.learnt:
+            message = f"{url} has sha256 {digest}, and an earlier fetch of the same ETag had {wanted}"
+            raise DigestMismatch(message, hint="the next attempt fetches it anew; pin the layer to one of them")
         hint = "correct the manifest's sha256, or put the right object back"
         raise DigestMismatch(f"{url} has sha256 {digest}, not the declared {wanted}", hint=hint)
+
+    def _require_md5(self) -> None:
+        """Where the bytes don't have the MD5 that the ETag may be, a second fetch decides whether they are damaged."""
+        head = self._head
+        if head is None or self._sums.md5 in ("", head.md5):
+            return
+        again = self._fetched_again(head)
+        if again == self._sums.sha256:
+            return
+        message = f"{self._layer.source.url} was damaged on its way: its bytes don't have the MD5 that its ETag {head.etag} is"
+        raise SourceChanged(message, hint="they are discarded; the next attempt starts from the beginning")
+
+    def _fetched_again(self, head: Head) -> str:
+        """The sha256 of the same object, fetched once more and not kept."""
+        sums, at = Sums(with_md5=False), 0
+        buffer = memoryview(bytearray(PIECE))
+        while at < head.size:
+            stop = min(at + self._manner.part_bytes, head.size)
+            with closing(self._get(at, stop, head.etag)) as body:
+                if body.head != head:
+                    raise SourceChanged(f"{self._layer.source.url} was {head}, and is {body.head} now")
+                while at < stop:
+                    got = body.readinto(buffer[: stop - at])
+                    sums.update(buffer[:got])
+                    at += got
+        return sums.sha256
+
+    def _get(self, start: int, stop: int, etag: str = "") -> Body:
+        cutoff = Cutoff(GET_SECONDS, unless=lambda: self._arrival.over)
+        return get(self._layer.source, start, stop, etag, cutoff=cutoff, pause=self._arrival.sleep)

@@ -48,6 +48,9 @@ def read_file(layer: Layer, head: Head | None, stop: Event) -> Arrival:
         digest = _hashed(arrival, before.size)
         _require_same(path, before)
         if layer.sha256 not in (None, digest):
+            if layer.learnt:
+                message = f"{path} has sha256 {digest}, and had {layer.sha256} when it was read before"
+                raise DigestMismatch(message, hint="the next attempt takes it as it is")
             hint = "correct the manifest's sha256, or put the right file back"
             raise DigestMismatch(f"{path} has sha256 {digest}, not the declared {layer.sha256}", hint=hint)
         return digest

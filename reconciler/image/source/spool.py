@@ -2,7 +2,7 @@
 
 Names in the directory, all others are left alone:
 ``<sha256>`` a whole layer that was right when it arrived; ``<key>.part`` and ``<key>.json`` an unfinished one (``partial``);
-``etag-<hash>`` a link to the whole layer that an unpinned source's ETag and length identified.
+``etag-<hash>`` a link to the whole layer that an unpinned source's key, ETag and length identified.
 Called by ``controller``. State: the directory; in memory, the open readers.
 """
 
@@ -114,6 +114,7 @@ class Spool:
         self._stop = stop or Event()
         self._lock = Lock()
         self._shared: dict[str, Shared] = {}
+        self._resumed: set[str] = set()
 
     def fetch(self, layer: Layer, head: Head | None = None) -> Fetch:
         """Begin to fetch a layer, or join the transfer that is under way. ``head`` saves a request for an unpinned layer.
@@ -168,6 +169,8 @@ class Spool:
 
         def produce() -> str:
             digest = download.run()
+            if arrival.resumed:
+                self._resumed.add(digest)
             self._adopt(arrival, partial, key, digest)
             return digest
 
@@ -183,6 +186,34 @@ class Spool:
             link.unlink(missing_ok=True)
             link.symlink_to(digest)
 
+    def size(self, digest: str) -> int | None:
+        """Bytes of a layer that is whole on disk."""
+        try:
+            return (self.directory / digest).stat().st_size
+        except OSError:
+            return None
+
+    def was_resumed(self, digest: str) -> bool:
+        """Whether parts of a layer were fetched at different times."""
+        with self._lock:
+            shared = self._shared.get(digest)
+            return digest in self._resumed or (shared is not None and shared.arrival.resumed)
+
+    def discard(self, digest: str) -> None:
+        """Remove what there is of a layer, so that the next fetch begins anew; one that has other readers is left alone."""
+        with self._lock:
+            named = {key: one for key, one in self._shared.items() if digest in (key, one.arrival.path.name)}
+            if any(one.readers for one in named.values()):
+                return
+            for key, one in named.items():
+                one.arrival.join()
+                del self._shared[key]
+            self._resumed.discard(digest)
+            for path in self.directory.iterdir() if self.directory.is_dir() else ():
+                match = _OURS.fullmatch(path.name)
+                if match and (match[1] == digest or (path.is_symlink() and path.readlink().name == digest)):
+                    path.unlink(missing_ok=True)
+
     def whole_layers(self) -> frozenset[str]:
         """Digests of the layers that are whole on disk."""
         try:
@@ -193,7 +224,7 @@ class Spool:
             return frozenset()
 
     def held(self, layers: Iterable[Layer]) -> int:
-        """Bytes that the directory has of these layers; of an unpinned one, all unfinished downloads from its bucket."""
+        """Bytes that the directory has of these layers; of an unpinned one, unfinished downloads of its key."""
         return sum(self._held(layer) for layer in set(layers) if layer.source.is_s3)
 
     def _held(self, layer: Layer) -> int:
@@ -241,7 +272,7 @@ class Spool:
 
 
 def spool_key(layer: Layer, head: Head | None) -> str:
-    """The key that a transfer is shared by: the digest, or the ETag and length at one endpoint and bucket."""
+    """The key that a transfer is shared by: the digest, or the ETag and length of one key at one endpoint."""
     source = layer.source
     if not source.is_s3:
         return f"{source.url} {layer.sha256}"
@@ -252,5 +283,5 @@ def spool_key(layer: Layer, head: Head | None) -> str:
 
 
 def etag_key(source: Source, etag: str, size: int) -> str:
-    identity = (source.s3.endpoint_url or "", source.bucket_key[0], etag, str(size))
+    identity = (source.s3.endpoint_url or "", source.url, etag, str(size))
     return "etag-" + sha256("\n".join(identity).encode()).hexdigest()
