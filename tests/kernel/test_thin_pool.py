@@ -268,6 +268,20 @@ def test_a_suspended_snapshot_is_resumed(thin: Rig) -> None:
         assert pool.observe({}, {"web": identity}).snapshots["web"].active
 
 
+def test_a_missing_device_node_is_created_again(thin: Rig) -> None:
+    """As a crash leaves a host without udev, between the activation and the node."""
+    with thin.assembled() as pool:
+        volume(pool, A)
+        identity = pool.create_snapshot("web", A)
+        pool.snapshot_path("web").unlink()
+
+        state = pool.observe({}, {"web": identity}).snapshots["web"]
+        assert (state.active, state.detail) == (False, "its device node is missing")
+        pool.activate_snapshot("web", identity)
+        assert pool.observe({}, {"web": identity}).snapshots["web"].active
+        assert pool.snapshot_path("web").is_block_device()
+
+
 # -------------------------------------------------------------------------------------------------------- removing
 
 

@@ -80,4 +80,6 @@ class StateReader:
         device = self.info(mapping) if mapping in self.uuids else None
         if device is None or not device.live_table:
             return "not active"
-        return "suspended" if device.suspended else ""
+        if device.suspended:
+            return "suspended"
+        return "" if (MAPPER / mapping).exists() else "its device node is missing"
