@@ -30,7 +30,7 @@ from reconciler.image.spec import S3Options, Source
 HEAD_SECONDS = 10.0
 """The deadline of a look-up, in all: connections, redirects, repeated requests."""
 
-GET_SECONDS = 60.0
+GET_SECONDS = 30.0
 """The deadline of a GET's status and headers."""
 
 REQUEST_ATTEMPTS = 3

@@ -391,6 +391,67 @@ def test_wrong_bytes_are_reported_with_both_digests_and_not_kept(origin: Origin,
     assert names(spool) == set()
 
 
+def test_a_single_part_md5_etag_is_compared_with_the_bytes(origin: Origin, spool: Spool) -> None:
+    layer = Layer(origin.put(DATA))
+
+    def script(asked: Asked) -> Answer | None:
+        honest = origin.serve(asked)
+        return replace(honest, body=b"?" + honest.body[1:]) if asked.number == 1 else None
+
+    origin.script = script
+    with pytest.raises(SourceChanged, match="damaged on its way"), spool.fetch(layer) as fetch:
+        fetch.result()
+
+    assert names(spool) == set()
+    assert fetched(spool, layer) == DATA
+
+
+def test_an_etag_that_looks_like_an_md5_and_is_none_is_no_obstacle(origin: Origin, spool: Spool) -> None:
+    """Two fetches that agree settle it."""
+    layer = Layer(origin.put(DATA, etag="0" * 32))
+
+    assert fetched(spool, layer) == DATA
+    assert len(origin.gets()) == 8
+
+
+def test_the_md5_is_of_all_bytes_where_a_download_is_resumed(origin: Origin, spool: Spool) -> None:
+    layer, gate = Layer(origin.put(DATA)), threading.Event()
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if (asked.start or 0) >= 2 * MIB else None
+    with spool.fetch(layer) as fetch:
+        fetch.wait(2 * MIB - 1)
+        eventually(lambda: list(spool.directory.glob("etag-*.json")))
+    spool.close()
+    gate.set()
+    origin.script, origin.asked = (lambda asked: None), []
+    again = Spool(spool.directory, part_bytes=MIB)
+
+    with again.fetch(layer) as fetch:
+        assert content(fetch) == DATA
+    assert again.was_resumed(SHA256)
+    assert len(origin.gets()) < 4, "nothing is fetched a second time"
+
+
+def test_a_discarded_layer_is_fetched_from_its_first_byte(origin: Origin, spool: Spool) -> None:
+    pinned, unpinned = origin.layer(DATA), Layer(origin.put(DATA))
+    fetched(spool, pinned)
+    fetched(spool, unpinned)
+    spool.discard(SHA256)
+    assert names(spool) == set()
+    origin.asked = []
+
+    assert fetched(spool, unpinned) == DATA
+    assert len(origin.gets()) == 4
+
+
+def test_a_learnt_digest_that_does_not_fit_any_more_is_not_blamed_on_a_manifest(origin: Origin, spool: Spool) -> None:
+    layer = replace(origin.layer(DATA), sha256="0" * 64, learnt=True)
+
+    with pytest.raises(DigestMismatch, match="an earlier fetch of the same ETag") as caught, spool.fetch(layer) as fetch:
+        content(fetch)
+
+    assert "manifest" not in str(caught.value)
+
+
 def test_an_empty_layer_is_the_empty_layer(origin: Origin, spool: Spool) -> None:
     layer = origin.layer(b"")
 
