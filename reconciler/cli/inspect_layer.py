@@ -245,6 +245,10 @@ def _listed(document: Mapping[str, Any]) -> Iterator[tuple[str, int, list[str]]]
         yield "links not followed to their end", document["danglingLinks"]["unfollowed"], []
     if document["stripped"]:
         yield "files without their privileges (limits.setuid)", document["stripped"], []
+    if clamped := document["clampedTimes"]["count"]:
+        yield "times moved into ext4's range (limits.times)", clamped, document["clampedTimes"]["names"]
+    if document["aufsMetadata"]:
+        yield "files of AUFS, skipped", document["aufsMetadata"], []
 
 
 def _some(names: list[str], count: int) -> str:

@@ -85,6 +85,8 @@ class Limits:
     setuid: str = "keep"
     trailing_data: str = "refuse"
     missing_end_marker: str = "refuse"
+    foreign_attributes: str = "drop"
+    times: str = "clamp"
 
     @property
     def policy(self) -> str:
@@ -99,6 +101,8 @@ POLICIES = {
     "setuid": ("keep", "strip", "refuse"),
     "trailing_data": ("refuse", "ignore"),
     "missing_end_marker": ("refuse", "accept"),
+    "foreign_attributes": ("drop", "refuse"),
+    "times": ("clamp", "refuse"),
 }
 """What each policy can be, the default first."""
 

@@ -199,6 +199,10 @@ class LimitsBody(Fields):
     missing_end_marker: Literal["refuse", "accept"] = Field(
         default="refuse", description="A tar that ends between two members, without an end marker."
     )
+    foreign_attributes: Literal["drop", "refuse"] = Field(
+        default="drop", description="Extended attributes of other systems, which no image can keep."
+    )
+    times: Literal["clamp", "refuse"] = Field(default="clamp", description="Modification times out of ext4's range.")
 
 
 class Expression(Fields):

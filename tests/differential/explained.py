@@ -23,7 +23,9 @@ SLASH = "tarfile and Go make a file of an old directory, a file whose name ends 
 BACKSLASH = "bsdtar takes a leading backslash away"
 SHORT = "GNU tar ends a sparse file where its map ends"
 OVER_FILE = "tarfile keeps a file where a directory of the same name follows"
-THROUGH_LINKS = "tarfile writes a second file of a name into the inode of the first, with all its hard links"
+THROUGH_LINKS = (
+    "tarfile writes a second file of a name into the inode of the first, with all its hard links, or through a symlink"
+)
 
 
 def explanation(archive: bytes, reader: str, line: str) -> str:
@@ -31,6 +33,7 @@ def explanation(archive: bytes, reader: str, line: str) -> str:
     members = list(_reader(archive))
     names = Counter(tuple(components(member.name)) for member in members)
     linked = {tuple(components(name)) for one in members if one.type == HARDLINK for name in (one.name, one.linkname)}
+    linked |= {tuple(components(one.name)) for one in members if one.type == stat.S_IFLNK}
     headers = list(_headers(archive))
     reasons = {
         LABEL: reader == "tar" and any(block[156:157] == b"V" for block in headers),

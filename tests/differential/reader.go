@@ -41,6 +41,9 @@ func unpack(reader *tar.Reader, top string) error {
 			continue
 		}
 		to := place(top, header.Name)
+		if to == filepath.Clean(top) && header.Typeflag != tar.TypeDir {
+			return fmt.Errorf("the root is no directory")
+		}
 		os.MkdirAll(filepath.Dir(to), 0o755)
 		mode := os.FileMode(header.Mode & 0o777)
 		switch header.Typeflag {

@@ -126,6 +126,7 @@ class _Layers:
                 self.writer.append(inode, member.size, member.segments, chunks)
             if note:
                 noted.append(_listed(member, mode, b"".join(chunks)))
+        judge.finish()
         self.tree.end_layer()
         totals = judge.totals()
         if totals["entries"] != sum(1 for _ in noted) and note:

@@ -46,6 +46,7 @@ class Bench:
                     self._digests[inode] = digest(member.size, member.segments, content)
                     pieces = content
                 self._writer.append(inode, member.size, member.segments, pieces)
+        judge.finish()
         self.tree.end_layer()
 
     def finish(self) -> dict[bytes, Facts]:

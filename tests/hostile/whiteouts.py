@@ -15,7 +15,7 @@ CASES = [
     ),
     refused("whiteout-dotdot", CLASS, "`.wh...`, which names the directory above", (LOWER, tar(file(b"d/.wh..."))), "whiteout"),
     refused("whiteout-empty", CLASS, "`.wh.`, which names nothing", (LOWER, tar(file(b"d/.wh."))), "whiteout"),
-    refused("whiteout-aufs", CLASS, "`.wh..wh.plnk`, of AUFS", (LOWER, tar(file(b".wh..wh.plnk"))), "whiteout"),
+    refused("whiteout-aufs", CLASS, "`.wh..wh.plnk`, of AUFS, below the root", (LOWER, tar(file(b"d/.wh..wh.plnk"))), "whiteout"),
     refused("whiteout-below", CLASS, "something below a whiteout", (LOWER, tar(file(b".wh.d/x"))), "whiteout"),
     refused("whiteout-directory", CLASS, "a whiteout that is a directory", (LOWER, tar(folder(b".wh.d"))), "whiteout"),
     refused("whiteout-symlink", CLASS, "a whiteout that is a symlink", (LOWER, tar(symlink(b".wh.d", b"x"))), "whiteout"),

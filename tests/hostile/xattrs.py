@@ -11,6 +11,7 @@ from tests.support.trees import ACL, ACL_MODE
 
 CLASS = "xattr"
 SCHILY = b"SCHILY.xattr."
+STRICT = Limits(foreign_attributes="refuse")
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
 
 
@@ -91,9 +92,18 @@ CASES = [
         "xattr-name",
     ),
     refused("xattr-nul-key", CLASS, "a NUL in the record's own key", on_file((b"user.a\0b", b"1")), "pax-record"),
-    refused("xattr-trusted", CLASS, "trusted.* other than overlay's", on_file((b"trusted.a", b"1")), "xattr-name"),
-    refused("xattr-system", CLASS, "system.* other than the ACLs", on_file((b"system.nfs4_acl", b"1")), "xattr-name"),
-    refused("xattr-security", CLASS, "security.* that nobody knows", on_file((b"security.apparmor", b"1")), "xattr-name"),
+    refused("xattr-trusted", CLASS, "trusted.* other than overlay's", on_file((b"trusted.a", b"1")), "xattr-name", limits=STRICT),
+    refused(
+        "xattr-system", CLASS, "system.* other than the ACLs", on_file((b"system.nfs4_acl", b"1")), "xattr-name", limits=STRICT
+    ),
+    refused(
+        "xattr-security",
+        CLASS,
+        "security.* that nobody knows",
+        on_file((b"security.apparmor", b"1")),
+        "xattr-name",
+        limits=STRICT,
+    ),
     accepted(
         "xattr-overlay",
         CLASS,

@@ -49,6 +49,7 @@ def add_layer(layer: bytes, tree: Tree, writer: Writer, limits: Limits) -> None:
         inode = tree.add(member)
         if inode is not None:
             writer.append(inode, member.size, member.segments, reader.data(member))
+    judge.finish()
     tree.end_layer()
 
 

@@ -1,6 +1,6 @@
 """Extended attributes that an image may hold, and in which form.
 
-Called by ``judge`` for members that have any. An allow-list: what is neither kept nor listed as droppable is refused. Sources of
+Called by ``judge`` for members that have any. An allow-list: other names are dropped, or refused by policy. Sources of
 the formats: linux/capability.h (vfs_cap_data), linux/posix_acl_xattr.h, the kernel's documentation of ext4. No state.
 """
 
@@ -25,8 +25,11 @@ CAPABILITY = b"security.capability"
 _CAPABILITY_BYTES = {2: 20, 3: 24}
 
 
-def check_xattrs(xattrs: dict[bytes, bytes], kind: int) -> tuple[dict[bytes, bytes], list[bytes]]:
-    """What an image keeps of a member of this type (``member.TYPE_NAMES``), and what it drops. Raises Malformed for the rest."""
+def check_xattrs(xattrs: dict[bytes, bytes], kind: int, *, foreign: str = "refuse") -> tuple[dict[bytes, bytes], list[bytes]]:
+    """What an image keeps of a member of this type (``member.TYPE_NAMES``), and what it drops. Raises Malformed for the rest.
+
+    ``foreign`` is the policy for names that no image keeps: ``drop`` or ``refuse``.
+    """
     kept: dict[bytes, bytes] = {}
     dropped: list[bytes] = []
     for name, value in xattrs.items():
@@ -34,6 +37,8 @@ def check_xattrs(xattrs: dict[bytes, bytes], kind: int) -> tuple[dict[bytes, byt
             dropped.append(name)
         elif name.startswith(_OVERLAY):
             dropped.append(_OVERLAY + b"*")
+        elif _is_foreign(name) and foreign == "drop":
+            dropped.append(name)
         elif name in acl.TEXTS:
             numbered = xattrs.get(acl.TEXTS[name])
             entries = acl.from_text(value, acl.from_xattr(numbered) if numbered else ())
@@ -56,24 +61,35 @@ def access_mode(xattrs: dict[bytes, bytes], mode: int) -> int:
     return mode & ~0o777 | acl.mode_bits(entries) if entries else mode
 
 
+def _is_foreign(name: bytes) -> bool:
+    """Whether a well-formed name is of no namespace that an image keeps: of macOS, NFS, SMB, gluster, ceph …"""
+    return not (
+        _malformed(name) or name.startswith(b"user.") or name == CAPABILITY or name in acl.TEXTS or name in acl.TEXTS.values()
+    )
+
+
+def _malformed(name: bytes) -> bool:
+    return b"\0" in name or not name.partition(b".")[2] or len(name) > MAX_NAME
+
+
 def _put(kept: dict[bytes, bytes], name: bytes, value: bytes, kind: int) -> None:
-    _check(name, value, kind)
     if name == acl.DEFAULT and value == acl.VERSION:
-        return  # writers store an empty list where there is none
+        return  # writers store an empty list where there is none, on files, too
+    _check(name, value, kind)
     if kept.setdefault(name, value) != value:
         raise Malformed("pax-ambiguous", f"the attribute {name!r} is given twice, with different values")
 
 
 def _check(name: bytes, value: bytes, kind: int) -> None:
-    prefix, _, rest = name.partition(b".")
-    if b"\0" in name or not rest or len(name) > MAX_NAME:
+    if _malformed(name):
         raise Malformed("xattr-name", f"the attribute name {name[:300]!r} is not acceptable")
     if name == CAPABILITY:
         _check_capability(value)
     elif name in acl.TEXTS.values():
         _check_acl(name, value, kind)
-    elif prefix != b"user":
-        raise Malformed("xattr-name", f"the attribute {name!r} is neither user.*, security.capability nor a POSIX ACL")
+    elif not name.startswith(b"user."):
+        neither = "neither user.*, security.capability nor a POSIX ACL (limits.foreignAttributes)"
+        raise Malformed("xattr-name", f"the attribute {name!r} is {neither}")
     elif kind not in (stat.S_IFREG, stat.S_IFDIR, HARDLINK):
         raise Malformed("xattr-type", f"the attribute {name!r} can't be on anything but files and directories")
 

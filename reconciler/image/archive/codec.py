@@ -26,6 +26,7 @@ from reconciler.image.archive.framing import (
     cut,
     is_zstd,
     next_gzip_member,
+    not_a_tar,
     too_many_members,
 )
 from reconciler.image.archive.header import BLOCK, checksum_holds
@@ -35,6 +36,9 @@ Decoder = Callable[[Input, int], Iterator[bytes]]
 
 CHUNK = MIB
 """Most bytes that one call of a decoder may give."""
+
+TINY = 512
+"""Bytes that a gzip member has to give so that it doesn't count: seekable tars have one for each entry or some KiB."""
 
 _UNSUPPORTED = (
     (b"\xfd7zXZ\0", "xz"),
@@ -102,8 +106,9 @@ def open_stream(source: ByteSource, limits: Limits) -> Stream:
     stored = Input(source)
     head = stored.take(BLOCK)
     stored.unread(head)
-    # A legitimate stream never has more members than that: even seekable tars (eStargz) use two or three for an entry.
     compression = _compression(head)
+    if compression == "none" and len(head) < BLOCK and head.strip(b"\0"):
+        raise not_a_tar(head)
     return Stream(stored, compression, filter(None, _DECODERS[compression](stored, 4 * limits.max_entries)), limits)
 
 
@@ -141,11 +146,14 @@ def _gunzip(source: Input, max_members: int) -> Iterator[bytes]:
     members = 0
     try:
         while next_gzip_member(source):
-            members += 1
+            given = 0
+            # Headers are parsed by ``framing``: isal takes a header for damaged that lies across two of its inputs.
+            for data in _inflate(source, igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP_NO_HDR_VER)):
+                given += len(data)
+                yield data
+            members += given < TINY
             if members > max_members:
                 raise too_many_members()
-            # Headers are parsed by ``framing``: isal takes a header for damaged that lies across two of its inputs.
-            yield from _inflate(source, igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP_NO_HDR_VER))
     except cast(type[Exception], igzip_lib.IsalError) as error:
         raise LayerCorrupt(f"the gzip stream is damaged: {error}", hint="store the layer again") from error
 

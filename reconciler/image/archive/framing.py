@@ -6,8 +6,9 @@ this module handles only the framing around it. State: the bytes read ahead, in 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Protocol
+from zlib import crc32
 
 from reconciler.errors import LayerCorrupt, LayerRefused
 
@@ -19,6 +20,9 @@ MAX_WINDOW = 1 << 27
 
 MAX_GZIP_HEADER = 1 << 17
 """Bytes of a gzip member's header: an extra field is at most 64 KiB, a name and a comment have no bound of their own."""
+
+SHORTEST_TAR = 512
+TARS = "layers are tars, plain or compressed with gzip or zstd"
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -95,27 +99,31 @@ def _only_zeros_left(source: Input) -> bool:
 
 def _skip_gzip_header(source: Input) -> None:
     fixed = source.take(8)
+    header = [GZIP_MAGIC, fixed]
     if len(fixed) < 8:
         raise cut("gzip")
     if fixed[0] != 8 or fixed[1] & _RESERVED:
         raise LayerCorrupt("a gzip header names an unknown method or unknown flags")
     flags = fixed[1]
     if flags & _FEXTRA:
-        source.take(int.from_bytes(source.take(2), "little"))
+        length = source.take(2)
+        header += (length, source.take(int.from_bytes(length, "little")))
     for flag in (_FNAME, _FCOMMENT):
         if flags & flag:
-            _skip_text(source)
-    if flags & _FHCRC:
-        source.take(2)
+            header += _text(source)
+    if flags & _FHCRC and source.take(2) != (crc32(b"".join(header)) & 0xFFFF).to_bytes(2, "little"):
+        raise LayerCorrupt("a gzip header does not match its checksum", hint="store the layer again")
 
 
-def _skip_text(source: Input) -> None:
+def _text(source: Input) -> Iterator[bytes]:
+    """A text up to its NUL, in pieces."""
     seen = 0
     while data := source.read(512):
         text, nul, rest = data.partition(b"\0")
         seen += len(text)
         if seen > MAX_GZIP_HEADER:
             raise LayerCorrupt("a gzip header is longer than 128 KiB")
+        yield text + nul
         if nul:
             source.unread(rest)
             return
@@ -163,10 +171,10 @@ class ZstdFrames:
             self._between_frames = True
             magic = yield skip, 4
             self._between_frames = False
-            self._count()
-            if magic == ZSTD_MAGIC:
+            if magic == ZSTD_MAGIC:  # counted by its tiny blocks: each of the others gives something
                 skip = yield from self._blocks()
             elif is_zstd(magic):
+                self._count()
                 skip = int.from_bytes((yield 0, 4), "little")
             else:
                 raise LayerCorrupt(
@@ -194,6 +202,12 @@ class ZstdFrames:
         content = (single, 2, 4, 8)[descriptor >> 6]
         if dictionary + content:
             fields = yield 0, dictionary + content
+            if any(fields[:dictionary]):
+                raise LayerRefused(
+                    "a zstd frame needs a dictionary, which the layer does not hold",
+                    rule="zstd-dictionary",
+                    hint="compress the layer without a dictionary",
+                )
             if single:
                 window = int.from_bytes(fields[dictionary:], "little") + (256 if content == 2 else 0)
         if window > MAX_WINDOW:
@@ -213,6 +227,27 @@ class ZstdFrames:
 def _window(descriptor: int) -> int:
     base = 1 << (10 + (descriptor >> 3))
     return base + (base >> 3) * (descriptor & 7)
+
+
+_OTHERS = (
+    (b"QFI\xfb", "a qcow2 disk image", "convert it with qemu-img and pack its files as a tar"),
+    (b"<", "an XML or HTML page", "the source may have answered with an error page: check its address"),
+    (b"{", "a JSON document", "declare the layer's own address, not that of its manifest"),
+    (b"\x7fELF", "an ELF program", TARS),
+    (b"\x5d\0\0", "lzma", TARS),
+    (b"\x89LZO", "lzop", TARS),
+)
+"""What is given for a layer by mistake, by its first bytes."""
+
+
+def not_a_tar(head: bytes) -> LayerCorrupt:
+    """The error for a stream that does not begin with a header, with what it seems to be."""
+    found = next(((form, hint) for magic, form, hint in _OTHERS if head.startswith(magic)), None)
+    if found:
+        return LayerCorrupt(f"this is not a tar: it looks like {found[0]}", hint=found[1])
+    if len(head) < SHORTEST_TAR:
+        return LayerCorrupt(f"this is not a tar: it has {len(head)} bytes, fewer than one header", hint=TARS)
+    return LayerCorrupt("this is not a tar: its first block is not a header", hint=TARS)
 
 
 def cut(form: str) -> LayerCorrupt:

@@ -85,9 +85,7 @@ def unsigned(field: bytes) -> int:
 @lru_cache(maxsize=1024)
 def _mode_and_owner(field: bytes) -> tuple[int, int, int]:
     mode = unsigned(field[:8])
-    if mode > 0o177777:
-        raise Malformed("mode", f"mode {mode:o} is out of range")
-    # Some writers store the whole of st_mode; the typeflag alone says what a member is.
+    # Some writers store the whole of st_mode, or the bits of Go's os.FileMode; the typeflag alone defines what a member is.
     return mode & 0o7777, unsigned(field[8:16]), unsigned(field[16:24])
 
 

@@ -120,7 +120,7 @@ def _merge_xattrs(into: dict[bytes, bytes], plain: dict[bytes, bytes], encoded: 
 def check_global(found: Iterable[Record]) -> None:
     """Raises Malformed where a global header would change members."""
     for key, _ in found:
-        if key not in GLOBAL_KEYS:
+        if key not in GLOBAL_KEYS and not key.startswith(b"SCHILY.volhdr."):  # of the dump as a whole, by star
             raise Malformed("pax-global", f"a global header sets {key!r}, which readers apply differently")
 
 

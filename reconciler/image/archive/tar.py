@@ -15,6 +15,7 @@ from typing import TypeVar
 from reconciler.errors import LayerCorrupt
 from reconciler.image.archive import header, pax, polyglot, sparse
 from reconciler.image.archive.blocks import Blocks, Chunks
+from reconciler.image.archive.framing import not_a_tar
 from reconciler.image.archive.header import BLOCK
 from reconciler.image.archive.member import HARDLINK, Malformed, Member
 from reconciler.image.spec import Limits
@@ -116,7 +117,7 @@ class Reader:
                 self._finish(pending)
                 return None
             if not header.checksum_holds(block):
-                raise _not_a_header(offset)
+                raise _not_a_header(offset, block)
             if not offset:
                 polyglot.check(block)
             self._check_sized_link(block)
@@ -274,9 +275,9 @@ def _padded(offset: int) -> int:
     return -(-offset // BLOCK) * BLOCK
 
 
-def _not_a_header(offset: int) -> LayerCorrupt:
+def _not_a_header(offset: int, block: bytes) -> LayerCorrupt:
     if offset == 0:
-        return LayerCorrupt("this is not a tar: its first block is not a header", hint="layers are tars, plain, gzip or zstd")
+        return not_a_tar(block)
     return LayerCorrupt(f"the tar is damaged: no header at byte {offset}", hint="store the layer again")
 
 

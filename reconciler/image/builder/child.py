@@ -129,6 +129,7 @@ def apply_layer(
             if inode is not None:
                 room.take(member.size if member.segments is None else sum(length for _, length in member.segments))
                 writer.append(inode, member.size, member.segments, reader.data(member))
+        judge.finish()
         tree.end_layer()
     except ReconcilerError:
         source.report()

@@ -10,8 +10,10 @@ root, counted from the link's own directory by its name, is refused, although it
 
 from __future__ import annotations
 
+import re
 import stat
 
+from reconciler.errors import LayerRefused
 from reconciler.image.archive.attributes import CAPABILITY, access_mode, check_xattrs
 from reconciler.image.archive.member import HARDLINK, Malformed, Member, shown
 from reconciler.image.spec import Limits
@@ -37,6 +39,15 @@ MAX_MAJOR, MAX_MINOR = 2**12 - 1, 2**20 - 1
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
+AUFS_LINKS = b".wh..wh.plnk"
+AUFS = (b".wh..wh.aufs", b".wh..wh.orph", AUFS_LINKS)
+"""Names in a layer's root that Docker's AUFS driver exported: no content, but hard links may lead to files in the last one."""
+
+SHORTEST_DIGEST = 64
+_archive_name = re.compile(
+    rb"manifest\.json|repositories|oci-layout|index\.json|blobs|[0-9a-f]{64}(?:\.json|\.tar|\.tar\.gz)?"
+).fullmatch
+"""Names in the root of what docker save, skopeo and buildah write."""
 
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 
@@ -49,6 +60,8 @@ class Judge:
         self._limits = limits
         self._text = self._attributes = 0
         self._most_text = MEMBERS_OF_TEXT * limits.max_metadata_bytes
+        self._archive_names: set[bytes] | None = set()
+        """What the layer's root holds, as long as all of it belongs to an archive of images."""
 
     def totals(self) -> dict[str, object]:
         """What has been accepted so far, fit for JSON (see ``totals.Totals.document``)."""
@@ -61,6 +74,25 @@ class Judge:
         except Malformed as broken:
             raise broken.refusal(member.name, member.offset) from None
 
+    def finish(self) -> None:
+        """To be called behind the last member. Raises LayerRefused where the layer is an archive of images."""
+        names = self._archive_names or set()
+        if {b"oci-layout", b"index.json"} <= names:
+            form = "an OCI image archive"
+        elif b"manifest.json" in names and len(names) > 1:
+            form = "an archive of docker save"
+        else:
+            return
+        hint = "declare the layers that it holds, or pack a root file system: docker export, or tar of the unpacked image"
+        raise LayerRefused(f"this is {form}, not a layer: it holds layers as files", rule="image-archive", hint=hint)
+
+    def _note_archive_name(self, name: bytes, known: set[bytes]) -> None:
+        top = name.lstrip(b"./").partition(b"/")[0]
+        if top and not _archive_name(top):
+            self._archive_names = None
+        elif top:
+            known.add(top if len(top) < SHORTEST_DIGEST else b"<digest>")
+
     def _check(self, member: Member) -> None:
         kind, name = member.type, member.name
         self._text += len(name) + len(member.linkname)
@@ -68,6 +100,8 @@ class Judge:
             raise Malformed("limit-text", f"the layer's names and attributes have more than {self._most_text} bytes")
         self._count(kind)
         self._check_name(name, kind)
+        if self._archive_names is not None:
+            self._note_archive_name(name, self._archive_names)
         if kind == stat.S_IFREG:
             self._check_size(member)
         elif kind == stat.S_IFLNK:
@@ -76,13 +110,24 @@ class Judge:
             self._check_hardlink(member)
         elif kind in _DEVICES:
             self._check_device(member)
-        _check_numbers(member)
+        self._check_numbers(member)
         if b".wh." in name:
             self._check_whiteout(member)
         if member.xattrs:
             self._check_xattrs(member)
         if kind == stat.S_IFREG and (member.mode & 0o6000 or CAPABILITY in member.xattrs):
             self._check_privileged(member)
+
+    def _check_numbers(self, member: Member) -> None:
+        _check_owner(member)
+        if MIN_MTIME <= member.mtime_ns <= MAX_MTIME:
+            return
+        if self._limits.times == "refuse":
+            seconds = member.mtime_ns // 10**9
+            raise Malformed("mtime", f"a modification time of {seconds} s is out of ext4's range (limits.times)")
+        if member.type != HARDLINK:
+            self._totals.clamped.add(member.name)
+        member.mtime_ns = min(max(member.mtime_ns, MIN_MTIME), MAX_MTIME)
 
     def _count(self, kind: int) -> None:
         totals = self._totals
@@ -120,7 +165,7 @@ class Judge:
             raise Malformed("limit-unpacked", f"the files add up to more than {limits.max_unpacked_bytes} bytes")
 
     def _check_symlink(self, member: Member) -> None:
-        target = member.linkname
+        target, member.mode = member.linkname, 0o777  # the only mode that Linux gives a symlink
         _check_target(target)
         if b".." not in target or target[0] == 0x2F or self._limits.climbing_links == "resolve":
             return
@@ -134,7 +179,8 @@ class Judge:
             raise Malformed("link-climbs", f"its target {shown(target)} has a component .. (limits.climbingLinks)")
 
     def _check_xattrs(self, member: Member) -> None:
-        longest, length = self._limits.max_xattr_bytes, sum(len(name) + len(value) for name, value in member.xattrs.items())
+        limits = self._limits
+        longest, length = limits.max_xattr_bytes, sum(len(name) + len(value) for name, value in member.xattrs.items())
         self._text += length
         self._attributes += len(member.xattrs)
         if self._attributes > self._limits.max_entries:
@@ -142,7 +188,7 @@ class Judge:
             raise Malformed("limit-xattrs", f"the layer has more than {most} extended attributes (limits.maxEntries)")
         if length > longest:
             raise Malformed("limit-xattrs", f"its extended attributes have more than {longest} bytes (limits.maxXattrBytes)")
-        kept, dropped = check_xattrs(member.xattrs, member.type)
+        kept, dropped = check_xattrs(member.xattrs, member.type, foreign=limits.foreign_attributes)
         # A hard link gets no metadata: its inode has its own.
         member.xattrs = {} if member.type == HARDLINK else kept
         member.mode = access_mode(member.xattrs, member.mode)
@@ -167,6 +213,9 @@ class Judge:
 
     def _check_whiteout(self, member: Member) -> None:
         parts = components(member.name)
+        if is_aufs_metadata(parts):
+            self._totals.aufs += 1
+            return
         if any(part.startswith(WHITEOUT) for part in parts[:-1]):
             raise Malformed("whiteout", "something lies below a name that begins with .wh.")
         last = parts[-1]
@@ -182,6 +231,11 @@ class Judge:
 def components(path: bytes) -> list[bytes]:
     """The components of a path that mean something: no empty ones, no single dots."""
     return [part for part in path.split(b"/") if part not in (b"", b".")]
+
+
+def is_aufs_metadata(parts: list[bytes]) -> bool:
+    """Whether a name of these components belongs to what AUFS keeps in the root of each layer."""
+    return parts[0] in AUFS
 
 
 def climbs(name: list[bytes], target: bytes) -> bool:
@@ -201,11 +255,9 @@ def _check_not_directory_name(name: bytes) -> None:
         raise Malformed("type-of-name", "something other than a directory has a directory's name")
 
 
-def _check_numbers(member: Member) -> None:
+def _check_owner(member: Member) -> None:
     if member.uid > MAX_ID or member.gid > MAX_ID:
         raise Malformed("owner", f"owner {member.uid}:{member.gid} is out of range: ids end at {MAX_ID}")
-    if not MIN_MTIME <= member.mtime_ns <= MAX_MTIME:
-        raise Malformed("mtime", f"a modification time of {member.mtime_ns // 10**9} s is out of ext4's range")
 
 
 def _check_target(target: bytes) -> None:

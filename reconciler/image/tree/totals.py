@@ -14,6 +14,9 @@ from reconciler.image.archive.member import TYPE_NAMES, Member, shown
 LISTED = 10
 """How many names a list keeps; the counts go on."""
 
+LISTED_ATTRIBUTES, OTHERS = 16, b"others"
+"""How many names of dropped attributes are counted by themselves."""
+
 
 @dataclass(slots=True)
 class Named:
@@ -44,8 +47,12 @@ class Totals:
     whiteouts: int = 0
     stripped: int = 0
     """Files that lost those privileges by policy."""
+    clamped: Named = field(default_factory=Named)
+    """Members whose time was out of ext4's range."""
+    aufs: int = 0
+    """Members that are AUFS' metadata."""
     dropped: dict[bytes, int] = field(default_factory=dict)
-    """Extended attributes that no image keeps, with how many members had them."""
+    """Extended attributes that no image keeps, with how many members had them; names behind the first few as ``OTHERS``."""
     largest: list[tuple[int, bytes]] = field(default_factory=list)
     """A heap of (bytes, name)."""
 
@@ -58,6 +65,8 @@ class Totals:
 
     def count_dropped(self, names: Iterable[bytes]) -> None:
         for name in names:
+            if name not in self.dropped and len(self.dropped) >= LISTED_ATTRIBUTES:
+                name = OTHERS
             self.dropped[name] = self.dropped.get(name, 0) + 1
 
     def document(self) -> dict[str, object]:
@@ -69,7 +78,9 @@ class Totals:
             "whiteouts": self.whiteouts,
             "setuid": self.setuid.document(),
             "stripped": self.stripped,
+            "clampedTimes": self.clamped.document(),
+            "aufsMetadata": self.aufs,
             "devices": self.devices.document(),
             "largest": [{"name": shown(name), "bytes": size} for size, name in sorted(self.largest, reverse=True)],
-            "droppedXattrs": {name.decode(): count for name, count in sorted(self.dropped.items())},
+            "droppedXattrs": {shown(name): count for name, count in sorted(self.dropped.items())},
         }

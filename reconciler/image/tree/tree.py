@@ -23,7 +23,7 @@ from itertools import pairwise
 from reconciler.image.archive.member import HARDLINK, Malformed, Member, shown
 from reconciler.image.spec import Limits
 from reconciler.image.tree.inode import Inode, directory
-from reconciler.image.tree.judge import OPAQUE, WHITEOUT, components
+from reconciler.image.tree.judge import AUFS_LINKS, OPAQUE, WHITEOUT, components, is_aufs_metadata
 from reconciler.image.tree.layer import LayerMarks, children_of
 
 __all__ = ["Inode", "Tree"]
@@ -65,6 +65,7 @@ class Tree:
     def begin_layer(self) -> None:
         """What is there now belongs to lower layers from here on."""
         self._deferred = []
+        self._aufs_links: dict[bytes, Inode] = {}
         self._ending = False
         self.entries = 0
         self.implied = 0
@@ -119,6 +120,9 @@ class Tree:
         head, name = _split(member.name)
         if not name:
             self._describe_root(member)
+        elif b".wh..wh." in member.name and is_aufs_metadata(components(member.name)):
+            if inode is not None:
+                self._aufs_links[name] = inode
         elif name.startswith(WHITEOUT):
             self._apply_whiteout(head, name)
         elif member.type == HARDLINK:
@@ -203,6 +207,8 @@ class Tree:
     def _lookup(self, path: bytes) -> Inode | None:
         """What a path names, without following its last component; None where there is nothing."""
         parts = components(path)
+        if parts[:1] == [AUFS_LINKS]:
+            return self._aufs_links.get(parts[-1])
         if parts[-1:] == [b".."] or (b".." in parts and self._limits.climbing_links == "refuse"):
             raise Malformed("name-climbs", "the name of a hard link's target has a component ..")
         trail = self._walk(parts[:-1], create=False)
@@ -300,6 +306,7 @@ class Tree:
 
 
 def _is_whiteout(member: Member) -> bool:
+    """Also for AUFS' own files but those that hard links may lead to."""
     return b".wh." in member.name and _split(member.name)[1].startswith(WHITEOUT)
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from reconciler.errors import LayerCorrupt, LayerRefused
 from reconciler.image.archive.codec import CHUNK, open_stream
+from reconciler.image.archive.tar import Reader
 from reconciler.image.spec import MIB, Limits
 
 SKIPPABLE = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"hello"
@@ -227,3 +228,41 @@ def test_a_tar_whose_first_name_begins_like_a_compression_is_a_tar(name: bytes) 
     layer = header + bytes(1024)
 
     assert unpack(layer) == layer
+
+
+def test_frames_that_hold_something_are_not_bounded_by_the_entries() -> None:
+    """Seekable formats store a large file in thousands of them."""
+    piece = bytes(range(256)) * 8
+    few = Limits(max_entries=1)
+    assert unpack(gzip.compress(piece) * 50, few) == piece * 50
+    assert unpack(zstandard.ZstdCompressor().compress(piece) * 50, few) == piece * 50
+
+
+def test_a_gzip_header_with_a_wrong_checksum_is_damaged() -> None:
+    header = b"\x1f\x8b\x08\x1a\0\0\0\0\0\x03name\0comment\0"
+    body = gzip.compress(b"x" * 600)[10:]
+    right = (zlib.crc32(header) & 0xFFFF).to_bytes(2, "little")
+    assert unpack(header + right + body) == b"x" * 600
+    with pytest.raises(LayerCorrupt, match="checksum"):
+        unpack(header + bytes([right[0] ^ 1, right[1]]) + body)
+
+
+def test_a_zstd_frame_with_a_dictionary_is_refused_by_that_name() -> None:
+    with pytest.raises(LayerRefused) as refused:
+        unpack(b"\x28\xb5\x2f\xfd\x01\x00\x07\x01\0\0")
+    assert refused.value.rule == "zstd-dictionary"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML or HTML page"),
+        (b"QFI\xfb" + bytes(508), "qcow2"),
+        (b"notes\n", "has 6 bytes, fewer than one header"),
+        (b"x" * 600, "first block is not a header"),
+    ],
+)
+def test_what_is_no_tar_is_named(data: bytes, words: str) -> None:
+    with pytest.raises(LayerCorrupt, match=words) as caught:
+        list(Reader(open_stream(io.BytesIO(data), Limits())))
+    assert caught.value.hint

@@ -839,3 +839,13 @@ def test_a_prefix_in_a_header_that_has_none_is_refused(magic: bytes) -> None:
     refused(file(b"f", magic=magic, at={345: b"prefix"}) + END, "magic")
     times = {345: octal(1, 12) + octal(1, 12)}
     assert names(file(b"f", magic=GNU, at=times) + END) == [b"f"]
+
+
+def test_a_global_header_of_star_is_read_over() -> None:
+    dump = (b"SCHILY.archtype", b"exustar"), (b"SCHILY.release", b"star 1.6"), (b"SCHILY.volhdr.dumptype", b"full")
+    assert names(x(*dump, flag=b"g") + file(b"f") + END) == [b"f"]
+
+
+def test_bits_of_a_mode_above_the_twelfth_are_masked() -> None:
+    """Go's os.FileMode has others there."""
+    assert only(block(at={100: b"\x80\0\0\0\x80\0\x01\xed"})).mode == 0o755

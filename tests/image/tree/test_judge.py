@@ -11,7 +11,7 @@ import pytest
 from reconciler.errors import LayerRefused
 from reconciler.image.archive.member import HARDLINK, TYPE_NAMES, Member
 from reconciler.image.spec import Limits
-from reconciler.image.tree.judge import Judge
+from reconciler.image.tree.judge import MAX_MTIME, MIN_MTIME, Judge
 
 REG, DIR, LNK, CHR, BLK, FIFO = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
@@ -119,7 +119,73 @@ def test_times_end_where_ext4_does() -> None:
     for fine in (0, -(2**31) * second, (2**33 + 2**31) * second - 1):
         assert rule(member(mtime_ns=fine)) is None
     for out in (-(2**31) * second - 1, (2**33 + 2**31) * second):
-        assert rule(member(mtime_ns=out)) == "mtime"
+        assert rule(member(mtime_ns=out), limits=Limits(times="refuse")) == "mtime"
+
+
+def test_a_time_out_of_range_is_clamped_and_counted() -> None:
+    judge, found = Judge(Limits()), [member(name=b"early", mtime_ns=-(2**62)), member(name=b"late", mtime_ns=2**65)]
+    for one in found:
+        judge.check(one)
+
+    assert [one.mtime_ns for one in found] == [MIN_MTIME, MAX_MTIME]
+    assert judge.totals()["clampedTimes"] == {"count": 2, "names": ["early", "late"]}
+
+
+def test_foreign_attributes_are_dropped_and_counted() -> None:
+    names = [b"com.apple.provenance", b"system.nfs4_acl", b"trusted.gfid", b"security.other", b"ceph.dir.layout"]
+    judge, found = Judge(Limits()), member(xattrs=dict.fromkeys(names, b"v") | {b"user.a": b"1"})
+    judge.check(found)
+
+    assert found.xattrs == {b"user.a": b"1"}
+    assert judge.totals()["droppedXattrs"] == {name.decode(): 1 for name in sorted(names)}
+    assert rule(member(xattrs={names[0]: b"v"}), limits=Limits(foreign_attributes="refuse")) == "xattr-name"
+
+
+def test_many_foreign_attributes_make_no_long_report() -> None:
+    judge = Judge(Limits())
+    for number in range(1000):
+        judge.check(member(xattrs={b"com.a%d" % number: b"v"}))
+
+    assert sum(judge.totals()["droppedXattrs"].values()) == 1000  # type: ignore[attr-defined]
+    assert len(judge.totals()["droppedXattrs"]) <= 17  # type: ignore[arg-type]
+
+
+def test_an_attribute_s_name_ends_where_linux_does() -> None:
+    assert rule(member(xattrs={b"user." + b"n" * 250: b"v"})) is None
+    assert rule(member(xattrs={b"user." + b"n" * 251: b"v"})) == "xattr-name"
+    assert rule(member(xattrs={b"com." + b"n" * 252: b"v"})) == "xattr-name"
+
+
+def test_a_symlink_has_the_mode_that_linux_gives_it() -> None:
+    found = member(kind=LNK, linkname=b"t", mode=0o7755)
+    Judge(Limits()).check(found)
+
+    assert found.mode == 0o777
+
+
+@pytest.mark.parametrize(
+    ("names", "form"),
+    [
+        ([b"oci-layout", b"index.json", b"blobs/sha256/" + b"a" * 64], "an OCI image archive"),
+        ([b"./manifest.json", b"./" + b"b" * 64 + b"/layer.tar", b"./repositories"], "an archive of docker save"),
+    ],
+)
+def test_an_archive_of_images_is_refused_with_a_hint(names: list[bytes], form: str) -> None:
+    judge = Judge(Limits())
+    for name in names:
+        judge.check(member(name=name))
+
+    with pytest.raises(LayerRefused, match=form) as caught:
+        judge.finish()
+    assert (caught.value.rule, bool(caught.value.hint)) == ("image-archive", True)
+
+
+@pytest.mark.parametrize("names", [[b"manifest.json"], [b"manifest.json", b"index.json", b"etc/passwd"], []])
+def test_a_file_system_with_such_names_is_accepted(names: list[bytes]) -> None:
+    judge = Judge(Limits())
+    for name in names:
+        judge.check(member(name=name))
+    judge.finish()
 
 
 def test_device_numbers_end_where_linux_does() -> None:
@@ -156,7 +222,8 @@ def test_device_numbers_end_where_linux_does() -> None:
     ],
 )
 def test_extended_attributes_are_on_a_list_or_refused(name: bytes, value: bytes, kind: int, broken: str | None) -> None:
-    assert rule(member(kind=kind, linkname=b"t", xattrs={name: value})) == broken
+    limits = Limits(foreign_attributes="refuse")
+    assert rule(member(kind=kind, linkname=b"t", xattrs={name: value}), limits=limits) == broken
 
 
 def test_many_small_attributes_must_fit_one_block_too() -> None:
@@ -256,9 +323,17 @@ def test_what_has_the_longest_name_can_be_whited_out_too() -> None:
     assert rule(member(b"d/.wh." + b"n" * 256)) == "name-length"
 
 
-@pytest.mark.parametrize("name", [b".wh.", b".wh..", b"a/.wh...", b".wh..wh.plnk", b".wh.a/b"])
+@pytest.mark.parametrize("name", [b".wh.", b".wh..", b"a/.wh...", b"a/.wh..wh.plnk", b".wh..wh.other", b".wh.a/b"])
 def test_whiteouts_of_nothing_are_refused(name: bytes) -> None:
     assert rule(member(name)) == "whiteout"
+
+
+def test_aufs_metadata_is_counted_and_accepted() -> None:
+    judge = Judge(Limits())
+    for name in (b"./.wh..wh.aufs", b".wh..wh.plnk/1.2", b".wh..wh.orph"):
+        judge.check(member(name, size=3))
+
+    assert judge.totals()["aufsMetadata"] == 3
 
 
 def test_whiteouts_are_empty_files() -> None:

@@ -468,3 +468,11 @@ def test_names_in_a_hidden_directory_don_t_count_as_links(monkeypatch: pytest.Mo
     tree = tree_of(lower, [f(b".wh.d"), hard(b"x", b"a")])
 
     assert at(tree, b"a").names == 2  # type: ignore[union-attr]
+
+
+def test_aufs_metadata_is_no_content_and_its_pseudo_links_lead_to_their_file() -> None:
+    members = [f(b".wh..wh.aufs"), d(b".wh..wh.orph/"), d(b".wh..wh.plnk/"), f(b".wh..wh.plnk/12.34", 7)]
+    tree = tree_of([*members, d(b"etc"), hard(b"etc/motd", b".wh..wh.plnk/12.34")])
+
+    assert set(shape(tree)) == {b"", b"/etc", b"/etc/motd"}
+    assert at(tree, b"etc/motd").size == 7  # type: ignore[union-attr]
