@@ -34,6 +34,11 @@ class Settings:
         return self.state / "registry.sqlite3"
 
     @property
+    def reserve(self) -> Path:
+        """Space that the registry gets when the file system is full."""
+        return self.state / "reserve"
+
+    @property
     def lock(self) -> Path:
         return self.state / "lock"
 

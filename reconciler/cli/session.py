@@ -182,7 +182,9 @@ REPAIRS: Mapping[str, Repair] = {"adopt": repairs.adopt, "gc": repairs.collect, 
 def repair(settings: Settings, act: str, pool: str, *arguments: object, apply: bool, json: bool) -> Exit:
     """Show what the repair of a pool would change, or carry it out."""
     if apply:
-        with hosts.writing(settings, stop=threading.Event()) as ours:
+        policy = "freeze" if act == "gc" else "fail"  # what is an orphan follows from the registry alone
+        with hosts.writing(settings, stop=threading.Event(), on_invalid=policy) as ours:
+            faults.warn(ours.faults)
             require(ours, Kind.POOL, pool)
             found = REPAIRS[act](ours, pool, *arguments, apply=True)
     else:

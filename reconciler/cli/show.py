@@ -125,8 +125,12 @@ def runs(context: click.Context, /, run_id: str | None, limit: int, release: boo
     if release or cancel:
         if run_id is None or (release and cancel):
             raise UsageError("--release and --cancel are for one run", hint="name it: reconcile runs RUN --release")
-        with host.writing(chosen.settings, stop=threading.Event()) as ours:
-            inventory.settle(ours, run_id, release=release)
+        if release:
+            with host.noting(chosen.settings) as registry:
+                inventory.release(registry, run_id)
+        else:
+            with host.writing(chosen.settings, stop=threading.Event()) as ours:
+                inventory.cancel(ours, run_id)
     with session.reading(chosen.settings) as ours:
         found = inventory.runs(ours, run_id, limit)
     if chosen.json:

@@ -9,7 +9,7 @@ import click
 
 from reconciler.cli.complete import image_names, plain_image_names, snapshot_names
 from reconciler.cli.options import TEXT, Forwarding, options, shared
-from reconciler.errors import Exit, UsageError
+from reconciler.errors import Exit, ManifestsInvalid, UsageError
 
 
 @click.group(cls=Forwarding)
@@ -62,7 +62,7 @@ def rm(context: click.Context, /, object_: str, **_: Any) -> int:
     from reconciler.registry import edits
 
     name = session.parse_image(object_)
-    return change(context, lambda ours: edits.forget(ours, name))
+    return change(context, lambda ours: edits.forget(ours, name), lenient=True)
 
 
 @click.command("import")
@@ -82,14 +82,20 @@ def import_(context: click.Context, /, object_: str, image: str, **_: Any) -> in
     return change(context, lambda ours: edits.register_snapshot(ours, found.name, image.removeprefix("image/"), found.pool))
 
 
-def change(context: click.Context, act: Callable[[Any], str]) -> int:
+def change(context: click.Context, act: Callable[[Any], str], *, lenient: bool = False) -> int:
+    """Carry out an edit. One that is lenient goes on where every invalid manifest has a last valid text."""
     import threading
 
+    from reconciler.cli import faults
     from reconciler.controller import context as host
     from reconciler.output import console
 
     chosen = options(context)
-    with host.writing(chosen.settings, stop=threading.Event()) as ours:
+    policy = "freeze" if lenient else "fail"
+    with host.writing(chosen.settings, stop=threading.Event(), on_invalid=policy) as ours:
+        if {fault.where.file for fault in ours.faults} - {*ours.frozen}:
+            raise ManifestsInvalid(ours.faults)
+        faults.warn(ours.faults)
         message = act(ours)
     if chosen.json:
         console.document({"message": message})

@@ -35,6 +35,7 @@ from reconciler.pool.thin.assembly import Geometry
 from reconciler.pool.thin.backing import Backing
 from reconciler.pool.thin.journal import DeviceRow, PoolRow
 from reconciler.pool.thin.pool import ThinPool
+from reconciler.registry import reserve
 from reconciler.registry.lock import lock
 from reconciler.registry.reader import Records
 from reconciler.settings import Settings
@@ -287,6 +288,7 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
     make_state(settings.state)
     with (
         lock(settings.lock),
+        spare(settings.reserve),
         Records.of(settings.registry) as records,
         Spool(settings.spool, stop=stop) as spool,
     ):
@@ -309,6 +311,16 @@ def noting(settings: Settings) -> Iterator[Registry]:
     make_state(settings.state)
     with Records.of(settings.registry) as records:
         yield Registry.over(records)
+
+
+@contextmanager
+def spare(path: Path) -> Iterator[None]:
+    """Keep the emergency reserve, or give it to the registry where the file system is full."""
+    reserve.settle(path)
+    try:
+        yield
+    finally:
+        reserve.settle(path)
 
 
 def make_state(state: Path) -> None:

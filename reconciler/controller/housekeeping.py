@@ -8,6 +8,7 @@ While a manifest can't be read nothing is ended or swept, because what it declar
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,10 @@ from reconciler.registry.marks import Mark, What
 RELABELLED = "note: the labels of this host have changed since the last run, so nothing is pruned in this one"
 
 HISTORY = 10_000
-"""How many of the newest events, and of the newest runs, are kept."""
+"""How many of the newest events, of the newest runs, and of the digests that unpinned layers were seen to have are kept."""
+
+GONE_SECONDS = 7 * 86_400.0
+"""How long the marks of an image that is neither declared nor recorded are kept: it may come back."""
 
 
 def after_look(host: Host, now: Look, retried: Collection[Mark], *, selected: bool, idle: bool = True) -> None:
@@ -37,6 +41,13 @@ def after_look(host: Host, now: Look, retried: Collection[Mark], *, selected: bo
     note_undeclared(host, retried)
     if host.records.labels() != host.facts.labels:
         host.registry.remember_labels(host.facts.labels)
+
+
+def prune(host: Host) -> None:
+    """Drop what the registry remembers of the past beyond its bounds, and of images that are gone."""
+    host.registry.prune_history(HISTORY)
+    if not host.faults:
+        host.registry.forget_gone(host.desired.images, time.time() - GONE_SECONDS)
 
 
 def _blocked(now: Look) -> set[str]:
@@ -91,12 +102,15 @@ def _is_refusal(failure: Failure) -> bool:
 
 def note_undeclared(host: Host, retried: Collection[Mark]) -> None:
     """Record since when an image is undeclared; drop that once it is declared again or gone, and requests that were honoured."""
+    for mark in retried:
+        if host.records.marks().get((mark.image, mark.what)) == mark:
+            host.registry.unmark(mark.image, mark.what)
     if host.faults:
         return
     marks = host.records.marks()
     orphans = host.records.images().keys() - host.desired.images.keys()
-    for (name, what), mark in marks.items():
-        if (what is What.UNDECLARED and name not in orphans) or mark in retried:
+    for name, what in marks:
+        if what is What.UNDECLARED and name not in orphans:
             host.registry.unmark(name, what)
     for name in orphans:
         if (name, What.UNDECLARED) not in marks:

@@ -44,7 +44,7 @@ def converge(
     if not stop.is_set():
         housekeeping.after_look(host, now, retries, selected=wish.selector is not None)
     if scheduler.ledger.done:
-        host.registry.prune_history(housekeeping.HISTORY)
+        housekeeping.prune(host)
     return outcome(host.name, now.desired, now.observed, now.plan, scheduler.ledger, host.threads.monotonic() - started)
 
 

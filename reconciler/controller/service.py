@@ -25,13 +25,14 @@ from reconciler.controller.executor import Ledger
 from reconciler.controller.scheduler import TURN_SECONDS, Scheduler
 from reconciler.controller.summary import outcome
 from reconciler.controller.threads import Mailbox
-from reconciler.errors import Guarded, ManifestFault, ReconcilerError, Stopped
+from reconciler.errors import Guarded, ManifestFault, NotConverged, ReconcilerError, Stopped
 from reconciler.manifests.faults import ignored_documents
 from reconciler.manifests.watch import EVERYTHING, Watch
 from reconciler.model import Action, Finding
 from reconciler.output import console
 from reconciler.output.progress import Progress
 from reconciler.output.result import Result
+from reconciler.registry import reserve
 from reconciler.registry.marks import What
 from reconciler.telemetry.systemd import Heart, notify
 
@@ -133,6 +134,7 @@ class Service:
         self._changed = self._measured = self._threads.time()
         self._due = self._threads.monotonic() + 2 * host.settings.resync
         self._pause = 0.0
+        self._idle, self._late = self._threads.monotonic(), False
         self._kept = self._threads.event()
         self._file = telling.file
         self._metrics = _metrics(telling)
@@ -162,12 +164,25 @@ class Service:
                 break
             except Exception as error:
                 self._fail(error)
+            self._check_time()
         notify({"STOPPING": "1"})
         self._scheduler.finish()
         if shown:
             self._heart.__exit__(None, None, None)
         self._chores.put(None)
         self._kept.wait(CHORE_SECONDS)
+        if self._late:
+            hint = "start it again: it goes on where it stopped"
+            raise NotConverged(f"not converged within {self._host.settings.timeout:g} s", hint=hint)
+
+    def _check_time(self) -> None:
+        """Stop where a pass, from the change that began it to the end of all that it led to, takes longer than ``--timeout``."""
+        now, timeout = self._threads.monotonic(), self._host.settings.timeout
+        if self._scheduler.idle:
+            self._idle = now
+        elif timeout is not None and now - self._idle > timeout and not self._stop.is_set():
+            self._late = True
+            self._stop.set()
 
     def _watch(self) -> None:
         """Turn changes of the manifests into requests; a watcher that fails begins anew."""
@@ -197,6 +212,7 @@ class Service:
             self._scheduler.wish = replace(self._wish, prune=False)
             self._scheduler.request()
             return
+        reserve.settle(self._host.settings.reserve)
         text = str(error) if isinstance(error, ReconcilerError) else "".join(traceback.format_exception_only(error)).strip()
         console.note(f"error: {text}", "error")
         notify({"STATUS": f"error: {text}"})
@@ -265,8 +281,9 @@ class Service:
         try:
             housekeeping.after_look(host, now, retried, selected=self._wish.selector is not None, idle=not self._scheduler.jobs)
             if done:
-                host.registry.prune_history(housekeeping.HISTORY)
+                housekeeping.prune(host)
         finally:
+            reserve.settle(host.settings.reserve)
             self._measure(host, result)
 
     def _measure(self, host: Host, result: Result) -> None:

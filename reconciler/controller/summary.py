@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from reconciler.controller.executor import Done, Ledger
-from reconciler.errors import Exit
+from reconciler.errors import Exit, HostCannot
 from reconciler.model import Desired, Kind, Observed, Plan, Verb
 from reconciler.output.result import ObjectResult, Result
 from reconciler.planner.status import statuses
@@ -79,4 +79,4 @@ def plan_exit_code(plan: Plan, images: Collection[str], *, detailed: bool) -> Ex
 
 
 def _failure(reasons: set[str], *, reached: bool) -> Exit:
-    return Exit.HOST_CANNOT if reasons == {"PoolUnavailable"} and not reached else Exit.FAILED
+    return Exit.HOST_CANNOT if reasons <= {"PoolUnavailable", HostCannot.reason} and not reached else Exit.FAILED

@@ -260,6 +260,7 @@ def result_json(result: Result) -> dict[str, object]:
         "host": result.host,
         "changed": result.changed,
         "unchanged": result.unchanged,
+        "ready": result.ready,
         "failed": result.failed,
         "objects": [
             {
@@ -276,7 +277,7 @@ def result_json(result: Result) -> dict[str, object]:
 
 
 def recap(result: Result) -> str:
-    counts = f"ok={result.unchanged} changed={result.changed} pruned={result.pruned} failed={result.failed}"
+    counts = f"ok={result.ready} changed={result.changed} pruned={result.pruned} failed={result.failed}"
     return f"RECAP {result.host}: {counts} in {result.seconds:.1f}s"
 
 
@@ -295,7 +296,7 @@ def show_result(result: Result) -> None:
         name = names[action.key]
         note(f"held     {name}  {action.because}; --prune removes it", "notice", object=name)
     if log.is_json():
-        counts = {"ok": result.unchanged, "changed": result.changed, "pruned": result.pruned, "failed": result.failed}
+        counts = {"ok": result.ready, "changed": result.changed, "pruned": result.pruned, "failed": result.failed}
         note(recap(result), "error" if result.failed else "info", seconds=round(result.seconds, 3), **counts)
     data(recap(result))
 

@@ -58,5 +58,10 @@ class Result:
         return sum(1 for o in self.objects if not o.ok)
 
     @property
+    def ready(self) -> int:
+        """Objects that are Ready at the end, changed or not."""
+        return sum(1 for o in self.objects if o.ok and o.phase == "Ready")
+
+    @property
     def unchanged(self) -> int:
         return len(self.objects) - self.changed - self.failed

@@ -11,7 +11,9 @@ to, and can read an older schema by migrating its copy. The registry is small: t
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -134,8 +136,22 @@ def snapshot(path: Path) -> sqlite3.Connection:
     memory = _open(":memory:")
     with _reporting(path):
         if path.exists() and not _copied_at_rest(path, memory):
-            _copy(path, "mode=ro", memory)
+            _copy_with_log(path, memory)
     return memory
+
+
+def _copy_with_log(path: Path, memory: sqlite3.Connection) -> None:
+    """Copy a file that has a log, also where its directory or file system can't be written to."""
+    try:
+        _copy(path, "mode=ro", memory)
+    except sqlite3.OperationalError as error:
+        if "_".join(error.sqlite_errorname.split("_")[:2]) not in ("SQLITE_CANTOPEN", "SQLITE_READONLY"):
+            raise
+        with tempfile.TemporaryDirectory(prefix="reconcile-") as directory:
+            aside = Path(directory) / path.name
+            for suffix in ("", "-wal"):
+                shutil.copyfile(f"{path}{suffix}", f"{aside}{suffix}")
+            _copy(aside, "mode=rw", memory)
 
 
 def _open(where: Path | str) -> sqlite3.Connection:
@@ -236,10 +252,11 @@ def _version(connection: sqlite3.Connection, path: Path, current: int) -> int | 
 def prune(connection: sqlite3.Connection, keep: int) -> int:
     """Within the caller's transaction, delete all but the newest ``keep`` events and runs; return the number of deleted rows.
 
-    Open runs, and the last run of each object, stay.
+    Open runs, and the last run of each object that exists or has failed in the last 30 days, stay. So do the digests of volumes.
     """
     connection.execute(_MOVE_HORIZON, {"keep": keep})
-    return sum(connection.execute(statement, {"keep": keep}).rowcount for statement in (_DELETE_EVENTS, _DELETE_RUNS))
+    statements = (_DELETE_EVENTS, _DELETE_RUNS, _DELETE_SEEN)
+    return sum(connection.execute(statement, {"keep": keep}).rowcount for statement in statements)
 
 
 _MOVE_HORIZON = """
@@ -249,6 +266,16 @@ _MOVE_HORIZON = """
 _DELETE_EVENTS = "DELETE FROM event WHERE seq < (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'horizon')"
 _DELETE_RUNS = """
     DELETE FROM run WHERE status NOT IN ('active', 'needs-operator')
-    AND number NOT IN (SELECT MAX(number) FROM run GROUP BY kind, pool, name)
+    AND number NOT IN (
+        SELECT MAX(number) FROM run WHERE (kind, pool, name) IN (
+            SELECT 'Volume', pool, chain FROM volume UNION ALL SELECT 'Volume', pool, substr(chain, 1, 12) FROM volume
+            UNION ALL SELECT 'Snapshot', pool, name FROM snapshot UNION ALL SELECT 'Pool', '', name FROM pool
+            UNION ALL SELECT kind, pool, name FROM run
+            WHERE status = 'failed' AND updated > (SELECT MAX(updated) FROM run) - 30 * 86400
+        ) GROUP BY kind, pool, name)
     AND number <= (SELECT MAX(number) FROM run) - :keep
+"""
+_DELETE_SEEN = """
+    DELETE FROM seen WHERE rowid <= (SELECT MAX(rowid) FROM seen) - :keep
+    AND digest NOT IN (SELECT value FROM volume, json_each(volume.digests))
 """

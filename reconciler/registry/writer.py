@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -148,6 +148,7 @@ class Registry(Records):
             self._raw.execute("DELETE FROM image WHERE name = ?", (name,))
             self._raw.execute("DELETE FROM snapshot WHERE image = ?", (name,))
             self._raw.execute("DELETE FROM mark WHERE image = ?", (name,))
+            self._raw.execute("DELETE FROM generation WHERE image = ?", (name,))
             self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", devices)
             self._log(db, Key(Kind.IMAGE, "", name), "Forgotten", message, "")
 
@@ -246,8 +247,16 @@ class Registry(Records):
         with self._writing() as db:
             self._log(db, of, reason, message, run)
 
+    def forget_gone(self, declared: Iterable[str], before: float) -> None:
+        """Drop generations and marks of images that are neither declared nor recorded; marks only if set before that time."""
+        values = {"names": json.dumps(list(declared)), "before": before}
+        gone = "image NOT IN (SELECT name FROM image) AND image NOT IN (SELECT value FROM json_each(:names))"
+        with self._writing():
+            self._raw.execute(f"DELETE FROM generation WHERE {gone}", values)  # noqa: S608 - a constant
+            self._raw.execute(f"DELETE FROM mark WHERE since < :before AND {gone}", values)  # noqa: S608
+
     def prune_history(self, keep: int) -> int:
-        """Keep the newest ``keep`` events and runs, and each object's last run; return how many were deleted."""
+        """Keep the newest ``keep`` events, runs and seen digests, and what objects need; return how many were deleted."""
         with self._writing():
             return database.prune(self._raw, keep)
 

@@ -5,13 +5,15 @@ Called by ``cli`` with a Host that is open for reading. Works without manifests 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reconciler.controller import converge
 from reconciler.controller.context import Host
 from reconciler.engine.definitions import Event, Run
+from reconciler.engine.engine import Engine
 from reconciler.errors import UsageError
 from reconciler.model import ImageSpec, Key, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow, labels
 from reconciler.output import console
@@ -20,6 +22,9 @@ from reconciler.planner.status import ImageStatus
 from reconciler.pool.driver import Condition, SnapshotState, Space, VolumeState
 from reconciler.status import image as status
 from reconciler.status.image import Images
+
+if TYPE_CHECKING:
+    from reconciler.registry.writer import Registry
 
 Row = TypeVar("Row", SnapshotRow, VolumeRow)
 
@@ -321,10 +326,22 @@ def runs(host: Host, run_id: str | None, limit: int) -> list[dict[str, Any]]:
     return [run_json(run) | {"input": run.input, "data": run.data, "transitions": steps}]
 
 
-def settle(host: Host, run_id: str, *, release: bool) -> None:
-    """Retry a run in state needs-operator, or cancel it. Raises UsageError where there is no such run."""
+def release(registry: Registry, run_id: str) -> None:
+    """Retry a run in state needs-operator: the service does at once, else the next run. Raises UsageError."""
+    with _named(run_id):
+        Engine(registry, ()).release(run_id)
+
+
+def cancel(host: Host, run_id: str) -> None:
+    """Cancel a run. Raises UsageError where there is no such run."""
+    with _named(run_id):
+        host.engine.cancel(run_id, "cancelled with `reconcile runs --cancel`")
+
+
+@contextmanager
+def _named(run_id: str) -> Iterator[None]:
     try:
-        host.engine.release(run_id) if release else host.engine.cancel(run_id, "cancelled with `reconcile runs --cancel`")
+        yield
     except KeyError:
         raise UsageError(f"there is no run {run_id!r}", hint="see them with: reconcile runs") from None
 

@@ -36,6 +36,7 @@ from reconciler.model import (
 )
 from reconciler.pool.thin.journal import DeviceRow, Role, State
 from reconciler.registry import database
+from reconciler.registry.marks import Mark, What
 from reconciler.registry.writer import Registry
 
 S3 = Source("s3://images/golang/1.tar", S3Options(endpoint_url="http://127.0.0.1:9000"))
@@ -508,6 +509,39 @@ def test_retention_keeps_the_newest_events_and_numbers_are_not_used_again(regist
     registry.event(Key(Kind.VOLUME, "default", "next"), "Sealed", "")
 
     assert [event.seq for event in registry.events()] == [11]
+
+
+def test_retention_ends_what_is_remembered_of_objects_that_are_gone(registry: Registry) -> None:
+    """200,000 former snapshots leave no more than the newest runs."""
+    row = SnapshotRow("default", "kept", "web", "c1", "identity")
+    registry.apply([SnapshotMade(row)])
+    for name in ("gone", "kept"):
+        run = Run(f"{name}-1", "snapshot", Key(Kind.SNAPSHOT, "default", name), "pending", "", 1.0, 1.0)
+        end(registry, registry.open_run(run), Status.DONE)
+    for number in range(6):
+        end(registry, opened(registry, "busy", number), Status.DONE)
+    registry.prune_history(keep=2)
+
+    assert [run.id for run in registry.runs()] == ["kept-1", "busy-4", "busy-5"]
+
+
+def test_retention_keeps_the_digests_of_volumes_and_the_newest(registry: Registry) -> None:
+    registry.apply([VolumeSealed(VolumeRow("default", "c1", None, 1 << 20, ("d0",), "identity"))])
+    for number in range(6):
+        registry.apply([LayerSeen(S3, f"etag{number}", 10, f"d{number}")])
+    registry.prune_history(keep=2)
+
+    assert [registry.digest_seen(S3, f"etag{number}", 10) for number in range(6)] == ["d0", None, None, None, "d4", "d5"]
+
+
+def test_generations_and_old_marks_of_images_that_are_gone_are_dropped(registry: Registry) -> None:
+    registry.observe_generations({"declared": "x", "gone": "y"})
+    for name in ("declared", "gone", "gone lately"):
+        registry.mark(Mark(name, What.PROTECTED, since=100.0 if name == "gone lately" else 1.0))
+    registry.forget_gone(["declared"], before=50.0)
+
+    assert list(registry.generations()) == ["declared"]
+    assert sorted(name for name, _ in registry.marks()) == ["declared", "gone lately"]
 
 
 def test_retention_keeps_open_runs_and_the_last_run_of_each_object(registry: Registry) -> None:
