@@ -1,0 +1,38 @@
+"""Which transitions between the states of objects simulated worlds have passed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+STATES = {
+    "volume": ("pending", "downloading", "validating", "provisioning"),
+    "snapshot": ("pending", "snapshotting"),
+    "activation": ("activating",),
+    "replacement": ("pending", "replacing", "discarding"),
+    "removal": ("removing",),
+    "pool": ("assembling",),
+    "layer": ("downloading",),
+}
+"""The states of each machine that have a step, in order."""
+
+ENDS = {"removal": "gone"}
+
+Transition = tuple[str, str, str]
+"""A machine, the state after it, and its result."""
+
+
+def possible() -> Iterator[Transition]:
+    """Each state is reached, its step is tried again, fails for good, and is stopped."""
+    for machine, states in STATES.items():
+        for state in (*states[1:], ENDS.get(machine, "ready")):
+            yield machine, state, "advanced"
+        for state in states:
+            yield machine, state, "retry"
+            yield machine, state, "failed"
+
+
+def report(seen: Mapping[Transition, int]) -> Iterator[str]:
+    every = [*possible()]
+    missing = [one for one in every if one not in seen]
+    yield f"transitions between object states: {len(every) - len(missing)} of {len(every)}"
+    yield from (f"  never: {machine} {result} {state}" for machine, state, result in missing)

@@ -1,0 +1,501 @@
+"""A simulated host: registry and pools that outlive its processes, manifests that change, and a script that one seed decides.
+
+``World.run`` plays the script, turns all faults off, waits until the host has converged, and stops the process. Called by
+``__main__`` and the tests. State in memory, and the registry's file.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple, TypeVar
+
+from reconciler.controller.converge import Wish, prunable
+from reconciler.image.spec import GIB, Layer, chain_ids
+from reconciler.manifests.faults import Fault
+from reconciler.model import Desired, ImageSpec, PoolSpec, ReplacePolicy, Where
+from reconciler.pool.memory import Storage
+from reconciler.pool.memory.storage import Object
+from reconciler.registry.marks import Mark, What
+from reconciler.registry.reader import Records
+from tests.simulation.checks import CONVERGED, EXIT, Checks, Violation
+from tests.simulation.process import Pace, Process, second_process
+from tests.simulation.sources import MODES, SimulatedSources
+from tests.simulation.threads import EPOCH, Deadlock, Kernel, VirtualEvent
+
+T = TypeVar("T")
+
+NAMES = ("web", "db", "ci", "vpn", "dns", "job", "log")
+POOLS = ("a", "b")
+CONVERGE_SECONDS = 3 * 3600.0
+CONVERGE_LOOKS = 200
+SAMPLE_SECONDS = 10.0
+
+
+class Op(NamedTuple):
+    """After a ``pause`` in seconds, do what ``name`` says; ``number`` seeds its choices."""
+
+    pause: float
+    name: str
+    number: int
+
+
+@dataclass
+class PoolFault:
+    mode: str
+    operation: str = ""
+    ends: list[VirtualEvent] = field(default_factory=list)
+
+
+class SimulatedStorage(Storage):
+    """A disk that reports what is deleted. ``outside`` is set while something other than reconcile does it."""
+
+    name = ""
+    outside = False
+    dropped: Callable[[str, Object], None] = staticmethod(lambda pool, one: None)
+
+    def drop(self, one: Object) -> None:
+        if not self.outside:
+            self.dropped(self.name, one)
+        super().drop(one)
+
+
+_template: list[Path] = []
+
+
+def new_registry(directory: Path) -> None:
+    """An empty registry; the schema is created once for all worlds of this process."""
+    if not _template:
+        made = Path(tempfile.mkdtemp(prefix="simulation-")) / "registry.sqlite3"
+        Records.of(made).close()
+        with closing(sqlite3.connect(made)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _template.append(made)
+    shutil.copyfile(_template[0], directory / "registry.sqlite3")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a world runs its processes."""
+
+    kind: str = "service"
+    prune: bool = False
+    grace: float = 0.0
+    turn: float = 1.0
+
+    @classmethod
+    def of(cls, random: Random) -> Options:
+        kind = "once" if random.random() < 0.15 else "service"
+        return cls(kind, random.random() < 0.6, random.choice((0.0, 0.0, 60.0)), random.choice((1.0, 1.0, 1.0, 0.2)))
+
+
+class World:
+    def __init__(self, seed: int, options: Options | None = None, *, say: Callable[[str], None] | None = None) -> None:
+        self.random = Random(seed)
+        self.options = options or Options.of(self.random)
+        self.kernel = Kernel(self.random)
+        self.checks = Checks(self)
+        self.sources = SimulatedSources(self.kernel)
+        self.pools: dict[str, SimulatedStorage] = {}
+        for name in POOLS:
+            self.pools[name] = SimulatedStorage()
+            self.pools[name].name, self.pools[name].dropped = name, self.checks.dropped
+        self.pool_faults: dict[str, PoolFault] = {}
+        self.chains: dict[str, tuple[str, ...]] = {}
+        self.role, self.faults = "x", ()
+        self.desired = Desired({name: PoolSpec(name) for name in POOLS}, {}, "/manifests")
+        self._history: list[tuple[float, Desired]] = [(0.0, self.desired)]
+        self._spoiled: dict[str, float] = {}
+        self.process: Process | None = None
+        self._say = say
+        self._directory = tempfile.TemporaryDirectory(prefix="world-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        self.state = Path(self._directory.name)
+        new_registry(self.state)
+
+    faults: tuple[Any, ...]
+
+    # -------------------------------------------------------------------------------------------------- the registry
+
+    def open_registry(self, clock: Callable[[], float]) -> Records:
+        records = Records.of(self.state / "registry.sqlite3", clock=clock)
+        records._raw.execute("PRAGMA synchronous = OFF")
+        return records
+
+    def read(self, what: Callable[[Records], T]) -> T:
+        if self.process is not None and not self.process.dead:
+            return what(self.process.records)
+        with closing(self.open_registry(lambda: EPOCH + self.kernel.now)) as records:
+            return what(records)
+
+    def log(self, text: str) -> None:
+        if self._say is not None:
+            self._say(f"{self.kernel.now:10.2f}  {text}")
+
+    # ------------------------------------------------------------------------------------------------------- script
+
+    def run(self, script: list[Op]) -> None:
+        """Play the script and everything after it. Raises Violation where an invariant does not hold."""
+        try:
+            self.kernel.run(lambda: self._play(script))
+        except Deadlock as error:
+            self.checks.violated("no deadlock", str(error))
+        finally:
+            self._directory.cleanup()
+        if self.checks.violations:
+            raise Violation("\n".join(self.checks.violations))
+
+    def _play(self, script: list[Op]) -> None:
+        self._begin()
+        for op in script:
+            self._pass(op.pause)
+            self.log(f"{op.name} {op.number}")
+            getattr(self, op.name)(Random(op.number))
+            self._begin()
+            self.checks.threads()
+            if self.checks.violations:
+                break
+        if not self.checks.violations:
+            self._end()
+        self._kill()
+        self.checks.threads()
+
+    def _pass(self, seconds: float) -> None:
+        """Let time pass, and look at the images meanwhile."""
+        until = self.kernel.now + seconds
+        while (left := until - self.kernel.now) > 0 and not self.checks.violations:
+            self.kernel.sleep(min(left, SAMPLE_SECONDS))
+            self.checks.sample()
+            self._begin()
+
+    def _begin(self) -> None:
+        """Begin a process where none runs."""
+        if self.process is not None and (self.process.ended or self.process.dead):
+            self._kill()
+        if self.process is None:
+            wish = Wish(prune=self.options.prune, grace=self.options.grace, on_invalid="freeze")
+            pace = Pace(self.options.turn, max(self.options.turn, 5.0))
+            self.process = Process(self, self.options.kind, wish, pace)
+            self.log(f"{self.options.kind} begins")
+
+    def _kill(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            while self.kernel.alive(process):
+                self.kernel.sleep(0.0)
+
+    def _end(self) -> None:
+        """All faults end; the host has to converge, and the process to stop."""
+        self.log("all faults end")
+        self._heal_everything()
+        self._begin()
+        self._converge()
+        self.checks.content()
+        if not self.checks.violations and self.options.kind == "service":
+            self._stop()
+
+    def _stop(self) -> None:
+        process = self.process
+        assert process is not None
+        process.request_stop()
+        until = self.kernel.now + 60
+        while not process.ended and self.kernel.now < until:
+            self.kernel.sleep(0.2)
+        if not process.ended:
+            self.checks.violated(EXIT, "it still runs after 60 s")
+
+    def _converge(self) -> None:
+        assert self.process is not None
+        began, looks, runs = self.kernel.now, self.process.looks, 0
+        while left := self.unsettled():
+            process = self.process
+            if process is None or process.dead or process.ended:
+                runs += 1
+                self._begin()
+                looks = 0
+            self.kernel.sleep(15.0)
+            if self.checks.violations:
+                return
+            assert self.process is not None
+            seen = self.process.looks - looks
+            if self.kernel.now - began > CONVERGE_SECONDS or seen > CONVERGE_LOOKS or runs > 12:
+                self.checks.violated(CONVERGED, f"{left} after {self.kernel.now - began:.0f} s, {seen} looks, {runs} runs")
+                return
+
+    # -------------------------------------------------------------------------------------------------- how it stands
+
+    def declared_at(self, begin: float, end: float) -> Desired | None:
+        """The manifests of that time; None where they changed within it."""
+        last = [desired for at, desired in self._history if at <= begin][-1:]
+        return None if not last or self.faults or any(begin < at <= end for at, _ in self._history) else last[0]
+
+    def healthy(self) -> dict[str, ImageSpec]:
+        """Images that nothing is in the way of, and that no fault has touched since the process began."""
+        process = self.process
+        if self.faults or process is None:
+            return {}
+        since = process.began
+
+        def well(image: ImageSpec) -> bool:
+            sources = [self.sources.all[layer.source] for layer in image.layers]
+            if any(one.mode or one.healed >= since for one in sources) or image.suspend:
+                return False
+            return not any(self._spoiled.get(name, 0.0) >= since for name in (image.name, f"pool {image.pool}"))
+
+        return {name: image for name, image in self.desired.images.items() if well(image) and image.pool not in self.pool_faults}
+
+    def unready(self, image: ImageSpec) -> str:
+        """What an image lacks; empty where it is ready."""
+        rows = self.read(lambda records: records.snapshots([image.name]))
+        row = self.read(lambda records: records.images([image.name])).get(image.name)
+        if row is None:
+            return "its row"
+        storage = self.pools[image.pool]
+        if row.chain is None or not any(one.sealed and not one.damaged for one in storage.named(row.chain)):
+            return "its volume"
+        for name in image.snapshots:
+            found = rows.get((image.pool, name))
+            one = storage.by_identity(found.identity) if found else None
+            if one is None or not one.active or one.damaged:
+                return f"snapshot {name}"
+        return ""
+
+    def unsettled(self) -> str:
+        """How the host differs from what is declared; empty where it has converged."""
+        for image in self.desired.images.values():
+            if missing := self.unready(image):
+                return f"image {image.name} lacks {missing}"
+            digests = [layer.sha256 or self.sources.all[layer.source].digest for layer in image.layers]
+            chain = chain_ids(image.size, digests)[-1]
+            row = self.read(lambda records, name=image.name: records.images([name]))[image.name]
+            if (row.chain, row.pool) != (chain, image.pool):
+                return f"image {image.name} has another chain"
+            if image.replace is not ReplacePolicy.KEEP:
+                snapshots = self.read(lambda records, name=image.name: records.snapshots([name]))
+                if any(snapshots[image.pool, name].chain != chain for name in image.snapshots):
+                    return f"a snapshot of image {image.name} has another chain"
+        return self._unpruned()
+
+    def _unpruned(self) -> str:
+        if not self.options.prune or not self.desired.images:
+            return ""
+        rows = self.read(lambda records: records.images())
+        orphans = [name for name, row in rows.items() if name not in self.desired.images and not row.retain]
+        if orphans and len(orphans) <= prunable("50%", len(rows)):
+            return f"undeclared images {', '.join(orphans)} are still there"
+        return ""
+
+    # ------------------------------------------------------------------------------------------- steps of a script
+
+    def _declare(self, images: Mapping[str, ImageSpec]) -> None:
+        if self.faults:
+            return
+        before, self.desired = self.desired, replace(self.desired, images=dict(images))
+        self._history.append((self.kernel.now, self.desired))
+        named = {n for n in {*before.images, *images} if before.images.get(n) != images.get(n)}
+        if self.process is not None:
+            few = frozenset(named) if len(named) == 1 and self.random.random() < 0.7 else None
+            self.process.changes.put(few)
+
+    def _image(self, name: str, random: Random) -> ImageSpec:
+        sources = random.sample([*self.sources.all], random.choice((1, 1, 2, 2, 3)))
+        pins = [self.sources.all[source].digest if random.random() < 0.7 else None for source in sources]
+        layers = tuple(Layer(source, digest) for source, digest in zip(sources, pins, strict=True))
+        snapshots = tuple(f"{name}-{n}" for n in random.sample(range(3), random.choice((0, 1, 2, 2))))
+        policy = random.choice((ReplacePolicy.KEEP, ReplacePolicy.RECREATE, ReplacePolicy.ON_RELEASE))
+        retain, suspend = random.random() < 0.15, random.random() < 0.08
+        pool = random.choice(POOLS)
+        return ImageSpec(name, pool, random.choice((GIB, 2 * GIB)), layers, snapshots, retain=retain, suspend=suspend, replace=policy)
+
+    def edit(self, random: Random) -> None:
+        images = dict(self.desired.images)
+        for _ in range(random.choice((1, 1, 2, 3))):
+            name = random.choice(NAMES)
+            if name in images and random.random() < 0.35:
+                del images[name]
+            else:
+                images[name] = self._image(name, random)
+        self._declare(images)
+
+    def declare_nothing(self, random: Random) -> None:
+        self._declare({})
+
+    def break_manifests(self, random: Random) -> None:
+        self.faults = () if self.faults else (Fault(Where("web.yaml", 1, 1), "", "not valid"),)
+        if self.process is not None:
+            self.process.changes.put(None)
+
+    def relabel(self, random: Random) -> None:
+        self.role = random.choice("xy")
+        if self.process is not None:
+            self.process.changes.put(None)
+
+    def break_source(self, random: Random) -> None:
+        source = random.choice([*self.sources.all])
+        self.sources.fail(source, random.choice(MODES))
+
+    def heal_sources(self, random: Random) -> None:
+        for source in self.sources.all:
+            self.sources.heal(source)
+
+    def publish(self, random: Random) -> None:
+        """Another layer under the same name."""
+        one = random.choice([*self.sources.all.values()])
+        one.version += 1
+        one.healed = self.kernel.now
+
+    def break_pool(self, random: Random) -> None:
+        name = random.choice(POOLS)
+        self.heal_pools(random)
+        operation = random.choice(("", "", "observe", "create_snapshot", "create_volume", "seal", "space", "holders", "assemble"))
+        self.pool_faults[name] = PoolFault(random.choice(("hang", "error", "slow", "os", "odd")), operation)
+        self._spoil(f"pool {name}")
+
+    def heal_pools(self, random: Random) -> None:
+        for name, fault in self.pool_faults.items():
+            self._spoil(f"pool {name}")
+            for event in fault.ends:
+                event.set()
+        self.pool_faults.clear()
+
+    def _spoil(self, what: str) -> None:
+        self._spoiled[what] = self.kernel.now
+
+    def disk(self, random: Random) -> None:
+        """A disk that is full, read-only or unreadable, or well again."""
+        name = random.choice(POOLS)
+        storage, trouble = self.pools[name], random.choice(("full", "read-only", "unreadable", "", ""))
+        storage.total = storage.used() + 4096 if trouble == "full" else 1 << 40
+        storage.read_only, storage.unreadable = trouble == "read-only", "input/output error" if trouble == "unreadable" else ""
+        storage.changed()
+        self._spoil(f"pool {name}")
+
+    def drift(self, random: Random) -> None:
+        """Something is lost, damaged, deactivated, or put there by another program."""
+        name = random.choice(POOLS)
+        storage = self.pools[name]
+        ours = sorted({one.name for one in storage.objects.values() if not one.foreign and not one.orphan})
+        act = random.choice(("lose", "damage", "deactivate", "foreign", "orphan"))
+        storage.outside = True
+        if act in ("foreign", "orphan"):
+            made = storage.add(f"{act}-{random.randrange(9)}", "x", 4096, {})
+            made.foreign, made.orphan = act == "foreign", act == "orphan"
+        elif ours:
+            target = random.choice(ours)
+            self._act(storage, act, target)
+        storage.outside = False
+        self._spoil(f"pool {name}")
+
+    def _act(self, storage: Storage, act: str, target: str) -> None:
+        if act == "lose":
+            storage.lose(target)
+        elif act == "damage" and len(target) == 64:
+            storage.damage(target)
+        for one in storage.named(target) if act == "deactivate" else ():
+            one.active = False
+            storage.changed()
+
+    def hold(self, random: Random) -> None:
+        """A virtual machine opens a snapshot, or closes one."""
+        for name, storage in self.pools.items():
+            storage.held.clear()
+            active = sorted(one.name for one in storage.objects.values() if one.active)
+            if active and random.random() < 0.6:
+                storage.held[random.choice(active)] = "process 1 (qemu)"
+            self._spoil(f"pool {name}")
+
+    def kill(self, random: Random) -> None:
+        self._kill()
+
+    def kill_at_a_step(self, random: Random) -> None:
+        if self.process is not None:
+            self.process.crash_in = random.randrange(1, 40)
+
+    def stop(self, random: Random) -> None:
+        if self.process is not None:
+            self.process.request_stop()
+            self._pass(random.uniform(6, 12))
+            if self.process is not None and self.process.stopped is not None and not self.process.ended:
+                self.checks.violated(EXIT, "it still runs")
+
+    def reboot(self, random: Random) -> None:
+        self._kill()
+        for storage in self.pools.values():
+            storage.reboot()
+
+    def mark(self, random: Random) -> None:
+        name, what = random.choice(NAMES), random.choice((What.PROTECTED, What.SUSPENDED, What.RETRY, What.RETRY))
+        until = random.choice((0.0, EPOCH + self.kernel.now + 120))
+        self._spoil(name)
+        second_process(self, lambda registry: registry.mark(Mark(name, what, "", EPOCH + self.kernel.now, until)))
+
+    def unmark(self, random: Random) -> None:
+        def act(registry: Any) -> None:
+            for name, what in registry.marks():
+                if what in (What.PROTECTED, What.SUSPENDED):
+                    registry.unmark(name, what)
+                    self._spoil(name)
+
+        second_process(self, act)
+
+    def wait(self, random: Random) -> None:
+        """Nothing happens."""
+
+    def _heal_everything(self) -> None:
+        random = Random(0)
+        self.heal_sources(random)
+        self.heal_pools(random)
+        self.unmark(random)
+        for storage in self.pools.values():
+            storage.held.clear()
+            storage.total, storage.read_only, storage.unreadable = 1 << 40, False, ""
+            storage.changed()
+        if self.faults:
+            self.break_manifests(random)
+        images = {name: self._repinned(replace(image, suspend=False)) for name, image in self.desired.images.items()}
+        self._declare(images)
+
+    def _repinned(self, image: ImageSpec) -> ImageSpec:
+        layers = tuple(replace(one, sha256=one.sha256 and self.sources.all[one.source].digest) for one in image.layers)
+        return replace(image, layers=layers)
+
+
+WEIGHTS = {
+    "edit": 12,
+    "wait": 3,
+    "break_source": 5,
+    "heal_sources": 3,
+    "publish": 2,
+    "break_pool": 4,
+    "heal_pools": 3,
+    "disk": 2,
+    "drift": 4,
+    "hold": 2,
+    "kill": 2,
+    "kill_at_a_step": 3,
+    "stop": 1,
+    "reboot": 1,
+    "mark": 2,
+    "unmark": 1,
+    "break_manifests": 1,
+    "relabel": 1,
+    "declare_nothing": 1,
+}
+"""The steps of a script, and how often each is chosen."""
+
+
+def script(random: Random, *, seconds: float = 0.0) -> list[Op]:
+    """A script of 4 to 16 steps, or of as many as ``seconds`` have room for."""
+    ops, total = [Op(0.0, "edit", random.randrange(1 << 30))], 0.0
+    most = random.randrange(4, 17)
+    while (total < seconds) if seconds else (len(ops) < most):
+        pause = random.choice((0.0, 0.3, 2.0, 10.0, 40.0, 130.0)) * random.uniform(0.5, 1.5)
+        total += pause
+        ops.append(Op(pause, random.choices([*WEIGHTS], [*WEIGHTS.values()])[0], random.randrange(1 << 30)))
+    return ops
