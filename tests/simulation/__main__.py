@@ -33,7 +33,7 @@ def main() -> int:
     out, bad, began, virtual = sys.stdout, 0, time.monotonic(), 0.0
     for seed in range(options.seed, options.seed + options.worlds):
         say = (lambda text: print(text, file=out, flush=True)) if options.verbose else None
-        with contextlib.redirect_stdout(Nowhere()), contextlib.redirect_stderr(Nowhere()):
+        with contextlib.redirect_stdout(Nowhere()), contextlib.redirect_stderr(out if options.verbose else Nowhere()):
             world = World(seed, say=say)
             try:
                 world.run(script(Random(seed), seconds=3600 * options.hours))

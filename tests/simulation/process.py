@@ -52,6 +52,7 @@ class SimulatedHost(Host):
         world, names = self.process.world, [*named]
         if self.faults or world.faults or any(name not in world.desired.images for name in names):
             return None
+        world.log(f"of the manifests {', '.join(names)} are read")
         images = {**self.desired.images, **{name: world.desired.images[name] for name in names}}
         return replace(self, desired=replace(self.desired, images=images))
 
@@ -216,8 +217,13 @@ class Process:
         self.kill()
 
     def _changes(self, host: Host, stop: object) -> Iterator[frozenset[str] | None]:
+        """As ``manifests.watch.Watch.wakes``: a wake that names files is followed by one that names none."""
         while True:
-            yield self.changes.get()
+            named = self.changes.get()
+            yield named
+            if named is not None:
+                self.kernel.sleep(self.kernel.random.uniform(0.3, 1.5))
+                yield None
 
     # ------------------------------------------------------------------------------------------------ for the world
 

@@ -31,6 +31,10 @@ class SimulatedSource:
     def digest(self) -> str:
         return hashlib.sha256(f"{self.source.url} {self.version}".encode()).hexdigest()
 
+    @property
+    def head(self) -> Head:
+        return Head(f'"{self.digest[:16]}"', 1000 + self.version)
+
 
 class SimulatedSources:
     def __init__(self, kernel: Kernel) -> None:
@@ -69,7 +73,7 @@ class SimulatedSources:
             raise KeyError("ETag")
         else:
             self._kernel.sleep(self._kernel.random.uniform(0.0, 0.3))
-        return Head(f'"{one.version}"', 1000 + one.version)
+        return one.head
 
     def fetch(self, layer: Layer, check: Callable[[], None]) -> tuple[Head, str]:
         """Download a layer: its head and digest. ``check`` raises where the step is to end early."""
@@ -94,4 +98,4 @@ class SimulatedSources:
             raise LayerRefused(f"{layer.source.url} has a member named ..", rule="name-climbs")
         if layer.sha256 not in (None, one.digest):
             raise DigestMismatch(f"{layer.source.url} has digest {one.digest[:12]}")
-        return Head(f'"{one.version}"', 1000 + one.version), one.digest
+        return one.head, one.digest

@@ -47,6 +47,7 @@ class Kernel:
         self.random, self.now = random, 1000.0
         self.died: list[tuple[str, BaseException]] = []
         self.preempt = 0.2
+        self.started: Callable[[str], None] = lambda name: None
         self.tasks: set[Task] = set()
         self._ready: list[Task] = []
         self._timers: list[tuple[float, int, Task, int]] = []
@@ -293,6 +294,7 @@ class VirtualThreads(Threads):
 
     def start(self, work: Callable[[], None], name: str) -> None:
         context = copy_context()
+        self.kernel.started(name)
         self.kernel.begin(lambda: context.run(work), name, self.group)
 
     def event(self) -> VirtualEvent:

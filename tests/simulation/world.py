@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 NAMES = ("web", "db", "ci", "vpn", "dns", "job", "log")
 POOLS = ("a", "b")
+HUGE = 1 << 40
+"""Bytes of a disk that is not full."""
+
 CONVERGE_SECONDS = 3 * 3600.0
 CONVERGE_LOOKS = 200
 SAMPLE_SECONDS = 10.0
@@ -114,6 +117,7 @@ class World:
         self._spoiled: dict[str, float] = {}
         self.process: Process | None = None
         self._say = say
+        self.kernel.started = lambda name: None if name.startswith("('") else self.log(f"  begins: {name}")
         self._directory = tempfile.TemporaryDirectory(prefix="world-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
         self.state = Path(self._directory.name)
         new_registry(self.state)
@@ -244,11 +248,15 @@ class World:
 
         def well(image: ImageSpec) -> bool:
             sources = [self.sources.all[layer.source] for layer in image.layers]
-            if any(one.mode or one.healed >= since for one in sources) or image.suspend:
+            if any(one.mode or one.healed >= since for one in sources) or image.suspend or self._is_unwell(image.pool):
                 return False
             return not any(self._spoiled.get(name, 0.0) >= since for name in (image.name, f"pool {image.pool}"))
 
-        return {name: image for name, image in self.desired.images.items() if well(image) and image.pool not in self.pool_faults}
+        return {name: image for name, image in self.desired.images.items() if well(image)}
+
+    def _is_unwell(self, pool: str) -> bool:
+        disk = self.pools[pool]
+        return pool in self.pool_faults or disk.read_only or bool(disk.unreadable or disk.held) or disk.total != HUGE
 
     def unready(self, image: ImageSpec) -> str:
         """What an image lacks; empty where it is ready."""
@@ -311,7 +319,9 @@ class World:
         policy = random.choice((ReplacePolicy.KEEP, ReplacePolicy.RECREATE, ReplacePolicy.ON_RELEASE))
         retain, suspend = random.random() < 0.15, random.random() < 0.08
         pool = random.choice(POOLS)
-        return ImageSpec(name, pool, random.choice((GIB, 2 * GIB)), layers, snapshots, retain=retain, suspend=suspend, replace=policy)
+        return ImageSpec(
+            name, pool, random.choice((GIB, 2 * GIB)), layers, snapshots, retain=retain, suspend=suspend, replace=policy
+        )
 
     def edit(self, random: Random) -> None:
         images = dict(self.desired.images)
@@ -371,7 +381,7 @@ class World:
         """A disk that is full, read-only or unreadable, or well again."""
         name = random.choice(POOLS)
         storage, trouble = self.pools[name], random.choice(("full", "read-only", "unreadable", "", ""))
-        storage.total = storage.used() + 4096 if trouble == "full" else 1 << 40
+        storage.total = storage.used() + 4096 if trouble == "full" else HUGE
         storage.read_only, storage.unreadable = trouble == "read-only", "input/output error" if trouble == "unreadable" else ""
         storage.changed()
         self._spoil(f"pool {name}")
@@ -432,7 +442,7 @@ class World:
     def mark(self, random: Random) -> None:
         name, what = random.choice(NAMES), random.choice((What.PROTECTED, What.SUSPENDED, What.RETRY, What.RETRY))
         until = random.choice((0.0, EPOCH + self.kernel.now + 120))
-        self._spoil(name)
+        self._spoiled[name] = self.kernel.now + 130 if until or what is What.RETRY else float("inf")
         second_process(self, lambda registry: registry.mark(Mark(name, what, "", EPOCH + self.kernel.now, until)))
 
     def unmark(self, random: Random) -> None:
@@ -454,7 +464,7 @@ class World:
         self.unmark(random)
         for storage in self.pools.values():
             storage.held.clear()
-            storage.total, storage.read_only, storage.unreadable = 1 << 40, False, ""
+            storage.total, storage.read_only, storage.unreadable = HUGE, False, ""
             storage.changed()
         if self.faults:
             self.break_manifests(random)
