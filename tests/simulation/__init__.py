@@ -10,6 +10,6 @@ same world.
     python -m tests.simulation --worlds 1 --hours 24          # a day
 
 ``threads`` runs all threads one at a time, ``sources`` and ``reconciler.pool.memory`` are what can fail, ``process`` is one
-process of reconcile, ``world`` is the host with its script, ``checks`` are the invariants by name. ``planted`` has faults that the
-simulation has to find. State in memory, but for the registry: an SQLite file in a temporary directory.
+process of reconcile, ``world`` is the host with its script, ``checks`` are the invariants by name. ``planted`` has
+faults that the simulation has to find. State in memory, but for the registry: an SQLite file in a temporary directory.
 """

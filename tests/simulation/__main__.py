@@ -42,6 +42,8 @@ def main() -> int:
                 print(f"seed {seed}: {world.options}\n  {error}", file=out, flush=True)
         seen += world.checks.transitions
         virtual += world.kernel.now - 1000
+        if (seed - options.seed) % 100 == 99:
+            print(f"{seed - options.seed + 1} worlds, {virtual / 3600:.0f} hours, {bad} with a violation", file=out, flush=True)
         if bad and not options.keep_going:
             break
     count = seed - options.seed + 1

@@ -106,7 +106,7 @@ class Checks:
             return process.declared
         task = self._world.kernel.current
         assert task is not None
-        margin = 1.0 + process.pace.turn
+        margin = 0.3 + process.pace.turn
         return self._world.declared_at(task.began - margin, task.began)
 
     def _removal_is_current(self, process: Process, pool: str, step: Step) -> None:
@@ -164,6 +164,8 @@ class Checks:
     def sample(self) -> None:
         """Called every few seconds: images that are healthy and still not ready."""
         process, now = self._world.process, self._world.kernel.now
+        if process is not None and process.kind == "service" and not (process.dead or process.ended or process.stopped):
+            self.turned(process, now - process.last_turn)
         healthy = self._world.healthy() if process is not None and process.kind == "service" and not process.dead else {}
         if process is not None and process.service is not None and healthy:
             scheduler = process.service._scheduler

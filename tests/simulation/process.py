@@ -134,7 +134,7 @@ class Steps:
 
 
 class Turns(Silent):
-    """Notes when the main thread turns."""
+    """Notes when the main thread of ``--once`` turns."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -145,6 +145,10 @@ class Turns(Silent):
 
 class SimulatedService(Service):
     process: Process
+
+    def _wake(self) -> None:
+        super()._wake()
+        self.process.turned()
 
     def _looked(self, now: Look) -> None:
         super()._looked(now)

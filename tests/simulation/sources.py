@@ -11,7 +11,7 @@ from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Layer, S3Options, Source
 from tests.simulation.threads import Kernel, VirtualEvent
 
-MODES = ("hang", "error", "slow", "odd", "missing", "wrong")
+MODES = ("hang", "hang", "error", "slow", "odd", "missing", "wrong")
 
 FETCH_SECONDS = 60.0
 """After so long without a byte a download fails, as the real one does."""

@@ -333,6 +333,28 @@ class World:
                 images[name] = self._image(name, random)
         self._declare(images)
 
+    def edit_twice(self, random: Random) -> None:
+        """The second change arrives while the first is looked at."""
+        self.edit(random)
+        self._pass(random.uniform(0.0, 0.3))
+        self.edit(random)
+
+    def flip(self, random: Random) -> None:
+        """An image goes, and comes back a moment later."""
+        if self.desired.images:
+            name = random.choice([*self.desired.images])
+            image = self.desired.images[name]
+            self._declare({other: one for other, one in self.desired.images.items() if other != name})
+            self._pass(random.choice((0.05, 0.5, 3.0)) * random.uniform(0.5, 1.5))
+            self._declare({**self.desired.images, name: image})
+
+    def edit_snapshots(self, random: Random) -> None:
+        """An image gets other snapshots and nothing else."""
+        if self.desired.images:
+            name = random.choice([*self.desired.images])
+            chosen = tuple(f"{name}-{n}" for n in random.sample(range(4), random.choice((1, 2, 3))))
+            self._declare({**self.desired.images, name: replace(self.desired.images[name], snapshots=chosen)})
+
     def declare_nothing(self, random: Random) -> None:
         self._declare({})
 
@@ -366,6 +388,11 @@ class World:
         operation = random.choice(("", "", "observe", "create_snapshot", "create_volume", "seal", "space", "holders", "assemble"))
         self.pool_faults[name] = PoolFault(random.choice(("hang", "error", "slow", "os", "odd")), operation)
         self._spoil(f"pool {name}")
+
+    def slow_pools(self, random: Random) -> None:
+        for name in POOLS:
+            self.pool_faults[name] = PoolFault("slow")
+            self._spoil(f"pool {name}")
 
     def heal_pools(self, random: Random) -> None:
         for name, fault in self.pool_faults.items():
@@ -477,12 +504,16 @@ class World:
 
 
 WEIGHTS = {
-    "edit": 12,
+    "edit": 10,
+    "edit_snapshots": 3,
+    "edit_twice": 2,
+    "flip": 2,
     "wait": 3,
     "break_source": 5,
     "heal_sources": 3,
     "publish": 2,
     "break_pool": 4,
+    "slow_pools": 1,
     "heal_pools": 3,
     "disk": 2,
     "drift": 4,
@@ -500,12 +531,12 @@ WEIGHTS = {
 """The steps of a script, and how often each is chosen."""
 
 
-def script(random: Random, *, seconds: float = 0.0) -> list[Op]:
-    """A script of 4 to 16 steps, or of as many as ``seconds`` have room for."""
+def script(random: Random, *, seconds: float = 0.0, weights: Mapping[str, int] = WEIGHTS) -> list[Op]:
+    """A script of 4 to 16 steps, or of as many as ``seconds`` have room for. ``weights`` is how often each is chosen."""
     ops, total = [Op(0.0, "edit", random.randrange(1 << 30))], 0.0
     most = random.randrange(4, 17)
     while (total < seconds) if seconds else (len(ops) < most):
         pause = random.choice((0.0, 0.3, 2.0, 10.0, 40.0, 130.0)) * random.uniform(0.5, 1.5)
         total += pause
-        ops.append(Op(pause, random.choices([*WEIGHTS], [*WEIGHTS.values()])[0], random.randrange(1 << 30)))
+        ops.append(Op(pause, random.choices([*weights], [*weights.values()])[0], random.randrange(1 << 30)))
     return ops
