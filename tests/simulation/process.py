@@ -77,7 +77,6 @@ class SimulatedHost(Host):
             clock=threads.time,
             monotonic=threads.monotonic,
             rng=self.process.random,
-            wait=self.stop.wait,
             listener=self.process.recorded,
         )
 

@@ -40,6 +40,9 @@ CONVERGE_SECONDS = 3 * 3600.0
 CONVERGE_LOOKS = 200
 SAMPLE_SECONDS = 10.0
 
+REMEMBERED_SECONDS = 5000.0
+"""The longest pause after a failure, which outlives the process: so long a fault may have consequences."""
+
 
 class Op(NamedTuple):
     """After a ``pause`` in seconds, do what ``name`` says; ``number`` seeds its choices."""
@@ -244,7 +247,7 @@ class World:
         process = self.process
         if self.faults or process is None:
             return {}
-        since = process.began
+        since = self.kernel.now - REMEMBERED_SECONDS
 
         def well(image: ImageSpec) -> bool:
             sources = [self.sources.all[layer.source] for layer in image.layers]
