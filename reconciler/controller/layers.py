@@ -14,7 +14,6 @@ from reconciler.controller.sources import Sources
 from reconciler.engine.definitions import Context, Outcome
 from reconciler.errors import DigestMismatch, ReconcilerError, SourceChanged, Terminal
 from reconciler.image.builder.parent import Fetch
-from reconciler.image.source import s3
 from reconciler.image.source.arrival import Fetched
 from reconciler.image.source.spool import Spool
 from reconciler.image.source.stamp import Head
@@ -48,8 +47,8 @@ class Layers:
         size = self.spool.size(layer.sha256) if layer.sha256 else None
         if size is not None:
             return size
-        head = self.sources.last(layer.source) or s3.head([layer.source])[layer.source]
-        return head.size if isinstance(head, Head) else 0
+        head = self.sources.last(layer.source)
+        return head.size if head else self.spool.length(layer.source)
 
     def download(self, context: Context) -> Outcome:
         """Fetch an unpinned layer, and learn its digest: the step of a layer's run."""

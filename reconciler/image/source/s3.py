@@ -8,6 +8,7 @@ the life of the process; a client that was refused is forgotten, so that new cre
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -71,11 +73,11 @@ def head(sources: Collection[Source]) -> Mapping[Source, Head | ReconcilerError]
         return dict(zip(distinct, pool.map(_head_or_error, distinct), strict=True))
 
 
-def head_one(source: Source) -> Head:
-    """The same for one source. Raises SourceNotFound, SourceForbidden and SourceUnavailable."""
+def head_one(source: Source, unless: Callable[[], bool] | None = None) -> Head:
+    """The same for one source. Raises SourceNotFound, SourceForbidden and SourceUnavailable; at once where ``unless`` is true."""
     if not source.is_s3:
         return stamp(source.url).head
-    with Cutoff(HEAD_SECONDS) as cutoff:
+    with Cutoff(HEAD_SECONDS, unless) as cutoff:
         return _Exchange(source, cutoff, time.sleep).head()
 
 
@@ -226,7 +228,7 @@ class _Exchange:
         options = replace(source.s3, region=_regions.get((source.s3, source.bucket_key[0]), source.s3.region))
         request = _request(source, options, method, headers)
         answer = self._sent(request)
-        region = answer.headers.get("x-amz-bucket-region")
+        region = answer.headers.get("x-amz-bucket-region") if source.s3.endpoint_url is None else None
         if region and answer.status in (301, 307, 400, 403) and region != _region(options) and _is_amazon(request.url):
             answer.close()
             _regions[source.s3, source.bucket_key[0]] = region
@@ -293,7 +295,8 @@ def _request(source: Source, options: S3Options, method: str, headers: Mapping[s
     path = f"{endpoint.path.rstrip('/')}/{quote(bucket)}/{quote(key)}"
     netloc = endpoint.netloc.rpartition("@")[2]
     agent = {"User-Agent": f"reconciler/{__version__}"}
-    return Request(method, f"{endpoint.scheme}://{netloc}{path}", agent | dict(headers))
+    cafile = _certificates_without_boto() if endpoint.scheme == "https" else ""
+    return Request(method, f"{endpoint.scheme}://{netloc}{path}", agent | dict(headers), cafile)
 
 
 def _signed(client: Any, method: str, wanted: dict[str, str], headers: Mapping[str, str]) -> Request:
@@ -387,6 +390,17 @@ def _certificates(core: Any) -> str:
     from botocore.httpsession import get_cert_path
 
     return str(core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(True))
+
+
+def _certificates_without_boto() -> str:
+    """The file that the environment names; empty for the system's certificates, where it has any."""
+    named = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or ""
+    system = ssl.get_default_verify_paths()
+    if named or system.cafile or (system.capath and any(Path(system.capath).iterdir())):
+        return named
+    from botocore.httpsession import get_cert_path
+
+    return str(get_cert_path(True))
 
 
 def _region(options: S3Options) -> str | None:

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock
 
-from reconciler.errors import SourceUnavailable, Terminal
+from reconciler.errors import ReconcilerError, SourceUnavailable, Stopped, Terminal
 from reconciler.image.source.arrival import Arrival, Arrived, Fetched, Progress, host_error
 from reconciler.image.source.download import Download, Manner
 from reconciler.image.source.local import check_whole, read_file
@@ -122,7 +122,7 @@ class Spool:
         Raises what fails at once: SourceNotFound, SourceForbidden, SourceUnavailable, SourceChanged, NoSpace, NeedsOperator.
         """
         if layer.source.is_s3 and layer.sha256 is None and head is None:
-            head = head_one(layer.source)
+            head = self._head(layer.source)
         key = spool_key(layer, head)
         with self._lock:
             shared = self._usable(key)
@@ -130,6 +130,21 @@ class Spool:
                 shared = self._shared[key] = Shared(self._begin(key, layer, head), layer.source)
             shared.readers += 1
         return Fetch(self, key, shared, layer.source)
+
+    def _head(self, source: Source) -> Head:
+        try:
+            return head_one(source, self._stop.is_set)
+        except SourceUnavailable:
+            if self._stop.is_set():
+                raise Stopped(f"stopped while {source.url} was asked for") from None
+            raise
+
+    def length(self, source: Source) -> int:
+        """Bytes of an object or file, as its source reports them now; 0 where it doesn't."""
+        try:
+            return self._head(source).size
+        except ReconcilerError:
+            return 0
 
     def _usable(self, key: str) -> Shared | None:
         shared = self._shared.get(key)

@@ -379,8 +379,25 @@ def test_after_an_expired_token_new_credentials_are_read(origin: Origin, monkeyp
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("certificate")
     command = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {directory}/key -out {directory}/cert -days 2 -subj /CN=x"
-    subprocess.run(command.split(), check=True, capture_output=True)
+    subprocess.run([*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
     return directory
+
+
+def test_a_certificate_that_the_environment_names_is_trusted(
+    certificate: Path, anonymous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert", certificate / "key")
+
+    def speak(connection: socket.socket, over: threading.Event) -> None:
+        with context.wrap_socket(connection.dup(), server_side=True) as inside:
+            inside.recv(1 << 16)
+            inside.sendall(b'HTTP/1.1 200 OK\r\nETag: "abc"\r\nContent-Length: 4\r\n\r\n')
+
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate / "cert"))
+    with RawServer(speak) as server:
+        options = S3Options(server.endpoint.replace("http", "https"), "us-east-1", anonymous=anonymous)
+        assert head_one(Source("s3://a/b", options)) == Head('"abc"', 4)
 
 
 def test_a_certificate_that_is_not_trusted_is_named_as_the_reason(certificate: Path) -> None:
@@ -413,3 +430,48 @@ def test_a_proxy_of_the_environment_is_asked(origin: Origin, monkeypatch: pytest
     assert found == Head('"abc"', 4)
     assert origin.asked[0].headers["Proxy-Authorization"] == "Basic bWU6c2VjcmV0"
     assert origin.asked[0].headers["Host"] == "s3.example"
+
+
+# -------------------------------------------------------------------------------------------------------- Amazon
+
+
+@pytest.fixture(scope="module")
+def amazon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for Amazon's names."""
+    directory = tmp_path_factory.mktemp("amazon")
+    hosts = ",".join(f"DNS:*.s3.{region}amazonaws.com" for region in ("", "us-east-1.", "eu-west-1."))
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {directory}/key -out {directory}/cert -days 2 -subj /CN=x"
+    subprocess.run([*command.split(), "-addext", f"subjectAltName={hosts}"], check=True, capture_output=True)
+    return directory
+
+
+def test_the_region_of_a_bucket_is_learnt_from_the_first_answer(
+    amazon: Path, anonymous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a proxy, with the certificates of the AWS configuration, as boto3 does it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(amazon / "cert", amazon / "key")
+    asked: list[str] = []
+
+    def speak(connection: socket.socket, over: threading.Event) -> None:
+        tunnel = connection.recv(1 << 16).split()[1].decode()
+        connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        with context.wrap_socket(connection.dup(), server_side=True) as inside:
+            while request := inside.recv(1 << 16):
+                asked.append(
+                    f"{tunnel} {request.split()[0].decode()} {'/eu-west-1/s3/' if b'/eu-west-1/s3/' in request else ''}".strip()
+                )
+                elsewhere = b"HTTP/1.1 301 Moved\r\nx-amz-bucket-region: eu-west-1\r\nContent-Length: 0\r\n\r\n"
+                there = b'HTTP/1.1 200 OK\r\nETag: "abc"\r\nContent-Length: 4\r\n\r\n'
+                inside.sendall(there if "eu-west-1" in tunnel else elsewhere)
+
+    with RawServer(speak) as server:
+        monkeypatch.setenv("https_proxy", server.endpoint)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(amazon / "cert"))
+        source = Source("s3://images/one.tar", S3Options(None, "us-east-1", anonymous=anonymous))
+        assert [head_one(source) for _ in range(2)] == [Head('"abc"', 4)] * 2
+
+    signed = "" if anonymous else " /eu-west-1/s3/"
+    there = f"images.s3.eu-west-1.amazonaws.com:443 HEAD{signed}"
+    assert asked[0].startswith(("images.s3.amazonaws.com:443", "images.s3.us-east-1.amazonaws.com:443"))
+    assert asked[1:] == [there, there]
