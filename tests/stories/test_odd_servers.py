@@ -212,3 +212,34 @@ def test_a_redirect_and_a_refused_look_up_are_no_obstacle(workshop: Workshop, or
 
     assert cat(workshop.snapshot("web-a"), "/etc/hostname") == b"moved\n"
     eventually(lambda: not workshop.spool.exists() or not list(workshop.spool.iterdir()))
+
+
+def test_a_layer_that_stays_damaged_is_fetched_once_more_and_then_waits(workshop: Workshop, origin: Origin) -> None:
+    """A service does not fetch it at each look."""
+    declare(workshop, origin, "web", Layer("web", b"?" * 20_000))
+    running = workshop.start("--interval", "1")
+    running.until(lambda: len(origin.gets()) >= 2, "the second fetch", 30)
+    seen = sum(heads(origin).values())
+
+    running.until(lambda: sum(heads(origin).values()) > seen + 3, "a few look-ups more", 30)
+
+    assert len(origin.gets()) == 2
+    running.signal(signal.SIGTERM).wait(20).expect(143)
+
+
+def test_bytes_that_contradict_what_was_learnt_of_their_etag_replace_it(workshop: Workshop, origin: Origin) -> None:
+    """An object was replaced by one of the same time and length; its server makes the same ETag of it."""
+    declare(workshop, origin, "web", root("base", {"which": b"1"}), etag="6553f100-2800")
+    workshop.converge()
+    for path in [*workshop.volumes, workshop.snapshot("web-a")]:
+        path.unlink()
+    declare(workshop, origin, "web", root("base", {"which": b"2"}), etag="6553f100-2800")
+
+    first = workshop.once("-o", "json")
+    if first.code:
+        told = first.object("Image", "web")
+        assert told["reason"] == "DigestMismatch"
+        assert "an earlier fetch of the same ETag had" in told["message"]
+        workshop.converge()
+
+    assert cat(workshop.snapshot("web-a"), "/which") == b"2"
