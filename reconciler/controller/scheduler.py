@@ -121,6 +121,8 @@ class Scheduler:
         Plans that were made before then remove and replace nothing any more.
         """
         self._version += manifests
+        if manifests:
+            self._todo.discard_all(DESTRUCTIVE)
         self._merge(Wanted(None if names is None else frozenset(names), manifests))
 
     def wake(self, named: Collection[str] | None) -> None:

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from reconciler.model import Action, Key
+from reconciler.model import Action, Key, Verb
 
 Slot = tuple[str, str]
 """What an action needs one of: ``("download", "")``, ``("build", "")``, ``("pool", NAME)``, ``("row", "")``."""
@@ -84,6 +84,13 @@ class Todo:
             for one in self._blockers.pop(key, ()):
                 self._dependents[one].discard(key)
         return action
+
+    def discard_all(self, verbs: Collection[Verb]) -> None:
+        """Remove every action with one of these verbs, those that rest included."""
+        for action in (*self._waiting.values(), *self.resting):
+            if action.verb in verbs:
+                self.discard(action.key)
+                self._resting.pop(action.key, None)
 
     def finished(self, key: Key, *, ok: bool) -> Iterator[Action]:
         """An action has ended. Those that needed it become ready, or are removed and returned where it failed."""

@@ -1,0 +1,28 @@
+"""Worlds in which the simulation has found faults of the control loop, each short enough to read."""
+
+from __future__ import annotations
+
+from random import Random
+
+from reconciler.image.spec import GIB, Layer
+from reconciler.model import ImageSpec
+from tests.simulation.world import Op, Options, World
+
+
+class Returning(World):
+    """An image that goes and comes back while the removals of its snapshots wait for a slot of their pool."""
+
+    def declare(self, random: Random) -> None:
+        source = next(iter(self.sources.all))
+        layer = Layer(source, self.sources.all[source].digest)
+        images = {name: ImageSpec(name, "b", GIB, (layer,), tuple(f"{name}-{n}" for n in range(6))) for name in ("web", "db")}
+        self._declare(images)
+
+    def withdraw(self, random: Random) -> None:
+        self._declare({name: image for name, image in self.desired.images.items() if name != "web"})
+
+
+def test_no_queued_removal_starts_once_the_manifests_have_changed() -> None:
+    ops = [(0.0, "declare"), (60.0, "slow_pools"), (1.0, "withdraw"), (50.0, "declare"), (60.0, "wait")]
+    for seed in range(6):
+        Returning(seed, Options(prune=True, turn=0.2)).run([Op(pause, name, seed) for pause, name in ops])
