@@ -15,7 +15,7 @@ from reconciler.controller import context as hosts
 from reconciler.controller import converge
 from reconciler.controller.context import Host
 from reconciler.engine.definitions import Status
-from reconciler.errors import ReconcilerError, VolumeCorrupt
+from reconciler.errors import BuilderDied, ReconcilerError, VolumeCorrupt
 from reconciler.image import e2fsck
 from reconciler.image.builder import process
 from reconciler.image.source import s3
@@ -80,6 +80,8 @@ def builder() -> Finding:
         return confinement(process.confinement(), is_root=os.geteuid() == 0)
     except ReconcilerError as error:
         return of_host(ERROR, "builder", error.reason, f"the builder process does not start: {error}")
+    except OSError as error:
+        return of_host(ERROR, "builder", BuilderDied.reason, f"the builder process does not start: {error}")
 
 
 def confinement(measures: Mapping[str, str], *, is_root: bool) -> Finding:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,19 +123,25 @@ def test_reading_verbs_work_on_a_read_only_file_system(workshop: Workshop, disk:
     clear(workshop.once(*state)).expect(69)
 
 
-def test_the_state_directory_of_another_user_is_reported(workshop: Workshop, disk: Path) -> None:
-    """Nothing in it can be read: no verb takes that for an empty host."""
-    converged(workshop, disk)
-    subprocess.run(["chmod", "-R", "a+rX", workshop.manifests, workshop.layers], check=True)
-    for path in (workshop.root, *workshop.root.parents):
-        if path.stat().st_mode & 0o001 == 0:
-            path.chmod(path.stat().st_mode | 0o055)
-    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    for words in (("list",), ("plan",), ("verify",), ("health",), ("--once",), ("suspend", "image/web")):
-        whole = [*command, str(RECONCILE), *words, "--state", str(disk / "state")]
-        ran = subprocess.run(
-            whole, capture_output=True, text=True, env=workshop.environment, cwd="/", check=False, stdin=subprocess.DEVNULL
-        )
-        done = clear(Completed(tuple(words), ran.returncode, ran.stdout, ran.stderr))
-        assert done.code in (1, 69), done
-        done.words("permission denied")
+def test_the_state_directory_of_another_user_is_reported(workshop: Workshop) -> None:
+    """Nothing in it can be read: no verb takes that for an empty host. Pytest's own directory is closed to other users."""
+    with tempfile.TemporaryDirectory() as where:
+        theirs = replace(workshop, root=Path(where))
+        theirs.image("web", [BASE])
+        theirs.converge()
+        subprocess.run(["chmod", "-R", "a+rX", where, theirs.manifests, theirs.layers], check=True)
+        theirs.state.chmod(0o700)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", RECONCILE]
+        for words in (("list",), ("plan",), ("verify",), ("health",), ("--once",), ("suspend", "image/web")):
+            ran = subprocess.run(
+                [*command, *words],
+                capture_output=True,
+                text=True,
+                env=theirs.environment,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+            done = clear(Completed(words, ran.returncode, ran.stdout, ran.stderr))
+            assert done.code in (1, 69), done
+            done.words("permission denied", str(theirs.state))
