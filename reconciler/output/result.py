@@ -59,8 +59,8 @@ class Result:
 
     @property
     def ready(self) -> int:
-        """Objects that are Ready at the end, changed or not."""
-        return sum(1 for o in self.objects if o.ok and o.phase == "Ready")
+        """Objects that are Ready at the end, changed or not. A layer is fetched for them, and no object that stays."""
+        return sum(1 for o in self.objects if o.ok and o.phase == "Ready" and o.kind is not Kind.LAYER)
 
     @property
     def unchanged(self) -> int:
