@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty
 
@@ -199,7 +200,8 @@ class Scheduler:
         until = self._threads.monotonic() + STOP_SECONDS
         while (self._jobs or self._looking) and (not self.stop.is_set() or self._threads.monotonic() < until):
             self.progress.tick()
-            self._receive(TURN_SECONDS)
+            with suppress(Exception):  # what ends the scheduler is reported already
+                self._receive(TURN_SECONDS)
         late = "did not stop in time; the next run goes on"
         for action in self._running():
             self._record(Done(action, False, "Stopped", late))
