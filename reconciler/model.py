@@ -1,7 +1,6 @@
-"""The frozen values that packages exchange: Desired, Observed, Action, Plan, Finding, Key, Result.
+"""The frozen values that packages exchange: Desired, Observed, Action, Plan, Finding, Key. No state.
 
-``manifests`` makes Desired, ``controller/observe`` Observed; ``planner`` compares them; the controller carries out the Plan. No
-state, no side effects.
+``manifests`` makes Desired, ``controller/observe`` Observed; ``planner`` compares them; the controller carries out the Plan.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ class Kind(StrEnum):
 
 
 class Key(NamedTuple):
-    """The key of one object, everywhere: two pools may hold snapshots, or volumes, of one name. ``str`` is for people.
-
-    ``pool`` is empty for what is in no pool: images, pools and layers.
-    """
+    """The key of one object: two pools may hold snapshots, or volumes, of one name. ``pool`` is empty for all other kinds."""
 
     kind: Kind
     pool: str
@@ -73,9 +69,6 @@ class Phase(StrEnum):
     DEGRADED = "Degraded"
     FAILED = "Failed"
     REMOVING = "Removing"
-
-
-# ---------------------------------------------------------------------------------------------------- desired
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +165,6 @@ class Desired:
     images: Mapping[str, ImageSpec]
     source: str = ""
     """The directory that it was read from."""
-
-
-# --------------------------------------------------------------------------------------------------- observed
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +272,6 @@ class Observed:
         return state.snapshots.get(name) if state else None
 
 
-# ------------------------------------------------------------------------------------------------------- plan
-
-
 class Verb(StrEnum):
     ASSEMBLE = "assemble"
     """Make a pool usable: after a reboot, for the first time, or after a crash. Its content is observed again afterwards."""
@@ -374,9 +361,6 @@ class Plan:
     blocked: tuple[Failure, ...] = ()
     findings: tuple[Finding, ...] = ()
     unchanged: tuple[Key, ...] = ()
-
-
-# ------------------------------------------------------------------------------------------------------ facts
 
 
 @dataclass(frozen=True, slots=True)

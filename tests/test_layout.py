@@ -36,8 +36,8 @@ ALLOWED: Mapping[str, set[str]] = {
 """What each package may import besides itself and ``SHARED``."""
 
 HOME = {
-    "boto3": {"image/source/s3.py"},
-    "botocore": {"image/source/s3.py"},
+    "boto3": {"image/source/s3_client.py"},
+    "botocore": {"image/source/s3_client.py"},
     "sqlmodel": {"registry/writer.py", "registry/tables.py"},
     "sqlalchemy": {"registry/writer.py", "registry/tables.py"},
     "watchfiles": {"manifests/inotify.py"},
@@ -178,6 +178,6 @@ def test_help_and_completion_import_nothing_heavy() -> None:
 
 def test_files_stay_small() -> None:
     """One file, one idea: above 400 lines a file is split."""
-    long = {name(path): count for path in MODULES if (count := len(path.read_text().splitlines())) > 450}
+    long = {name(path): count for path in MODULES if (count := len(path.read_text().splitlines())) > 400}
 
     assert not long

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from reconciler.controller.calls import Calls
 from reconciler.controller.layers import Layers
-from reconciler.controller.machines import Hands, Pipelines, machines
+from reconciler.controller.machines import machines
+from reconciler.controller.pipelines import Hands, Pipelines
 from reconciler.controller.sources import Sources
 from reconciler.controller.threads import THREADS, Threads
 from reconciler.engine.engine import Engine

@@ -144,3 +144,9 @@ def record(host: Host, action: Action) -> None:
     if spec is None:
         return  # withdrawn meanwhile
     host.registry.record_image(ImageRow(spec.name, spec.pool, action.chain, spec.size, spec.retain))
+
+
+def failed(action: Action, error: BaseException | None) -> Done:
+    """The result of an action whose job ended with an error."""
+    reason = getattr(error, "reason", "InternalError")
+    return Done(action, False, reason, str(error) if hasattr(error, "reason") else f"{type(error).__name__}: {error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from reconciler.controller import housekeeping, machines
+from reconciler.controller import housekeeping, pipelines
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Look, Wish
 from reconciler.controller.scheduler import Scheduler
@@ -35,7 +35,7 @@ def converge(
     retries = [mark for mark in host.records.marks().values() if mark.what is What.RETRY]
     scheduler = Scheduler(host, wish, progress, stop, first_look=lambda now: console.note_plan(now.plan) if wish.diff else None)
     with tracing.span("pass", revision=host.revision), deadline(host.settings.timeout, stop) as expired, progress:
-        machines.discard_unfinished_indexes(host.settings.indexes)
+        pipelines.discard_unfinished_indexes(host.settings.indexes)
         now = scheduler.run_until_idle(approved)
         if expired.is_set():
             raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")

@@ -18,11 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty
 
+from reconciler.controller.admission import DESTRUCTIVE, TOGETHER, is_admissible, only_adds, slot_of
 from reconciler.controller.backoff import Backoff
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Look, Patience, Wish, look, look_at_images
 from reconciler.controller.events import Answered, Beating, Event, Finished, Job, Looked, Wanted, Woken
-from reconciler.controller.executor import Done, Ledger, approval, dependent, perform, perform_many, perform_rows
+from reconciler.controller.executor import Done, Ledger, approval, dependent, failed, perform, perform_many, perform_rows
 from reconciler.controller.housekeeping import release_runs
 from reconciler.controller.threads import Mailbox
 from reconciler.controller.todo import Slot, Todo, images_of
@@ -49,26 +50,12 @@ LOOK_PAUSE = 0.5
 IMPATIENT = Patience(pools=5.0, sources=1.0)
 """While there is other work, answers that are late are taken into account when they arrive."""
 
-ADDING = frozenset((Verb.RESOLVE, Verb.BUILD, Verb.CREATE))
-"""What only adds. Where a look at some images asks for more than that, all of it waits for the look at everything."""
-
-DESTRUCTIVE = frozenset((Verb.REPLACE, Verb.REMOVE, Verb.FORGET))
-"""What needs a plan that is complete for its object, made from the manifests as they are now."""
-
 
 Read = Callable[[Host, Wanted], tuple[Host, Wanted]]
 """Reads the manifests anew in a look's thread: the host as declared now, and what is to be looked at."""
 
 
-def as_before(host: Host, wanted: Wanted) -> tuple[Host, Wanted]:
-    return host, wanted
-
-
-TOGETHER = frozenset((Verb.CREATE, Verb.ACTIVATE))
-"""What is done for many snapshots of a pool in one job."""
-
-ROWS = 256
-"""The most rows that one job writes."""
+ROWS = 256  # rows that one job writes at most
 
 
 @dataclass
@@ -84,7 +71,7 @@ class Scheduler:
     progress: Progress
     stop: threading.Event
     backoff: Backoff | None = None
-    read: Read = as_before
+    read: Read = lambda host, wanted: (host, wanted)
     looked: Callable[[Look], None] = lambda now: None
     first_look: Callable[[Look], None] = lambda now: None
 
@@ -277,7 +264,7 @@ class Scheduler:
             raise event.error or Stopped("a look ended without a result")
         self._local = event.local
         first, whole = self.last is None, event.wanted.names is None
-        plan = event.found.plan if whole or _only_adds(event.found.plan) else Plan()
+        plan = event.found.plan if whole or only_adds(event.found.plan) else Plan()
         if whole:
             self._todo.clear()
             self._pending = event.found.pending
@@ -312,7 +299,8 @@ class Scheduler:
             return done is not None and done.ok
         if self.backoff is None and self.ledger.is_done(action):
             return self.ledger.done[action.key].ok
-        if not self._is_allowed(action, event) or (action.pool in unmade and action.kind is not Kind.POOL):
+        current, needs_pool = event.version == self._version, action.pool in unmade and action.kind is not Kind.POOL
+        if needs_pool or not is_admissible(action, self.ledger.approved, current=current):
             return False
         missing = [key for key in action.after if key in out]
         if missing:
@@ -320,30 +308,10 @@ class Scheduler:
             if failed is not None:
                 self._record(dependent(action, failed))
             return False
-        self._todo.add(action, self._slot(action), self._jobs)
+        self._todo.add(action, slot_of(action, self._local), self._jobs)
         return True
 
-    def _is_allowed(self, action: Action, event: Looked) -> bool:
-        if self.ledger.approved is not None and approval(action) not in self.ledger.approved:
-            return False
-        if not (action.chain or action.kind in (Kind.LAYER, Kind.IMAGE, Kind.POOL)):
-            return False  # provisional: its layers are not known yet
-        if action.verb in DESTRUCTIVE and event.version != self._version:
-            return False
-        # Whether a snapshot is in use is seen by the look just before it is replaced, not by the one before its volume was built.
-        return action.verb is not Verb.REPLACE or not action.after
-
     # --------------------------------------------------------------------------------------------------- actions
-
-    def _slot(self, action: Action) -> Slot:
-        if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:
-            return "row", ""
-        if action.verb is Verb.RESOLVE:
-            return "download", ""
-        if action.kind is Kind.VOLUME and action.verb in (Verb.BUILD, Verb.REBUILD):
-            is_local = all(not layer.source.is_s3 or layer.sha256 in self._local for layer in action.layers)
-            return ("build" if is_local else "download"), ""
-        return "pool", action.pool or action.name
 
     def _room(self, slot: Slot) -> int:
         settings = self.host.settings
@@ -411,7 +379,7 @@ class Scheduler:
         ended = {done.action.key: done for done in event.done}
         for action in event.job.actions:
             del self._jobs[action.key]
-            done = ended.get(action.key) or _failed(action, event.error)
+            done = ended.get(action.key) or failed(action, event.error)
             if done.again:
                 self._todo.rest(action, event.job.slot, self._threads.monotonic() + done.again)
                 continue
@@ -430,13 +398,3 @@ class Scheduler:
         self.ledger.done[done.action.key] = done
         if learn and self.backoff is not None:
             self.backoff.learn(done)
-
-
-def _only_adds(plan: Plan) -> bool:
-    """Whether a plan only adds something (and records in an image's row what was added)."""
-    return all(one.verb in ADDING or (one.verb is Verb.RECORD and one.kind is Kind.IMAGE) for one in plan.actions)
-
-
-def _failed(action: Action, error: BaseException | None) -> Done:
-    reason = getattr(error, "reason", "InternalError")
-    return Done(action, False, reason, str(error) if hasattr(error, "reason") else f"{type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.controller import housekeeping, machines
+from reconciler.controller import housekeeping, pipelines
 from reconciler.controller.backoff import Backoff
 from reconciler.controller.calls import Call
 from reconciler.controller.context import Host, file_identity
@@ -149,7 +149,7 @@ class Service:
         Manifests with faults are reported; what they declared last stays as it is, and nothing is pruned.
         """
         notify({"READY": "1", "STATUS": "first pass"})
-        machines.discard_unfinished_indexes(self._host.settings.indexes)
+        pipelines.discard_unfinished_indexes(self._host.settings.indexes)
         self._threads.start(self._watch, "watch")
         self._threads.start(self._do_chores, "chores")
         shown = False

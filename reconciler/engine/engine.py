@@ -26,11 +26,9 @@ from __future__ import annotations
 import random
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from reconciler.engine.definitions import (
     Context,
@@ -39,18 +37,23 @@ from reconciler.engine.definitions import (
     Machine,
     Outcome,
     Result,
-    Retry,
     Run,
     Status,
     Step,
     Store,
     pause,
 )
-from reconciler.errors import CommandError, NeedsOperator, Retryable, Stopped, Terminal
+from reconciler.engine.verdicts import (
+    after_error,
+    called_off,
+    crashed,
+    paused,
+    redefined,
+    rested,
+    unknown,
+)
+from reconciler.errors import Retryable, Stopped
 from reconciler.model import Fact, Key
-
-INTERNAL_ATTEMPTS = 2
-"""Attempts of a step that fails by an internal error: the second separates a rare state from a plain mistake."""
 
 POLL = 1.0
 """Seconds between two reads of the store for a cancel that another thread or process requested."""
@@ -193,7 +196,7 @@ class Engine:
             if isinstance(outcome, Outcome):
                 after[run.id] = self._commit(run, *self._advanced(run, tried, outcome), outcome.facts)
             elif isinstance(outcome, Stopped):
-                after[run.id] = self._commit(run, *_paused(run, outcome))
+                after[run.id] = self._commit(run, *paused(run, outcome))
             else:
                 after[run.id] = self._commit(run, *self._failed(run, tried, outcome, elapsed))
         return [after[run.id] for run in runs]
@@ -207,7 +210,7 @@ class Engine:
         run = self.store.run(run_id)
         if run.status is not Status.NEEDS_OPERATOR:
             return run
-        after = replace(_rested(run), status=Status.ACTIVE, reason="", message="")
+        after = replace(rested(run), status=Status.ACTIVE, reason="", message="")
         return self._commit(run, after, Entry(Result.NOTED, "Released"))
 
     # ------------------------------------------------------------------------------------------------- one turn
@@ -219,9 +222,9 @@ class Engine:
             return True
         step = self._step(run)
         if step is None:
-            self._commit(run, *_unknown(run, self.machines.get(run.machine)))
+            self._commit(run, *unknown(run, self.machines.get(run.machine)))
         elif run.digest != self.machines[run.machine].digest:
-            self._commit(run, *_redefined(run, self.machines[run.machine]))
+            self._commit(run, *redefined(run, self.machines[run.machine]))
         elif run.waits(self._clock()):
             return False
         else:
@@ -230,13 +233,13 @@ class Engine:
 
     def _attempt(self, run: Run, step: Step, progress: Progress) -> bool:
         if run.crashes >= step.retry.crashes:
-            self._commit(run, *_crashed(run))
+            self._commit(run, *crashed(run))
             return True
         began = self._monotonic()
         try:
             outcome = step.act(self._context(run, began + step.timeout, progress))
         except Stopped as stopped:
-            self._commit(run, *_paused(run, stopped))
+            self._commit(run, *paused(run, stopped))
             return isinstance(stopped, Cancelled)
         except Exception as error:
             self._commit(run, *self._failed(run, step, error, self._monotonic() - began))
@@ -256,7 +259,7 @@ class Engine:
                 raise StepTimeout(f"{run.subject}: deadline exceeded in step {run.state}")
             if now - looked >= POLL:
                 looked = now
-                if _called_off(self.store.run(run.id)):
+                if called_off(self.store.run(run.id)):
                     raise Cancelled(f"{run.subject}: cancelled in step {run.state}")
 
         def remaining() -> float:
@@ -270,7 +273,7 @@ class Engine:
         now = self._clock()
         after, entry = after_error(run, step.retry, error, elapsed, now, self._rng)
         if self.stop.is_set() and after.status is not Status.NEEDS_OPERATOR:
-            return _paused(run, error)
+            return paused(run, error)
         if after.status is Status.FAILED:
             after = replace(after, not_before=now + pause(1 + self.store.failed_before(run), self._rng))
         return after, entry
@@ -278,7 +281,7 @@ class Engine:
     def _advanced(self, run: Run, step: Step, outcome: Outcome) -> tuple[Run, Entry]:
         status = Status.DONE if step.next in self.machines[run.machine].ends else Status.ACTIVE
         data = {**run.data, **outcome.data}
-        after = replace(_rested(run), state=step.next, status=status, data=data, reason="", message=outcome.message)
+        after = replace(rested(run), state=step.next, status=status, data=data, reason="", message=outcome.message)
         return after, Entry(Result.ADVANCED, step.next.capitalize(), outcome.message, outcome.data)
 
     def _finish_cancelled(self, run: Run) -> Run:
@@ -300,70 +303,6 @@ class Engine:
         self.store.commit_run(before, after, entry, facts)
         self._listener(after, entry)
         return after
-
-
-# ------------------------------------------------------------------------------------------- verdicts, all of them pure
-
-
-def after_error(run: Run, retry: Retry, error: Exception, elapsed: float, now: float, rng: random.Random) -> tuple[Run, Entry]:
-    """The run after an attempt of ``elapsed`` seconds that raised ``error``, and the entry for its history."""
-    reason, message = describe(error)
-    attempt = run.attempt + 1
-    failed = replace(run, attempt=attempt, crashes=0, status=Status.FAILED, reason=reason, message=message)
-    if isinstance(error, NeedsOperator):
-        return replace(failed, status=Status.NEEDS_OPERATOR), Entry(Result.NEEDS_OPERATOR, reason, message)
-    if isinstance(error, Terminal | CommandError):
-        return failed, Entry(Result.FAILED, reason, message)
-    limit = retry.attempts if isinstance(error, Retryable) else min(INTERNAL_ATTEMPTS, retry.attempts)
-    delay = retry.delay(attempt, rng)
-    spent = run.spent + elapsed + delay
-    if attempt >= limit or spent > retry.total:
-        text = f"{message}; failed after {attempt} attempt{'s' * (attempt > 1)}"
-        return replace(failed, spent=spent, message=text), Entry(Result.FAILED, reason, text)
-    waiting = replace(failed, status=Status.ACTIVE, spent=spent, not_before=now + delay)
-    return waiting, Entry(Result.RETRY, reason, message)
-
-
-def _paused(run: Run, error: Exception) -> tuple[Run, Entry]:
-    return run, Entry(Result.STOPPED, *describe(error))
-
-
-def describe(error: Exception) -> tuple[str, str]:
-    """Reason and message of an error; one that isn't ours names the innermost calls as well."""
-    if isinstance(error, Retryable | Terminal | NeedsOperator | Stopped | CommandError):
-        return error.reason, str(error)
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    trail = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
-    return "InternalError", f"{type(error).__name__}: {error} [{trail}]"
-
-
-def _rested(run: Run) -> Run:
-    return replace(run, attempt=0, spent=0.0, crashes=0, not_before=0.0)
-
-
-def _called_off(run: Run) -> bool:
-    return bool(run.cancel) or run.status is not Status.ACTIVE
-
-
-def _stopped_for_operator(run: Run, reason: str, message: str) -> tuple[Run, Entry]:
-    after = replace(run, status=Status.NEEDS_OPERATOR, reason=reason, message=message)
-    return after, Entry(Result.NEEDS_OPERATOR, reason, message)
-
-
-def _unknown(run: Run, machine: Machine | None) -> tuple[Run, Entry]:
-    what = f"machine {run.machine!r} is" if machine is None else f"state {run.state!r} of machine {run.machine!r} is"
-    text = f"{run.subject}: {what} unknown to this version: another version wrote it; use that version, or cancel the run"
-    return _stopped_for_operator(run, "UnknownState", text)
-
-
-def _redefined(run: Run, machine: Machine) -> tuple[Run, Entry]:
-    text = f"{run.subject}: machine {machine.name!r} has changed since the run began; continuing from {run.state!r}"
-    return replace(run, digest=machine.digest), Entry(Result.NOTED, "DefinitionChanged", text)
-
-
-def _crashed(run: Run) -> tuple[Run, Entry]:
-    text = f"crash loop: {run.crashes} crashes in step {run.state}; check the log, then `reconcile retry image/NAME`"
-    return _stopped_for_operator(run, "CrashLoop", text)
 
 
 # ------------------------------------------------------------------------------------------------------ small parts

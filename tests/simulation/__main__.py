@@ -13,6 +13,7 @@ from random import Random
 
 from tests.simulation.checks import Violation
 from tests.simulation.coverage import report
+from tests.simulation.threads import BEGIN
 from tests.simulation.world import World, script
 
 
@@ -41,7 +42,7 @@ def main() -> int:
                 bad += 1
                 print(f"seed {seed}: {world.options}\n  {error}", file=out, flush=True)
         seen += world.checks.transitions
-        virtual += world.kernel.now - 1000
+        virtual += world.kernel.now - BEGIN
         if (seed - options.seed) % 100 == 99:
             print(f"{seed - options.seed + 1} worlds, {virtual / 3600:.0f} hours, {bad} with a violation", file=out, flush=True)
         if bad and not options.keep_going:

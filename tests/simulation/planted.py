@@ -5,26 +5,83 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 import pytest
 
 from reconciler.controller import observe
+from reconciler.controller.backoff import Backoff
 from reconciler.controller.events import Looked
+from reconciler.controller.executor import Done
 from reconciler.controller.scheduler import Scheduler
-from reconciler.model import Action, Key, PoolObserved
+from reconciler.image.spec import GIB, Layer
+from reconciler.model import Action, ImageSpec, Key, PoolObserved
 from reconciler.pool.driver import Driver
 from tests.simulation import checks
+from tests.simulation.world import POOLS, Op, Options, PoolFault, World
+
+
+class Staged(World):
+    """A world with two images, in pools of their own, whose script gives the fault an opportunity."""
+
+    pinned = True
+
+    def declare(self, random: Random) -> None:
+        """Both images, each with another source."""
+        images = {}
+        for name, pool, source in zip(("web", "db"), POOLS, self.sources.all, strict=False):
+            layer = Layer(source, self.sources.all[source].digest if self.pinned else None)
+            images[name] = ImageSpec(name, pool, GIB, (layer,), tuple(f"{name}-{n}" for n in range(3)))
+        self._declare(images)
+
+    def declare_unpinned(self, random: Random) -> None:
+        self.pinned = False
+        self.declare(random)
+
+    def withdraw(self, random: Random) -> None:
+        """One of the images."""
+        self._declare({name: image for name, image in self.desired.images.items() if name != "db"})
+
+    def add_snapshot(self, random: Random) -> None:
+        image = self.desired.images["web"]
+        self._declare({**self.desired.images, "web": replace(image, snapshots=(*image.snapshots, "web-9"))})
+
+    def hang_a_source(self, random: Random) -> None:
+        self.sources.fail(next(iter(self.sources.all)), "hang")
+
+    def slow_a_source(self, random: Random) -> None:
+        self.sources.fail(next(iter(self.sources.all)), "slow")
+
+    def declare_one(self, random: Random) -> None:
+        self.pinned = False
+        self.declare(random)
+        self.withdraw(random)
+
+    def lose_a_source(self, random: Random) -> None:
+        self.sources.fail(next(iter(self.sources.all)), "missing")
+
+    def break_one_pool(self, random: Random) -> None:
+        self.pool_faults["a"] = PoolFault("odd", "observe")
+        self._spoil("pool a")
 
 
 @dataclass(frozen=True)
 class Planted:
+    """``steps`` are the script: pauses in seconds, and methods of ``Staged``."""
+
     name: str
     finds: str
     apply: Callable[[pytest.MonkeyPatch], None]
-    steps: Mapping[str, int]
-    """How often each step is chosen in a script that looks for it."""
-    prune: bool = False
+    steps: tuple[tuple[float, str], ...]
+
+    def violation(self, seed: int) -> str:
+        """What does not hold in a world with the fault; empty where everything does."""
+        try:
+            Staged(seed, Options(prune=True, turn=0.2)).run([Op(pause, name, seed) for pause, name in self.steps])
+        except checks.Violation as error:
+            return str(error)
+        return ""
 
 
 def main_thread_look_up(patch: pytest.MonkeyPatch) -> None:
@@ -69,7 +126,13 @@ def filtered_prerequisite(patch: pytest.MonkeyPatch) -> None:
     def lenient(self: Scheduler, action: Action, event: Looked, unmade: Collection[str], out: Collection[Key]) -> bool:
         return admits(self, action, event, unmade, ())
 
+    withheld = Backoff.withheld
+
+    def direct(self: Backoff, *given: Any, **more: Any) -> dict[Key, Done]:
+        return {key: done for key, done in withheld(self, *given, **more).items() if done.tried}
+
     patch.setattr(Scheduler, "_admits", lenient)
+    patch.setattr(Backoff, "withheld", direct)
 
 
 def escaping_error(patch: pytest.MonkeyPatch) -> None:
@@ -84,14 +147,34 @@ def escaping_error(patch: pytest.MonkeyPatch) -> None:
 
 
 PLANTED = (
-    Planted("a look-up in the main thread", checks.GAP, main_thread_look_up, {"edit": 2, "break_source": 2, "wait": 1}),
-    Planted("a removal from a stale plan", checks.CURRENT, stale_removal, {"flip": 6, "edit": 2, "slow_pools": 2}, prune=True),
-    Planted("a lost wake", checks.ISOLATED, lost_wake, {"edit_twice": 2, "wait": 3}),
+    Planted(
+        "a look-up in the main thread",
+        checks.GAP,
+        main_thread_look_up,
+        ((0, "hang_a_source"), (1, "declare_unpinned"), (60, "wait")),
+    ),
+    Planted(
+        "a removal from a stale plan",
+        checks.CURRENT,
+        stale_removal,
+        ((0, "declare"), (60, "slow_pools"), (1, "withdraw"), (3, "declare"), (30, "wait")),
+    ),
+    Planted(
+        "a lost wake",
+        checks.ISOLATED,
+        lost_wake,
+        ((0, "slow_a_source"), (1, "declare_one"), (0.4, "declare"), (130, "wait")),
+    ),
     Planted(
         "a filtered prerequisite",
         checks.ORDER,
         filtered_prerequisite,
-        {"edit": 3, "edit_snapshots": 4, "break_source": 4, "publish": 4},
+        ((0, "lose_a_source"), (1, "declare"), (60, "add_snapshot"), (30, "wait")),
     ),
-    Planted("an error that escapes its object", checks.ISOLATED, escaping_error, {"edit": 3, "break_pool": 1, "wait": 2}),
+    Planted(
+        "an error that escapes its object",
+        checks.ISOLATED,
+        escaping_error,
+        ((0, "break_one_pool"), (1, "declare"), (130, "wait")),
+    ),
 )

@@ -13,10 +13,11 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from reconciler.controller import machines, once
+from reconciler.controller import machines, once, pipelines
 from reconciler.controller.calls import Calls
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Look, Wish
+from reconciler.controller.layers import layer_of
 from reconciler.controller.service import Pace, Service, Telling
 from reconciler.controller.sources import Sources
 from reconciler.engine.definitions import Context, Entry, Machine, Outcome, Run
@@ -102,7 +103,7 @@ class Steps:
         return Outcome()
 
     def download(self, context: Context) -> Outcome:
-        plan = machines.VolumePlan.of(context.run.input)
+        plan = pipelines.VolumePlan.of(context.run.input)
         for layer in plan.layers if plan.parent is None else plan.layers[-1:]:
             self.host.process.world.sources.fetch(layer, context.check)
             context.progress(1, 1)
@@ -114,7 +115,7 @@ class Steps:
         return Outcome()
 
     def provision(self, context: Context) -> Outcome:
-        plan, process = machines.VolumePlan.of(context.run.input), self.host.process
+        plan, process = pipelines.VolumePlan.of(context.run.input), self.host.process
         driver = self.host.hands.driver(plan.pool)
         with driver.create_volume(plan.chain, plan.size, plan.parent) as volume:
             for number, digest in enumerate(plan.digests):
@@ -127,7 +128,7 @@ class Steps:
         return Outcome(facts=(VolumeSealed(VolumeRow(plan.pool, plan.chain, plan.parent, plan.size, plan.digests, identity)),))
 
     def resolve(self, context: Context) -> Outcome:
-        layer = machines.layer_of(context.run.input["layer"])
+        layer = layer_of(context.run.input["layer"])
         head, digest = self.host.process.world.sources.fetch(layer, context.check)
         return Outcome(data={"digest": digest}, facts=(LayerSeen(layer.source, head.etag, head.size, digest),))
 

@@ -20,6 +20,9 @@ from reconciler.pool.memory import Crash
 
 EPOCH = 1_700_000_000.0
 
+BEGIN = 10_000.0
+"""When a world begins, in monotonic seconds."""
+
 
 class Killed(Crash):
     """Raised in a thread whose process was killed."""
@@ -44,7 +47,7 @@ class Kernel:
     """Runs tasks. ``died`` gets the errors that end a thread."""
 
     def __init__(self, random: Random) -> None:
-        self.random, self.now = random, 1000.0
+        self.random, self.now = random, BEGIN
         self.died: list[tuple[str, BaseException]] = []
         self.preempt = 0.2
         self.started: Callable[[str], None] = lambda name: None

@@ -156,7 +156,7 @@ class Download:
             raise SourceChanged(f"parts of {url}, fetched at different times, do not add up to sha256 {wanted}", hint=hint)
         if self._layer.learnt:
             message = f"{url} has sha256 {digest}, and an earlier fetch of the same ETag had {wanted}"
-            raise DigestMismatch(message, hint="the next attempt fetches it anew; pin the layer to one of them")
+            raise DigestMismatch(message, hint="the next attempt fetches it again; pin the layer to one of them")
         hint = "correct the manifest's sha256, or put the right object back"
         raise DigestMismatch(f"{url} has sha256 {digest}, not the declared {wanted}", hint=hint)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import ReconcilerError, SourceChanged, SourceForbidden, SourceNotFound, SourceUnavailable
-from reconciler.image.source import s3
+from reconciler.image.source import s3, s3_client
 from reconciler.image.source.answers import Asked as About
 from reconciler.image.source.answers import md5_of, redirected, refusal
 from reconciler.image.source.cutoff import Cutoff
@@ -59,7 +59,7 @@ def test_a_look_up_has_one_deadline_and_leaves_no_thread_and_no_connection(
     with RawServer(speak) as server:
         source = server.source(anonymous=anonymous)
         if not anonymous:
-            s3._client(source.s3)  # loading boto3 can take longer than this deadline
+            s3_client.client_for(source.s3)  # loading boto3 can take longer than this deadline
         with pytest.raises(SourceUnavailable, match="no whole answer in 0 s"):
             head_one(source)
         eventually(lambda: server.open == 0)
