@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.controller.context import Host
 from reconciler.controller.observe import POOL_SECONDS, held, identities, observe, resolutions
-from reconciler.controller.sources import ANSWER_SECONDS
+from reconciler.controller.sources import ANSWER_SECONDS, FAILED_SECONDS
 from reconciler.errors import Guarded, ReconcilerError
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Source
@@ -72,7 +72,7 @@ class Look:
     at: float = 0.0
     """When it began, in seconds since the epoch."""
     next_end: float = float("inf")
-    """When (monotonic seconds) a suspension or a grace period ends next."""
+    """When (monotonic seconds) a suspension or a grace period ends next, or a source that failed is to be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +137,19 @@ def look(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Coll
     prune = wish.prune and not host.faults and not host.relabelled
     if prune:
         guard(desired, observed, wish)
-    ends = began + next_end(dated, now, wish.grace) - now
+    ends = _next_end(observed, began, began + next_end(dated, now, wish.grace) - now)
     found = plan(desired, observed, prune=prune, selection=selection)
     return Look(observed, found, desired, _pending(observed, began), retried(marks), now, ends)
 
 
 def retried(marks: Marks) -> dict[str, float]:
     return {mark.image: mark.since for mark in marks.values() if mark.what is What.RETRY}
+
+
+def _next_end(observed: Observed, began: float, ends: float) -> float:
+    """``ends``, or the time at which a source that could not be asked is due again, if that is earlier."""
+    failed = any(found.error and found.reason != PENDING for found in observed.resolutions.values())
+    return min(ends, began + FAILED_SECONDS) if failed else ends
 
 
 def _pending(observed: Observed, began: float) -> float | None:

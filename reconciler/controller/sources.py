@@ -19,6 +19,9 @@ from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Source
 
 ANSWER_SECONDS = 10.0
+FAILED_SECONDS = 60.0
+"""After this time a look asks again a source that could not be asked."""
+
 AT_ONCE = 4
 """Requests to one endpoint at a time."""
 
@@ -100,7 +103,10 @@ class Sources:
     def _is_due(self, source: Source, now: float) -> bool:
         """Never while a request for it is out: it would hang, too."""
         known = self._known.get(source)
-        return known is None or (known.answer is not None and now - known.at > self._max_age)
+        if known is None or known.answer is None:
+            return known is None
+        age = self._max_age if isinstance(known.answer, Head) else min(self._max_age, FAILED_SECONDS / 2)
+        return now - known.at > age
 
     def _answer(self, source: Source) -> Answer | None:
         known = self._known.get(source)
