@@ -176,7 +176,7 @@ def test_data_that_is_gone(host: ThinWorkshop) -> None:  # noqa: F811
     done = host.once("-o", "json").expect(1)
 
     assert done.object("Image", "web")["reason"] == "PoolLost"
-    assert "put it back" in said_by_health(host)
+    assert "restore it" in said_by_health(host)
     assert f"reconcile adopt {POOL}" in said_by_health(host)
     assert not data.exists()
     still_looked_at(host)
