@@ -108,6 +108,7 @@ class Engine:
         self._rng = rng or random.SystemRandom()
         self._listener = listener
         self._claims = _Claims()
+        self._batch = threading.local()
 
     # -------------------------------------------------------------------------------------- what callers ask for
 
@@ -161,12 +162,25 @@ class Engine:
         runs: list[Run] = []
         results: list[tuple[Run, Outcome | Exception, float]] = []
         for step in self.machines[machine].steps:
-            with self.store.together():
+            with self._together():
                 runs = [self._open(machine, *one) for one in requests] if not runs else self._settle(runs, results)
                 begun = [self.store.begin_attempt(run, self._clock()) for run in runs if self._can_join(run, step)]
             results = self._try_together(step, begun, progress) if begun else []
-        with self.store.together():
+        with self._together():
             return self._settle(runs, results)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """One transaction; the listener gets its changes once they are durable."""
+        committed: list[tuple[Run, Entry]] = []
+        self._batch.committed = committed
+        try:
+            with self.store.together():
+                yield
+        finally:
+            self._batch.committed = None
+        for change in committed:
+            self._listener(*change)
 
     def _can_join(self, run: Run, step: Step) -> bool:
         """Whether a run can act together with others: nothing about it is out of the ordinary."""
@@ -301,7 +315,11 @@ class Engine:
     def _commit(self, before: Run, after: Run, entry: Entry, facts: tuple[Fact, ...] = ()) -> Run:
         after = replace(after, updated=self._clock())
         self.store.commit_run(before, after, entry, facts)
-        self._listener(after, entry)
+        batch = getattr(self._batch, "committed", None)
+        if batch is None:
+            self._listener(after, entry)
+        else:
+            batch.append((after, entry))
         return after
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from reconciler.engine.definitions import Context, Machine, Outcome, Status, Step
+from reconciler.engine.definitions import Context, Entry, Machine, Outcome, Run, Status, Step
 from reconciler.errors import HostCannot, SourceUnavailable, Stopped, VolumeCorrupt
 from reconciler.model import Key, Kind
 from tests.engine.test_engine import World
@@ -113,3 +114,20 @@ def test_what_is_no_fault_of_a_run_is_no_attempt_of_it(world: World, error: Exce
 
     assert calls == [40]
     assert {(run.status, run.attempt) for run in runs} == {(Status.ACTIVE, 0)}
+
+
+def test_the_listener_gets_the_changes_once_they_are_durable(world: World) -> None:
+    """Not within the transaction: it may take its time, and others may read the registry."""
+    heard: list[tuple[str, str]] = []
+
+    def listen(run: Run, entry: Entry) -> None:
+        reader = threading.Thread(target=lambda: heard.append((run.state, world.registry.run(run.id).state)))
+        reader.start()
+        reader.join(10)
+
+    engine = world.engine(machine(lambda contexts: [Outcome() for _ in contexts]), listener=listen)
+    engine.execute_many("snapshot", REQUESTS)
+
+    assert len(heard) == 80
+    assert {state for state, _ in heard} == {"making", "ready"}
+    assert all(stored in (state, "ready") for state, stored in heard)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.controller import observe
+from reconciler.controller import observe, scheduler
 from reconciler.controller.backoff import Backoff
 from reconciler.controller.events import Looked
 from reconciler.controller.executor import Done
@@ -102,10 +102,8 @@ def main_thread_look_up(patch: pytest.MonkeyPatch) -> None:
 
 def stale_removal(patch: pytest.MonkeyPatch) -> None:
     """A plan removes and replaces although the manifests have changed since they were read for it."""
-    is_allowed = Scheduler._is_allowed
-    patch.setattr(
-        Scheduler, "_is_allowed", lambda self, action, event: is_allowed(self, action, replace(event, version=self._version))
-    )
+    admissible = scheduler.is_admissible
+    patch.setattr(scheduler, "is_admissible", lambda action, approved, *, current: admissible(action, approved, current=True))
 
 
 def lost_wake(patch: pytest.MonkeyPatch) -> None:
