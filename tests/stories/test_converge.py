@@ -59,9 +59,10 @@ def test_a_run_for_people_ends_in_a_recap(workshop: Workshop) -> None:
 
     host, ok, changed, pruned, failed = recap(first.stdout)
     assert host == socket.gethostname()
-    assert (ok, pruned, failed) == (0, 0, 0)
+    assert ok >= 3, "what is Ready counts as ok, changed or not"
     assert changed >= 3
-    assert recap(second.stdout)[1:] == (changed, 0, 0, 0)
+    assert (pruned, failed) == (0, 0)
+    assert recap(second.stdout)[1:] == (ok, 0, 0, 0)
     assert len(first.stdout.splitlines()) == len(second.stdout.splitlines()) == 1
     first.words("changed  snapshot/web-a")
 

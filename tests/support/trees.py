@@ -15,6 +15,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from reconciler.image.archive import polyglot
+from reconciler.image.archive.member import Malformed
+
 HARDLINK = 0
 SECOND = 10**9
 OPAQUE = b".wh..wh..opq"
@@ -142,14 +145,24 @@ def within(values: tuple[int, ...], lowest: int, highest: int) -> st.SearchStrat
 
 @cache
 def components(dialect: Dialect) -> st.SearchStrategy[bytes]:
-    """Names in bytes: any byte but NUL and the slash, none that means a whiteout or a place."""
+    """Names in bytes: any byte but NUL and the slash, none that means a whiteout or a place, or begins another format."""
     odd = st.sampled_from(
         [b"a b", b"new\nline", b"\xff\xfe", b"\x1b[31m", b"-dash", b"%3D=", "\u00e9".encode(), b"e\xcc\x81", b"*", b"\\"]
     )
     common = st.sampled_from([b"bin", b"etc", b"lib", b"a", b"b", b"c"])
     any_bytes = st.binary(min_size=1, max_size=min(12, dialect.longest_component)).map(lambda b: b.translate(None, b"\0/"))
     long = st.integers(90, dialect.longest_component).map(lambda n: b"n" * n) if dialect.longest_component > 90 else common
-    return st.one_of(common, odd, any_bytes, long).filter(lambda b: b not in (b"", b".", b"..") and not b.startswith(b".wh."))
+    return st.one_of(common, odd, any_bytes, long).filter(_is_plain)
+
+
+def _is_plain(name: bytes) -> bool:
+    if name in (b"", b".", b"..") or name.startswith(b".wh."):
+        return False
+    try:
+        polyglot.check(name.ljust(512, b"\0"))
+    except Malformed:
+        return False
+    return True
 
 
 @cache
