@@ -44,12 +44,11 @@ class Call(Generic[T]):
         return self._value[0]
 
     def run(self, work: Callable[[], T]) -> None:
+        """Do the work and keep what it returns or raises; ``returning`` is set by the caller, once it has let the resource go."""
         try:
             self._value.append(work())
         except BaseException as error:
             self._error = error
-        finally:
-            self.returning.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +77,11 @@ class Calls:
 
         def body() -> None:
             call.run(work)
-            with self._lock:
+            with self._lock:  # before anybody learns of the result: the next call on the resource may begin at once
                 del self._out[resource]
-            if call.late:
+                late = call.late
+            call.returning.set()
+            if late:
                 self.on_late_return()
 
         self._threads.start(body, str(resource))
@@ -107,8 +108,12 @@ class Calls:
             if call is not None and call.wait(until - self._threads.monotonic()):
                 found[resource] = call
             else:
-                out = self.out(resource)
-                if out is not None:
-                    out.late = True
+                with self._lock:
+                    out = self._out.get(resource)
+                    if out is not None:
+                        out.late = True
+                if out is None and call is not None and call.wait(0.1):  # it returned at the last moment
+                    found[resource] = call
+                    continue
                 found[resource] = Unanswered(self._threads.monotonic() - out.began if out else patience)
         return found
