@@ -393,6 +393,7 @@ class World:
         self._spoil(f"pool {name}")
 
     def slow_pools(self, random: Random) -> None:
+        self.heal_pools(random)  # a call that hangs returns: else nothing would ever end it
         for name in POOLS:
             self.pool_faults[name] = PoolFault("slow")
             self._spoil(f"pool {name}")
