@@ -157,6 +157,8 @@ class Service:
             if shown != bool(self._scheduler.jobs):
                 shown = not shown
                 self._heart.__enter__() if shown else self._heart.__exit__(None, None, None)
+            if not shown:
+                self._heart.beat()  # nothing runs, so that nothing can be stuck
             try:
                 self._scheduler.turn(self._pace.turn)
                 self._wake()
