@@ -30,7 +30,11 @@ def growing() -> list[Members]:
     """Layers whose metadata grows and shrinks: many names, a directory with an index, then most of it replaced."""
     many = [file(b"many/%05d" % n, b"%d" % n) for n in range(3000)]
     large = [file(b"large/%d" % n, bytes([n]) * 9_000_000) for n in range(15)]
-    return [[*many, *large[:2]], [*large, sparse(b"holes", 80_000_000, [(8192 * n, b"x") for n in range(1, 1500)])], many[:9]]
+    return [
+        [*many, *large[:2]],
+        [*large, sparse(b"holes", 80_000_000, [(8192 * n, b"x" * 512) for n in range(1, 1500)])],
+        many[:9],
+    ]
 
 
 def slow(name: str) -> object:
