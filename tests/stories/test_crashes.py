@@ -12,7 +12,7 @@ from .workshop import Workshop, WorkshopAt, cat, digest
 
 LAYERS = [root("base", {"srv/old": b"old"}), change("app", {"srv/app": b"v1"})]
 STRIDE = 13
-STRIDES = [STRIDE, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+STRIDES = [STRIDE, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
 """The quick tier tries one moment of so many, the slow one tries them all."""
 
 
