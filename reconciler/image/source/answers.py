@@ -172,11 +172,6 @@ def _same_bucket(before: str, after: str, path: str, bucket: str) -> bool:
 # --------------------------------------------------------------------------------------------------------- errors
 
 
-def drops_client(error: ReconcilerError) -> bool:
-    """Whether the credentials of the client that was used are of no use: a new client reads them again."""
-    return isinstance(error, SourceForbidden)
-
-
 def refusal(asked: Asked, status: int, headers: Mapping[str, str], text: str) -> ReconcilerError:
     """The typed error of an answer that is not a success."""
     code, message = _element(text, "Code"), _element(text, "Message")
