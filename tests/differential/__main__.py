@@ -1,4 +1,4 @@
-"""``python -m tests.differential --seconds N``: looks for archives that ours accepts and another reader reads as another tree.
+"""``python -m tests.differential --seconds N`` or ``--archives N``: finds archives that ours accepts and others read differently.
 
 Prints each unexplained difference with its seed and keeps the archive in ``build/differential``; exits with 1 if there was any.
 """
@@ -18,12 +18,13 @@ from tests.differential.explained import explanation
 def main() -> int:
     options = argparse.ArgumentParser(prog="tests.differential")
     options.add_argument("--seconds", type=float, default=60)
+    options.add_argument("--archives", type=int, help="stop after as many instead: the same ones on every machine")
     options.add_argument("--seed", type=int, default=0, help="of the first archive")
     options.add_argument("--keep", type=Path, default=Path("build/differential"))
     chosen = options.parse_args()
     names = readers.available()
     until, seed, counts = time.monotonic() + chosen.seconds, chosen.seed, Counter[str]()
-    while time.monotonic() < until:
+    while seed < chosen.seed + chosen.archives if chosen.archives else time.monotonic() < until:
         archive = grammar.archive(seed)
         for reader, line in readers.disagreements(archive, names):
             why = explanation(archive, reader, line)

@@ -24,8 +24,12 @@ BACKSLASH = "bsdtar takes a leading backslash away"
 SHORT = "GNU tar ends a sparse file where its map ends"
 OVER_FILE = "tarfile keeps a file where a directory of the same name follows"
 THROUGH_LINKS = (
-    "tarfile writes a second file of a name into the inode of the first, with all its hard links, or through a symlink"
+    "tarfile writes a second file of a name into the inode of the first, with all its hard links, through a symlink, "
+    "or into a device"
 )
+
+OPENED = (stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO)
+"""Types of nodes that opening for writing follows, instead of replacing them."""
 
 
 def explanation(archive: bytes, reader: str, line: str) -> str:
@@ -33,7 +37,7 @@ def explanation(archive: bytes, reader: str, line: str) -> str:
     members = list(_reader(archive))
     names = Counter(tuple(components(member.name)) for member in members)
     linked = {tuple(components(name)) for one in members if one.type == HARDLINK for name in (one.name, one.linkname)}
-    linked |= {tuple(components(one.name)) for one in members if one.type == stat.S_IFLNK}
+    linked |= {tuple(components(one.name)) for one in members if one.type in OPENED}
     headers = list(_headers(archive))
     reasons = {
         LABEL: reader == "tar" and any(block[156:157] == b"V" for block in headers),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from reconciler.image.archive.header import BLOCK, unsigned
-from reconciler.image.archive.member import Malformed
+from reconciler.image.archive.member import Malformed, shown
 from reconciler.image.archive.pax import Record, decimal
 
 MAX_SEGMENTS = 100_000
@@ -76,6 +76,12 @@ def _entries(field: bytes) -> Segments:
             if field[at:].strip(b"\0"):
                 raise Malformed("sparse-map", "a sparse file's map has a gap")
             break
+        if (
+            not entry[0] or not entry[12]
+        ):  # GNU tar takes a length that begins with NUL for the map's end, bsdtar and Go an offset.
+            raise Malformed(
+                "sparse-map", "a number in a sparse file's map begins with a NUL: readers disagree on where the map ends"
+            )
         found.append((unsigned(entry[:12]), unsigned(entry[12:])))
     return found
 
@@ -91,8 +97,12 @@ def from_pax(found: Iterable[Record]) -> PaxSparse:
         key = key.removeprefix(b"GNU.sparse.")
         if key in (b"offset", b"numbytes"):
             pairs.append((key, value))
-        elif key not in _KEYS or single.setdefault(key, value) != value:
-            raise Malformed("sparse-map", f"the record GNU.sparse.{key!r} is unknown or given twice")
+        elif key not in _KEYS or key in single:
+            raise Malformed("sparse-map", f"the record GNU.sparse.{shown(key)} is unknown or given twice")
+        elif key == b"numblocks" and (pairs or b"map" in single):  # GNU tar begins a new map at this record.
+            raise Malformed("sparse-map", "the record GNU.sparse.numblocks comes behind the map that it counts")
+        else:
+            single[key] = value
     name = single.get(b"name")
     if name is not None and (not name or b"\0" in name):
         raise Malformed("pax-name", "a sparse file's name is empty or contains a NUL byte")

@@ -561,6 +561,9 @@ def test_a_size_for_a_sparse_file_is_refused_unless_its_header_can_not_hold_it()
         pax_sparse((b"size", b"5"), (b"numblocks", b"1"), (b"numbytes", b"5"), (b"offset", b"0"), data=b"x" * 5),
         pax_sparse((b"size", b"5"), (b"realsize", b"6"), (b"numblocks", b"1"), (b"map", b"0,5"), data=b"x" * 5),
         pax_sparse((b"size", b"5"), (b"surprise", b"5"), data=b"x" * 5),
+        pax_sparse((b"size", b"5"), (b"numblocks", b"1"), (b"map", b"0,5"), (b"numblocks", b"1"), data=b"x" * 5),
+        pax_sparse((b"size", b"5"), (b"map", b"0,5"), (b"numblocks", b"1"), data=b"x" * 5),
+        pax_sparse((b"size", b"5"), (b"offset", b"0"), (b"numbytes", b"5"), (b"numblocks", b"1"), data=b"x" * 5),
         x((b"GNU.sparse.size", b"5"), (b"GNU.sparse.numblocks", b"0")) + block(flag=b"5") + END,
         x((b"path", b"other"), (b"GNU.sparse.size", b"0"), (b"GNU.sparse.numblocks", b"0"), (b"GNU.sparse.name", b"n"))
         + block()
@@ -588,6 +591,12 @@ def test_old_sparse_headers_are_read_and_checked() -> None:
     refused(old_sparse([(0, 3)], 600, 5), "sparse-map")
     refused(old_sparse([(0, 3)], 600, 3, more=bytes(512)), "sparse-map")
     refused(old_sparse([(0, 8**11 - 1)], 8**11 - 1, 3), "sparse-map")
+
+
+@pytest.mark.parametrize("numbers", [b"\0" * 12 + octal(5, 12), octal(0, 12) + b"\0" * 6 + b"5" + b"\0" * 5])
+def test_a_number_in_an_old_sparse_map_does_not_begin_with_a_nul(numbers: bytes) -> None:
+    """GNU tar ends the map at such a length, bsdtar and Go at such an offset."""
+    refused(block(b"s", b"S", size=5, magic=GNU, at={386: numbers, 483: octal(5, 12)}) + padded(b"d" * 5) + END, "sparse-map")
 
 
 def test_endless_sparse_maps_come_to_an_end() -> None:
