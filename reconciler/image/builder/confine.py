@@ -1,8 +1,8 @@
 """What the builder process gives up before it reads the first hostile byte, and how much of that this host allows.
 
-Called by ``builder``, once, while it has a single thread. What is left are the descriptors that it holds: a flaw in a parser can
-then spoil the volume that it is building, and nothing else. Each measure is independent, so that one that a kernel, container
-or user does not allow leaves the others in force; as root the first two must be in force. No state.
+``confine`` is called by ``child``, once, while it has a single thread; ``gaps`` by its parent's callers. What is left are the
+descriptors that it holds: a flaw in a parser can then spoil the volume that it is building, and nothing else. Each measure is
+independent, so that one that a kernel, container or user does not allow leaves the others in force. No state.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 import os
 import resource
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +33,43 @@ INDEX_BYTES = 2 * GIB
 """Most bytes of a chain's index; a volume may be as long as it is declared."""
 
 
+OWN_UID = "own uid"
+ONLY_ROOT = "only root can take another; a reconciler that runs as root does"
+ONE_ID = "this user namespace maps one id only"
+NOT_IN_KERNEL = "this kernel does not have it"
+
+OPTIONAL = frozenset({"namespaces", "no new processes"})
+"""Measures that ``policy.confinement: required`` does not ask for; the same table is in docs/architecture.md."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measure:
     """``missing``: why it is not in force; empty where it is."""
 
     name: str
     missing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A measure that is not in force, and why. ``required``: ``policy.confinement: required`` refuses a builder without it."""
+
+    measure: str
+    reason: str
+    required: bool
+
+    def __str__(self) -> str:
+        return f"{self.measure}: {self.reason}"
+
+
+def gaps(measures: Mapping[str, str]) -> tuple[Gap, ...]:
+    """What is missing of a builder's measures (``process.confinement``, ``Build.gaps``). A uid of its own is root's only."""
+    missing = ((name, why) for name, why in measures.items() if why and why not in (ONLY_ROOT, ONE_ID))
+    return tuple(Gap(name, why, _required(name, why)) for name, why in missing)
+
+
+def _required(name: str, why: str) -> bool:
+    return name not in OPTIONAL and not (name == "Landlock" and why.startswith(NOT_IN_KERNEL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +86,17 @@ def confine(bounds: Bounds) -> tuple[Measure, ...]:
 
 
 def _measures(bounds: Bounds) -> Iterator[Measure]:
-    root = os.geteuid() == 0
-    nowhere = _deleted_directory()
+    one_id = _maps_one_id()
+    root = os.geteuid() == 0 and not one_id
     system_calls = _filter()
-    try:
-        yield _limited(bounds)
-        spaces = _tried("namespaces", lambda: _leave_namespaces(root=root))
-        yield spaces
-        yield _tried("empty root directory", lambda: _enter(nowhere), must=root)
-    finally:
-        os.close(nowhere)
+    yield _limited(bounds)
+    spaces = _tried("namespaces", lambda: _leave_namespaces(root=root))
+    yield spaces
+    yield _tried("empty root directory", _enter_nowhere, must=root)
     if root:
-        yield _tried("own uid", _become_somebody, must=True)
+        yield _tried(OWN_UID, _become_somebody, must=True)
     else:
-        yield Measure("own uid", "only root can take another; a reconciler that runs as root does")
+        yield Measure(OWN_UID, ONE_ID if one_id and os.geteuid() == 0 else ONLY_ROOT)
     yield _tried("no capabilities", libc.drop_capabilities)
     yield _tried("no new privileges", libc.forbid_new_privileges)
     yield _tried("not attachable", libc.forbid_attaching)
@@ -102,7 +130,7 @@ def _filter() -> seccomp.Filter | str:
 def _reason(error: OSError) -> str:
     match error.errno:
         case errno.ENOSYS | errno.EOPNOTSUPP | errno.EINVAL:
-            return f"this kernel does not have it ({error.strerror})"
+            return f"{NOT_IN_KERNEL} ({error.strerror})"
         case errno.EPERM | errno.EACCES | errno.ENOSPC | errno.EUSERS:
             return f"this host does not allow it ({error.strerror})"
     return str(error.strerror)
@@ -125,21 +153,39 @@ def _limit(which: int, value: int) -> None:
 
 
 def _leave_namespaces(*, root: bool) -> None:
-    """No network device but a loopback that is down, no shared memory of others; for users all in a user namespace of its own."""
-    libc.unshare(libc.CLONE_NEWNET | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS | (0 if root else libc.CLONE_NEWUSER))
+    """No network device but a loopback that is down, no IPC and no mounts of others; for users in a user namespace of its own."""
+    spaces = libc.CLONE_NEWNET | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS | libc.CLONE_NEWNS
+    libc.unshare(spaces | (0 if root else libc.CLONE_NEWUSER))
 
 
-def _deleted_directory() -> int:
-    """A descriptor of an empty directory that has no path any more, so that nothing can ever be put into it."""
-    nowhere = tempfile.mkdtemp(prefix="reconcile-builder-")
-    fd = os.open(nowhere, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    Path(nowhere).rmdir()
-    return fd
+def _maps_one_id() -> bool:
+    """Whether this user namespace has no second uid that root could take. False where it can't be read: taking one then fails."""
+    try:
+        counts = [int(line.split()[2]) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    except (OSError, ValueError, IndexError):
+        return False
+    return sum(counts) <= 1
 
 
-def _enter(nowhere: int) -> None:
-    os.fchdir(nowhere)
-    os.chroot(".")
+def _enter_nowhere() -> None:
+    """Make an empty directory that nothing can ever be put into the root directory."""
+    nowhere = _empty_directory()
+    try:
+        os.fchdir(nowhere)
+        os.chroot(".")
+    finally:
+        os.close(nowhere)
+
+
+def _empty_directory() -> int:
+    """A descriptor of a file system of its own that is mounted nowhere; where the kernel makes none, of a deleted directory."""
+    try:
+        return libc.detached_tmpfs()
+    except OSError:
+        nowhere = tempfile.mkdtemp(prefix="reconcile-builder-")
+        fd = os.open(nowhere, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        Path(nowhere).rmdir()
+        return fd
 
 
 def _become_somebody() -> None:

@@ -1,7 +1,7 @@
 """Calls of the C library that Python has no words for: what a process can give up for good.
 
 Called by ``confine``, in the builder process. Raises OSError with the kernel's errno. Sources: unshare(2), prctl(2), capset(2),
-landlock(7) with linux/landlock.h. No state.
+fsopen(2), landlock(7) with linux/landlock.h. No state.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from __future__ import annotations
 import ctypes
 import os
 
-CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x4000_0000
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x0002_0000, 0x0400_0000, 0x0800_0000
+CLONE_NEWUSER, CLONE_NEWNET = 0x1000_0000, 0x4000_0000
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _LINUX_CAPABILITY_VERSION_3 = 0x2008_0522
 
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same numbers on every architecture
+_FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CREATE = 1, 1, 6
+_MOUNT_READ_ONLY_NOSUID_NODEV_NOEXEC = 0b1111
 _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446  # the same numbers on every architecture
 _LANDLOCK_VERSION_ONLY = 1
 _PATH_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
@@ -42,6 +46,16 @@ def _checked(result: int) -> int:
 def unshare(flags: int) -> None:
     """Leave the namespaces that the flags (``CLONE_NEW*``) name for new, empty ones."""
     _checked(_libc.unshare(flags))
+
+
+def detached_tmpfs() -> int:
+    """A descriptor of the root of a new, empty, read-only file system that no path leads to."""
+    context = _checked(_libc.syscall(_FSOPEN, b"tmpfs", *_words(_FSOPEN_CLOEXEC)))
+    try:
+        _checked(_libc.syscall(_FSCONFIG, *_words(context, _FSCONFIG_CREATE), None, None, *_words(0)))
+        return _checked(_libc.syscall(_FSMOUNT, *_words(context, _FSMOUNT_CLOEXEC, _MOUNT_READ_ONLY_NOSUID_NODEV_NOEXEC)))
+    finally:
+        os.close(context)
 
 
 def drop_capabilities() -> None:

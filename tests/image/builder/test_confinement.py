@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from reconciler import errors
-from reconciler.image.builder import libc, process
+from reconciler.image.builder import confine, libc, process
 from reconciler.image.builder.parent import Build, Input, Milestone, Request
 from reconciler.image.source.spool import Spool
 from reconciler.image.spec import MIB, Layer, Source, chain_ids
@@ -120,3 +121,59 @@ def test_health_can_tell_what_confines_the_builder() -> None:
     assert measures["resource limits"] == measures["no new privileges"] == ""
     if ROOT:
         assert measures["own uid"] == measures["empty root directory"] == ""
+
+
+def test_the_measures_and_which_of_them_a_policy_requires_are_documented() -> None:
+    table = (
+        (Path(__file__).parents[3] / "docs" / "architecture.md").read_text().split("| measure | as root |")[1].split("\n\n")[0]
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+
+    assert [row[0] for row in rows] == [name for name in process.confinement() if name in {row[0] for row in rows}]
+    assert set(process.confinement()) <= {row[0] for row in rows}
+    assert {row[0] for row in rows if row[3] == "no"} == confine.OPTIONAL
+
+
+def test_a_missing_measure_is_a_gap_and_one_that_this_user_can_not_have_is_not() -> None:
+    measures = {
+        "resource limits": "",
+        "namespaces": "this host does not allow it (Operation not permitted)",
+        "own uid": confine.ONLY_ROOT,
+        "Landlock": f"{confine.NOT_IN_KERNEL} (Function not implemented)",
+        "seccomp": "libseccomp can't be used (Debian: install libseccomp2): not found",
+    }
+
+    assert [(gap.measure, gap.required) for gap in confine.gaps(measures)] == [
+        ("namespaces", False),
+        ("Landlock", False),
+        ("seccomp", True),
+    ]
+    assert [gap.required for gap in confine.gaps({"Landlock": "this host does not allow it (Operation not permitted)"})] == [True]
+
+
+MEASURES = "from reconciler.image.builder import process; print(dict(process.confinement()))"
+
+
+def measures_under(*how: str) -> dict[str, str]:
+    done = subprocess.run([*how, sys.executable, "-c", MEASURES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str] = ast.literal_eval(done.stdout)
+    return found
+
+
+@pytest.mark.skipif(subprocess.run(["unshare", "-Ur", "true"], check=False).returncode != 0, reason="no user namespaces")
+@pytest.mark.parametrize("how", ["--map-root-user", "--map-current-user"])
+def test_root_of_a_user_namespace_with_one_id_is_confined_as_a_user(how: str) -> None:
+    """As in rootless containers."""
+    measures = measures_under("unshare", "--user", how)
+
+    assert measures["empty root directory"] == measures["namespaces"] == measures["no new processes"] == ""
+    assert not confine.gaps({name: why for name, why in measures.items() if name not in ("Landlock", "seccomp")})
+
+
+@pytest.mark.root
+def test_a_builder_needs_no_writable_directory() -> None:
+    script = 'mount --make-rprivate / && for d in / /tmp /var/tmp /dev/shm; do mount -o bind,ro $d $d; done; cd / && exec "$@"'
+    measures = measures_under("unshare", "-m", "sh", "-c", script, "sh")
+
+    assert measures["empty root directory"] == measures["own uid"] == ""
