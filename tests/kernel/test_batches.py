@@ -82,13 +82,17 @@ def test_snapshots_are_activated_with_four_kernel_calls_each(thin: Rig) -> None:
         assert all(one.active for one in pool.observe({}, snapshots).snapshots.values())
 
 
-def test_a_pass_that_finds_nothing_to_do_asks_each_snapshot_once_at_most(thin: Rig) -> None:
+def test_observing_a_pool_costs_the_same_few_kernel_calls_whatever_it_holds(thin: Rig) -> None:
     with thin.assembled() as pool:
         volume(pool, A)
         snapshots = made(pool, A, *(f"s{n}" for n in range(40)))
         before = pool.dm.ioctls
-        pool.observe({}, snapshots)
-        assert pool.dm.ioctls - before <= 40 + 4
+        state = pool.observe({}, snapshots)
+        assert all(one.active for one in state.snapshots.values())
+        assert pool.dm.ioctls - before <= 4
+        before = pool.dm.ioctls
+        pool.pulse()
+        assert pool.dm.ioctls - before <= 1
 
 
 # -------------------------------------------------------------------------------------------------- failures in part

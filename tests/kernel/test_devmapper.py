@@ -133,7 +133,11 @@ def test_a_device_is_there_with_its_node_and_gone_with_it(rig: Rig) -> None:
     assert (made.name, made.uuid) == (f"{rig.name}-0", f"U-{rig.name}-0")
     assert (made.open_count, made.suspended, made.read_only, made.live_table) == (0, False, False, True)
     assert rig.dm.info(made.name) == rig.dm.by_uuid(made.uuid) == made
-    assert Listed(made.name, *made.number, made.uuid) in rig.dm.devices()
+    (listed,) = [one for one in rig.dm.devices() if one.name == made.name]
+    assert (listed, listed.state()) == (Listed(made.name, *made.number, made.uuid, made.event), (True, False))
+    rig.dm.suspend(made.name)
+    assert listed.state() == (True, True)
+    rig.dm.resume(made.name)
     assert number(made.path) == f"{made.major}:{made.minor}"
     assert rig.dm.table(made.name) == (Target(0, 8 * SECTORS, "thin", f"{number(DIRECTORY / rig.name)} 0"),)
     pool = rig.dm.info(rig.name)

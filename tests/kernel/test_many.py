@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reconciler.cli.main import main
+from reconciler.pool.thin.devmapper import DeviceMapper
 from tests.stories.conftest import zygote  # noqa: F401 - a fixture
 from tests.stories.layers import Layer, change, noise, root
 from tests.stories.zygote import Zygote
@@ -58,6 +62,40 @@ def many(name: str, directory: str, files: int, size: int) -> Layer:
 def used(host: ThinWorkshop) -> int:
     """Data blocks of the pool that are mapped."""
     return int(host.rig.status().split()[5].partition("/")[0])
+
+
+def calls(host: ThinWorkshop, *words: str) -> int:
+    """How often a command calls the kernel's device-mapper, run in a child of this process."""
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        real = DeviceMapper._run
+
+        def counted(*arguments: Any) -> bool:
+            os.write(writing, b".")
+            return real(*arguments)
+
+        DeviceMapper._run = counted  # type: ignore[method-assign]
+        os.environ.update(host.environment)
+        os.chdir(host.root)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(main(words))
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        count = len(pipe.read())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return count
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_finds_nothing_to_do_calls_the_kernel_as_often_for_many_snapshots_as_for_few(host: ThinWorkshop) -> None:
+    layers = [root("base")]
+    host.image("web", layers, snapshots=[{"name": "web", "count": 2}])
+    host.converge()
+    few = calls(host, "--once")
+    host.image("web", layers, snapshots=[{"name": "web", "count": 40}])
+    host.converge()
+
+    assert 0 < calls(host, "--once") == few <= 20
 
 
 @pytest.mark.timeout(300)

@@ -14,6 +14,8 @@ from reconciler.errors import HostCannot
 
 DIRECTORY = Path("/dev/mapper")
 CONTROL = DIRECTORY / "control"
+SYSFS = Path("/sys/dev/block")
+"""One directory for each block device, by its number (sysfs-block-dm)."""
 
 
 class DmError(OSError):
@@ -47,12 +49,21 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An entry of the kernel's list of mappings. ``uuid`` is None if the kernel's list does not have it."""
+    """An entry of the kernel's list of mappings. ``uuid`` and ``event`` are None if the kernel's list does not have them."""
 
     name: str
     major: int
     minor: int
     uuid: str | None = None
+    event: int | None = None
+
+    def state(self) -> tuple[bool, bool] | None:
+        """Whether it has a live table, and whether it is suspended, from sysfs; None where sysfs has no such mapping."""
+        try:
+            entry = SYSFS / f"{self.major}:{self.minor}"
+            return (entry / "size").read_text() != "0\n", (entry / "dm" / "suspended").read_text() != "0\n"
+        except OSError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

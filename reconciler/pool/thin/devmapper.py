@@ -111,9 +111,11 @@ class DeviceMapper:
         """From struct dm_name_list (linux/dm-ioctl.h): number, next, name; then, aligned, event, flags, UUID."""
         name = ctypes.string_at(entry + 12)
         more = _aligned(entry + 12 + len(name) + 1)
-        flags = c_uint32.from_address(more + 4).value if self._lists_uuids else 0
+        if not self._lists_uuids:
+            return Listed(text_of(name), os.major(number), os.minor(number))
+        event, flags = (c_uint32 * 2).from_address(more)
         uuid = string(_aligned(more + 8)) if flags & HAS_UUID else "" if flags & HAS_NO_UUID else None
-        return Listed(text_of(name), os.major(number), os.minor(number), uuid)
+        return Listed(text_of(name), os.major(number), os.minor(number), uuid, event)
 
     def info(self, name: str) -> Device | None:
         return self._info(name, ("set_name", _checked(name, "info", NAME_BYTES)))

@@ -9,7 +9,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler.errors import Busy, ReconcilerError, Retryable
@@ -62,14 +62,26 @@ class Mappings:
 
     def uuids(self) -> dict[str, str]:
         """The UUIDs of the mappings whose names begin as the pool's do, by name: one call if the kernel's list has them."""
-        listed = [one for one in self.dm.devices() if one.name == self.pool or one.name.startswith(f"{self.pool}-")]
-        return {one.name: self._uuid(one) for one in listed}
+        return {name: one.uuid or "" for name, one in self.listed().items()}
 
-    def _uuid(self, listed: Listed) -> str:
-        if listed.uuid is not None:
-            return listed.uuid
+    def listed(self) -> dict[str, Listed]:
+        """The mappings whose names begin as the pool's do, by name: one call if the kernel's list has UUIDs and events."""
+        found = [one for one in self.dm.devices() if one.name == self.pool or one.name.startswith(f"{self.pool}-")]
+        return {one.name: self._complete(one) for one in found}
+
+    def _complete(self, listed: Listed) -> Listed:
+        if listed.uuid is not None and listed.event is not None:
+            return listed
         device = self.dm.info(listed.name)
-        return device.uuid if device else ""
+        return replace(listed, uuid=device.uuid, event=device.event) if device else replace(listed, uuid="")
+
+    def state(self, listed: Listed) -> tuple[bool, bool]:
+        """Whether a mapping has a live table, and whether it is suspended: no call, where sysfs has both."""
+        found = listed.state()
+        if found is None:
+            device = self.dm.info(listed.name)
+            return (device.live_table, device.suspended) if device else (False, False)
+        return found
 
     def reader(self, row: DeviceRow, names: Names | None = None) -> Device:
         """Activate a device read-only, under a working name of this process."""

@@ -25,7 +25,7 @@ from reconciler.pool.driver import BATCH, Expected, Heartbeat, PoolState, Snapsh
 from reconciler.pool.thin import diagnosis, space
 from reconciler.pool.thin.admission import Admission, require_writable
 from reconciler.pool.thin.assembly import SECTOR, Assembly, Geometry
-from reconciler.pool.thin.devmapper import DeviceMapper
+from reconciler.pool.thin.devmapper import DeviceMapper, DmError
 from reconciler.pool.thin.discard import discard
 from reconciler.pool.thin.failures import reported
 from reconciler.pool.thin.journal import DeviceRow, Journal, Role, identified
@@ -106,22 +106,17 @@ class ThinPool:
     def pulse(self) -> Hashable:
         """The pool's mappings with the state of each: microseconds, whatever the pool's size."""
         try:
-            ours = [one.name for one in self.dm.devices() if one.name == self.name or one.name.startswith(f"{self.name}-")]
-            return tuple(self._pulse_of(name) for name in ours)
-        except ReconcilerError as error:
+            return tuple((one, self.mappings.state(one)) for one in self.mappings.listed().values())
+        except (DmError, ReconcilerError) as error:
             return str(error)
-
-    def _pulse_of(self, name: str) -> Hashable:
-        found = self.dm.info(name)
-        return name, found and (found.number, found.suspended, found.live_table, found.event)
 
     def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
         """See ``Driver.observe``. Changes nothing, whether the pool is assembled or not. Raises PoolUnusable."""
         with self.reported("read it"):
             seen = self.assembly.inspect()
-            uuids = self.mappings.uuids()
+            listed = self.mappings.listed()
             reserves = self.reserve_data_percent, self.reserve_metadata_percent
-            reader = StateReader(self.name, self.geometry, seen, uuids, self.dm.info)
+            reader = StateReader(self.name, self.geometry, seen, listed, self.mappings.state)
             return reader.state(volumes, snapshots, reserves, whole=whole)
 
     # ------------------------------------------------------------------------------------------------ assembling

@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeState
 from reconciler.pool.thin import diagnosis, space
 from reconciler.pool.thin.assembly import Geometry, Inspection
-from reconciler.pool.thin.devices import Device
+from reconciler.pool.thin.devices import Listed
 from reconciler.pool.thin.journal import DeviceRow
 from reconciler.pool.thin.naming import MAPPER, Names
 
 
 @dataclass(frozen=True)
 class StateReader:
-    """``uuids`` are those of the existing mappings by name, ``info`` returns the state of one."""
+    """``listed`` are the existing mappings by name. ``state_of`` returns whether one is live, and whether it is suspended."""
 
     pool: str
     geometry: Geometry
     seen: Inspection
-    uuids: Mapping[str, str]
-    info: Callable[[str], Device | None]
+    listed: Mapping[str, Listed]
+    state_of: Callable[[Listed], tuple[bool, bool]]
 
     @property
     def names(self) -> Names:
@@ -75,11 +75,14 @@ class StateReader:
     def _inactivity(self, name: str, row: DeviceRow) -> str:
         """Why a snapshot that is in the pool can't be opened under its path now; empty if it can."""
         mapping = self.names.snapshot(name)
-        if mapping in self.uuids and self.uuids[mapping] != self.names.thin_uuid(row.id):
-            return "another device has its name"
-        device = self.info(mapping) if mapping in self.uuids else None
-        if device is None or not device.live_table:
+        listed = self.listed.get(mapping)
+        if listed is None:
             return "not active"
-        if device.suspended:
+        if listed.uuid != self.names.thin_uuid(row.id):
+            return "another device has its name"
+        live, suspended = self.state_of(listed)
+        if not live:
+            return "not active"
+        if suspended:
             return "suspended"
         return "" if (MAPPER / mapping).exists() else "its device node is missing"
