@@ -11,7 +11,7 @@ import click
 
 from reconciler.cli.options import changing, options, shared, working
 from reconciler.cli.signals import Interrupted
-from reconciler.errors import Exit, UsageError
+from reconciler.errors import Exit, Guarded, UsageError
 
 if TYPE_CHECKING:
     from reconciler.controller.context import Host
@@ -77,7 +77,6 @@ def show_plan(context: click.Context, out: Path | None = None) -> int:
     from reconciler.controller import context as host
     from reconciler.controller import converge, summary
     from reconciler.output import console
-    from reconciler.planner import plan_file
 
     chosen, params = options(context), context.params
     wish = wished(context)
@@ -85,7 +84,7 @@ def show_plan(context: click.Context, out: Path | None = None) -> int:
         session.note_ignored(ours)
         found = converge.look(ours, wish)
         if out is not None:
-            plan_file.write(out, saved(ours, found, wish))
+            save(out, ours, found, wish)
         selected = converge.selected(ours.desired, params["selector"])
         images = set(ours.desired.images) if selected is None else selected
     if chosen.json:
@@ -95,6 +94,19 @@ def show_plan(context: click.Context, out: Path | None = None) -> int:
     return summary.plan_exit_code(found.plan, images, detailed=params["detailed_exitcode"])
 
 
+def save(out: Path, ours: Host, look: Look, wish: Wish) -> None:
+    """Write the plan of ``look`` to a file. Raises Guarded where it has a layer whose digest is not known, and UsageError."""
+    from reconciler.planner import plan_file
+
+    if unknown := plan_file.unresolved(look.plan.actions):
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise Guarded(
+            f"the plan can't be saved: the digest of {unknown[0]}{more} is not known, and so is what would be built of it",
+            hint="declare its sha256; or fetch it into the spool first: reconcile plan --out FILE --fetch",
+        )
+    plan_file.write(out, saved(ours, look, wish))
+
+
 def saved(ours: Host, look: Look, wish: Wish) -> Saved:
     """The plan of ``look``, with everything that it depends on."""
     from reconciler.planner import plan_file
@@ -102,8 +114,33 @@ def saved(ours: Host, look: Look, wish: Wish) -> Saved:
     marks = (f"{key} {mark}" for key, mark in sorted(ours.records.marks().items()))
     runs = (f"{run.subject.path} {run.status}" for run in ours.records.open_runs())
     basis = plan_file.basis(ours.desired, look.observed, (*marks, *runs))
-    asked = {"prune": wish.prune, "selector": wish.selector, "most": wish.most}
-    return plan_file.Saved(ours.name, time.time(), ours.revision, basis, asked, look.plan.actions)
+    asked = {"prune": wish.prune, "selector": wish.selector, "grace": wish.grace, "most": wish.most}
+    sources = plan_file.held_by(look.observed.resolutions.values())
+    return plan_file.Saved(ours.name, time.time(), ours.revision, basis, asked, look.plan.actions, sources)
+
+
+def as_wished(plan: Saved) -> Wish:
+    """The wish that a saved plan was made for."""
+    from reconciler.controller import converge
+
+    asked = plan.wish
+    return converge.Wish(prune=asked["prune"], selector=asked["selector"], grace=asked["grace"], most=asked["most"])
+
+
+def fetch(context: click.Context) -> Exit:
+    """Fetch the layers whose digests are not known, and report those that can't be fetched."""
+    from reconciler.controller import context as host
+    from reconciler.controller import once
+    from reconciler.output import console
+
+    chosen = options(context)
+    with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
+        failed = once.fetch(ours, wished(context), console.progress("none" if chosen.json else "auto"), stop=interrupted.stop)
+    for one in failed:
+        console.note(f"error: {one.action.name}: {one.message}", "error", reason=one.reason)
+    if interrupted.signal:
+        return interrupted.exit
+    return Exit.FAILED if failed else Exit.OK
 
 
 @click.command()
@@ -112,10 +149,13 @@ def saved(ours: Host, look: Look, wish: Wish) -> Saved:
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="Also write the plan to FILE, for `reconcile apply FILE`."
 )
+@click.option("--fetch", "fetched", is_flag=True, help="With --out: first fetch the layers whose digests are not known.")
 @click.pass_context
-def plan(context: click.Context, /, out: Path | None, **_: Any) -> int:
-    """Show what would change, and why. Read-only."""
-    return show_plan(context, out)
+def plan(context: click.Context, /, out: Path | None, fetched: bool, **_: Any) -> int:
+    """Show what would change, and why. Read-only, except with --fetch."""
+    if fetched and out is None:
+        raise UsageError("--fetch is for plans that are saved", hint="reconcile plan --out FILE --fetch")
+    return (fetch(context) if fetched else Exit.OK) or show_plan(context, out)
 
 
 @click.command()
@@ -127,17 +167,17 @@ def plan(context: click.Context, /, out: Path | None, **_: Any) -> int:
 def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, progress: str, **_: Any) -> int:
     """Carry out the plan in FILE, unless anything has changed since.
 
-    Exits with 5 if manifests, registry or pools have changed.
+    Exits with 5 if manifests, registry, pools or unpinned layers have changed.
     """
     from reconciler.controller import context as host
-    from reconciler.controller import converge, summary
     from reconciler.controller import once as run_once
+    from reconciler.controller import summary
     from reconciler.output import console
     from reconciler.planner import plan_file
     from reconciler.telemetry import activity
 
     chosen, plan = options(context), plan_file.read(file)
-    wish = converge.Wish(prune=plan.wish["prune"], selector=plan.wish["selector"], most=plan.wish["most"])
+    wish = as_wished(plan)
     shown = activity.Board(console.progress("none" if chosen.json else progress), chosen.settings.running)
     with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
 
@@ -162,7 +202,6 @@ def show(context: click.Context, /, file: Path, diff: bool, **_: Any) -> int:
     """Show the plan in FILE, and whether `apply` would accept it."""
     from reconciler.controller import context as host
     from reconciler.controller import converge
-    from reconciler.errors import Guarded
     from reconciler.output import console
     from reconciler.planner import plan_file
 
@@ -171,7 +210,7 @@ def show(context: click.Context, /, file: Path, diff: bool, **_: Any) -> int:
         console.document(console.plan_json(plan_file.as_plan(plan), plan.host))
     else:
         console.show_plan(plan_file.as_plan(plan), diff=diff, saved=True)
-    wish = converge.Wish(prune=plan.wish["prune"], selector=plan.wish["selector"], most=plan.wish["most"])
+    wish = as_wished(plan)
     with host.reading(chosen.settings, lenient=True) as ours:
         try:
             plan_file.check(plan, saved(ours, converge.look(ours, wish), wish))

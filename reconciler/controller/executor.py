@@ -32,8 +32,9 @@ class Done:
 
 
 def approval(action: Action) -> str:
-    """What an action is approved by: what is done, and to what."""
-    return f"{action.verb} {action.key.path}"
+    """What an action is approved by: what is done, to what, and with which content."""
+    content = [action.chain, action.parent, action.size, action.identity, [layer.sha256 for layer in action.layers]]
+    return f"{action.verb} {action.key.path} {content}"
 
 
 @dataclass

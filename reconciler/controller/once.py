@@ -1,4 +1,4 @@
-"""``--once`` and ``apply``: one scheduler, run until nothing is left to do. Called by ``cli`` with a Host. No state."""
+"""``--once``, ``apply`` and ``plan --fetch``: one scheduler, run until nothing is left to do. Called by ``cli``. No state."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from reconciler.controller import housekeeping, pipelines
 from reconciler.controller.context import Host
 from reconciler.controller.converge import Look, Wish
+from reconciler.controller.executor import Done
 from reconciler.controller.scheduler import Scheduler
 from reconciler.controller.summary import outcome
 from reconciler.errors import NotConverged
-from reconciler.model import Action
+from reconciler.model import Action, Verb
 from reconciler.output import console
 from reconciler.output.progress import Progress
 from reconciler.output.result import Result
@@ -46,6 +47,14 @@ def converge(
     if scheduler.ledger.done:
         housekeeping.prune(host)
     return outcome(host.name, now.desired, now.observed, now.plan, scheduler.ledger, host.threads.monotonic() - started)
+
+
+def fetch(host: Host, wish: Wish, progress: Progress, *, stop: threading.Event) -> list[Done]:
+    """Fetch the layers whose digests are not known into the spool, and nothing else; return those that failed."""
+    scheduler = Scheduler(host, wish, progress, stop)
+    with progress:
+        scheduler.run_until_idle(lambda now: [action for action in now.plan.actions if action.verb is Verb.RESOLVE])
+    return [done for done in scheduler.ledger.done.values() if not done.ok]
 
 
 class deadline:

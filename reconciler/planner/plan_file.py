@@ -1,24 +1,25 @@
 """Plan files: written by ``plan --out``, printed by ``show``, executed by ``apply`` exactly, and only if nothing has changed.
 
-A plan is bound to the manifests, the registry and the contents of the pools that it was made from, as digests. It contains no
-credentials: layers are named as in the manifests. Called by ``cli``. State: the file, mode 0600.
+A plan is bound to the manifests, the registry and the contents of the pools that it was made from, as digests, and to what each
+unpinned source held: its ETag and the digest recorded for it. A plan with a layer that is not resolved is not written. The file
+contains no credentials: layers are named as in the manifests. Called by ``cli``. State: the file, mode 0600.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reconciler import atomic_file
 from reconciler.errors import Guarded, UsageError
 from reconciler.image.spec import Layer, Limits, S3Options, Source
-from reconciler.model import Action, Desired, Key, Kind, Observed, Plan, Verb
+from reconciler.model import Action, Desired, Key, Kind, Observed, Plan, Resolution, Verb
 
-FORMAT = "reconciler/plan-2"
+FORMAT = "reconciler/plan-3"
 AGAIN = "make it again: reconcile plan --out FILE"
 
 
@@ -42,7 +43,7 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """``wish`` is what ``plan`` was asked for besides the manifests."""
+    """``wish`` is what ``plan`` was asked for besides the manifests; ``sources`` are the unpinned ones, see ``held_by``."""
 
     host: str
     made: float
@@ -50,6 +51,20 @@ class Saved:
     basis: Basis
     wish: Mapping[str, Any]
     actions: tuple[Action, ...]
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+def unresolved(actions: Iterable[Action]) -> list[str]:
+    """The layers whose digests are not known: a plan that needs them can't be saved."""
+    return [action.name for action in actions if action.verb is Verb.RESOLVE]
+
+
+def held_by(resolutions: Iterable[Resolution]) -> dict[str, str]:
+    """What each unpinned source holds, by its URL and endpoint."""
+    return {
+        " at ".join(filter(None, (one.source.url, one.source.s3.endpoint_url))): f"{one.etag} {one.size} {one.digest}"
+        for one in sorted(resolutions, key=lambda one: (one.source.url, repr(one.source.s3)))
+    }
 
 
 def basis(desired: Desired, observed: Observed, recorded: Iterable[str]) -> Basis:
@@ -101,16 +116,17 @@ def write(path: Path, saved: Saved) -> None:
         "revision": saved.revision,
         "basis": asdict(saved.basis),
         "wish": dict(saved.wish),
+        "sources": dict(saved.sources),
         "actions": [asdict(action) for action in saved.actions],
     }
     try:
-        atomic_file.write(path, json.dumps(document, indent=1) + "\n")
+        atomic_file.write(path, json.dumps(document | {"sha256": _checksum(document)}, indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"the plan can't be written to {path}: {error.strerror}", hint="see --out") from error
 
 
 def read(path: Path) -> Saved:
-    """Raises UsageError for what is not a plan of this version."""
+    """Raises UsageError for what is not a plan of this version, or was changed after it was written."""
     try:
         document = json.loads(path.read_text())
     except OSError as error:
@@ -121,23 +137,38 @@ def read(path: Path) -> Saved:
     if found != FORMAT:
         what = f"has the format {found!r}, not {FORMAT!r}" if found else "is not a plan"
         raise UsageError(f"{path} {what}", hint=AGAIN)
+    if document.pop("sha256", None) != _checksum(document):
+        raise UsageError(f"{path} is damaged: it was changed after it was written", hint=AGAIN)
     try:
         actions = tuple(map(_action_of, document["actions"]))
-        told = (document["host"], document["made"], document["revision"], Basis(**document["basis"]), document["wish"])
-        return Saved(*told, actions)
+        rest = (document["host"], document["made"], document["revision"], Basis(**document["basis"]), document["wish"])
+        return Saved(*rest, actions, document["sources"])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is damaged: {error}", hint=AGAIN) from error
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def check(saved: Saved, now: Saved) -> None:
     """Raise Guarded unless ``now``, the plan for this host at this moment, has the same basis and the same actions."""
     moved = saved.basis.moved(now.basis)
+    every = sorted({*saved.sources, *now.sources})
+    moved += [f"what {url} holds" for url in every if saved.sources.get(url) != now.sources.get(url)]
     if now.host != saved.host:
         moved.append(f"the host: it was made on {saved.host}")
     if not moved and now.actions != saved.actions:
-        moved.append("what this version of the reconciler would do")
+        moved.append(_other_actions(saved.actions, now.actions))
     if moved:
         raise Guarded(f"the plan is stale; this has changed since: {'; '.join(moved)}", hint=AGAIN)
+
+
+def _other_actions(before: Sequence[Action], now: Sequence[Action]) -> str:
+    """Which actions follow now that did not, or the other way round: time has passed, a snapshot is in use, another version."""
+    new = [f"{one.verb} {one.key} is due" for one in now if one not in before]
+    gone = [f"{one.verb} {one.key} is no longer due" for one in before if one not in now]
+    return ", ".join([*gone, *new][:3]) or "the order of the actions"
 
 
 def as_plan(saved: Saved) -> Plan:

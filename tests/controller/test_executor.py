@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from reconciler.controller.executor import Done, Ledger
+from reconciler.controller.executor import Done, Ledger, approval
 from reconciler.model import Action, Kind, Verb
 
 CHAIN = "c" * 64
@@ -31,3 +33,12 @@ def test_a_snapshot_that_was_activated_may_still_be_replaced(before: Verb, after
 
     assert Ledger({done.key: Done(done, True)}).is_done(snapshot(after)) is not tried
     assert Ledger({done.key: Done(done, False)}).is_done(snapshot(after))
+
+
+def test_an_approval_is_of_what_is_built_not_of_a_name() -> None:
+    """Another chain under the name of an approved snapshot is not approved."""
+    one = Action(Verb.CREATE, Kind.SNAPSHOT, "web-a", "declared for the first time", pool="p", image="web", chain="a" * 64)
+
+    assert approval(one) == approval(replace(one, because="is missing", after=(one.key,)))
+    assert approval(one) != approval(replace(one, chain="b" * 64))
+    assert approval(one) != approval(replace(one, verb=Verb.REPLACE))

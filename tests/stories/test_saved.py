@@ -84,7 +84,8 @@ def test_a_plan_that_prunes_prunes_what_it_said_and_no_more(host: Workshop) -> N
         ("{half", "is not a plan"),
         ("[]", "is not a plan"),
         ('{"format": "reconciler/plan-9"}', "plan-9"),
-        ('{"format": "reconciler/plan-2"}', "damaged"),
+        ('{"format": "reconciler/plan-2"}', "plan-2"),
+        ('{"format": "reconciler/plan-3"}', "damaged"),
     ],
 )
 def test_what_is_not_a_plan_is_refused_with_a_word(host: Workshop, text: str, word: str) -> None:
