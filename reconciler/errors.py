@@ -16,6 +16,7 @@
     │   ├── LayerRefused        a whole tar that a rule refuses
     │   ├── NameTaken           the device's name belongs to a device that is not ours
     │   ├── ImageTooSmall       the file system's declared size cannot hold the layers
+    │   ├── PolicyRefused       this host's policy does not permit what a manifest asks for
     │   └── VolumeCorrupt       e2fsck reported errors
     ├── NeedsOperator           nothing is retried until an operator asks for it
     ├── Stopped                 asked to stop; the run stays resumable
@@ -147,6 +148,12 @@ class NameTaken(Terminal):
 
 class ImageTooSmall(Terminal):
     reason = "ImageTooSmall"
+
+
+class PolicyRefused(Terminal):
+    """The hint names the key of ``host.yaml`` that permits it."""
+
+    reason = "PolicyRefused"
 
 
 class VolumeCorrupt(Terminal):

@@ -1,4 +1,4 @@
-"""The documentation of a field of a manifest, from the JSON Schema: type, default, bounds and description.
+"""The documentation of a field of a manifest or of the host file, from the JSON Schema: type, default, bounds and description.
 
 Called by ``cli/manifests`` for ``explain image.spec.layers``. Pure; no field is named here.
 """
@@ -11,9 +11,13 @@ from typing import Any
 from reconciler.errors import UsageError
 from reconciler.manifests.documents import KINDS
 from reconciler.manifests.faults import did_you_mean, quoted
+from reconciler.manifests.host_file import HostFile
+from reconciler.manifests.schema import host_schema
 from reconciler.manifests.schema import schema as json_schema
 
 Node = Mapping[str, Any]
+HOST = "host"
+"""What the host file is called here."""
 
 BOUNDS = {
     "minimum": "at least",
@@ -27,17 +31,18 @@ BOUNDS = {
 
 def explain(path: str) -> str:
     """The text for a path (``image.spec.layers.source``; a kind alone, or nothing for the kinds). Raises UsageError."""
-    schema = json_schema()
-    kinds = {kind.lower(): kind for kind in KINDS}
+    schema = {"$defs": json_schema()["$defs"] | host_schema()["$defs"]}
+    kinds = {kind.lower(): model.__name__ for kind, model in KINDS.items()} | {HOST: HostFile.__name__}
     if not path:
-        return "\n".join(["Kinds:", *(f"  {name}" for name in sorted(kinds)), "", "reconcile explain image.spec lists fields"])
+        hosts = f"{HOST} is the file /etc/reconciler/host.yaml; reconcile explain image.spec lists fields"
+        return "\n".join(["Kinds:", *(f"  {name}" for name in sorted(kinds)), "", hosts])
     head, *rest = path.split(".")
     kind = kinds.get(head.lower())
     if kind is None:
         raise UsageError(
             f"no kind is called {quoted(head)}{did_you_mean(head.lower(), kinds)}", hint=f"kinds: {', '.join(kinds)}"
         )
-    node = _resolved(schema["$defs"][KINDS[kind].__name__], schema)
+    node = _resolved(schema["$defs"][kind], schema)
     owner: Node = {}
     for depth, name in enumerate(rest):
         owner, node = node, _child(node, name, ".".join([head, *rest[:depth]]), schema)

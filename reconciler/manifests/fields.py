@@ -20,6 +20,7 @@ from reconciler.manifests import scalars
 from reconciler.manifests.faults import Fault, Loc, Origin
 from reconciler.manifests.problems import DocumentInvalid, from_details
 from reconciler.manifests.scalars import Scalar
+from reconciler.policy.addresses import Allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,10 @@ Switch = Annotated[bool, _Text(scalars.SWITCH)]
 Sha256 = Annotated[str, _Text(scalars.SHA256)]
 SourceText = Annotated[str, _Text(scalars.SOURCE)]
 Endpoint = Annotated[str, _Text(scalars.ENDPOINT)]
+Root = Annotated[str, _Text(scalars.ROOT)]
+DevicePattern = Annotated[str, _Text(scalars.PATTERN)]
+AllowedAddress = Annotated[Allowed, _Text(scalars.ADDRESS)]
+RegistryHost = Annotated[str, _Text(scalars.REGISTRY)]
 AbsolutePath = Annotated[str, _Text(scalars.ABSOLUTE_PATH)]
 
 

@@ -14,6 +14,7 @@ from reconciler import sizes
 from reconciler.image.spec import GIB, KIB, MIB
 from reconciler.manifests import location
 from reconciler.manifests.faults import noun, quoted
+from reconciler.policy.addresses import parse_allowed
 
 BLOCK = 4096
 TIB = 1 << 40
@@ -97,6 +98,19 @@ def _absolute_path(text: str) -> str:
     return text
 
 
+def _root(text: str) -> str:
+    """A directory, or a file, that the host's policy lists; without the slash at its end."""
+    if not text.startswith("/") or not text.isprintable():
+        raise ValueError("is not an absolute path")
+    return text.rstrip("/") or "/"
+
+
+def _pattern(text: str) -> str:
+    if not text.startswith("/") or text.endswith("/") or not text.isprintable():
+        raise ValueError("is not the absolute path of a device, in which '*' and '?' match anything")
+    return text
+
+
 NAME = _word(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", "a name (a-z, 0-9 and '-', with a letter or digit at both ends)", 63)
 SNAPSHOT_NAME = _word(r"[a-z0-9_][a-z0-9._-]*", "a snapshot's name (a-z, 0-9, '.', '_' and '-', with no '.' or '-' first)", 120)
 LABEL_KEY = _word(
@@ -127,4 +141,12 @@ SWITCH = Scalar(_switch, {"enum": [True, False, "true", "false", "yes", "no", "o
 SHA256 = Scalar(_sha256, {"type": ["string", "number"], "pattern": "^[0-9A-Fa-f]{64}$"})
 SOURCE = Scalar(location.parse_source, {"type": "string", "minLength": 1})
 ENDPOINT = Scalar(location.parse_endpoint, {"type": "string", "pattern": "^https?://[^/?#@]+[^?#@]*$"}, secret=True)
+ROOT = Scalar(_root, {"type": "string", "pattern": "^/.*$"})
+PATTERN = Scalar(_pattern, {"type": "string", "pattern": "^/.*[^/]$"})
+ADDRESS = Scalar(parse_allowed)
+REGISTRY = _word(
+    r"[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?",
+    "the host of a registry, with or without a port",
+    261,
+)
 ABSOLUTE_PATH = Scalar(_absolute_path, {"type": "string", "pattern": "^/.*[^/]$"})

@@ -1,4 +1,7 @@
-"""The JSON Schema of a manifest, for editors and for ``reconcile explain``: derived from ``documents``. Pure."""
+"""The JSON Schemas of a manifest and of the host file, for editors and ``reconcile explain``.
+
+Derived from ``documents`` and ``host_file``. Pure.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Any
 
 from reconciler.manifests.documents import API_VERSION, KINDS
 from reconciler.manifests.fields import json_schemas
+from reconciler.manifests.host_file import HostFile
 
 
 def schema() -> dict[str, Any]:
@@ -24,6 +28,17 @@ def schema() -> dict[str, Any]:
             {"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": references[model.__name__]}
             for kind, model in KINDS.items()
         ],
+        "$defs": _tidy(definitions),
+    }
+
+
+def host_schema() -> dict[str, Any]:
+    """JSON Schema of the host file."""
+    references, definitions = json_schemas([HostFile])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "reconcile host file",
+        **references[HostFile.__name__],
         "$defs": _tidy(definitions),
     }
 

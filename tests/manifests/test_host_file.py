@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import loader
-from reconciler.manifests.host_file import load_host
+from reconciler.manifests.host_file import load_host, policy_of
 from reconciler.manifests.hosts import bucket
 from reconciler.model import HostFacts
+from reconciler.policy.addresses import parse_allowed
+from reconciler.policy.rules import Policy
 
 
 def test_a_host_without_a_file_has_no_name_and_no_labels(tmp_path: Path) -> None:
@@ -40,6 +43,17 @@ def test_a_host_has_a_name_and_labels_of_text(tmp_path: Path) -> None:
         ("# nothing", "not one mapping"),
         ("a: b\n---\nc: d", "not one mapping"),
         ("a: *b", "host.yaml:1:4"),
+        ("policy: {fileSource: [/srv]}", "host.yaml:1:10: policy.fileSource: is not a known field (did you mean 'fileSources'?)"),
+        ("policy: {fileSources: [srv]}", "policy.fileSources[0]: 'srv' is not an absolute path"),
+        ("policy: {fileSources: /srv}", "policy.fileSources: expected a list"),
+        ("policy:", "policy: has no value"),
+        ("policy: {endpoints: {allow: ['http://a']}}", "policy.endpoints.allow[0]: 'http://a'"),
+        ("policy: {endpoints: {private: deny}}", "policy.endpoints.private: 'deny' is not allow or refuse"),
+        ("policy: {pinned: yes}", "policy.pinned: 'yes' is not allowed or required"),
+        ("policy: {confinement: best}", "policy.confinement: 'best' is not required or best-effort"),
+        ("policy: {pools: {devices: [sda]}}", "policy.pools.devices[0]: 'sda' is not the absolute path of a device"),
+        ("policy: {registries: {allow: ['https://a/b']}}", "policy.registries.allow[0]"),
+        ("policy: {registries: {mirrors: {docker.io: mirror}}}", "policy.registries.mirrors['docker.io']"),
     ],
 )
 def test_a_fault_in_it_is_reported_with_its_place(tmp_path: Path, text: str, message: str) -> None:
@@ -49,6 +63,91 @@ def test_a_fault_in_it_is_reported_with_its_place(tmp_path: Path, text: str, mes
     with pytest.raises(ManifestsInvalid) as caught:
         load_host(path)
     assert message in str(caught.value.faults[0])
+
+
+WHOLE = """
+policy:
+  fileSources: [/srv/layers/]
+  endpoints: {allow: ["10.0.0.5:9000", "127.0.0.1"], private: refuse}
+  registries:
+    allow: [registry.example]
+    plainHttp: ["127.0.0.1:5000"]
+    mirrors: {docker.io: [mirror.example]}
+    caFiles: {registry.example: /etc/ca.pem}
+    authFile: /etc/reconciler/auth.json
+  pools: {files: [/var/lib/pools], devices: ["/dev/disk/by-id/*"]}
+  pinned: required
+  confinement: best-effort
+"""
+
+
+def policy(path: Path, *, root: bool, enforced: bool = True) -> Policy:
+    return policy_of(load_host(path), path, Path("/m"), Path("/s"), root=root, enforced=enforced)
+
+
+def test_a_host_has_a_policy(tmp_path: Path) -> None:
+    path = tmp_path / "host.yaml"
+    path.write_text(WHOLE)
+
+    found = policy(path, root=True)
+
+    assert found.file_sources == ("/srv/layers",)
+    assert found.allow == (parse_allowed("10.0.0.5:9000"), parse_allowed("127.0.0.1"))
+    assert (found.private, found.requires_pins, found.requires_confinement) == (False, True, False)
+    assert (found.pool_files, found.pool_devices) == (("/var/lib/pools",), ("/dev/disk/by-id/*",))
+    assert found.registries.allow == ("registry.example",)
+    assert found.registries.mirrors == {"docker.io": ("mirror.example",)}
+    assert (found.registries.auth_file, found.registries.plain_http) == ("/etc/reconciler/auth.json", ("127.0.0.1:5000",))
+    assert found.file == str(path)
+
+
+def test_root_is_limited_without_a_policy_and_other_users_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "host.yaml"
+
+    root, user = policy(path, root=True), policy(path, root=False)
+
+    assert root.limits_files and root.limits_addresses and root.limits_pool_files and root.limits_devices
+    assert root.requires_confinement
+    assert user == Policy(file=str(path), manifests="/m", state="/s")
+
+
+def test_a_key_limits_other_users_too(tmp_path: Path) -> None:
+    path = tmp_path / "host.yaml"
+    path.write_text("policy: {fileSources: [], pools: {files: []}, confinement: required}")
+
+    found = policy(path, root=False)
+
+    assert found.limits_files and found.limits_pool_files and found.requires_confinement
+    assert not found.limits_addresses
+
+
+def test_a_policy_that_is_given_is_always_enforced(tmp_path: Path) -> None:
+    path = tmp_path / "host.yaml"
+    assert not policy(path, root=True, enforced=False).enforced
+
+    path.write_text("policy: {}")
+
+    assert policy(path, root=True, enforced=False).enforced
+
+
+@pytest.mark.parametrize(("mode", "message"), [(0o664, "can be written by others"), (0o646, "can be written by others")])
+def test_a_file_that_others_can_write_is_refused(tmp_path: Path, mode: int, message: str) -> None:
+    path = tmp_path / "host.yaml"
+    path.write_text("name: a")
+    path.chmod(mode)
+
+    with pytest.raises(ManifestsInvalid, match=message):
+        load_host(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "host.yaml"
+    path.write_text("name: a")
+    os.chown(path, 1234, 1234)
+
+    with pytest.raises(ManifestsInvalid, match="belongs to user 1234"):
+        load_host(path)
 
 
 def image(name: str, percent: int) -> str:

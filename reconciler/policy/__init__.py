@@ -1,0 +1,1 @@
+"""What this host permits to the authors of manifests: the rules, and the policy that is in force in this process."""

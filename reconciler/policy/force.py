@@ -1,0 +1,42 @@
+"""The policy that is in force in this process: set by ``controller.context``, asked wherever a manifest has something opened.
+
+Verbs that read what the command line names (``build``, ``inspect``) set none, and everything is permitted. State: one ``Policy``,
+and how many times it has refused something while it was opened.
+"""
+
+from __future__ import annotations
+
+from reconciler.policy.addresses import Address
+from reconciler.policy.rules import Policy, Refusal
+
+_in_force = Policy()
+
+
+def use(policy: Policy) -> None:
+    """Put a policy in force for every thread of this process."""
+    global _in_force
+    _in_force = policy
+
+
+def current() -> Policy:
+    return _in_force
+
+
+def require_file(path: str) -> None:
+    """Raise PolicyRefused where a manifest may not have this file read."""
+    _in_force.require(_in_force.file_refusal(path))
+
+
+def require_opened(path: str, fd: int) -> None:
+    """The same, for a file that is open."""
+    _in_force.require(_in_force.opened_refusal(path, fd))
+
+
+def require_host(host: str, port: int) -> None:
+    """Raise PolicyRefused where a manifest may not name this host; names are not resolved."""
+    _in_force.require(_in_force.host_refusal(host, port))
+
+
+def address_refusal(host: str, port: int, address: Address) -> Refusal | None:
+    """Why a connection to this address may not be made; None where it may, or the policy is not enforced."""
+    return _in_force.address_refusal(host, port, address) if _in_force.enforced else None

@@ -1,0 +1,185 @@
+"""What the host's policy permits: files, addresses, backing files and devices, pins, confinement. Values and checks.
+
+``manifests.host_file`` makes the ``Policy`` from ``host.yaml``; ``manifests.refusals`` asks it for each declared object, and the
+modules that open a file, socket or device ask the one in force (``policy.force``) again. Paths are compared with their links
+resolved, addresses as they are connected to. State: none; file systems and the routing table are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from reconciler.errors import PolicyRefused
+from reconciler.policy.addresses import Address, Allowed, Scope, is_listed, is_local_name, literal, scope
+
+HOST_FILE = "/etc/reconciler/host.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """``key`` is the field of the host file that permits it, ``add`` the value to add there."""
+
+    key: str
+    message: str
+    add: str = ""
+
+    def hint(self, file: str) -> str:
+        change = f"add {self.add!r} to {self.key}" if self.add else f"change {self.key}"
+        return f"to permit it, {change} in {file} on this host"
+
+
+@dataclass(frozen=True, slots=True)
+class Registries:
+    """Registries of OCI images. ``allow`` None: every public one."""
+
+    allow: tuple[str, ...] | None = None
+    plain_http: tuple[str, ...] = ()
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ca_files: Mapping[str, str] = field(default_factory=dict)
+    auth_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules of one host. The defaults of the fields permit everything, as for a user who is not root.
+
+    ``enforced`` False: what is not permitted is reported, and done.
+    """
+
+    file: str = HOST_FILE
+    """The host file, as hints name it."""
+    manifests: str = ""
+    """The directory of manifests: files of its repository are permitted."""
+    limits_files: bool = False
+    file_sources: tuple[str, ...] = ()
+    limits_addresses: bool = False
+    """Refuse loopback, link-local and own addresses."""
+    private: bool = True
+    allow: tuple[Allowed, ...] = ()
+    registries: Registries = field(default_factory=Registries)
+    state: str = ""
+    """The state directory: pools may have their files in it."""
+    limits_pool_files: bool = False
+    pool_files: tuple[str, ...] = ()
+    limits_devices: bool = False
+    """Refuse devices that hold a signature, unless ``pool_devices`` lists them."""
+    pool_devices: tuple[str, ...] | None = None
+    """Patterns of device names; None where any name is permitted."""
+    requires_pins: bool = False
+    requires_confinement: bool = False
+    enforced: bool = True
+
+    # -- files
+
+    def file_refusal(self, path: str) -> Refusal | None:
+        """Whether a manifest may have this file read; links are resolved now."""
+        return self._outside(path, os.path.realpath(path)) if self.limits_files else None
+
+    def opened_refusal(self, path: str, fd: int) -> Refusal | None:
+        """The same for a file that is open: its path is the kernel's, whatever has become of the links since."""
+        if not self.limits_files:
+            return None
+        try:
+            return self._outside(path, str(Path(f"/proc/self/fd/{fd}").readlink()))
+        except OSError as error:
+            return Refusal("policy.fileSources", f"{path}: /proc can't be read to find out where it lies: {error.strerror}")
+
+    def _outside(self, path: str, real: str) -> Refusal | None:
+        roots = [repository(self.manifests), *self.file_sources] if self.manifests else list(self.file_sources)
+        if any(is_within(real, root) for root in roots):
+            return None
+        where = f" (a link to {real})" if real != os.path.normpath(path) else ""
+        message = f"{path}{where} is outside of the manifests' repository {roots[0]}" if self.manifests else f"{path}{where}"
+        return Refusal("policy.fileSources", message, str(Path(real).parent))
+
+    # -- addresses
+
+    def host_refusal(self, host: str, port: int) -> Refusal | None:
+        """Whether a manifest may name this host: an address, or a name that means this host. Other names are not resolved."""
+        if not (self.limits_addresses or not self.private):
+            return None
+        if (address := literal(host)) is not None:
+            return self.address_refusal(host, port, address)
+        if not self.limits_addresses or not is_local_name(host):
+            return None
+        listed = any(is_listed(self.allow, host, port, literal(one)) for one in (host, "127.0.0.1", "::1"))
+        return None if listed else _address_refusal(host, port, None, Scope.LOOPBACK)
+
+    def address_refusal(self, host: str, port: int, address: Address) -> Refusal | None:
+        """Whether a connection to ``address``, for a manifest that names ``host``, may be made."""
+        if not self.limits_addresses and self.private:
+            return None
+        if (found := scope(address)) is Scope.PUBLIC or is_listed(self.allow, host, port, address):
+            return None
+        refused = not self.private if found is Scope.PRIVATE else self.limits_addresses
+        return _address_refusal(host, port, address, found) if refused else None
+
+    # -- pools
+
+    def pool_file_refusal(self, path: str) -> Refusal | None:
+        """Whether a pool may have its backing in this file, which need not exist."""
+        real = os.path.realpath(path)
+        roots = [os.path.realpath(self.state), *self.pool_files] if self.state else list(self.pool_files)
+        if not self.limits_pool_files or any(is_within(real, root) for root in roots):
+            return None
+        where = f" (a link to {real})" if real != path else ""
+        outside = f" is outside of the state directory {self.state}" if self.state else " is not listed"
+        return Refusal("policy.pools.files", f"{path}{where}{outside}", str(Path(real).parent))
+
+    def device_refusal(self, path: str) -> Refusal | None:
+        """Whether a pool may use a device of this name; a link is followed, and its name or its target may be listed."""
+        if self.pool_devices is None or self.lists_device(path):
+            return None
+        return Refusal("policy.pools.devices", f"{path} is not among the devices that pools may use", path)
+
+    def lists_device(self, path: str) -> bool:
+        names = (os.path.normpath(path), os.path.realpath(path))
+        return any(fnmatchcase(name, pattern) for pattern in self.pool_devices or () for name in names)
+
+    def signature_refusal(self, path: str, held: str) -> Refusal | None:
+        """Whether a pool may be created on a device that holds something."""
+        if not self.limits_devices or self.lists_device(path):
+            return None
+        return Refusal("policy.pools.devices", f"{path} holds {held}", path)
+
+    # -- all
+
+    def error(self, refusal: Refusal) -> PolicyRefused:
+        return PolicyRefused(f"refused by this host's policy: {refusal.message}", hint=refusal.hint(self.file))
+
+    def require(self, refusal: Refusal | None) -> None:
+        """Raise PolicyRefused for a refusal, where the policy is enforced."""
+        if refusal is not None and self.enforced:
+            raise self.error(refusal)
+
+
+def _address_refusal(host: str, port: int, address: Address | None, found: Scope) -> Refusal:
+    named = f"{host}:{port}" if address is None or literal(host) == address else f"{host}:{port} resolves to {address}, which"
+    shown = str(address or host)
+    add = f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
+    return Refusal("policy.endpoints.allow", f"{named} is {found.value}", add)
+
+
+# ------------------------------------------------------------------------------------------------------ paths
+
+_SHARED_ROOTS = frozenset(("/", "/etc", "/home", "/mnt", "/opt", "/root", "/srv", "/usr", "/var", "/var/lib"))
+"""Directories that hold more than manifests, also where they are work trees (etckeeper)."""
+
+
+def repository(manifests: str) -> str:
+    """The work tree that the manifests are part of, links resolved; their own directory where there is none."""
+    real = os.path.realpath(manifests)
+    for above in (Path(real), *Path(real).parents):
+        if str(above) in _SHARED_ROOTS:
+            break
+        if (above / ".git").exists():
+            return str(above)
+    return real
+
+
+def is_within(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")
