@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from benchmarks.measure import MIB
 from benchmarks.thin_ground import POOL, Ground, main, ratios, said, spread
-from reconciler.controller.context import writing
+from reconciler.host.context import writing
 from reconciler.pool.thin.journal import Role
 from reconciler.pool.thin.pool import ThinPool
 from reconciler.settings import Settings

@@ -29,9 +29,10 @@ ALLOWED: Mapping[str, set[str]] = {
     "registry": {"image", "pool", "model", "engine"},
     "output": _DOMAIN,
     "telemetry": {*_DOMAIN, "output"},
-    "controller": {*_DOMAIN, "output", "telemetry"},
-    "status": {*_DOMAIN, "output", "telemetry", "controller"},
-    "cli": {*_DOMAIN, "output", "telemetry", "controller", "status"},
+    "host": {*_DOMAIN, "output", "telemetry"},
+    "controller": {*_DOMAIN, "output", "telemetry", "host"},
+    "status": {*_DOMAIN, "output", "telemetry", "host", "controller"},
+    "cli": {*_DOMAIN, "output", "telemetry", "host", "controller", "status"},
 }
 """What each package may import besides itself and ``SHARED``."""
 

@@ -14,32 +14,32 @@ from reconciler.cli.signals import Interrupted
 from reconciler.errors import Exit, Guarded, UsageError
 
 if TYPE_CHECKING:
-    from reconciler.controller.context import Host
-    from reconciler.controller.converge import Look, Wish
+    from reconciler.controller.assess import Assessment, Wish
+    from reconciler.host.context import Host
     from reconciler.model import Action
     from reconciler.planner.plan_file import Saved
 
 
 def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
     """The wish that the options make. Raises UsageError."""
-    from reconciler.controller import converge
+    from reconciler.controller import assess
     from reconciler.registry import marks
 
     params = context.params
-    most, grace = params["prune_max"] or converge.MOST_PRUNED, params.get("prune_grace")
+    most, grace = params["prune_max"] or assess.MOST_PRUNED, params.get("prune_grace")
     try:
-        converge.prunable(most, 0)
+        assess.prunable(most, 0)
         seconds = marks.duration(grace) if grace else 0.0
     except ValueError as error:
         raise UsageError(f"--prune-max {most} or --prune-grace {grace}: {error}", hint="for example 10, 20%; 15m, 2h") from None
-    return converge.Wish(params["prune"], params["selector"], params["diff"], seconds, most, on_invalid)
+    return assess.Wish(params["prune"], params["selector"], params["diff"], seconds, most, on_invalid)
 
 
 def run(context: click.Context, *, once: bool) -> int:
     from reconciler.cli import session
-    from reconciler.controller import context as host
     from reconciler.controller import once as run_once
     from reconciler.controller import service, summary
+    from reconciler.host import context as host
     from reconciler.output import console
     from reconciler.telemetry import activity
 
@@ -74,18 +74,18 @@ def ended(interrupted: Interrupted, timeout: float | None) -> Exit:
 
 def show_plan(context: click.Context, out: Path | None = None) -> int:
     from reconciler.cli import session
-    from reconciler.controller import context as host
-    from reconciler.controller import converge, summary
+    from reconciler.controller import assess, summary
+    from reconciler.host import context as host
     from reconciler.output import console
 
     chosen, params = options(context), context.params
     wish = wished(context)
     with host.reading(chosen.settings) as ours:
         session.note_ignored(ours)
-        found = converge.look(ours, wish)
+        found = assess.assess(ours, wish)
         if out is not None:
             save(out, ours, found, wish)
-        selected = converge.selected(ours.desired, params["selector"])
+        selected = assess.selected(ours.desired, params["selector"])
         images = set(ours.desired.images) if selected is None else selected
     if chosen.json:
         console.document(console.plan_json(found.plan, ours.name))
@@ -94,43 +94,43 @@ def show_plan(context: click.Context, out: Path | None = None) -> int:
     return summary.plan_exit_code(found.plan, images, detailed=params["detailed_exitcode"])
 
 
-def save(out: Path, ours: Host, look: Look, wish: Wish) -> None:
-    """Write the plan of ``look`` to a file. Raises Guarded where it has a layer whose digest is not known, and UsageError."""
+def save(out: Path, ours: Host, now: Assessment, wish: Wish) -> None:
+    """Write the plan of ``now`` to a file. Raises Guarded where it has a layer whose digest is not known, and UsageError."""
     from reconciler.planner import plan_file
 
-    if unknown := plan_file.unresolved(look.plan.actions):
+    if unknown := plan_file.unresolved(now.plan.actions):
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise Guarded(
             f"the plan can't be saved: the digest of {unknown[0]}{more} is not known, and so is what would be built of it",
             hint="declare its sha256; or fetch it into the spool first: reconcile plan --out FILE --fetch",
         )
-    plan_file.write(out, saved(ours, look, wish))
+    plan_file.write(out, saved(ours, now, wish))
 
 
-def saved(ours: Host, look: Look, wish: Wish) -> Saved:
-    """The plan of ``look``, with everything that it depends on."""
+def saved(ours: Host, now: Assessment, wish: Wish) -> Saved:
+    """The plan of ``now``, with everything that it depends on."""
     from reconciler.planner import plan_file
 
     marks = (f"{key} {mark}" for key, mark in sorted(ours.records.marks().items()))
     runs = (f"{run.subject.path} {run.status}" for run in ours.records.open_runs())
-    basis = plan_file.basis(ours.desired, look.observed, (*marks, *runs))
+    basis = plan_file.basis(ours.desired, now.observed, (*marks, *runs))
     asked = {"prune": wish.prune, "selector": wish.selector, "grace": wish.grace, "most": wish.most}
-    sources = plan_file.held_by(look.observed.resolutions.values())
-    return plan_file.Saved(ours.name, time.time(), ours.revision, basis, asked, look.plan.actions, sources)
+    sources = plan_file.held_by(now.observed.resolutions.values())
+    return plan_file.Saved(ours.name, time.time(), ours.revision, basis, asked, now.plan.actions, sources)
 
 
 def as_wished(plan: Saved) -> Wish:
     """The wish that a saved plan was made for."""
-    from reconciler.controller import converge
+    from reconciler.controller import assess
 
     asked = plan.wish
-    return converge.Wish(prune=asked["prune"], selector=asked["selector"], grace=asked["grace"], most=asked["most"])
+    return assess.Wish(prune=asked["prune"], selector=asked["selector"], grace=asked["grace"], most=asked["most"])
 
 
 def fetch(context: click.Context) -> Exit:
     """Fetch the layers whose digests are not known, and report those that can't be fetched."""
-    from reconciler.controller import context as host
     from reconciler.controller import once
+    from reconciler.host import context as host
     from reconciler.output import console
 
     chosen = options(context)
@@ -169,9 +169,9 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, progre
 
     Exits with 5 if manifests, registry, pools or unpinned layers have changed.
     """
-    from reconciler.controller import context as host
     from reconciler.controller import once as run_once
     from reconciler.controller import summary
+    from reconciler.host import context as host
     from reconciler.output import console
     from reconciler.planner import plan_file
     from reconciler.telemetry import activity
@@ -181,8 +181,8 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, progre
     shown = activity.Board(console.progress("none" if chosen.json else progress), chosen.settings.running)
     with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
 
-        def approved(look: Look) -> Sequence[Action]:
-            plan_file.check(plan, saved(ours, look, wish))
+        def approved(now: Assessment) -> Sequence[Action]:
+            plan_file.check(plan, saved(ours, now, wish))
             return plan.actions
 
         result = run_once.converge(ours, wish, shown, stop=interrupted.stop, approved=approved)
@@ -200,8 +200,8 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, progre
 @click.pass_context
 def show(context: click.Context, /, file: Path, diff: bool, **_: Any) -> int:
     """Show the plan in FILE, and whether `apply` would accept it."""
-    from reconciler.controller import context as host
-    from reconciler.controller import converge
+    from reconciler.controller import assess
+    from reconciler.host import context as host
     from reconciler.output import console
     from reconciler.planner import plan_file
 
@@ -213,7 +213,7 @@ def show(context: click.Context, /, file: Path, diff: bool, **_: Any) -> int:
     wish = as_wished(plan)
     with host.reading(chosen.settings, lenient=True) as ours:
         try:
-            plan_file.check(plan, saved(ours, converge.look(ours, wish), wish))
+            plan_file.check(plan, saved(ours, assess.assess(ours, wish), wish))
         except Guarded as stale:
             console.note(f"note: {stale}", "warning")
     return Exit.OK
@@ -229,15 +229,15 @@ def drift(context: click.Context, /, **_: Any) -> int:
     Declared objects that don't exist yet are no drift: `reconcile plan` shows them. No source is asked.
     """
     from reconciler.cli import faults
-    from reconciler.controller import context as host
-    from reconciler.controller import converge
+    from reconciler.controller import assess
+    from reconciler.host import context as host
     from reconciler.output import console
     from reconciler.planner.drift import drifted
 
     chosen = options(context)
     with host.reading(chosen.settings, lenient=True) as ours:
         faults.warn(ours.faults)
-        found = drifted(converge.look_offline(ours).plan)
+        found = drifted(assess.assess_offline(ours).plan)
         name = ours.name
     if chosen.json:
         console.document(console.drift_json(found, name))

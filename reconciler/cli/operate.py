@@ -17,7 +17,7 @@ from reconciler.model import Key, Kind
 from reconciler.registry.marks import Mark, What, duration
 
 if TYPE_CHECKING:
-    from reconciler.controller.context import Host
+    from reconciler.host.context import Host
 
 image = click.argument("object_", metavar="image/NAME", type=TEXT, shell_complete=image_names)
 reason = click.option("--reason", type=TEXT, default="", help="Shown with the image: your name and the cause.")
@@ -31,7 +31,7 @@ EVENTS = {
 
 
 def mark(context: click.Context, word: str, what: What, *, reason: str = "", until: float = 0.0) -> int:
-    from reconciler.controller import context as host
+    from reconciler.host import context as host
     from reconciler.output import console
 
     name = existing(context, word)
@@ -43,7 +43,7 @@ def mark(context: click.Context, word: str, what: What, *, reason: str = "", unt
 
 
 def unmark(context: click.Context, word: str, what: What) -> int:
-    from reconciler.controller import context as host
+    from reconciler.host import context as host
     from reconciler.output import console
 
     name = existing(context, word)
@@ -58,7 +58,7 @@ def unmark(context: click.Context, word: str, what: What) -> int:
 def existing(context: click.Context, word: str) -> str:
     """The name of an image that exists. Raises UsageError, ManifestsInvalid."""
     from reconciler.cli import session
-    from reconciler.controller import context as host
+    from reconciler.host import context as host
     from reconciler.model import Kind
 
     name = session.parse_image(word)
@@ -116,7 +116,7 @@ def unprotect(context: click.Context, /, object_: str, **_: Any) -> int:
 def retry(context: click.Context, /, object_: str, **_: Any) -> int:
     """Retry the failed actions of an image now instead of waiting for the back-off."""
     from reconciler.cli import session
-    from reconciler.controller import context as host
+    from reconciler.host import context as host
 
     name = session.parse_image(object_)
     with host.reading(options(context).settings, lenient=True) as ours:

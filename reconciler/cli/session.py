@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reconciler.cli import faults
-from reconciler.controller import context as hosts
-from reconciler.controller import repair as repairs
-from reconciler.controller.context import Host
-from reconciler.controller.repair import Change
+from reconciler.cli import repair as repairs
+from reconciler.cli.repair import Change
 from reconciler.errors import Exit, ManifestsInvalid, NotConverged, UsageError
+from reconciler.host import context as hosts
+from reconciler.host.context import Host
 from reconciler.manifests import loader
 from reconciler.manifests.faults import did_you_mean, ignored_documents
 from reconciler.model import Finding, Key, Kind, Phase, Severity

@@ -118,7 +118,7 @@ def events(context: click.Context, /, object_: str | None, limit: int, **_: Any)
 def runs(context: click.Context, /, run_id: str | None, limit: int, release: bool, cancel: bool, **_: Any) -> int:
     """Show runs, or one run with all its transitions."""
     from reconciler.cli import session
-    from reconciler.controller import context as host
+    from reconciler.host import context as host
     from reconciler.output import console
     from reconciler.status import inventory
 

@@ -87,7 +87,7 @@ def change(context: click.Context, act: Callable[[Any], str], *, lenient: bool =
     import threading
 
     from reconciler.cli import faults
-    from reconciler.controller import context as host
+    from reconciler.host import context as host
     from reconciler.output import console
 
     chosen = options(context)

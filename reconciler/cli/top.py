@@ -70,7 +70,7 @@ def scenes(chosen: Options) -> Iterator[Scene]:
 
 
 def observe(chosen: Options, before: Sequence[Running], cached: ManifestCache) -> Scene:
-    from reconciler.controller import context as host
+    from reconciler.host import context as host
     from reconciler.registry import lock
     from reconciler.status import image, top
     from reconciler.telemetry import activity

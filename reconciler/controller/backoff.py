@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from reconciler.controller import machines
-from reconciler.controller.converge import Look
+from reconciler.controller.assess import Assessment
 from reconciler.controller.executor import Done, dependent, verdict
 from reconciler.engine.definitions import FIRST_PAUSE, LONGEST_PAUSE, Run, Status
+from reconciler.host import machines
 from reconciler.model import Action, Key, Kind, Verb
 
 REPEAT_SECONDS = 2.0
@@ -48,7 +48,7 @@ class Backoff:
         self._due: dict[Key, float] = {}
         self._release = float("inf")
 
-    def withheld(self, now: Look, last: Mapping[Key, Run], busy: Collection[Key], *, whole: bool = True) -> dict[Key, Done]:
+    def withheld(self, now: Assessment, last: Mapping[Key, Run], busy: Collection[Key], *, whole: bool = True) -> dict[Key, Done]:
         """The actions of a plan that are not to be tried yet, each with its last failure, or that of the one it comes after.
 
         ``last`` are the last runs of their objects. Actions come after what they need. What a ``whole`` plan no longer has is

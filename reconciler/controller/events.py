@@ -1,16 +1,16 @@
-"""What the threads of looks and actions report to the scheduler, and what it remembers of those under way. Values; no state."""
+"""What threads report to the scheduler, and what it keeps of those under way. Values; no state."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from reconciler.controller.context import Host
-from reconciler.controller.converge import Look
+from reconciler.controller.assess import Assessment
 from reconciler.controller.executor import Done
-from reconciler.controller.threads import Threads
-from reconciler.controller.todo import Slot
+from reconciler.controller.queue import Slot
 from reconciler.engine.definitions import Run
+from reconciler.host.calls import Threads
+from reconciler.host.context import Host
 from reconciler.model import Action, Key
 from reconciler.output.progress import Progress
 
@@ -34,21 +34,21 @@ class Finished:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A look that is due: at ``names``, or at everything where that is None. ``manifests``: they are to be read again."""
+    """An assessment that is due: at ``names``, or at everything where that is None. ``manifests``: they are to be read again."""
 
     names: frozenset[str] | None = None
     manifests: bool = False
 
 
 @dataclass(frozen=True)
-class Looked:
+class Assessed:
     """``began`` numbers the events before it; ``version`` is that of the manifests that were read."""
 
     wanted: Wanted
     began: int
     version: int
     seconds: float
-    found: Look | None = None
+    found: Assessment | None = None
     host: Host | None = None
     local: frozenset[str] = frozenset()
     """Digests of the layers that are whole in the spool."""
@@ -59,7 +59,7 @@ class Looked:
 
 @dataclass(frozen=True)
 class Answered:
-    """Something that a look did not wait for has answered."""
+    """Something that an assessment did not wait for has answered."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Woken:
     named: frozenset[str] | None
 
 
-Event = Finished | Looked | Answered | Woken
+Event = Finished | Assessed | Answered | Woken
 
 
 class Beating:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.controller import machines
-from reconciler.controller.context import Host
 from reconciler.engine.definitions import Run, Status
+from reconciler.host import machines
+from reconciler.host.context import Host
 from reconciler.model import Action, ImageRow, Key, Kind, Verb
 from reconciler.output.progress import Progress
 from reconciler.telemetry import tracing

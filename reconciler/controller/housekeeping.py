@@ -1,8 +1,8 @@
-"""What is due after a look besides its plan: ending runs that nothing needs, sweeping the spool, dating what is undeclared.
+"""What is due after an assessment besides its plan: end runs that nothing needs, sweep the spool, date what is undeclared.
 
 Called by ``once`` and ``service`` in a thread of theirs; callers hold the writer's lock. No state.
 
-Images outside the scope of a look (not selected, suspended, blocked) may still need their runs and their downloads: these stay.
+Images out of scope (not selected, suspended, blocked) may still need their runs and their downloads: these stay.
 While a manifest can't be read nothing is ended or swept, because what it declares is unknown.
 """
 
@@ -12,10 +12,10 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from reconciler.controller.context import Host
-from reconciler.controller.converge import Look
+from reconciler.controller.assess import Assessment
 from reconciler.engine.definitions import Run, Status
 from reconciler.errors import LayerCorrupt, LayerRefused
+from reconciler.host.context import Host
 from reconciler.model import Failure, ImageSpec, Plan, Verb
 from reconciler.registry.marks import Mark, What
 
@@ -28,8 +28,8 @@ GONE_SECONDS = 7 * 86_400.0
 """How long the marks of an image that is neither declared nor recorded are kept: it may come back."""
 
 
-def after_look(host: Host, now: Look, retried: Collection[Mark], *, selected: bool, idle: bool = True) -> None:
-    """All of it. ``retried`` are the marks that this look's plan has honoured; ``selected`` says that a selector limited it.
+def after_assessment(host: Host, now: Assessment, retried: Collection[Mark], *, selected: bool, idle: bool = True) -> None:
+    """All of it. ``retried`` are the marks that the plan has honoured; ``selected``: a selector limited it.
 
     The spool is swept only while nothing runs (``idle``).
     """
@@ -50,11 +50,11 @@ def prune(host: Host) -> None:
         host.registry.forget_gone(host.desired.images, time.time() - GONE_SECONDS)
 
 
-def _blocked(now: Look) -> set[str]:
+def _blocked(now: Assessment) -> set[str]:
     return {failure.name for failure in now.plan.blocked}
 
 
-def cancel_unwanted(host: Host, now: Look, outside: Collection[ImageSpec]) -> None:
+def cancel_unwanted(host: Host, now: Assessment, outside: Collection[ImageSpec]) -> None:
     """End the runs that no action of the plan needs any more."""
     wanted = {action.key for action in now.plan.actions}
     for run in host.records.open_runs():
@@ -79,7 +79,7 @@ def release_runs(host: Host, plan: Plan, retried: Mapping[str, float]) -> None:
             host.engine.release(run.id)
 
 
-def sweep(host: Host, now: Look, outside: Collection[ImageSpec]) -> None:
+def sweep(host: Host, now: Assessment, outside: Collection[ImageSpec]) -> None:
     """Keep layers in the spool only where something is to be built from them.
 
     Layers that were refused are not kept: another try would come to the same.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from reconciler.controller import housekeeping, pipelines
-from reconciler.controller.context import Host
-from reconciler.controller.converge import Look, Wish
+from reconciler.controller import housekeeping
+from reconciler.controller.assess import Assessment, Wish
 from reconciler.controller.executor import Done
 from reconciler.controller.scheduler import Scheduler
 from reconciler.controller.summary import outcome
 from reconciler.errors import NotConverged
+from reconciler.host import pipelines
+from reconciler.host.context import Host
 from reconciler.model import Action, Verb
 from reconciler.output import console
 from reconciler.output.progress import Progress
@@ -26,15 +27,15 @@ def converge(
     progress: Progress,
     *,
     stop: threading.Event,
-    approved: Callable[[Look], Iterable[Action]] | None = None,
+    approved: Callable[[Assessment], Iterable[Action]] | None = None,
 ) -> Result:
     """Carry out plans until one is empty, or all that is left has failed. Raises NotConverged when time is up.
 
-    ``approved`` is shown the first look, before anything is changed; it returns the actions that may be carried out, or raises.
+    ``approved`` gets the first assessment, before anything is changed; it returns the actions that may be carried out, or raises.
     """
     started = host.threads.monotonic()
     retries = [mark for mark in host.records.marks().values() if mark.what is What.RETRY]
-    scheduler = Scheduler(host, wish, progress, stop, first_look=lambda now: console.note_plan(now.plan) if wish.diff else None)
+    scheduler = Scheduler(host, wish, progress, stop, at_first=lambda now: console.note_plan(now.plan) if wish.diff else None)
     with tracing.span("pass", revision=host.revision), deadline(host.settings.timeout, stop) as expired, progress:
         pipelines.discard_unfinished_indexes(host.settings.indexes)
         now = scheduler.run_until_idle(approved)
@@ -43,7 +44,7 @@ def converge(
     if host.relabelled:
         console.note(housekeeping.RELABELLED, "warning")
     if not stop.is_set():
-        housekeeping.after_look(host, now, retries, selected=wish.selector is not None)
+        housekeeping.after_assessment(host, now, retries, selected=wish.selector is not None)
     if scheduler.ledger.done:
         housekeeping.prune(host)
     return outcome(host.name, now.desired, now.observed, now.plan, scheduler.ledger, host.threads.monotonic() - started)

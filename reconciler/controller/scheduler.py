@@ -1,10 +1,10 @@
-"""The control loop: looks at the host, and starts the actions of the plan as they become ready.
+"""The control loop: assesses the host, and starts the actions of the plan as they become ready.
 
-One thread, which never blocks: looks and actions run in threads of their own and report to a mailbox. ``--once`` runs the
+One thread, which never blocks: assessments and actions run in threads of their own and report to a mailbox. ``--once`` runs the
 scheduler until nothing is left to do; the service runs it for ever and wakes it (``request``). See docs/architecture.md for the
 states of an object between "changed" and "ready".
 
-    wake -> look (observe, plan) -> admit (queue by key) -> start (slot free) -> action (durable run) -> look again -> converged
+    wake -> assess (observe, plan) -> admit (queue by key) -> start (slot free) -> action (durable run) -> assess -> converged
 
 State: the queue of actions, the jobs under way, the results of this invocation (``Ledger``). Nothing here outlives the process.
 """
@@ -18,16 +18,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty
 
-from reconciler.controller.admission import DESTRUCTIVE, TOGETHER, is_admissible, only_adds, slot_of
+from reconciler.controller.assess import Assessment, Patience, Wish, assess, assess_images
 from reconciler.controller.backoff import Backoff
-from reconciler.controller.context import Host
-from reconciler.controller.converge import Look, Patience, Wish, look, look_at_images
-from reconciler.controller.events import Answered, Beating, Event, Finished, Job, Looked, Wanted, Woken
+from reconciler.controller.events import Answered, Assessed, Beating, Event, Finished, Job, Wanted, Woken
 from reconciler.controller.executor import Done, Ledger, approval, dependent, failed, perform, perform_many, perform_rows
 from reconciler.controller.housekeeping import release_runs
-from reconciler.controller.threads import Mailbox
-from reconciler.controller.todo import Slot, Todo, images_of
+from reconciler.controller.queue import DESTRUCTIVE, TOGETHER, Slot, Todo, images_of, is_admissible, only_adds, slot_of
 from reconciler.errors import CommandError, Stopped
+from reconciler.host.calls import Mailbox
+from reconciler.host.context import Host
 from reconciler.model import Action, Key, Kind, Plan, Verb, labels
 from reconciler.output.progress import Progress
 from reconciler.pool.driver import BATCH
@@ -41,18 +40,18 @@ STOP_SECONDS = 4.0
 STUCK_SECONDS = 1800.0
 """A job that has reported nothing for so long loses its slot: a check of a large volume takes minutes."""
 
-LOOK_SHARE = 0.05
-"""Most of one core that looks may take while actions run."""
+ASSESS_SHARE = 0.05
+"""Most of one core that assessments may take while actions run."""
 
-LOOK_PAUSE = 0.5
-"""The shortest time between two looks that nothing but running actions has given rise to."""
+ASSESS_PAUSE = 0.5
+"""The shortest time between two assessments that nothing but running actions has given rise to."""
 
 IMPATIENT = Patience(pools=5.0, sources=1.0)
 """While there is other work, answers that are late are taken into account when they arrive."""
 
 
 Read = Callable[[Host, Wanted], tuple[Host, Wanted]]
-"""Reads the manifests anew in a look's thread: the host as declared now, and what is to be looked at."""
+"""Reads the manifests anew in an assessment's thread: the host as declared now, and what is to be assessed."""
 
 
 ROWS = 256  # rows that one job writes at most
@@ -62,8 +61,8 @@ ROWS = 256  # rows that one job writes at most
 class Scheduler:
     """``run_until_idle`` for one invocation; a service calls ``turn`` again and again.
 
-    ``read`` is called at the beginning of each look, in its thread. ``looked`` is called, in the scheduler's thread, after each
-    full look was admitted. ``backoff`` withholds what has failed; without one everything is tried once.
+    ``read`` is called at the beginning of each assessment, in its thread; ``assessed`` after each full one was admitted, in the
+    scheduler's thread. ``backoff`` withholds what has failed; without one everything is tried once.
     """
 
     host: Host
@@ -72,12 +71,12 @@ class Scheduler:
     stop: threading.Event
     backoff: Backoff | None = None
     read: Read = lambda host, wanted: (host, wanted)
-    looked: Callable[[Look], None] = lambda now: None
-    first_look: Callable[[Look], None] = lambda now: None
+    assessed: Callable[[Assessment], None] = lambda now: None
+    at_first: Callable[[Assessment], None] = lambda now: None
 
     ledger: Ledger = field(default_factory=Ledger)
-    last: Look | None = None
-    """The last full look."""
+    last: Assessment | None = None
+    """The last full assessment."""
 
     def __post_init__(self) -> None:
         self._threads = self.host.threads
@@ -88,7 +87,7 @@ class Scheduler:
         self._events = 0
         self._version = 0
         self._wanted: Wanted | None = Wanted()
-        self._looking: Looked | None = None
+        self._assessing: Assessed | None = None
         self._clean = frozenset(self.host.drivers)
         self._not_before = 0.0
         self._pending: float | None = None
@@ -104,7 +103,7 @@ class Scheduler:
     # ---------------------------------------------------------------------------------------------------- inputs
 
     def request(self, names: Collection[str] | None = None, *, manifests: bool = False) -> None:
-        """Look again, at some images or at everything. ``manifests`` says that these may have changed.
+        """Assessment again, at some images or at everything. ``manifests`` says that these may have changed.
 
         Plans that were made before then remove and replace nothing any more.
         """
@@ -114,15 +113,15 @@ class Scheduler:
         self._merge(Wanted(None if names is None else frozenset(names), manifests))
 
     def wake(self, named: Collection[str] | None) -> None:
-        """Manifests may have changed: look at those, or at everything. Called from any thread."""
+        """Manifests may have changed: assess those, or everything. Called from any thread."""
         self._mailbox.put(Woken(None if named is None else frozenset(named)))
 
     def hint(self) -> None:
-        """Look again soon, but no more often than ``LOOK_SHARE`` allows while actions run. Repeat it as long as it holds."""
-        self._hinted = self._looking is None
+        """Assess again soon; ``ASSESS_SHARE`` bounds how often while actions run. Repeat it as long as it holds."""
+        self._hinted = self._assessing is None
 
     def pause(self, seconds: float) -> None:
-        """Look again, but not before so many seconds have passed."""
+        """Assessment again, but not before so many seconds have passed."""
         self._not_before, self._hinted = self._threads.monotonic() + seconds, True
 
     @property
@@ -141,13 +140,13 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------------------ loop
 
-    def run_until_idle(self, approved: Callable[[Look], Iterable[Action]] | None = None) -> Look:
-        """Carry out plans until one is empty, or all that is left has failed; return the last look.
+    def run_until_idle(self, approved: Callable[[Assessment], Iterable[Action]] | None = None) -> Assessment:
+        """Carry out plans until one is empty, or all that is left has failed; return the last assessment.
 
-        ``approved`` gets the first look, before anything is changed, and returns the actions that may be carried out, or raises.
+        ``approved`` gets the first one, before anything is changed, and returns the actions that may be carried out, or raises.
         """
         if approved is not None:
-            first = look(self.host, self.wish)
+            first = assess(self.host, self.wish)
             self.ledger.approved = frozenset(map(approval, approved(first)))
         try:
             while not self.idle and not self.stop.is_set():
@@ -163,9 +162,9 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Nothing runs, nothing is due, and the last look has seen everything that was done."""
+        """Nothing runs, nothing is due, and the last assessment has seen everything that was done."""
         todo = self._todo.slots() or self._todo.resting
-        return not (self._jobs or self._looking or self._wanted or todo or self._pending or self._stale)
+        return not (self._jobs or self._assessing or self._wanted or todo or self._pending or self._stale)
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -179,13 +178,13 @@ class Scheduler:
             return
         self._notice_late_answers()
         self._todo.rested(self._threads.monotonic())
-        self._begin_look()
+        self._begin_assessment()
         self._start()
 
     def finish(self) -> None:
         """Wait for running work to reach a boundary, up to ``STOP_SECONDS`` where the scheduler is stopped."""
         until = self._threads.monotonic() + STOP_SECONDS
-        while (self._jobs or self._looking) and (not self.stop.is_set() or self._threads.monotonic() < until):
+        while (self._jobs or self._assessing) and (not self.stop.is_set() or self._threads.monotonic() < until):
             self.progress.tick()
             with suppress(Exception):  # what ends the scheduler is reported already
                 self._receive(TURN_SECONDS)
@@ -208,23 +207,23 @@ class Scheduler:
         self._events += 1
         if isinstance(event, Finished):
             self._end(event)
-        elif isinstance(event, Looked):
-            self._looking = None
+        elif isinstance(event, Assessed):
+            self._assessing = None
             self._admit(event)
         elif isinstance(event, Woken):
             self.request(event.named, manifests=True)
         elif self._pending is not None:
             self._stale = True
 
-    # ----------------------------------------------------------------------------------------------------- looks
+    # ----------------------------------------------------------------------------------------------------- assessments
 
     def _notice_late_answers(self) -> None:
         if self._pending is not None and self._threads.monotonic() >= self._pending:
             self._stale = True
 
-    def _begin_look(self) -> None:
-        """Look where that was asked for, or where nothing of the last plan can be started and something has changed since."""
-        if self._looking is not None:
+    def _begin_assessment(self) -> None:
+        """Assess where that was asked for, or where nothing of the last plan can be started and something has changed since."""
+        if self._assessing is not None:
             return
         due = self._hinted or (self._stale and not self._todo.slots())
         if self._wanted is None and due and self._threads.monotonic() >= self._not_before:
@@ -233,21 +232,21 @@ class Scheduler:
             return
         wanted, self._wanted = self._wanted, None
         clean = frozenset(pool for pool in self._clean if not self._is_busy(pool)) if wanted.names is None else frozenset()
-        begun = self._looking = Looked(wanted, self._events, self._version, 0.0)
+        begun = self._assessing = Assessed(wanted, self._events, self._version, 0.0)
         if wanted.names is None:
             self._stale = self._hinted = False
             self._cleaning = clean
             self._clean -= clean
-        self._threads.start(lambda: self._mailbox.put(self._look(begun, clean)), "look")
+        self._threads.start(lambda: self._mailbox.put(self._assess(begun, clean)), "assessment")
 
-    def _look(self, begun: Looked, clean: frozenset[str]) -> Looked:
+    def _assess(self, begun: Assessed, clean: frozenset[str]) -> Assessed:
         started, host = self._threads.thread_time(), self.host
         try:
             host, wanted = self.read(host, begun.wanted)
             if wanted.names is not None:
-                found = look_at_images(host, wanted.names, self.wish, patience=self._patience)
+                found = assess_images(host, wanted.names, self.wish, patience=self._patience)
             else:
-                found = look(host, self.wish, patience=self._patience, clean=clean)
+                found = assess(host, self.wish, patience=self._patience, clean=clean)
             release_runs(host, found.plan, found.retried)
             last = host.records.last_runs(one.key for one in found.plan.actions) if self.backoff else {}
             begun = replace(begun, wanted=wanted, found=found, host=host, local=host.spool.whole_layers(), last_runs=last)
@@ -255,20 +254,21 @@ class Scheduler:
         except BaseException as error:
             return replace(begun, error=error, host=host)
 
-    def _admit(self, event: Looked) -> None:
-        """Queue what a look's plan asks for."""
+    def _admit(self, event: Assessed) -> None:
+        """Queue what an assessment's plan asks for."""
         self.host = event.host or self.host
         if event.error is not None or event.found is None:
             self._stale = True
             self._cleaning = frozenset()
-            raise event.error or Stopped("a look ended without a result")
+            raise event.error or Stopped("an assessment ended without a result")
         self._local = event.local
         first, whole = self.last is None, event.wanted.names is None
         plan = event.found.plan if whole or only_adds(event.found.plan) else Plan()
         if whole:
             self._todo.clear()
             self._pending = event.found.pending
-            self._not_before = self._threads.monotonic() + (max(LOOK_PAUSE, event.seconds / LOOK_SHARE) if self._jobs else 0.0)
+            pause = max(ASSESS_PAUSE, event.seconds / ASSESS_SHARE) if self._jobs else 0.0
+            self._not_before = self._threads.monotonic() + pause
             self.last = event.found
         self._names |= labels(action.key for action in plan.actions)
         unmade = {action.name for action in plan.actions if action.verb is Verb.ASSEMBLE}
@@ -281,20 +281,20 @@ class Scheduler:
             self._todo.keep({action.key for action in plan.actions})
         self._cleaning = frozenset()
         if whole:
-            (self.first_look if first else self.looked)(event.found)
+            (self.at_first if first else self.assessed)(event.found)
 
-    def _withheld(self, event: Looked, *, whole: bool) -> dict[Key, Done]:
+    def _withheld(self, event: Assessed, *, whole: bool) -> dict[Key, Done]:
         if self.backoff is None or event.found is None:
             return {}
         busy = {*self._jobs, *(action.key for action in self._todo.resting)}
         return self.backoff.withheld(event.found, event.last_runs, busy, whole=whole)
 
-    def _admits(self, action: Action, event: Looked, unmade: Collection[str], out: Collection[Key]) -> bool:
+    def _admits(self, action: Action, event: Assessed, unmade: Collection[str], out: Collection[Key]) -> bool:
         """Queue the action unless it can't be started on the grounds of this plan; whether it is queued, running or done."""
         if action.key in self._jobs or self._todo.rests(action):
             return True
         if self._touched.get(action.key, -1) > event.began:
-            self._stale = True  # the look has seen it as it was before
+            self._stale = True  # the assessment has seen it as it was before
             done = self.ledger.done.get(action.key)
             return done is not None and done.ok
         if self.backoff is None and self.ledger.is_done(action):

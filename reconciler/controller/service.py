@@ -1,7 +1,7 @@
 """The service: a scheduler that never ends, woken by manifests, pools, the registry and timers.
 
 Called by ``cli`` where ``--once`` is not given. It reports to the service manager, to metrics and to the log. The manifests are
-watched in a thread of their own; everything that can block is a call (``calls``). No failure of one look ends the service.
+watched in a thread of their own; everything that can block is a call (``calls``). No failure of one assessment ends the service.
 State: what was reported, what failed before, what metrics count.
 """
 
@@ -15,17 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.controller import housekeeping, pipelines
+from reconciler.controller import housekeeping
+from reconciler.controller.assess import Assessment, Wish, changed
 from reconciler.controller.backoff import Backoff
-from reconciler.controller.calls import Call
-from reconciler.controller.context import Host, file_identity
-from reconciler.controller.converge import Look, Wish, changed
 from reconciler.controller.events import Wanted
 from reconciler.controller.executor import Ledger
 from reconciler.controller.scheduler import TURN_SECONDS, Scheduler
 from reconciler.controller.summary import outcome
-from reconciler.controller.threads import Mailbox
 from reconciler.errors import Guarded, ManifestFault, NotConverged, ReconcilerError, Stopped
+from reconciler.host import pipelines
+from reconciler.host.calls import Call, Mailbox
+from reconciler.host.context import Host, file_identity
 from reconciler.manifests.faults import ignored_documents
 from reconciler.manifests.watch import EVERYTHING, Watch
 from reconciler.model import Action, Finding
@@ -43,13 +43,13 @@ PULSE_SECONDS = 0.5
 """How often pools and the registry are asked whether they have changed."""
 
 MANY_IMAGES = 500
-"""Above this number the images whose manifests have changed are looked at before all others."""
+"""Above this number the images whose manifests have changed are assessed before all others."""
 
 CHORE_SECONDS = 1.0
 """How long a stop waits for housekeeping."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds between two looks where looking fails."""
+"""Seconds between two assessments where they fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Telling:
 
 @dataclass
 class Pulses:
-    """What pools and registry were like when the last look began, at little cost; a change is a reason to look."""
+    """What pools and registry were like when the last assessment began, at little cost; a change is a reason to assess."""
 
     seconds: float = PULSE_SECONDS
     base: Mapping[str, Hashable] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Pulses:
     _calls: dict[str, Call[Hashable]] = field(default_factory=dict)
 
     def take(self, host: Host) -> None:
-        """Called in a look's thread, before it observes anything. What does not answer at once is not compared."""
+        """Called in an assessment's thread, before it observes anything. What does not answer at once is not compared."""
         answers = host.calls.gather({("base", name): one for name, one in host.pulses().items()}, 1.0)
         self.base = {name: call.result() for (_, name), call in answers.items() if isinstance(call, Call)}
 
@@ -97,7 +97,7 @@ def watched(host: Host, stop: threading.Event) -> Iterator[frozenset[str] | None
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds between two turns of the main thread, and between two looks at the pulses, while nothing happens."""
+    """Seconds between two turns of the main thread, and between two assessments at the pulses, while nothing happens."""
 
     turn: float = TURN_SECONDS
     pulse: float = PULSE_SECONDS
@@ -123,7 +123,14 @@ class Service:
         self._heart = Heart(progress, stop)
         self._backoff = Backoff(host.threads.monotonic, host.threads.time)
         self._scheduler = Scheduler(
-            host, wish, self._heart, stop, backoff=self._backoff, read=self._read, looked=self._looked, first_look=self._looked
+            host,
+            wish,
+            self._heart,
+            stop,
+            backoff=self._backoff,
+            read=self._read,
+            assessed=self._assessed,
+            at_first=self._assessed,
         )
         self._pulses = Pulses(pace.pulse)
         self._chores: Mailbox[Callable[[], None] | None] = self._threads.mailbox()
@@ -197,7 +204,7 @@ class Service:
                 self._stop.wait(LONGEST_PAUSE)
 
     def _wake(self) -> None:
-        """Ask for a look where a timer has run out, or where a pool or the registry has changed."""
+        """Ask for an assessment where a timer has run out, or where a pool or the registry has changed."""
         now = self._threads.monotonic()
         if now >= self._due:
             self._due = now + 2 * self._host.settings.resync  # where nothing watches the manifests any more
@@ -206,7 +213,7 @@ class Service:
             self._scheduler.hint()
 
     def _fail(self, error: Exception) -> None:
-        """A look failed: report it, and look again after a pause. What a guard refuses to prune stays; the rest is done."""
+        """An assessment failed: report it, and assess again after a pause. What a guard protects stays; the rest is done."""
         if isinstance(error, Guarded):
             if str(error) != self._refusal:
                 console.note(f"error: nothing is pruned: {error}", "error")
@@ -221,7 +228,7 @@ class Service:
         self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
         self._scheduler.pause(self._pause)
 
-    # --------------------------------------------------------------------------------------------------- in a look's thread
+    # ------------------------------------------------------------------------------------------------- in an assessment's thread
 
     def _read(self, host: Host, wanted: Wanted) -> tuple[Host, Wanted]:
         """The manifests as they are now: the files that are named, or all of them."""
@@ -245,9 +252,9 @@ class Service:
                 return now, Wanted(first, manifests=True)
         return now, wanted
 
-    # -------------------------------------------------------------------------------------------------------- after a look
+    # -------------------------------------------------------------------------------------------------------- after an assessment
 
-    def _looked(self, now: Look) -> None:
+    def _assessed(self, now: Assessment) -> None:
         self._pause = 0.0
         self._refused = self._scheduler.wish.prune != self._wish.prune
         self._scheduler.wish = self._wish
@@ -268,7 +275,7 @@ class Service:
     # ------------------------------------------------------------------------------------------------- in a thread of its own
 
     def _do_chores(self) -> None:
-        """Housekeeping and metrics after each look, one after the other: they read and write the registry, which may block."""
+        """Housekeeping, then metrics, after each assessment: they read and write the registry, which may block."""
         while (chore := self._chores.get()) is not None:
             try:
                 chore()
@@ -276,12 +283,14 @@ class Service:
                 console.note(f"error: housekeeping failed: {error}", "error")
         self._kept.set()
 
-    def _keep_house(self, host: Host, now: Look, result: Result, *, done: bool) -> None:
+    def _keep_house(self, host: Host, now: Assessment, result: Result, *, done: bool) -> None:
         retried = [mark for mark in host.records.marks().values() if mark.what is What.RETRY and mark.image in now.retried]
         if host.relabelled:
             console.note(housekeeping.RELABELLED, "warning")
         try:
-            housekeeping.after_look(host, now, retried, selected=self._wish.selector is not None, idle=not self._scheduler.jobs)
+            housekeeping.after_assessment(
+                host, now, retried, selected=self._wish.selector is not None, idle=not self._scheduler.jobs
+            )
             if done:
                 housekeeping.prune(host)
         finally:
@@ -303,7 +312,7 @@ class Service:
     # --------------------------------------------------------------------------------------------------------------- reports
 
     def _news(self, result: Result) -> Result | None:
-        """Without the findings, held removals and failures of the look before; None where nothing is new."""
+        """Without the findings, held removals and failures of the assessment before; None where nothing is new."""
         before = self._told
         failed = frozenset((str(one.kind), one.name, one.reason) for one in result.objects if not one.ok)
         self._told = frozenset({*map(_topic, result.findings), *map(_topic, result.held), *failed})

@@ -1,6 +1,6 @@
 """The values of durable runs: definitions, runs, and what passes between a step, the engine and the store.
 
-``controller.machines`` defines machines, ``engine`` executes them, ``registry`` stores the runs. Frozen values only: a definition
+``host.machines`` defines machines, ``engine`` executes them, ``registry`` stores the runs. Frozen values only: a definition
 is shared by all its runs, so nothing of a run is ever written to it. A run's state lives in the store, nowhere else.
 
     Status of a run

@@ -1,6 +1,6 @@
 """``/etc/reconciler/host.yaml``: the name and the labels of this host, and what it permits to the authors of manifests.
 
-Read by ``controller/context``. The file has to belong to root or to this user, and nobody else may write to it: its policy limits
+Read by ``host/context``. The file has to belong to root or to this user, and nobody else may write to it: its policy limits
 what manifests can do as this user. No state.
 """
 

@@ -1,6 +1,6 @@
 """The manifests in force: the current ones, with the last known good text of each file that has a fault.
 
-Called by ``controller/context``. Where a directory can't be read, or the last good texts contradict the current files, the last
+Called by ``host/context``. Where a directory can't be read, or the last good texts contradict the current files, the last
 good texts of all files are in force. What can't be read never means "declares nothing", and with ``faults`` nothing is pruned.
 State: none here; the registry keeps the last good texts.
 """

@@ -1,6 +1,6 @@
 """The revision of the manifests: a Git commit, the target of a link that is swapped, or a digest of the texts.
 
-Called by ``controller/context`` and shown with every status: the commit that a host has converged to. Git's files are read
+Called by ``host/context`` and shown with every status: the commit that a host has converged to. Git's files are read
 directly (gitrepository-layout(5)): no program runs in a directory that another user may have made. No state.
 """
 

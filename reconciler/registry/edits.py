@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Context(Protocol):
-    """What an edit needs of an invocation (``controller.context.Host``)."""
+    """What an edit needs of an invocation (``host.context.Host``)."""
 
     @property
     def desired(self) -> Desired: ...

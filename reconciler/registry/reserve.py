@@ -1,6 +1,6 @@
 """The emergency reserve: a file of the state directory whose space the registry gets when the file system is full.
 
-Without it a full file system would refuse the transactions by which ``--prune`` frees space. Called by ``controller.context`` for
+Without it a full file system would refuse the transactions by which ``--prune`` frees space. Called by ``host.context`` for
 the holder of the lock, and by ``service``. State: the file, whose blocks are allocated and whose content has no meaning.
 """
 

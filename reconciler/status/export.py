@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reconciler.controller.context import Host
 from reconciler.errors import UsageError
+from reconciler.host.context import Host
 from reconciler.manifests.desired import Declared
 from reconciler.manifests.documents import API_VERSION, ImageDocument, PoolDocument
 from reconciler.model import Kind, Observed, SnapshotRow

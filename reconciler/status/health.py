@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reconciler.controller import context as hosts
-from reconciler.controller import converge
-from reconciler.controller.context import Host
+from reconciler.controller import assess
 from reconciler.engine.definitions import Status
 from reconciler.errors import BuilderDied, ReconcilerError, VolumeCorrupt
+from reconciler.host import context as hosts
+from reconciler.host.context import Host
 from reconciler.image import e2fsck
 from reconciler.image.builder import process
 from reconciler.image.source import s3
@@ -224,7 +224,7 @@ def objects(read: Images) -> set[Key]:
 
 def verify(host: Host, names: Sequence[str]) -> tuple[Finding, ...]:
     """Compare registry and pools, and check the file system of every volume. ``names`` limits it to these images."""
-    observed = converge.look_offline(host).observed
+    observed = assess.assess_offline(host).observed
     chains = {row.chain for row in observed.snapshots.values() if row.image in names}
     chains |= {row.chain for name, row in observed.images.items() if name in names and row.chain}
     found = [*volumes(host, observed, chains if names else None), *snapshots(observed, names)]

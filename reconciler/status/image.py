@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from reconciler.controller import converge
-from reconciler.controller.context import Host
+from reconciler.controller import assess
 from reconciler.engine.definitions import Status
+from reconciler.host.context import Host
 from reconciler.model import ImageRow, Key, Kind, Observed, Plan
 from reconciler.planner.goals import volume_name
 from reconciler.planner.status import Condition, ImageStatus, Recorded, statuses
@@ -55,7 +55,7 @@ class Images:
 
 def read(host: Host) -> Images:
     """Observe and plan without asking any source, and compute the status of every image."""
-    now, marks = converge.look_offline(host), host.records.marks()
+    now, marks = assess.assess_offline(host), host.records.marks()
     busy = holder(host.settings.lock)  # without a process that executes it, a run is not under way
     recorded = Recorded(
         runs={run.subject: run.state for run in host.records.open_runs() if run.status is Status.ACTIVE} if busy else {},

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reconciler.controller import converge
-from reconciler.controller.context import Host
+from reconciler.controller import assess
 from reconciler.engine.definitions import Event, Run
 from reconciler.engine.engine import Engine
 from reconciler.errors import UsageError
+from reconciler.host.context import Host
 from reconciler.model import ImageSpec, Key, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow, labels
 from reconciler.output import console
 from reconciler.planner.goals import volume_name
@@ -255,7 +255,7 @@ def about_image(images: Images, one: ImageStatus) -> dict[str, Any]:
 
 def declaration(spec: ImageSpec, observed: Observed) -> dict[str, Any]:
     """What the manifest declares; each layer with the digest that was applied last."""
-    applied = converge.as_applied(spec, observed)
+    applied = assess.as_applied(spec, observed)
     return {
         "where": str(spec.where),
         "labels": dict(spec.labels),

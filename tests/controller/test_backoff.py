@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from reconciler.controller.assess import Assessment
 from reconciler.controller.backoff import REPEAT_SECONDS, Backoff
-from reconciler.controller.converge import Look
 from reconciler.controller.executor import Done
-from reconciler.controller.machines import run_input
 from reconciler.engine.definitions import FIRST_PAUSE, LONGEST_PAUSE, Run, Status
+from reconciler.host.machines import run_input
 from reconciler.model import Action, Desired, Key, Kind, Observed, Plan, Verb
 
 NOW = 1_000_000.0
@@ -37,8 +37,8 @@ def action(because: str = "", chain: str = "c1") -> Action:
     return Action(Verb.CREATE, Kind.SNAPSHOT, "web-a", because, pool="default", chain=chain, image="web")
 
 
-def look(*actions: Action, retried: dict[str, float] | None = None) -> Look:
-    return Look(Observed({}, {}, {}, {}), Plan(actions), Desired({}, {}), retried=retried or {})
+def assess(*actions: Action, retried: dict[str, float] | None = None) -> Assessment:
+    return Assessment(Observed({}, {}, {}, {}), Plan(actions), Desired({}, {}), retried=retried or {})
 
 
 def failed(of: Action, status: Status = Status.FAILED, wait: float = 30.0) -> dict[Key, Run]:
@@ -50,29 +50,29 @@ def failed(of: Action, status: Status = Status.FAILED, wait: float = 30.0) -> di
 def test_a_failed_run_holds_its_object_until_it_is_due(backoff: Backoff, clock: Clock) -> None:
     last = failed(action("first"))
 
-    found = backoff.withheld(look(action("again")), last, ())
+    found = backoff.withheld(assess(action("again")), last, ())
     assert [done.reason for done in found.values()] == ["PoolFull"]
     assert backoff.next() == NOW + 30
-    assert not backoff.withheld(look(action(chain="c2")), last, ()), "another chain is another attempt"
+    assert not backoff.withheld(assess(action(chain="c2")), last, ()), "another chain is another attempt"
     clock.now += 30
-    assert not backoff.withheld(look(action("again")), last, ()), "it is due"
+    assert not backoff.withheld(assess(action("again")), last, ()), "it is due"
     clock.now -= 86_400
-    assert not backoff.withheld(look(action("again")), last, ()), "the clock was set back"
+    assert not backoff.withheld(assess(action("again")), last, ()), "the clock was set back"
 
 
 def test_a_retry_counts_for_failures_that_are_older(backoff: Backoff) -> None:
     last = failed(action())
 
-    assert not backoff.withheld(look(action(), retried={"web": NOW + 1}), last, ())
-    assert backoff.withheld(look(action(), retried={"web": NOW - 1}), last, ())
-    assert backoff.withheld(look(action(), retried={"other": NOW + 1}), last, ())
+    assert not backoff.withheld(assess(action(), retried={"web": NOW + 1}), last, ())
+    assert backoff.withheld(assess(action(), retried={"web": NOW - 1}), last, ())
+    assert backoff.withheld(assess(action(), retried={"other": NOW + 1}), last, ())
 
 
 def test_a_run_that_needs_an_operator_waits_for_one(backoff: Backoff, clock: Clock) -> None:
     last = failed(action(), Status.NEEDS_OPERATOR, 0)
     clock.now += 1e6
 
-    (done,) = backoff.withheld(look(action()), last, ()).values()
+    (done,) = backoff.withheld(assess(action()), last, ()).values()
     assert "reconcile retry image/web" in done.message
     assert backoff.next() == float("inf"), "no time ends that"
 
@@ -80,9 +80,9 @@ def test_a_run_that_needs_an_operator_waits_for_one(backoff: Backoff, clock: Clo
 def test_what_comes_after_it_waits_as_long(backoff: Backoff) -> None:
     later = replace(action(), name="web-b", after=(action().key,))
 
-    found = backoff.withheld(look(action(), later), failed(action()), ())
+    found = backoff.withheld(assess(action(), later), failed(action()), ())
     assert not found[later.key].tried
-    assert not backoff.withheld(look(action(), later), failed(action()), {action().key}), "it is under way"
+    assert not backoff.withheld(assess(action(), later), failed(action()), {action().key}), "it is under way"
 
 
 def test_a_success_that_changes_nothing_is_repeated_once_and_then_less_and_less_often(backoff: Backoff, clock: Clock) -> None:
@@ -90,28 +90,28 @@ def test_a_success_that_changes_nothing_is_repeated_once_and_then_less_and_less_
     for _ in range(14):
         backoff.learn(Done(action(), True))
         waits.append(0.0)
-        while backoff.withheld(look(action("still missing")), {}, ()):
+        while backoff.withheld(assess(action("still missing")), {}, ()):
             waits[-1] = backoff.next() - clock.now
             clock.now = backoff.next()
 
     assert waits == [0.0, *(min(REPEAT_SECONDS * 2**n, LONGEST_PAUSE) for n in range(13))]
-    backoff.withheld(look(), {}, ())
+    backoff.withheld(assess(), {}, ())
     backoff.learn(Done(action(), True))
-    assert not backoff.withheld(look(action()), {}, ()), "the difference was gone in between"
+    assert not backoff.withheld(assess(action()), {}, ()), "the difference was gone in between"
 
 
 def test_a_failure_without_a_run_waits_too(backoff: Backoff) -> None:
     """An error of ours before the run was opened, say."""
     backoff.learn(Done(action(), False, "InternalError", "KeyError"))
 
-    assert backoff.withheld(look(action()), {}, ())[action().key].reason == "InternalError"
+    assert backoff.withheld(assess(action()), {}, ())[action().key].reason == "InternalError"
     assert backoff.next() == NOW + FIRST_PAUSE
-    assert not backoff.withheld(look(action(), retried={"web": NOW + 1}), {}, ())
+    assert not backoff.withheld(assess(action(), retried={"web": NOW + 1}), {}, ())
 
 
 def test_a_partial_plan_forgets_nothing_of_the_rest(backoff: Backoff) -> None:
-    backoff.withheld(look(action()), failed(action()), ())
-    backoff.withheld(look(), {}, (), whole=False)
+    backoff.withheld(assess(action()), failed(action()), ())
+    backoff.withheld(assess(), {}, (), whole=False)
     assert backoff.next() == NOW + 30
-    backoff.withheld(look(), {}, ())
+    backoff.withheld(assess(), {}, ())
     assert backoff.next() == float("inf")

@@ -1,4 +1,4 @@
-"""The scheduler: what a look leads to, in which order, and what has to wait."""
+"""The scheduler: what an assessment leads to, in which order, and what has to wait."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from reconciler.controller import converge
-from reconciler.controller.context import Host
+from reconciler.controller import assess
 from reconciler.engine.definitions import FIRST_PAUSE
 from reconciler.errors import PoolUnusable
+from reconciler.host.context import Host
 from reconciler.model import Desired, ImageSpec, Kind, PoolSpec
 from reconciler.pool.file.pool import FilePool
 from reconciler.registry.marks import Mark, What
@@ -225,18 +225,16 @@ def test_changed_are_images_that_are_new_or_declared_otherwise() -> None:
     before = Desired(POOLS, {"a": spec("a"), "b": spec("b"), "gone": spec("gone")})
     now = Desired(POOLS, {"a": spec("a"), "b": spec("b", suspend=True), "new": spec("new")})
 
-    assert converge.changed(before, now) == {"b", "new"}
+    assert assess.changed(before, now) == {"b", "new"}
 
 
 def test_a_few_are_not_told_from_the_rest_where_pools_or_limits_count_or_they_are_many() -> None:
     images = {"a": spec("a")}
     other_limits = ImageSpec("b", "default", 1 << 24, ())
 
-    assert not converge.changed(Desired({}, {}), Desired(POOLS, images))
-    assert not converge.changed(Desired(POOLS, {}), Desired(POOLS, images | {"b": other_limits}))
-    assert not converge.changed(
-        Desired(POOLS, {}), Desired(POOLS, {str(n): spec(str(n)) for n in range(converge.MOST_CHANGED + 1)})
-    )
+    assert not assess.changed(Desired({}, {}), Desired(POOLS, images))
+    assert not assess.changed(Desired(POOLS, {}), Desired(POOLS, images | {"b": other_limits}))
+    assert not assess.changed(Desired(POOLS, {}), Desired(POOLS, {str(n): spec(str(n)) for n in range(assess.MOST_CHANGED + 1)}))
 
 
 def test_nothing_is_waited_for_that_is_no_longer_wanted(bench: Bench, stack: ExitStack) -> None:
@@ -267,7 +265,7 @@ def test_what_waits_for_something_that_has_failed_does_not_wake_a_service_before
     service.converge()
     assert service.backoff.next() >= began + 1.2 * FIRST_PAUSE
 
-    now = service.look()
+    now = service.assess()
     last = service.host.records.last_runs(action.key for action in now.plan.actions)
     withheld = service.backoff.withheld(now, last, ())
     assert {action.key for action in now.plan.actions} == withheld.keys()

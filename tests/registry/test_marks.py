@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.controller.converge import prunable
+from reconciler.controller.assess import prunable
 from reconciler.image.spec import Layer, Source
 from reconciler.model import Desired, ImageSpec
 from reconciler.registry.marks import Mark, What, duration, spared, suspending

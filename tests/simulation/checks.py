@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from reconciler.controller.converge import Look, prunable
+from reconciler.controller.assess import Assessment, prunable
 from reconciler.engine.definitions import Entry, Run
 from reconciler.errors import Guarded, ReconcilerError
 from reconciler.model import Desired, ImageSpec, ReplacePolicy, Verb
@@ -74,17 +74,17 @@ class Checks:
             self.violated(NO_THREAD_DIES, f"{name}: {type(error).__name__}: {error}")
         self._world.kernel.died.clear()
 
-    # ----------------------------------------------------------------------------------------------------- a look
+    # ----------------------------------------------------------------------------------------------------- an assessment
 
-    def looked(self, process: Process, look: Look) -> None:
-        gone = {a.image for a in look.plan.actions if a.verb in (Verb.REMOVE, Verb.FORGET) and a.image}
-        gone -= look.desired.images.keys()
-        if not process.wish.prune and any(a.verb in (Verb.REMOVE, Verb.FORGET) for a in look.plan.actions):
+    def assessed(self, process: Process, now: Assessment) -> None:
+        gone = {a.image for a in now.plan.actions if a.verb in (Verb.REMOVE, Verb.FORGET) and a.image}
+        gone -= now.desired.images.keys()
+        if not process.wish.prune and any(a.verb in (Verb.REMOVE, Verb.FORGET) for a in now.plan.actions):
             self.violated(NO_PRUNE, "the plan has removals")
-        if gone and not look.desired.images:
+        if gone and not now.desired.images:
             self.violated(GUARDS, "the manifests are empty")
-        if len(gone) > prunable(process.wish.most, len(look.observed.images)):
-            self.violated(GUARDS, f"{len(gone)} images of {len(look.observed.images)} are pruned at once")
+        if len(gone) > prunable(process.wish.most, len(now.observed.images)):
+            self.violated(GUARDS, f"{len(gone)} images of {len(now.observed.images)} are pruned at once")
 
     # ---------------------------------------------------------------------------------------------------- a driver
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from reconciler.controller import observe, scheduler
+from reconciler.controller import scheduler
 from reconciler.controller.backoff import Backoff
-from reconciler.controller.events import Looked
+from reconciler.controller.events import Assessed
 from reconciler.controller.executor import Done
 from reconciler.controller.scheduler import Scheduler
+from reconciler.host import observe
 from reconciler.image.spec import GIB, Layer
 from reconciler.model import Action, ImageSpec, Key, PoolObserved
 from reconciler.pool.driver import Driver
@@ -85,19 +86,19 @@ class Planted:
 
 
 def main_thread_look_up(patch: pytest.MonkeyPatch) -> None:
-    """The scheduler's thread asks the sources itself before it starts a look."""
-    begin_look = Scheduler._begin_look
+    """The scheduler's thread asks the sources itself before it starts an assessment."""
+    original = Scheduler._begin_assessment
 
     def begin(self: Scheduler) -> None:
-        if self._looking is None and (self._wanted or self._hinted):
+        if self._assessing is None and (self._wanted or self._hinted):
             for image in self.host.desired.images.values():
                 for layer in image.layers:
                     if layer.sha256 is None and self.host.sources._ask:
                         with contextlib.suppress(Exception):
                             self.host.sources._ask(layer.source)
-        begin_look(self)
+        original(self)
 
-    patch.setattr(Scheduler, "_begin_look", begin)
+    patch.setattr(Scheduler, "_begin_assessment", begin)
 
 
 def stale_removal(patch: pytest.MonkeyPatch) -> None:
@@ -107,11 +108,11 @@ def stale_removal(patch: pytest.MonkeyPatch) -> None:
 
 
 def lost_wake(patch: pytest.MonkeyPatch) -> None:
-    """A change that arrives while a look is under way is taken to be part of that look."""
+    """A change that arrives while an assessment is under way is taken to be part of it."""
     wake = Scheduler.wake
 
     def lossy(self: Scheduler, named: Collection[str] | None) -> None:
-        if self._looking is None:
+        if self._assessing is None:
             wake(self, named)
 
     patch.setattr(Scheduler, "wake", lossy)
@@ -121,7 +122,7 @@ def filtered_prerequisite(patch: pytest.MonkeyPatch) -> None:
     """A prerequisite that is withheld or not allowed counts as done."""
     admits = Scheduler._admits
 
-    def lenient(self: Scheduler, action: Action, event: Looked, unmade: Collection[str], out: Collection[Key]) -> bool:
+    def lenient(self: Scheduler, action: Action, event: Assessed, unmade: Collection[str], out: Collection[Key]) -> bool:
         return admits(self, action, event, unmade, ())
 
     withheld = Backoff.withheld
@@ -134,7 +135,7 @@ def filtered_prerequisite(patch: pytest.MonkeyPatch) -> None:
 
 
 def escaping_error(patch: pytest.MonkeyPatch) -> None:
-    """An unexpected error of one pool ends the whole look."""
+    """An unexpected error of one pool ends the whole assessment."""
 
     def narrow(name: str, driver: Driver, *rest: Mapping[Any, Any], whole: bool, discard: Any) -> PoolObserved:
         if discard is not None:
@@ -146,7 +147,7 @@ def escaping_error(patch: pytest.MonkeyPatch) -> None:
 
 PLANTED = (
     Planted(
-        "a look-up in the main thread",
+        "an assessment-up in the main thread",
         checks.GAP,
         main_thread_look_up,
         ((0, "hang_a_source"), (1, "declare_unpinned"), (60, "wait")),

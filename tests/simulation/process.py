@@ -13,16 +13,17 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from reconciler.controller import machines, once, pipelines
-from reconciler.controller.calls import Calls
-from reconciler.controller.context import Host
-from reconciler.controller.converge import Look, Wish
-from reconciler.controller.layers import layer_of
+from reconciler.controller import once
+from reconciler.controller.assess import Assessment, Wish
 from reconciler.controller.service import Pace, Service, Telling
-from reconciler.controller.sources import Sources
 from reconciler.engine.definitions import Context, Entry, Machine, Outcome, Run
 from reconciler.engine.engine import Engine
 from reconciler.errors import PoolUnusable
+from reconciler.host import machines, pipelines
+from reconciler.host.calls import Calls
+from reconciler.host.context import Host
+from reconciler.host.head_requests import Sources
+from reconciler.host.pipelines import layer_of
 from reconciler.image.source.spool import Spool
 from reconciler.model import Desired, HostFacts, LayerSeen, VolumeRow, VolumeSealed
 from reconciler.output.progress import Silent
@@ -150,11 +151,11 @@ class SimulatedService(Service):
         super()._wake()
         self.process.turned()
 
-    def _looked(self, now: Look) -> None:
-        super()._looked(now)
-        self.process.looks += 1
+    def _assessed(self, now: Assessment) -> None:
+        super()._assessed(now)
+        self.process.assessments += 1
         self.process.last = now
-        self.process.world.checks.looked(self.process, now)
+        self.process.world.checks.assessed(self.process, now)
 
 
 class Process:
@@ -168,8 +169,8 @@ class Process:
         self.began = self.last_turn = self.kernel.now
         self.stopped: float | None = None
         self.ended = self.dead = False
-        self.looks = 0
-        self.last: Look | None = None
+        self.assessments = 0
+        self.last: Assessment | None = None
         self.crash_in: int | None = None
         self.changes = self.threads.mailbox()
         self.drivers = {

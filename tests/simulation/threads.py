@@ -15,7 +15,7 @@ from queue import Empty
 from random import Random
 from typing import Any
 
-from reconciler.controller.threads import Threads
+from reconciler.host.calls import Threads
 from reconciler.pool.memory import Crash
 
 EPOCH = 1_700_000_000.0

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 
-from reconciler.controller.converge import Wish, prunable
+from reconciler.controller.assess import Wish, prunable
 from reconciler.image.spec import GIB, Layer, chain_ids
 from reconciler.manifests.faults import Fault
 from reconciler.model import Desired, ImageSpec, PoolSpec, ReplacePolicy, Where
@@ -173,7 +173,7 @@ class World:
         self.checks.threads()
 
     def _pass(self, seconds: float) -> None:
-        """Let time pass, and look at the images meanwhile."""
+        """Let time pass, and check the images meanwhile."""
         until = self.kernel.now + seconds
         while (left := until - self.kernel.now) > 0 and not self.checks.violations:
             self.kernel.sleep(min(left, SAMPLE_SECONDS))
@@ -219,20 +219,20 @@ class World:
 
     def _converge(self) -> None:
         assert self.process is not None
-        began, looks, runs = self.kernel.now, self.process.looks, 0
+        began, assessments, runs = self.kernel.now, self.process.assessments, 0
         while left := self.unsettled():
             process = self.process
             if process is None or process.dead or process.ended:
                 runs += 1
                 self._begin()
-                looks = 0
+                assessments = 0
             self.kernel.sleep(15.0)
             if self.checks.violations:
                 return
             assert self.process is not None
-            seen = self.process.looks - looks
+            seen = self.process.assessments - assessments
             if self.kernel.now - began > CONVERGE_SECONDS or seen > CONVERGE_LOOKS or runs > 12:
-                self.checks.violated(CONVERGED, f"{left} after {self.kernel.now - began:.0f} s, {seen} looks, {runs} runs")
+                self.checks.violated(CONVERGED, f"{left} after {self.kernel.now - began:.0f} s, {seen} assessments, {runs} runs")
                 return
 
     # -------------------------------------------------------------------------------------------------- how it stands
@@ -337,7 +337,7 @@ class World:
         self._declare(images)
 
     def edit_twice(self, random: Random) -> None:
-        """The second change arrives while the first is looked at."""
+        """The second change arrives while the first is assessed."""
         self.edit(random)
         self._pass(random.uniform(0.0, 0.3))
         self.edit(random)

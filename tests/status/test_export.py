@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from reconciler.controller import context, converge
-from reconciler.controller.context import Host
+from reconciler.controller import assess
+from reconciler.host import context
+from reconciler.host.context import Host
 from reconciler.model import Key, Kind
 from reconciler.settings import Settings
 from reconciler.status import export, image, inventory
@@ -63,7 +64,7 @@ def work(settings: Settings, monkeypatch: pytest.MonkeyPatch, verb: Callable[[Ho
         return counted
 
     with monkeypatch.context() as patch, context.reading(settings) as host, counted_queries(host) as queries:
-        patch.setattr(converge, "plan", counting("plan", converge.plan))
+        patch.setattr(assess, "plan", counting("plan", assess.plan))
         patch.setattr(image, "statuses", counting("statuses", image.statuses))
         verb(host)
     return calls | {"queries": len(queries)}

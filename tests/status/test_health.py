@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.controller import context
+from reconciler.host import context
 from reconciler.image.builder import process
 from reconciler.image.spec import GIB
 from reconciler.model import Finding, Key, Kind, Observed, PoolObserved, Severity

@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
-from reconciler.controller import context
+from reconciler.controller.assess import Assessment, Wish, assess, changed
 from reconciler.controller.backoff import Backoff
-from reconciler.controller.context import Host
-from reconciler.controller.converge import Look, Wish, changed, look
 from reconciler.controller.executor import Ledger
 from reconciler.controller.scheduler import Scheduler, Wanted
 from reconciler.controller.summary import outcome
+from reconciler.host import context
+from reconciler.host.context import Host
 from reconciler.model import Plan
 from reconciler.output.progress import Silent
 from reconciler.output.result import Result
@@ -57,7 +57,7 @@ class Bench:
 
 
 class Running:
-    """A service's scheduler: what a look at some images, or at everything, leads to."""
+    """A service's scheduler: what an assessment of some images, or at everything, leads to."""
 
     def __init__(self, bench: Bench, stack: ExitStack, state: str) -> None:
         self.stop, self.backoff, self._only_changed = threading.Event(), Backoff(), False
@@ -92,18 +92,18 @@ class Running:
         while not self._rests():
             self.scheduler.turn(0.05)
         self.scheduler.pause(0)
-        return self._result(Look(look(self.host, WISH).observed, Plan(), self.host.desired))
+        return self._result(Assessment(assess(self.host, WISH).observed, Plan(), self.host.desired))
 
     def plan(self) -> Plan:
-        return self.look().plan
+        return self.assess().plan
 
-    def look(self) -> Look:
-        return look(self.host.informed("freeze").sharing(self.host), WISH)
+    def assess(self) -> Assessment:
+        return assess(self.host.informed("freeze").sharing(self.host), WISH)
 
     def _rests(self) -> bool:
         scheduler = self.scheduler
         todo = scheduler._todo.slots() or scheduler._todo.resting
-        return not (scheduler.jobs or scheduler._looking or scheduler._wanted or todo)
+        return not (scheduler.jobs or scheduler._assessing or scheduler._wanted or todo)
 
     def _read(self, host: Host, wanted: Wanted) -> tuple[Host, Wanted]:
         if wanted.names is not None:
@@ -119,7 +119,7 @@ class Running:
     def _changed(before: Host, now: Host) -> Wanted:
         return Wanted(changed(before.desired, now.desired))
 
-    def _result(self, now: Look) -> Result:
+    def _result(self, now: Assessment) -> Result:
         ledger, self.scheduler.ledger = self.scheduler.ledger, Ledger()
         shown = Ledger({**ledger.done, **ledger.withheld})
         result = outcome("host", now.desired, now.observed, now.plan, shown, 0.0)

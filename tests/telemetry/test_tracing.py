@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from reconciler.controller import once
-from reconciler.controller.converge import Wish
+from reconciler.controller.assess import Wish
 from reconciler.output.progress import Silent
 from reconciler.telemetry import tracing
 from tests.support.bench import Bench, Running

@@ -1,7 +1,7 @@
 """S3 objects and files, as ETags, lengths and ranges of bytes.
 
 ``s3_client`` finds credentials and endpoints and signs; ``transport`` sends every request, so that each has one deadline.
-``head_one`` is called by ``controller.sources``, ``get`` by ``download`` and ``stream``. State: the regions that buckets were in.
+``head_one`` is called by ``host.head_requests``, ``get`` by ``download`` and ``stream``. State: the regions that buckets were in.
 """
 
 from __future__ import annotations

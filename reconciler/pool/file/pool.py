@@ -6,7 +6,7 @@
 Volumes and snapshots are reflinks if the file system can share blocks, else sparse copies. A finished file appears complete or
 not at all (``pool.file.directory``), and is recognised by the identity that the registry has recorded (``pool.file.identity``).
 
-Created by ``controller.context``, called through ``pool.driver.Driver``. State: the files. Callers hold the registry's lock.
+Created by ``host.context``, called through ``pool.driver.Driver``. State: the files. Callers hold the registry's lock.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The pool and the registry are two stores; neither can commit for the other. Ever
 intents are on disk before the messages, the pool's transaction id advances from N to N + 1 after them, and only then are the rows
 done. ``pool.thin.recovery`` settles a pool transaction that a crash interrupted.
 
-The registry implements ``Journal`` (``controller.context`` passes it in); ``pool.thin`` uses it. No state here.
+The registry implements ``Journal`` (``host.context`` passes it in); ``pool.thin`` uses it. No state here.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ pool's own metadata and the UUIDs of active devices each say who owns a thin id;
 in ``pool.thin.transaction``, activation of the pool in ``pool.thin.assembly``, of devices in ``pool.thin.mappings``, operator
 requests in ``pool.thin.repair``.
 
-Created by ``controller.context``, called through ``pool.driver.Driver``. State in memory: the space that running builds have
+Created by ``host.context``, called through ``pool.driver.Driver``. State in memory: the space that running builds have
 reserved. Callers that change something hold the registry's lock.
 Protocol: Documentation/admin-guide/device-mapper/thin-provisioning.rst.
 """

@@ -1,6 +1,6 @@
 """Operations that an operator requests on a thin pool: rebuild the registry's entries, delete orphans, deactivate the pool.
 
-Called by ``controller.repair``. Callers that change something hold the registry's lock. No state.
+Called by ``cli.repair``. Callers that change something hold the registry's lock. No state.
 """
 
 from __future__ import annotations

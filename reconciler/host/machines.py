@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from reconciler.controller.layers import layer_input, layer_of
-from reconciler.controller.pipelines import Hands, Pipelines, VolumePlan
 from reconciler.engine.definitions import Context, Machine, Outcome, Run, Step
 from reconciler.errors import NeedsOperator
+from reconciler.host.pipelines import Hands, Pipelines, VolumePlan, layer_input, layer_of
 from reconciler.image import e2fsck
 from reconciler.image.builder.parent import Milestone
 from reconciler.model import (
@@ -68,7 +67,7 @@ class VolumeMachine:
         self._pipelines = pipelines
 
     def admit(self, context: Context) -> Outcome:
-        """The pool can be used; space is looked at by the driver when the volume is begun."""
+        """The pool can be used; the driver checks space when the volume is begun."""
         self._hands.driver(context.run.input["pool"]).space()
         return Outcome()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconciler.controller.todo import Todo
+from reconciler.controller.queue import Todo
 from reconciler.model import Action, Kind, Verb
 
 BUILD = ("build", "")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.controller.observe import observe
 from reconciler.errors import HostCannot, SourceUnavailable
+from reconciler.host.observe import observe
 from reconciler.image.spec import MIB, Source, chain_ids
 from reconciler.model import (
     Failure,

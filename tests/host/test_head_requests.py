@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from reconciler.controller.sources import FAILED_SECONDS, Sources
-from reconciler.controller.threads import Threads
 from reconciler.errors import SourceUnavailable
+from reconciler.host.calls import Threads
+from reconciler.host.head_requests import FAILED_SECONDS, Sources
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Source
 
@@ -58,7 +58,7 @@ def test_a_source_that_failed_is_asked_again_sooner(clock: Clock) -> None:
     sources = Sources(300.0, ask=ask, threads=clock)
     first = sources.answers([ONE])[ONE]
     clock.now += 1
-    assert sources.answers([ONE])[ONE] is first, "not by every look"
+    assert sources.answers([ONE])[ONE] is first, "not by every assessment"
     clock.now += FAILED_SECONDS
 
     assert sources.answers([ONE])[ONE] == Head("etag", 1)

@@ -1,21 +1,66 @@
-"""Blocking calls in daemon threads: at most one for each resource, and nobody waits longer than it wants to.
+"""Blocking calls in daemon threads, each with a deadline, at most one for each resource; and the threads and the clock they use.
 
 A call that can't be interrupted (stat on a dead mount, an ioctl on a suspended device, a server that never answers) holds its
-resource and nothing else: as long as it has not returned, no second call on that resource begins. Used by ``observe`` and
-``service``. State: the calls that have not returned.
+resource and nothing else: until it returns, no second call on that resource begins. Used by ``observe``, ``head_requests``,
+``context`` and the control loop. ``tests/simulation`` replaces ``Threads``: one seed decides the order, and time passes only
+while every thread waits. State: the calls that have not returned.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Hashable, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
-
-from reconciler.controller.threads import THREADS, Threads
+from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
+
+
+class Mailbox(Protocol, Generic[T]):
+    """A queue between threads. ``get`` raises ``queue.Empty`` once ``timeout`` seconds have passed."""
+
+    def put(self, item: T) -> None: ...
+    def get(self, *, timeout: float | None = None) -> T: ...
+    def get_nowait(self) -> T: ...
+
+
+class Threads:
+    """Those of the operating system."""
+
+    def start(self, work: Callable[[], None], name: str) -> None:
+        """Begin the work in a daemon thread of its own, with the caller's context."""
+        threading.Thread(target=copy_context().run, args=(work,), name=name, daemon=True).start()
+
+    def event(self) -> threading.Event:
+        return threading.Event()
+
+    def condition(self) -> threading.Condition:
+        return threading.Condition()
+
+    def mailbox(self) -> Mailbox[T]:
+        queue: SimpleQueue[T] = SimpleQueue()
+        return queue
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def thread_time(self) -> float:
+        """Seconds of CPU of the calling thread."""
+        return time.thread_time()
+
+
+THREADS = Threads()
+
+
+# --- calls
 
 
 @dataclass(eq=False)

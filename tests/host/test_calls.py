@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from reconciler.controller.calls import Call, Calls, Unanswered
+from reconciler.host.calls import Call, Calls, Unanswered
 
 
 def test_a_call_that_hangs_holds_its_resource_and_nothing_else() -> None:

@@ -15,14 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.controller.calls import Calls
-from reconciler.controller.layers import Layers
-from reconciler.controller.machines import machines
-from reconciler.controller.pipelines import Hands, Pipelines
-from reconciler.controller.sources import Sources
-from reconciler.controller.threads import THREADS, Threads
 from reconciler.engine.engine import Engine
 from reconciler.errors import HostCannot, ManifestFault, ManifestsInvalid
+from reconciler.host.calls import THREADS, Calls, Threads
+from reconciler.host.head_requests import Sources
+from reconciler.host.machines import machines
+from reconciler.host.pipelines import Hands, Layers, Pipelines
 from reconciler.image.source.spool import Spool
 from reconciler.manifests import last_good
 from reconciler.manifests.faults import Fault, shown
@@ -65,7 +63,7 @@ class Host:
     """Parsed manifests; the passes of a service share it."""
 
     calls: Calls = field(default_factory=Calls)
-    """Blocking calls that have not returned; all invocations of ``look`` of one process share them."""
+    """Blocking calls that have not returned; all invocations of ``assess`` of one process share them."""
     sources: Sources = field(default_factory=lambda: Sources(0.0))
     """The answers of unpinned sources."""
 
@@ -300,7 +298,7 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
         else:
             host = Host(settings, Desired({}, {}), records, spool, stop, sources=sources).informed(on_invalid)
         host.remember()
-        gc.freeze()  # what the manifests say stays: a collector that looks through it finds nothing, for a tenth of the time
+        gc.freeze()  # what the manifests declare stays: a collector that walks it frees nothing, for a tenth of the time
         yield host
 
 

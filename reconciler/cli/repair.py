@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from reconciler.controller.context import Host
 from reconciler.errors import Busy, PoolUnusable, UsageError
+from reconciler.host.context import Host
 from reconciler.model import Key, Kind, SnapshotMade, SnapshotRow
 from reconciler.pool.thin.adoption import Adoption, Candidate
 from reconciler.pool.thin.journal import DeviceRow, Role

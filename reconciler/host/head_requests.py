@@ -1,7 +1,7 @@
 """What unpinned sources hold: each is asked once (HEAD, or stat of a file), and its answer serves until it is too old.
 
 A source that does not answer in ``ANSWER_SECONDS`` counts as unavailable, and so do the others of an endpoint that answers
-nothing; other endpoints are not held up. Used by ``converge.look``. State: the last answer of each source.
+nothing; other endpoints are not held up. Used by ``assess``. State: the last answer of each source.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 
-from reconciler.controller.threads import THREADS, Threads
 from reconciler.errors import ReconcilerError, SourceUnavailable
+from reconciler.host.calls import THREADS, Threads
 from reconciler.image.source import s3
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Source
 
 ANSWER_SECONDS = 10.0
 FAILED_SECONDS = 60.0
-"""After this time a look asks again a source that could not be asked."""
+"""After this time an assessment asks again a source that could not be asked."""
 
 AT_ONCE = 4
 """Requests to one endpoint at a time."""

@@ -1,6 +1,6 @@
 """Observed state: the registry's rows joined with what the pools hold.
 
-Called by ``converge.look``. ``plan`` runs on it without the lock. Each pool is observed in a call of its own: one that hangs or
+Called by ``assess``. ``plan`` runs on it without the lock. Each pool is observed in a call of its own: one that hangs or
 fails is unknown (``PoolObserved.problem``), which is never the same as empty, and holds up no other. Keeps no state.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from typing import Protocol
 
-from reconciler.controller.calls import Call, Calls, Unanswered
 from reconciler.errors import ReconcilerError
+from reconciler.host.calls import Call, Calls, Unanswered
 from reconciler.image.spec import Source
 from reconciler.model import (
     Desired,

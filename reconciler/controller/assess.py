@@ -1,8 +1,8 @@
-"""One look at a host: what manifests declare against what is there, and the plan that follows.
+"""An assessment of a host: what manifests declare against what is there, and the plan that follows.
 
-``look`` is what ``plan``, ``--check`` and the scheduler use; ``look_at_images`` does the same for a few images whose manifests
-have changed, so that one of ten thousand does not wait for the others; ``look_offline`` asks no source. All of them only read,
-but for half-built leftovers, which ``look`` discards where the scheduler asks for it. No state.
+``assess`` is what ``plan``, ``--check`` and the scheduler use; ``assess_images`` does the same for a few images whose manifests
+have changed, so that one of ten thousand does not wait for the others; ``assess_offline`` asks no source. All of them only read,
+but for half-built leftovers, which ``assess`` discards where the scheduler asks for it. No state.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from reconciler.controller.context import Host
-from reconciler.controller.observe import POOL_SECONDS, held, identities, observe, resolutions
-from reconciler.controller.sources import ANSWER_SECONDS, FAILED_SECONDS
 from reconciler.errors import Guarded, ReconcilerError
+from reconciler.host.context import Host
+from reconciler.host.head_requests import ANSWER_SECONDS, FAILED_SECONDS
+from reconciler.host.observe import POOL_SECONDS, held, identities, observe, resolutions
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Source
 from reconciler.manifests.selectors import Selector
@@ -56,7 +56,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Assessment:
     """What was observed, and the plan.
 
     ``pending`` is the time (monotonic seconds) until which an answer is still due; the plan lacks what depends on it. None where
@@ -77,16 +77,16 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How many seconds a look waits for pools and for sources before it goes on without them."""
+    """How many seconds an assessment waits for pools and for sources before it goes on without them."""
 
     pools: float = POOL_SECONDS
     sources: float = ANSWER_SECONDS + 1
 
 
-# ------------------------------------------------------------------------------------------------------- look
+# ------------------------------------------------------------------------------------------------------- assess
 
 
-def look_offline(host: Host) -> Look:
+def assess_offline(host: Host) -> Assessment:
     """Observe and plan without asking any source: unpinned layers are taken to be what they were when last applied."""
     marks, now = host.records.marks(), host.threads.time()
     desired = suspending(host.desired, marks, now)
@@ -94,7 +94,7 @@ def look_offline(host: Host) -> Look:
     images = {name: as_applied(image, observed) for name, image in desired.images.items()}
     desired = replace(desired, images=images)
     observed = replace(observed, holders=held(host.drivers, candidates(desired, observed)))
-    return Look(observed, plan(desired, observed), desired)
+    return Assessment(observed, plan(desired, observed), desired)
 
 
 def as_applied(image: ImageSpec, observed: Observed) -> ImageSpec:
@@ -110,7 +110,7 @@ def as_applied(image: ImageSpec, observed: Observed) -> ImageSpec:
     return replace(image, layers=pinned)
 
 
-def look(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Collection[str] = ()) -> Look:
+def assess(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Collection[str] = ()) -> Assessment:
     """Observe and plan. Raises Guarded where the wish is too dangerous to carry out.
 
     In the pools that ``clean`` names, what a run that was cut off has left is discarded before: callers hold the lock.
@@ -139,7 +139,7 @@ def look(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Coll
         guard(desired, observed, wish)
     ends = _next_end(observed, began, began + next_end(dated, now, wish.grace) - now)
     found = plan(desired, observed, prune=prune, selection=selection)
-    return Look(observed, found, desired, _pending(observed, began), retried(marks), now, ends)
+    return Assessment(observed, found, desired, _pending(observed, began), retried(marks), now, ends)
 
 
 def retried(marks: Marks) -> dict[str, float]:
@@ -159,8 +159,8 @@ def _pending(observed: Observed, began: float) -> float | None:
     return max(due, default=None)
 
 
-def look_at_images(host: Host, names: Collection[str], wish: Wish, *, patience: Patience = Patience()) -> Look:
-    """As ``look``, for these images: their rows, and what the pools hold of them. Nothing is removed by its plan."""
+def assess_images(host: Host, names: Collection[str], wish: Wish, *, patience: Patience = Patience()) -> Assessment:
+    """As ``assess``, for these images: their rows, and what the pools hold of them. Nothing is removed by its plan."""
     few = host.wishing(replace(host.desired, images={name: host.desired.images[name] for name in names}))
     began = host.threads.monotonic()
     desired = suspending(few.desired, few.records.marks(), few.threads.time())
@@ -180,7 +180,7 @@ def look_at_images(host: Host, names: Collection[str], wish: Wish, *, patience: 
     )
     observed = replace(observed, holders=held(few.drivers, candidates(desired, observed, selection)))
     asked = retried(few.records.marks())
-    return Look(observed, plan(desired, observed, selection=selection), desired, _pending(observed, began), asked)
+    return Assessment(observed, plan(desired, observed, selection=selection), desired, _pending(observed, began), asked)
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class RowsOf:
 
 
 MOST_CHANGED = 100
-"""Above this number of changed images a full look is as fast."""
+"""Above this number of changed images a full assessment is as fast."""
 
 
 def changed(before: Desired, now: Desired) -> frozenset[str]:
