@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
         seconds = marks.duration(grace) if grace else 0.0
     except ValueError as error:
         raise UsageError(f"--prune-max {most} or --prune-grace {grace}: {error}", hint="for example 10, 20%; 15m, 2h") from None
-    return assess.Wish(params["prune"], params["selector"], params["diff"], seconds, most, on_invalid)
+    confirmed = params["confirm_labels"]
+    return assess.Wish(params["prune"], params["selector"], params["diff"], seconds, most, on_invalid, confirmed)
 
 
 def run(context: click.Context, *, once: bool) -> int:
@@ -50,6 +52,9 @@ def run(context: click.Context, *, once: bool) -> int:
         Interrupted().installed() as interrupted,
         host.writing(chosen.settings, stop=interrupted.stop, on_invalid=wish.on_invalid) as ours,
     ):
+        if wish.confirm_labels:
+            ours.registry.accept_labels(ours.facts.labels)
+            wish = replace(wish, confirm_labels=False)  # a later change is one that nobody has confirmed
         if not once:
             telling = service.Telling(params["metrics_file"], params["metrics_port"])
             service.Service(ours, wish, shown, telling, stop=interrupted.stop).run()
@@ -114,7 +119,8 @@ def saved(ours: Host, now: Assessment, wish: Wish) -> Saved:
     marks = (f"{key} {mark}" for key, mark in sorted(ours.records.marks().items()))
     runs = (f"{run.subject.path} {run.status}" for run in ours.records.open_runs())
     basis = plan_file.basis(ours.desired, now.observed, (*marks, *runs))
-    asked = {"prune": wish.prune, "selector": wish.selector, "grace": wish.grace, "most": wish.most}
+    names = ("prune", "selector", "grace", "most", "confirm_labels")
+    asked = {name: getattr(wish, name) for name in names}
     sources = plan_file.held_by(now.observed.resolutions.values())
     return plan_file.Saved(ours.name, time.time(), ours.revision, basis, asked, now.plan.actions, sources)
 
@@ -123,8 +129,7 @@ def as_wished(plan: Saved) -> Wish:
     """The wish that a saved plan was made for."""
     from reconciler.controller import assess
 
-    asked = plan.wish
-    return assess.Wish(prune=asked["prune"], selector=asked["selector"], grace=asked["grace"], most=asked["most"])
+    return assess.Wish(**plan.wish)
 
 
 def fetch(context: click.Context) -> Exit:

@@ -154,7 +154,12 @@ def changing(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 if something changed or is pending."),
         click.option("-l", "--selector", metavar="SELECTOR", help="Only images with these labels: key=value,key!=value,key."),
         click.option("--prune-grace", metavar="DURATION", help="Prune only what has been undeclared for this long: 15m, 2h, 3d."),
-        click.option("--prune-max", metavar="N|N%", help="Refuse to prune more images than this at once.  [default: 50%, or 5]"),
+        click.option("--confirm-labels", is_flag=True, help="Prune although the labels of this host have changed."),
+        click.option(
+            "--prune-max",
+            metavar="N|N%",
+            help="Refuse to prune more images or snapshots than this at once.  [default: 50%, or 5]",
+        ),
         click.option("--prune", is_flag=True, help="Also remove what no manifest declares any more."),
         click.option("--diff", is_flag=True, help="Show the fields of each change."),
     ):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from reconciler.controller.host_labels import pending_change
 from reconciler.errors import Guarded, ReconcilerError
 from reconciler.host.context import Host
 from reconciler.host.head_requests import ANSWER_SECONDS, FAILED_SECONDS
@@ -28,6 +29,7 @@ from reconciler.model import (
     Plan,
     Resolution,
     SnapshotRow,
+    Verb,
     VolumeRow,
 )
 from reconciler.planner.goals import chains, resolved_layers
@@ -51,8 +53,10 @@ class Wish:
     grace: float = 0.0
     """Seconds for which an image that is no longer declared is kept, in case it comes back."""
     most: str = MOST_PRUNED
-    """How many of the images one run may prune, or what share of them; a handful always."""
+    """How many images and how many snapshots one run may prune, or what share of them; a handful always."""
     on_invalid: str = "fail"
+    confirm_labels: bool = False
+    """Whether the labels of this host count although they have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +138,15 @@ def assess(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Co
         spared=spared(dated, now, wish.grace),
         holders=held(host.drivers, candidates(desired, observed, selection)),
     )
-    prune = wish.prune and not host.faults and not host.relabelled
-    if prune:
-        guard(desired, observed, wish)
-    ends = _next_end(observed, began, began + next_end(dated, now, wish.grace) - now)
+    change = None if wish.confirm_labels else pending_change(host, now, wish.grace)
+    prune = wish.prune and not host.faults and not change
     found = plan(desired, observed, prune=prune, selection=selection)
+    if prune:
+        guard(desired, observed, found, wish.most)
+    if change and (wish.prune or found.held):
+        found = replace(found, findings=(*found.findings, change.finding()))
+    end = min(next_end(dated, now, wish.grace), change.until if change else float("inf"))
+    ends = _next_end(observed, began, began + end - now)
     return Assessment(observed, found, desired, _pending(observed, began), retried(marks), now, ends)
 
 
@@ -260,30 +268,37 @@ def selected(desired: Desired, selector: str | None) -> frozenset[str] | None:
 
 
 HANDFUL = 5
-"""As many images may always be pruned at once: a share of few is too few."""
+"""As many images, and snapshots, may always be pruned at once: a share of few is too few."""
 
 
-def guard(desired: Desired, observed: Observed, wish: Wish) -> None:
-    """An empty set of manifests is far more often a mistake than a wish, and so is one that has lost most of what it had."""
+def guard(desired: Desired, observed: Observed, found: Plan, most: str) -> None:
+    """An empty set of manifests is far more often a mistake than a wish, and so is one that has lost most of what it had.
+
+    Snapshots count like images: what was written to one can't be made again.
+    """
     if not desired.images and observed.images:
         raise Guarded(
             f"{desired.source} declares no image, and --prune would remove all {len(observed.images)} that this host holds",
             hint="check -f/--manifests; to remove an image, leave at least one other declared",
         )
-    kept = {*desired.images, *observed.spared}
-    going = [name for name, row in observed.images.items() if name not in kept and not row.retain]
-    most = prunable(wish.most, len(observed.images))
-    if len(going) > most:
-        raise Guarded(
-            f"--prune would remove {len(going)} of {len(observed.images)} images, and {most} are the most that one run may",
-            hint=f"list them with `reconcile plan --prune-max {len(going)} --prune`; --prune-max {len(going)} allows it",
-        )
+    held = {"images": len(observed.images), "snapshots": len(observed.snapshots)}
+    going = {
+        "images": sum(action.verb is Verb.FORGET for action in found.actions),
+        "snapshots": sum((action.verb, action.kind) == (Verb.REMOVE, Kind.SNAPSHOT) for action in found.actions),
+    }
+    for noun, count in going.items():
+        if count > (limit := prunable(most, held[noun])):
+            need = max(going.values())
+            raise Guarded(
+                f"--prune would remove {count} of {held[noun]} {noun}, and {limit} are the most that one run may",
+                hint=f"list them with `reconcile plan --prune-max {need} --prune`; --prune-max {need} allows it",
+            )
 
 
-def prunable(most: str, images: int) -> int:
+def prunable(most: str, held: int) -> int:
     """What ``--prune-max`` (a number, or a share as 20%) comes to. Raises ValueError."""
     if most.endswith("%"):
-        return max(HANDFUL, images * int(most[:-1]) // 100)
+        return max(HANDFUL, held * int(most[:-1]) // 100)
     return int(most)
 
 

@@ -12,14 +12,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from reconciler.controller.assess import Assessment
+from reconciler.controller.assess import Assessment, Wish
+from reconciler.controller.host_labels import note_labels
 from reconciler.engine.definitions import Run, Status
 from reconciler.errors import LayerCorrupt, LayerRefused
 from reconciler.host.context import Host
 from reconciler.model import Failure, ImageSpec, Plan, Verb
 from reconciler.registry.marks import Mark, What
-
-RELABELLED = "note: the labels of this host have changed since the last run, so nothing is pruned in this one"
 
 HISTORY = 10_000
 """How many of the newest events, of the newest runs, and of the digests that unpinned layers were seen to have are kept."""
@@ -28,19 +27,18 @@ GONE_SECONDS = 7 * 86_400.0
 """How long the marks of an image that is neither declared nor recorded are kept: it may come back."""
 
 
-def after_assessment(host: Host, now: Assessment, retried: Collection[Mark], *, selected: bool, idle: bool = True) -> None:
-    """All of it. ``retried`` are the marks that the plan has honoured; ``selected``: a selector limited it.
+def after_assessment(host: Host, now: Assessment, retried: Collection[Mark], wish: Wish, *, idle: bool = True) -> None:
+    """All of it. ``retried`` are the marks that the plan has honoured.
 
     The spool is swept only while nothing runs (``idle``).
     """
-    if not selected and not host.faults:
+    if wish.selector is None and not host.faults:
         outside = [image for name, image in now.desired.images.items() if image.suspend or name in _blocked(now)]
         cancel_unwanted(host, now, outside)
         if idle:
             sweep(host, now, outside)
     note_undeclared(host, retried)
-    if host.records.labels() != host.facts.labels:
-        host.registry.remember_labels(host.facts.labels)
+    note_labels(host, wish.grace)
 
 
 def prune(host: Host) -> None:

@@ -41,10 +41,8 @@ def converge(
         now = scheduler.run_until_idle(approved)
         if expired.is_set():
             raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")
-    if host.relabelled:
-        console.note(housekeeping.RELABELLED, "warning")
     if not stop.is_set():
-        housekeeping.after_assessment(host, now, retries, selected=wish.selector is not None)
+        housekeeping.after_assessment(host, now, retries, wish)
     if scheduler.ledger.done:
         housekeeping.prune(host)
     return outcome(host.name, now.desired, now.observed, now.plan, scheduler.ledger, host.threads.monotonic() - started)

@@ -285,12 +285,8 @@ class Service:
 
     def _keep_house(self, host: Host, now: Assessment, result: Result, *, done: bool) -> None:
         retried = [mark for mark in host.records.marks().values() if mark.what is What.RETRY and mark.image in now.retried]
-        if host.relabelled:
-            console.note(housekeeping.RELABELLED, "warning")
         try:
-            housekeeping.after_assessment(
-                host, now, retried, selected=self._wish.selector is not None, idle=not self._scheduler.jobs
-            )
+            housekeeping.after_assessment(host, now, retried, self._wish, idle=not self._scheduler.jobs)
             if done:
                 housekeeping.prune(host)
         finally:

@@ -148,12 +148,6 @@ class Host:
         return self.own_facts or facts(self.settings)
 
     @property
-    def relabelled(self) -> bool:
-        """Whether the manifests knew this host by other labels when it last converged: a typo in one deselects everything."""
-        before = self.records.labels()
-        return before is not None and before != dict(self.facts.labels)
-
-    @property
     def name(self) -> str:
         return self.facts.name
 

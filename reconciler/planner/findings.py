@@ -6,6 +6,7 @@
     Suspended  LastKnownChain  DeclaredTwice  Unpinned  LayoutOutdated               of what is declared
     SnapshotOutdated  SnapshotInUse  PossibleRename                                  of what has changed
     Retained  Protected  GracePeriod  Replaced  PoolUnknown                          of what is no longer declared
+    LabelsChanged                                                                    of the host (controller.host_labels)
 
 Called by ``plan``. Pure.
 """

@@ -148,9 +148,15 @@ class Records:
     # ---------------------------------------------------------------------------------------------- what happened
 
     def labels(self) -> dict[str, str] | None:
-        """This host's labels when it last converged; None where it never has."""
+        """This host's labels when it last converged and pruning was not held back; None where it never has."""
         found = self._rows("SELECT value FROM meta WHERE key = 'labels'")
         return dict(json.loads(found[0]["value"])) if found else None
+
+    def label_change(self) -> tuple[dict[str, str], float] | None:
+        """The labels that this host has had instead since then (seconds since the epoch); None where it has the same."""
+        found = self._rows("SELECT value FROM meta WHERE key = 'labels-changed'")
+        change = json.loads(found[0]["value"]) if found else None
+        return (dict(change["labels"]), float(change["since"])) if change else None
 
     def manifests(self) -> dict[str, str]:
         """The last good text of each manifest file, by its path."""

@@ -52,7 +52,10 @@ class Table(SQLModel):
 
 
 class MetaTable(Table, table=True):
-    """``schema``, ``host`` (random, made once), ``serial`` (of the last change), ``horizon`` (events below it may be deleted)."""
+    """``schema``, ``host`` (random, made once), ``serial`` (of the last change), ``horizon`` (events below it may be deleted).
+
+    ``labels`` that the host is selected by, ``labels-changed``: others that it has had since, and when they were first seen.
+    """
 
     key: Key
     value: Words

@@ -225,12 +225,20 @@ class Registry(Records):
                     changed,
                 )
 
-    def remember_labels(self, labels: Mapping[str, str]) -> None:
-        """Store the labels of this host, as they were when it last converged."""
-        if self.labels() != dict(labels):
+    def accept_labels(self, labels: Mapping[str, str]) -> None:
+        """Store the labels of this host as those that it is selected by; no change of them is pending then."""
+        if self.labels() != dict(labels) or self.label_change():
             with self._writing():
                 text = json.dumps(dict(sorted(labels.items())))
                 self._raw.execute(_PUT_META, {"key": "labels", "value": text})
+                self._raw.execute("DELETE FROM meta WHERE key = 'labels-changed'")
+
+    def note_label_change(self, labels: Mapping[str, str], since: float) -> None:
+        """Store that this host has had other labels since then, which are not accepted yet."""
+        if self.label_change() != (dict(labels), since):
+            with self._writing():
+                text = json.dumps({"labels": dict(sorted(labels.items())), "since": since})
+                self._raw.execute(_PUT_META, {"key": "labels-changed", "value": text})
 
     def mark(self, mark: Mark) -> None:
         """Set a mark; it replaces an earlier one of the same kind."""

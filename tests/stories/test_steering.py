@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
+import time
 from contextlib import closing
 
 from .layers import change, root
@@ -84,6 +86,19 @@ def test_more_than_half_is_not_pruned_by_one_commit(workshop: Workshop) -> None:
     assert len(workshop.run("list", "-o", "json").json["images"]) == 2
 
 
+def test_snapshots_count_for_the_guard_as_images_do(workshop: Workshop) -> None:
+    """What was written to a snapshot can't be made again."""
+    workshop.image("many", [BASE], snapshots=[{"name": "many", "count": 8}])
+    workshop.image("few", [BASE], snapshots=[{"name": "few", "count": 2}])
+    workshop.converge()
+    workshop.image("many", [BASE], snapshots=[{"name": "many", "count": 1}])
+
+    workshop.once("--prune").expect(5).words("would remove 7 of 10 snapshots", "--prune-max 7")
+    assert all(workshop.snapshot(f"many-{number}").exists() for number in range(8))
+    workshop.once("--prune", "--prune-max", "7").expect(0)
+    assert not workshop.snapshot("many-7").exists()
+
+
 def test_what_comes_back_within_its_grace_is_not_pruned(workshop: Workshop) -> None:
     workshop.image("web", [BASE])
     workshop.image("other", [BASE])
@@ -133,18 +148,66 @@ def test_a_service_tries_what_has_failed_again_when_it_is_asked_to(workshop: Wor
     assert service.signal(signal.SIGTERM).wait().code == 143
 
 
-def test_a_host_whose_labels_have_changed_prunes_nothing_in_that_run(workshop: Workshop) -> None:
-    """A typo in a label deselects everything: that is told, and somebody has time to see it."""
+def changed_hours_ago(workshop: Workshop, hours: float) -> None:
+    """Let the change of the labels have been seen that long ago."""
+    with sqlite3.connect(workshop.state / "registry.sqlite3") as registry:
+        (text,) = registry.execute("SELECT value FROM meta WHERE key = 'labels-changed'").fetchone()
+        change = json.dumps(json.loads(text) | {"since": time.time() - hours * 3600})
+        registry.execute("UPDATE meta SET value = ? WHERE key = 'labels-changed'", (change,))
+    registry.close()
+
+
+def test_a_host_whose_labels_have_changed_prunes_nothing_for_a_day(workshop: Workshop) -> None:
+    """A typo in a label deselects everything."""
     workshop.image("web", [BASE], hosts={"matchLabels": {"role": "web"}})
     workshop.image("other", [BASE])
     workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "role=web"}).expect(0)
 
-    workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "rôle=web"}).expect(0).words(
-        "labels of this host have changed"
-    )
+    mistyped = {"RECONCILER_HOST_LABELS": "rôle=web"}
+    for _ in range(3):
+        workshop.run("--once", "--prune", env=mistyped).expect(0).words("labels of this host have changed")
+    workshop.run("plan", "--prune", env=mistyped).expect(0).words("LabelsChanged")
+    changed_hours_ago(workshop, 23.9)
+    workshop.run("--once", "--prune", env=mistyped).expect(0).words("LabelsChanged")
+    changed_hours_ago(workshop, 24.1)
+    workshop.run("--once", "--prune", "--prune-grace", "2d", env=mistyped).expect(0).words("LabelsChanged")
     assert workshop.snapshot("web-a").exists()
-    workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "rôle=web"}).expect(0)
+
+    workshop.run("--once", "--prune", env=mistyped).expect(0)
     assert not workshop.snapshot("web-a").exists()
+
+
+def test_labels_that_change_again_are_a_new_change_and_the_old_ones_are_none(workshop: Workshop) -> None:
+    workshop.image("web", [BASE], hosts={"matchLabels": {"role": "web"}})
+    workshop.image("other", [BASE])
+    workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "role=web"}).expect(0)
+    workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "role=wbe"}).expect(0)
+    changed_hours_ago(workshop, 30)
+
+    workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "role=wep"}).expect(0).words("LabelsChanged")
+    assert workshop.snapshot("web-a").exists()
+    workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "role=web"}).expect(0)
+    workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "role=wbe"}).expect(0).words("LabelsChanged")
+    assert workshop.snapshot("web-a").exists()
+
+
+def test_changed_labels_are_confirmed_by_an_option(workshop: Workshop) -> None:
+    workshop.image("web", [BASE], hosts={"matchLabels": {"role": "web"}})
+    workshop.image("db", [BASE], hosts={"matchLabels": {"role": "db"}})
+    workshop.image("other", [BASE])
+    workshop.run("--once", "--prune", env={"RECONCILER_HOST_LABELS": "role=web"}).expect(0)
+
+    renamed = {"RECONCILER_HOST_LABELS": "role=db"}
+    plan = workshop.run("plan", "--prune", "--confirm-labels", "-o", "json", env=renamed).expect(0).json
+    assert "snapshot/web-a" in [f"{one['kind'].lower()}/{one['name']}" for one in plan["actions"] if one["verb"] == "remove"]
+    workshop.run("--once", "--prune", "--confirm-labels", env=renamed).expect(0)
+    assert (workshop.snapshot("web-a").exists(), workshop.snapshot("db-a").exists()) == (False, True)
+
+    file = workshop.root / "plan.json"
+    back = {"RECONCILER_HOST_LABELS": "role=web"}
+    workshop.run("plan", "--prune", "--confirm-labels", "--out", str(file), env=back).expect(0)
+    workshop.run("apply", str(file), env=back).expect(0)
+    assert (workshop.snapshot("web-a").exists(), workshop.snapshot("db-a").exists()) == (True, False)
 
 
 def test_a_service_is_woken_by_its_hosts_labels_and_prunes_nothing_in_that_pass(workshop: Workshop) -> None:
@@ -159,7 +222,7 @@ def test_a_service_is_woken_by_its_hosts_labels_and_prunes_nothing_in_that_pass(
 
     own.write_text("labels: {role: db}\n")
     service.until(workshop.snapshot("db-a").exists, "the other snapshot")
-    service.until(lambda: "nothing is pruned in this one" in service.said(), "a word of it")
+    service.until(lambda: "nothing is pruned before" in service.said(), "a word of it")
     assert workshop.snapshot("web-a").exists()
     assert service.signal(signal.SIGTERM).wait().code == 143
 
