@@ -100,13 +100,13 @@ def show_plan(context: click.Context, out: Path | None = None) -> int:
 
 
 def save(out: Path, ours: Host, now: Assessment, wish: Wish) -> None:
-    """Write the plan of ``now`` to a file. Raises Guarded where it has a layer whose digest is not known, and UsageError."""
+    """Write the plan of ``now`` to a file. Raises Guarded where it has a layer whose digest is unresolved, and UsageError."""
     from reconciler.planner import plan_file
 
     if unknown := plan_file.unresolved(now.plan.actions):
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise Guarded(
-            f"the plan can't be saved: the digest of {unknown[0]}{more} is not known, and so is what would be built of it",
+            f"the plan can't be saved: {unknown[0]}{more} is unpinned and was never fetched, so its digest is unresolved",
             hint="declare its sha256; or fetch it into the spool first: reconcile plan --out FILE --fetch",
         )
     plan_file.write(out, saved(ours, now, wish))
@@ -133,7 +133,7 @@ def as_wished(plan: Saved) -> Wish:
 
 
 def fetch(context: click.Context) -> Exit:
-    """Fetch the layers whose digests are not known, and report those that can't be fetched."""
+    """Fetch the layers whose digests are unresolved, and report those that can't be fetched."""
     from reconciler.controller import once
     from reconciler.host import context as host
     from reconciler.output import console
@@ -154,7 +154,7 @@ def fetch(context: click.Context) -> Exit:
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="Also write the plan to FILE, for `reconcile apply FILE`."
 )
-@click.option("--fetch", "fetched", is_flag=True, help="With --out: first fetch the layers whose digests are not known.")
+@click.option("--fetch", "fetched", is_flag=True, help="With --out: first fetch the layers whose digests are unresolved.")
 @click.pass_context
 def plan(context: click.Context, /, out: Path | None, fetched: bool, **_: Any) -> int:
     """Show what would change, and why. Read-only, except with --fetch."""

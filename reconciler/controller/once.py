@@ -49,7 +49,7 @@ def converge(
 
 
 def fetch(host: Host, wish: Wish, progress: Progress, *, stop: threading.Event) -> list[Done]:
-    """Fetch the layers whose digests are not known into the spool, and nothing else; return those that failed."""
+    """Fetch the layers whose digests are unresolved into the spool, and nothing else; return those that failed."""
     scheduler = Scheduler(host, wish, progress, stop)
     with progress:
         scheduler.run_until_idle(lambda now: [action for action in now.plan.actions if action.verb is Verb.RESOLVE])

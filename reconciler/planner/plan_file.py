@@ -55,7 +55,7 @@ class Saved:
 
 
 def unresolved(actions: Iterable[Action]) -> list[str]:
-    """The layers whose digests are not known: a plan that needs them can't be saved."""
+    """The layers whose digests are unresolved: a plan that needs them can't be saved."""
     return [action.name for action in actions if action.verb is Verb.RESOLVE]
 
 

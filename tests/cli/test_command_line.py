@@ -438,6 +438,6 @@ def test_verify_takes_a_name_with_or_without_its_kind(here: Path, name: str) -> 
 
 def test_a_saved_plan_is_shown_without_counts_that_it_does_not_hold(here: Path) -> None:
     common = ["-f", str(here), "--state", str(here / "state")]
-    run("plan", "--out", str(here / "plan"), *common)
+    run("plan", "--out", str(here / "plan"), "--fetch", *common)
 
     assert run("show", str(here / "plan"), *common).stdout.splitlines()[-1] == "Plan: 3 to change."
