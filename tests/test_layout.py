@@ -43,7 +43,7 @@ HOME = {
     "sqlalchemy": {"registry/writer.py", "registry/tables.py"},
     "watchfiles": {"manifests/inotify.py"},
     "yaml": {"manifests/parser.py"},
-    "pydantic": {"manifests/fields.py", "manifests/documents.py", "manifests/host_file.py"},
+    "pydantic": {"manifests/fields.py", "manifests/image.py", "manifests/pool.py", "manifests/host_file.py"},
     "click": {f"cli/{path.name}" for path in ROOT.glob("cli/*.py")},
     "rich": {"output/console.py"},
     "isal": {"image/archive/codec.py"},

@@ -42,7 +42,7 @@ def run(context: click.Context, *, once: bool) -> int:
     from reconciler.controller import once as run_once
     from reconciler.controller import service, summary
     from reconciler.host import context as host
-    from reconciler.output import console
+    from reconciler.output import console, print_result
     from reconciler.telemetry import activity
 
     chosen, params = options(context), context.params
@@ -62,9 +62,9 @@ def run(context: click.Context, *, once: bool) -> int:
         session.note_ignored(ours)
         result = run_once.converge(ours, wish, shown, stop=interrupted.stop)
     if chosen.json:
-        console.document(console.result_json(result))
+        console.document(print_result.result_json(result))
     else:
-        console.show_result(result)
+        print_result.show_result(result)
     if interrupted.signal:
         return interrupted.exit
     return summary.exit_code(result, detailed=params["detailed_exitcode"])
@@ -81,7 +81,7 @@ def show_plan(context: click.Context, out: Path | None = None) -> int:
     from reconciler.cli import session
     from reconciler.controller import assess, summary
     from reconciler.host import context as host
-    from reconciler.output import console
+    from reconciler.output import console, print_plan
 
     chosen, params = options(context), context.params
     wish = wished(context)
@@ -93,9 +93,9 @@ def show_plan(context: click.Context, out: Path | None = None) -> int:
         selected = assess.selected(ours.desired, params["selector"])
         images = set(ours.desired.images) if selected is None else selected
     if chosen.json:
-        console.document(console.plan_json(found.plan, ours.name))
+        console.document(print_plan.plan_json(found.plan, ours.name))
     else:
-        console.show_plan(found.plan, diff=params["diff"])
+        print_plan.show_plan(found.plan, diff=params["diff"])
     return summary.plan_exit_code(found.plan, images, detailed=params["detailed_exitcode"])
 
 
@@ -177,7 +177,7 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, progre
     from reconciler.controller import once as run_once
     from reconciler.controller import summary
     from reconciler.host import context as host
-    from reconciler.output import console
+    from reconciler.output import console, print_result
     from reconciler.planner import plan_file
     from reconciler.telemetry import activity
 
@@ -192,9 +192,9 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, progre
 
         result = run_once.converge(ours, wish, shown, stop=interrupted.stop, approved=approved)
     if chosen.json:
-        console.document(console.result_json(result))
+        console.document(print_result.result_json(result))
     else:
-        console.show_result(result)
+        print_result.show_result(result)
     return interrupted.exit if interrupted.signal else summary.exit_code(result, detailed=detailed_exitcode)
 
 
@@ -207,14 +207,14 @@ def show(context: click.Context, /, file: Path, diff: bool, **_: Any) -> int:
     """Show the plan in FILE, and whether `apply` would accept it."""
     from reconciler.controller import assess
     from reconciler.host import context as host
-    from reconciler.output import console
+    from reconciler.output import console, print_plan
     from reconciler.planner import plan_file
 
     chosen, plan = options(context), plan_file.read(file)
     if chosen.json:
-        console.document(console.plan_json(plan_file.as_plan(plan), plan.host))
+        console.document(print_plan.plan_json(plan_file.as_plan(plan), plan.host))
     else:
-        console.show_plan(plan_file.as_plan(plan), diff=diff, saved=True)
+        print_plan.show_plan(plan_file.as_plan(plan), diff=diff, saved=True)
     wish = as_wished(plan)
     with host.reading(chosen.settings, lenient=True) as ours:
         try:
@@ -236,7 +236,7 @@ def drift(context: click.Context, /, **_: Any) -> int:
     from reconciler.cli import faults
     from reconciler.controller import assess
     from reconciler.host import context as host
-    from reconciler.output import console
+    from reconciler.output import console, print_plan
     from reconciler.planner.drift import drifted
 
     chosen = options(context)
@@ -245,7 +245,7 @@ def drift(context: click.Context, /, **_: Any) -> int:
         found = drifted(assess.assess_offline(ours).plan)
         name = ours.name
     if chosen.json:
-        console.document(console.drift_json(found, name))
+        console.document(print_plan.drift_json(found, name))
     else:
-        console.show_drift(found)
+        print_plan.show_drift(found)
     return Exit.CHANGED if found.actions or found.findings else Exit.OK

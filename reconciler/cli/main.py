@@ -25,14 +25,14 @@ from reconciler.output import log, streams
 VERBS = {
     "Converge": ("converge.plan", "converge.apply", "converge.show", "converge.drift"),
     "Inspect": (
-        *("show.list", "show.describe", "manifests.get", "show.graph", "top.top"),
-        *("show.events", "show.runs", "show.health", "show.verify"),
+        *("inspect.list", "inspect.describe", "manifests.get", "inspect.graph", "top.top"),
+        *("inspect.events", "inspect.runs", "inspect.health", "inspect.verify"),
     ),
     "Operate": (
         *("operate.suspend", "operate.resume", "operate.protect", "operate.unprotect"),
         *("operate.retry", "operate.wait"),
     ),
-    "Author": ("show.validate", "manifests.explain", "show.schema", "layers.inspect", "layers.build"),
+    "Author": ("inspect.validate", "manifests.explain", "inspect.schema", "layers.inspect", "layers.build"),
     "Repair": ("state.state", "state.import", "pools.adopt", "pools.gc", "pools.detach"),
     "Shell": ("main.completion",),
 }

@@ -14,7 +14,7 @@ from reconciler.errors import NotConverged
 from reconciler.host import pipelines
 from reconciler.host.context import Host
 from reconciler.model import Action, Verb
-from reconciler.output import console
+from reconciler.output import print_plan
 from reconciler.output.progress import Progress
 from reconciler.output.result import Result
 from reconciler.registry.marks import What
@@ -35,7 +35,7 @@ def converge(
     """
     started = host.threads.monotonic()
     retries = [mark for mark in host.records.marks().values() if mark.what is What.RETRY]
-    scheduler = Scheduler(host, wish, progress, stop, at_first=lambda now: console.note_plan(now.plan) if wish.diff else None)
+    scheduler = Scheduler(host, wish, progress, stop, at_first=lambda now: print_plan.note_plan(now.plan) if wish.diff else None)
     with tracing.span("pass", revision=host.revision), deadline(host.settings.timeout, stop) as expired, progress:
         pipelines.discard_unfinished_indexes(host.settings.indexes)
         now = scheduler.run_until_idle(approved)

@@ -29,7 +29,7 @@ from reconciler.host.context import Host, file_identity
 from reconciler.manifests.faults import ignored_documents
 from reconciler.manifests.watch import EVERYTHING, Watch
 from reconciler.model import Action, Finding
-from reconciler.output import console
+from reconciler.output import console, print_result
 from reconciler.output.progress import Progress
 from reconciler.output.result import Result
 from reconciler.registry import reserve
@@ -266,7 +266,7 @@ class Service:
         result = outcome(host.name, now.desired, now.observed, now.plan, shown, 0.0)
         news = self._news(result)
         if ledger.done or news is not None:
-            console.show_result(news or result)
+            print_result.show_result(news or result)
         ready = sum(1 for one in result.objects if one.ok)
         faults = console.counted(len(host.faults), "fault")
         notify({"STATUS": f"{ready}/{len(result.objects)} ready, {len(result.held)} held, {faults}"})

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from reconciler.image.spec import Layer, Source
 from reconciler.manifests.desired import DEFAULT_POOL, Declared, Document, Documents
-from reconciler.manifests.documents import ImageDocument, PoolDocument, SnapshotBody
 from reconciler.manifests.faults import Fault, Loc, did_you_mean, quoted
+from reconciler.manifests.image import ImageDocument, SnapshotBody
+from reconciler.manifests.pool import PoolDocument
 
 MAX_DEVICE_NAME = 127
 """Bytes of a device-mapper name (DM_NAME_LEN without its final NUL); a snapshot's is ``<pool>-<snapshot>``."""

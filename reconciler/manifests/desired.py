@@ -12,10 +12,11 @@ from functools import cached_property
 from typing import Generic, TypeVar
 
 from reconciler.image.spec import Layer, Limits, S3Options, Source
-from reconciler.manifests.documents import Backing, ImageDocument, LimitsBody, PoolDocument
 from reconciler.manifests.faults import Fault, Origin
 from reconciler.manifests.hosts import selects
+from reconciler.manifests.image import ImageDocument, LimitsBody
 from reconciler.manifests.location import resolve
+from reconciler.manifests.pool import Backing, PoolDocument
 from reconciler.model import BackingSpec, Desired, HostFacts, ImageSpec, PoolSpec, ReplacePolicy, ThinSpec
 
 DEFAULT_POOL = "default"

@@ -12,8 +12,8 @@ from reconciler.errors import UsageError
 from reconciler.manifests.documents import KINDS
 from reconciler.manifests.faults import did_you_mean, quoted
 from reconciler.manifests.host_file import HostFile
-from reconciler.manifests.schema import host_schema
-from reconciler.manifests.schema import schema as json_schema
+from reconciler.manifests.json_schema import host_schema
+from reconciler.manifests.json_schema import schema as json_schema
 
 Node = Mapping[str, Any]
 HOST = "host"

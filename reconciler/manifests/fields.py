@@ -12,7 +12,7 @@ from functools import cache, partial
 from itertools import chain
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import models_json_schema
 
@@ -130,3 +130,14 @@ def json_schemas(models: Iterable[type[Fields]]) -> tuple[dict[str, Any], dict[s
     """JSON Schema: a reference to each model's definition by the model's name, and all definitions."""
     found, definitions = models_json_schema([(model, "validation") for model in models])
     return {model.__name__: reference for (model, _), reference in found.items()}, definitions["$defs"]
+
+
+class Metadata(Fields):
+    name: Name
+    labels: dict[LabelKey, LabelValue] = Field(default={}, description="For selecting images with -l.")
+    annotations: Any = Field(default=None, description="Ignored.")
+    uid: Any = Field(default=None, description="Ignored.")
+    generation: Any = Field(default=None, description="Ignored.")
+    resource_version: Any = Field(default=None, description="Ignored.")
+    creation_timestamp: Any = Field(default=None, description="Ignored.")
+    managed_fields: Any = Field(default=None, description="Ignored.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from reconciler.manifests.documents import Expression, Hosts
+from reconciler.manifests.image import Expression, Hosts
 from reconciler.model import HostFacts
 
 

@@ -21,10 +21,11 @@ from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import documents, files
 from reconciler.manifests.conflicts import Taken, check, fits
 from reconciler.manifests.desired import Declared, Documents, assemble
-from reconciler.manifests.documents import ImageDocument, PoolDocument
 from reconciler.manifests.faults import MAX_FAULTS, Fault, report, shown
 from reconciler.manifests.files import ManifestFile
+from reconciler.manifests.image import ImageDocument
 from reconciler.manifests.parser import Entries, Located, Reader
+from reconciler.manifests.pool import PoolDocument
 from reconciler.manifests.problems import Absent, DocumentInvalid
 from reconciler.model import Desired, HostFacts, Where
 

@@ -1,6 +1,6 @@
-"""What reconcile prints: tables, plans, progress, the recap, JSON. The only file that imports rich.
+"""The console: tables, notes, progress, JSON, colours. The only file that imports rich.
 
-Called by ``cli`` and ``loop`` with finished values. Data goes to standard output, everything else to standard error;
+Called by ``print_plan``, ``print_result`` and ``cli``. Data goes to standard output, everything else to standard error;
 rich is imported only where a terminal is there to see it. No state but a running progress display.
 """
 
@@ -16,27 +16,10 @@ from dataclasses import asdict, is_dataclass
 from typing import IO, Any
 
 from reconciler.errors import HostCannot
-from reconciler.model import Action, Finding, Key, Kind, Plan, Verb, labels
+from reconciler.model import Kind
 from reconciler.output import log, streams
 from reconciler.output.progress import Progress, Silent
-from reconciler.output.result import ObjectResult, Result
 
-GLYPHS = {
-    Verb.ASSEMBLE: "↑",
-    Verb.RESOLVE: "↓",
-    Verb.BUILD: "+",
-    Verb.CREATE: "+",
-    Verb.RECORD: "+",
-    Verb.REBUILD: "~",
-    Verb.REPAIR: "~",
-    Verb.ACTIVATE: "↑",
-    Verb.REPLACE: "-/+",
-    Verb.REMOVE: "-",
-    Verb.FORGET: "-",
-}
-COLOURS = {"+": "32", "~": "33", "-": "31", "-/+": "31", "↓": "36", "↑": "36"}
-SPELLED_OUT = 2
-"""How many findings with the same reason are shown one by one."""
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -122,187 +105,6 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
     Console().print(drawn)
-
-
-# ------------------------------------------------------------------------------------------------------ plans
-
-
-def action_line(action: Action, stream: IO[str] | None = None, label: str = "") -> str:
-    glyph = GLYPHS[action.verb]
-    head = f"{glyph} {action.verb.value:8} {visible(label or str(action.key))}"
-    return paint(head, COLOURS[glyph], stream or sys.stdout) + f"  {visible(action.because)}"
-
-
-def difference(action: Action) -> list[str]:
-    """What ``--diff`` adds to an action: the fields that the object will have."""
-    fields: list[tuple[str, object]] = [
-        ("pool", action.pool),
-        ("image", action.image),
-        ("chain", action.chain),
-        ("parent", action.parent),
-    ]
-    if action.size:
-        fields.append(("size", size(action.size)))
-    fields += [(f"layer {n}", f"{layer.source.url} sha256:{layer.sha256 or '?'}") for n, layer in enumerate(action.layers, 1)]
-    return [f"    {name}: {value}" for name, value in fields if value]
-
-
-def show_plan(plan: Plan, *, diff: bool = False, saved: bool = False) -> None:
-    """Print a plan as text: actions, removals that wait for ``--prune``, blocked images, findings."""
-    names = labels(action.key for action in (*plan.actions, *plan.held))
-    for action in plan.actions:
-        data(action_line(action, label=names[action.key]))
-        for line in difference(action) if diff else ():
-            data(line)
-    for action in plan.held:
-        data(action_line(action, label=names[action.key]) + "  (held: only --prune carries it out)")
-    for failure in plan.blocked:
-        data(paint(f"! {failure.key}  {failure.reason}: {failure.message}", "31", sys.stdout))
-    show_findings(plan.findings)
-    changes, held = len(plan.actions), len(plan.held)
-    if saved:  # the file holds the actions only
-        data(f"Plan: {changes} to change.")
-        return
-    data(f"Plan: {changes} to change, {len(plan.unchanged)} unchanged, {held} held, {len(plan.blocked)} blocked.")
-
-
-def show_drift(plan: Plan) -> None:
-    names = labels(action.key for action in plan.actions)
-    for action in plan.actions:
-        data(action_line(action, label=names[action.key]))
-    show_findings(plan.findings)
-    data(
-        f"Drift: {len(plan.actions)} to repair, {len(plan.findings)} for you to resolve."
-        if plan.actions or plan.findings
-        else "No drift."
-    )
-
-
-def drift_json(plan: Plan, host: str) -> dict[str, object]:
-    actions, findings = [action_json(action) for action in plan.actions], [finding_json(finding) for finding in plan.findings]
-    return {"host": host, "drifted": bool(actions or findings), "actions": actions, "findings": findings}
-
-
-def show_findings(findings: Iterable[Finding]) -> None:
-    """One line a finding; many with the same reason are one line: what scrolls by is not read."""
-    by_reason: dict[str, list[Finding]] = {}
-    findings = tuple(findings)
-    names = labels(finding.subject for finding in findings)
-    for finding in findings:
-        by_reason.setdefault(finding.reason, []).append(finding)
-    for reason, alike in by_reason.items():
-        shown = alike if len(alike) <= SPELLED_OUT else alike[:1]
-        more = f" (and {len(alike) - 1} more like it: `reconcile plan -o json` lists them)" if len(shown) < len(alike) else ""
-        for finding in shown:
-            name = visible(names[finding.subject])
-            note(f"note: {name}: {visible(finding.text)} [{reason}]{more}", "notice", object=name, reason=reason)
-
-
-def note_plan(plan: Plan) -> None:
-    """What a run is about to do, with ``--diff``: as ``plan --diff`` shows it, on standard error."""
-    for action in plan.actions:
-        note("\n".join((action_line(action, sys.stderr), *difference(action))))
-
-
-def action_json(action: Action) -> dict[str, object]:
-    return {
-        "verb": action.verb.value,
-        "kind": action.kind.value,
-        "name": action.name,
-        "because": action.because,
-        "pool": action.pool or None,
-        "image": action.image or None,
-        "chain": action.chain,
-        "parent": action.parent,
-        "size": action.size or None,
-        "layers": [{"source": layer.source.url, "sha256": layer.sha256} for layer in action.layers],
-        "after": [key.path for key in action.after],
-    }
-
-
-def _key_json(key: Key) -> dict[str, object]:
-    return {"kind": key.kind.value, "pool": key.pool or None, "name": key.name}
-
-
-def finding_json(finding: Finding) -> dict[str, object]:
-    of = finding.subject
-    return {
-        "severity": finding.severity.value,
-        "kind": of.kind.value,
-        "pool": of.pool or None,
-        "name": of.name,
-        "reason": finding.reason,
-        "message": finding.message,
-        "hint": finding.hint,
-    }
-
-
-def plan_json(plan: Plan, host: str) -> dict[str, object]:
-    return {
-        "host": host,
-        "actions": [action_json(a) for a in plan.actions],
-        "held": [action_json(a) for a in plan.held],
-        "blocked": [
-            {"kind": f.kind.value, "pool": f.pool or None, "name": f.name, "reason": f.reason, "message": f.message}
-            for f in plan.blocked
-        ],
-        "findings": [finding_json(f) for f in plan.findings],
-        "unchanged": [_key_json(key) for key in plan.unchanged],
-    }
-
-
-# ---------------------------------------------------------------------------------------------------- results
-
-
-def result_json(result: Result) -> dict[str, object]:
-    """The contract of ``reconcile --once -o json`` (DESIGN section 5)."""
-    return {
-        "host": result.host,
-        "changed": result.changed,
-        "unchanged": result.unchanged,
-        "ready": result.ready,
-        "failed": result.failed,
-        "objects": [
-            {
-                **_key_json(o.key),
-                "action": o.action,
-                "phase": o.phase,
-                "reason": o.reason,
-                "message": o.message,
-            }
-            for o in result.objects
-        ],
-        "seconds": round(result.seconds, 3),
-    }
-
-
-def recap(result: Result) -> str:
-    counts = f"ok={result.ready} changed={result.changed} pruned={result.pruned} failed={result.failed}"
-    return f"RECAP {result.host}: {counts} in {result.seconds:.1f}s"
-
-
-def show_result(result: Result) -> None:
-    """Print the result of a run as text: the objects that changed or failed, and the recap as the last line."""
-    names = labels((*(o.key for o in result.objects), *(action.key for action in result.held)))
-    for o in result.objects:
-        name = names[o.key]
-        if not o.ok:
-            failed = f"failed   {name}  {o.reason}: {visible(o.message)}"
-            note(paint(failed, "31", sys.stderr), level="error", **_fields(o, name))
-        elif o.changed:
-            note(paint(f"changed  {name}  {o.action}", "33", sys.stderr), **_fields(o, name))
-    show_findings(result.findings)
-    for action in result.held:
-        name = names[action.key]
-        note(f"held     {name}  {action.because}; --prune removes it", "notice", object=name)
-    if log.is_json():
-        counts = {"ok": result.ready, "changed": result.changed, "pruned": result.pruned, "failed": result.failed}
-        note(recap(result), "error" if result.failed else "info", seconds=round(result.seconds, 3), **counts)
-    data(recap(result))
-
-
-def _fields(o: ObjectResult, name: str) -> dict[str, Any]:
-    return {"object": name, "action": o.action, "phase": o.phase, "reason": o.reason}
 
 
 # --------------------------------------------------------------------------------------------------- progress

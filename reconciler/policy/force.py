@@ -1,4 +1,4 @@
-"""The policy that is in force in this process: set by ``controller.context``, asked wherever a manifest has something opened.
+"""The policy that is in force in this process: set by ``host.context``, asked wherever a manifest has something opened.
 
 Verbs that read what the command line names (``build``, ``inspect``) set none, and everything is permitted. State: one ``Policy``,
 and how many times it has refused something while it was opened.

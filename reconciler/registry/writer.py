@@ -29,7 +29,7 @@ from reconciler.engine.engine import Conflict
 from reconciler.model import Fact, ImageRow, Key, Kind
 from reconciler.pool.thin.adoption import Adoption
 from reconciler.pool.thin.journal import DeviceRow, PoolRow
-from reconciler.registry import database, rows
+from reconciler.registry import database, rows, thin_ids
 from reconciler.registry.marks import Mark, What
 from reconciler.registry.reader import Records
 from reconciler.registry.tables import (
@@ -157,22 +157,12 @@ class Registry(Records):
         with self._writing() as db:
             _apply(db, facts)
 
-    def _take_id(self, pool: str, above: int) -> int:
-        take = """INSERT INTO sequence (pool, last) VALUES (:pool, :above + 1)
-                  ON CONFLICT (pool) DO UPDATE SET last = MAX(last, :above) + 1 RETURNING last"""
-        return int(self._raw.execute(take, {"pool": pool, "above": above}).fetchone()[0])
-
     def begin_devices(self, pool: str, wanted: Sequence[DeviceRow], taken: Collection[int]) -> tuple[DeviceRow, ...]:
         """Give thin devices their ids and record them, in one transaction; see ``pool.thin.journal.Journal.begin``."""
         with self._writing():
-            given = tuple(replace(row, id=self._take_free_id(pool, taken)) for row in wanted)
+            given = tuple(replace(row, id=thin_ids.allocate(self._raw, pool, taken)) for row in wanted)
             self._raw.executemany(_PUT_DEVICE, [rows.device_row(pool, row) for row in given])
         return given
-
-    def _take_free_id(self, pool: str, taken: Collection[int]) -> int:
-        while (thin_id := self._take_id(pool, 0)) in taken:
-            pass
-        return thin_id
 
     def journal(self, pool: str, row: PoolRow | None, put: Sequence[DeviceRow], drop: Sequence[int]) -> None:
         """Write the rows of a pool's driver; see ``pool.journal.Journal.write``.
@@ -196,7 +186,7 @@ class Registry(Records):
                 db.execute(sql.delete(PoolTable).where(col(PoolTable.name) == pool))
             else:
                 put = (*plan.keep, *plan.take)
-                self._take_id(pool, max((row.id for row in (*put, *plan.drop)), default=0))
+                thin_ids.advance(self._raw, pool, max((row.id for row in (*put, *plan.drop)), default=0))
                 self._raw.execute(_PUT_POOL, {"name": pool, **asdict(plan.pool)})
                 self._raw.executemany(_PUT_DEVICE, [rows.device_row(pool, row) for row in put])
                 self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", [(pool, row.id) for row in plan.drop])

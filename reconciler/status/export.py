@@ -11,7 +11,9 @@ from typing import Any
 from reconciler.errors import UsageError
 from reconciler.host.context import Host
 from reconciler.manifests.desired import Declared
-from reconciler.manifests.documents import API_VERSION, ImageDocument, PoolDocument
+from reconciler.manifests.documents import API_VERSION
+from reconciler.manifests.image import ImageDocument
+from reconciler.manifests.pool import PoolDocument
 from reconciler.model import Kind, Observed, SnapshotRow
 from reconciler.planner.status import ImageStatus
 from reconciler.sizes import format_size

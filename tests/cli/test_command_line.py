@@ -217,7 +217,7 @@ def test_a_log_on_a_full_disk_stops_no_work(here: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------- internal errors
 
-CRASH = "from reconciler.cli import main, show\nfrom reconciler.status import inventory\nimport sys\n"
+CRASH = "from reconciler.cli import inspect, main\nfrom reconciler.status import inventory\nimport sys\n"
 CRASH += "def listing(host):\n    raise KeyError('planted')\n"
 CRASH += "inventory.listing = listing\nsys.exit(main.main())\n"
 

@@ -407,31 +407,6 @@ def test_a_deleted_registry_after_a_reboot(host: ThinWorkshop) -> None:
     host.settled()
 
 
-def test_a_swapped_pool(host: ThinWorkshop, tmp_path: Path, zygote: Zygote) -> None:  # noqa: F811
-    """Another host's disk in the place of ours: nothing on it is touched."""
-    other = ThinWorkshop(tmp_path / "other", zygote)
-    other.image("db", [root("db")])
-    other.converge()
-    other.take_down()
-    host.take_down()
-    shutil.move(host.backing, tmp_path / "ours")
-    shutil.copytree(other.backing, host.backing)
-    before = host.thin_ids()
-
-    done = host.once("-o", "json")
-
-    assert done.code == 1, done
-    assert done.object("Image", "web")["reason"] == "PoolSwapped"
-    assert host.thin_ids() == before
-    host.run("health").expect(1).words("hold another pool", f"reconcile adopt {POOL}")
-    still_looked_at(host)
-    shutil.rmtree(host.backing)
-    shutil.move(tmp_path / "ours", host.backing)
-    host.converge()
-    assert read(host, "a", 4) == b"mine"
-    host.settled()
-
-
 def test_a_lost_pool(host: ThinWorkshop) -> None:
     """Its files are gone: that is no wish for an empty one. Adopted as lost, everything is made again."""
     host.take_down()

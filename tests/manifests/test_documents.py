@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.manifests import documents, location
-from reconciler.manifests.documents import ImageDocument, PoolDocument
 from reconciler.manifests.faults import Fault, Loc, path_of
+from reconciler.manifests.image import ImageDocument
+from reconciler.manifests.json_schema import schema as json_schema
+from reconciler.manifests.pool import PoolDocument
 from reconciler.manifests.problems import Absent, DocumentInvalid
-from reconciler.manifests.schema import schema as json_schema
 from reconciler.model import Where
 from reconciler.sizes import format_size, parse_size
 
@@ -289,7 +290,7 @@ def test_an_editor_marks_the_commonest_mistakes(root: dict[str, Any]) -> None:
 
 def test_models_are_built_when_they_are_first_needed() -> None:
     """Building them all, nested ones alone and again in the others, would cost the no-op run a tenth of its second."""
-    code = "from reconciler.manifests import documents as d; "
+    code = "from reconciler.manifests import image as d; "
     code += "print(d.ImageDocument.__pydantic_complete__, d.ImageBody.__pydantic_complete__)"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == [

@@ -31,7 +31,7 @@ from reconciler.model import (
     Verb,
     VolumeRow,
 )
-from reconciler.output.console import action_line
+from reconciler.output.print_plan import action_line
 from reconciler.planner.plan import plan
 from reconciler.pool.driver import Condition, PoolState, SnapshotState, Trouble, VolumeState
 from tests.support import planning

@@ -15,9 +15,9 @@ from reconciler.image.archive.tar import Reader
 from reconciler.image.spec import Limits
 from reconciler.image.tree.inode import Inode
 from reconciler.image.tree.judge import OPAQUE, climbs, components
-from reconciler.image.tree.layer import children_of
 from reconciler.image.tree.totals import Named
 from reconciler.image.tree.tree import BYTES_A_STEP, MAX_SYMLINKS, STEPS_AN_ENTRY, Tree
+from reconciler.image.tree.whiteouts import children_of
 
 LISTED = 5
 """How many names each list keeps. All lists together have to fit one packet of ``control``, whatever the names are."""

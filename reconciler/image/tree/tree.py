@@ -23,8 +23,8 @@ from itertools import pairwise
 from reconciler.image.archive.member import HARDLINK, Malformed, Member, shown
 from reconciler.image.spec import Limits
 from reconciler.image.tree.inode import Inode, directory
-from reconciler.image.tree.judge import AUFS_LINKS, OPAQUE, WHITEOUT, components, is_aufs_metadata
-from reconciler.image.tree.layer import LayerMarks, children_of
+from reconciler.image.tree.judge import AUFS_LINKS, WHITEOUT, components, is_aufs_metadata
+from reconciler.image.tree.whiteouts import Whiteouts, children_of, is_whiteout, split
 
 __all__ = ["Inode", "Tree"]
 
@@ -70,7 +70,7 @@ class Tree:
         self.entries = 0
         self.implied = 0
         self._steps_left = 2**16 + STEPS_AN_ENTRY * self._limits.max_entries
-        self._marks = LayerMarks(lower=bool(self.root.children))
+        self._whiteouts = Whiteouts(lower=bool(self.root.children))
         self._forget_parent()
 
     def add(self, member: Member) -> Inode | None:
@@ -87,16 +87,16 @@ class Tree:
                 self._apply_or_defer(member, inode)
         except Malformed as broken:
             raise broken.refusal(member.name, member.offset) from None
-        return inode if member.type == stat.S_IFREG and not _is_whiteout(member) else None
+        return inode if member.type == stat.S_IFREG and not is_whiteout(member) else None
 
     def end_layer(self) -> None:
         """Apply what was deferred: whiteouts that no lower link leads to, members, the other whiteouts. Raises LayerRefused."""
         waiting, later = self._deferred, []
         for member, inode in waiting:
-            if _is_whiteout(member) and not self._applied(member, inode):
+            if is_whiteout(member) and not self._applied(member, inode):
                 later.append((member, inode))
         self._ending = True
-        for member, inode in [one for one in waiting if not _is_whiteout(one[0])] + later:
+        for member, inode in [one for one in waiting if not is_whiteout(one[0])] + later:
             self._applied(member, inode)
         self._deferred = []
 
@@ -117,7 +117,7 @@ class Tree:
             self._deferred.append((member, inode))
 
     def _apply(self, member: Member, inode: Inode | None) -> None:
-        head, name = _split(member.name)
+        head, name = split(member.name)
         if not name:
             self._describe_root(member)
         elif b".wh..wh." in member.name and is_aufs_metadata(components(member.name)):
@@ -151,13 +151,13 @@ class Tree:
         children = children_of(parent)
         existing = children.get(name)
         if existing is not None:
-            if existing.children and self._marks.owns(parent, name):
+            if existing.children and self._whiteouts.owns(parent, name):
                 raise Malformed("type-change", "it would replace a directory that the same layer has filled")
             if existing.kind in _PASSABLE:
                 self._forget_parent()
             existing.names -= 1
         children[name] = inode
-        self._marks.place(parent, name)
+        self._whiteouts.place(parent, name)
 
     def _put_directory(self, parent: Inode, head: bytes, name: bytes, member: Member) -> None:
         existing = children_of(parent).get(name)
@@ -166,15 +166,15 @@ class Tree:
                 return
             made = directory()
             self._put(parent, name, made)
-            self._marks.made(made)
+            self._whiteouts.made(made)
             _describe(made, member)
         else:
-            self._marks.place(parent, name)
+            self._whiteouts.place(parent, name)
             _describe(existing, member)
-            self._marks.described(existing)
+            self._whiteouts.described(existing)
 
     def _keeps_link(self, parent: Inode, existing: Inode, head: bytes, name: bytes) -> bool:
-        if existing.kind != stat.S_IFLNK or not self._marks.owns(parent, name):
+        if existing.kind != stat.S_IFLNK or not self._whiteouts.owns(parent, name):
             return False
         return bool(self._walk([*components(head), name], create=False))
 
@@ -185,7 +185,7 @@ class Tree:
         if target.children is not None:
             raise Malformed("hardlink-directory", "it is a hard link to a directory")
         if children_of(parent).get(name) is target:
-            self._marks.place(parent, name)
+            self._whiteouts.place(parent, name)
             return
         if target.names >= MAX_LINKS and self._recount(target) >= MAX_LINKS:
             raise Malformed(
@@ -227,7 +227,7 @@ class Tree:
             raise Malformed("name-climbs", "a name has a component ..")
         trail = self._walk(parts, create=True)
         for (_, above), (name, _) in pairwise(trail):
-            self._marks.place(above, name)
+            self._whiteouts.place(above, name)
         self._last_head, self._last_parent = head, trail[-1][1]
         return self._last_parent
 
@@ -251,7 +251,7 @@ class Tree:
             if child is None:
                 return []
             if child.kind == stat.S_IFLNK:
-                if not self._ending and not self._marks.owns(trail[-1][1], part):
+                if not self._ending and not self._whiteouts.owns(trail[-1][1], part):
                     raise _ThroughLowerLink
                 links += 1
                 self._spend_step(len(child.target) // BYTES_A_STEP)
@@ -283,8 +283,8 @@ class Tree:
             self._count()
             self.implied += 1
             child = children_of(above)[name] = directory()
-            self._marks.made(child)
-            self._marks.place(above, name)
+            self._whiteouts.made(child)
+            self._whiteouts.place(above, name)
         if child is not None and child.kind in _PASSABLE:
             return child
         if create:
@@ -299,26 +299,7 @@ class Tree:
         if not trail:
             return
         self._forget_parent()
-        if name == OPAQUE:
-            self._marks.hide_all(trail[-1][1])
-        else:
-            self._marks.hide(trail[-1][1], name.removeprefix(WHITEOUT))
-
-
-def _is_whiteout(member: Member) -> bool:
-    """Also for AUFS' own files but those that hard links may lead to."""
-    return b".wh." in member.name and _split(member.name)[1].startswith(WHITEOUT)
-
-
-def _split(path: bytes) -> tuple[bytes, bytes]:
-    """Head and last component of a name; the last is empty for the root."""
-    head, _, name = path.rstrip(b"/").rpartition(b"/")
-    if name not in (b"", b".", b".."):
-        return head, name
-    parts = components(path)
-    if b".." in parts:
-        raise Malformed("name-climbs", "a name has a component ..")
-    return b"/".join(parts[:-1]), parts[-1] if parts else b""
+        self._whiteouts.apply(trail[-1][1], name)
 
 
 def _lost(create: bool) -> _Trail:

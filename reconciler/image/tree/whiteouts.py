@@ -1,17 +1,20 @@
-"""What the layer that is being applied has put where, so that whiteouts hide what lower layers brought and nothing else.
+"""Whiteouts: a layer's own members stay, what lower layers have under the same names is hidden.
 
-Used by ``tree``. OCI allows a whiteout before or after the members beside it: both orders must give the same tree, so a directory
-of a lower layer that the current one has been in is not dropped but emptied of what is not the current layer's. State: marks on
-the directories of one layer; on the first layer nothing is marked, everything is its own.
+Used by ``tree``, which resolves a whiteout's way and calls ``apply``. OCI allows a whiteout before or after the members beside
+it: both orders must give the same tree, so a directory of a lower layer that the current one has been in is not dropped but
+emptied of what is not the current layer's. State: marks on the directories of one layer; on the first layer nothing is marked,
+everything is its own.
 """
 
 from __future__ import annotations
 
+from reconciler.image.archive.member import Malformed, Member
 from reconciler.image.tree.inode import Inode, directory
+from reconciler.image.tree.judge import OPAQUE, WHITEOUT, components
 
 
-class LayerMarks:
-    """``lower``: whether there is anything below this layer."""
+class Whiteouts:
+    """Those of one layer, and what it has put where. ``lower``: whether there is anything below this layer."""
 
     def __init__(self, *, lower: bool) -> None:
         self._lower = lower
@@ -38,6 +41,13 @@ class LayerMarks:
     def owns(self, parent: Inode, name: bytes) -> bool:
         """Whether the current layer put this name there or went through it."""
         return not self._lower or parent in self._made or name in self._placed.get(parent, ())
+
+    def apply(self, parent: Inode, whiteout: bytes) -> None:
+        """Apply the whiteout of this name (``.wh.NAME`` or the opaque marker) in a directory."""
+        if whiteout == OPAQUE:
+            self.hide_all(parent)
+        else:
+            self.hide(parent, whiteout.removeprefix(WHITEOUT))
 
     def hide(self, parent: Inode, name: bytes) -> None:
         """Hide what lower layers have under a name."""
@@ -84,3 +94,19 @@ def children_of(parent: Inode) -> dict[bytes, Inode]:
     """The children of an inode that is a directory."""
     assert parent.children is not None
     return parent.children
+
+
+def is_whiteout(member: Member) -> bool:
+    """Also for AUFS' own files but those that hard links may lead to."""
+    return b".wh." in member.name and split(member.name)[1].startswith(WHITEOUT)
+
+
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """Head and last component of a name; the last is empty for the root."""
+    head, _, name = path.rstrip(b"/").rpartition(b"/")
+    if name not in (b"", b".", b".."):
+        return head, name
+    parts = components(path)
+    if b".." in parts:
+        raise Malformed("name-climbs", "a name has a component ..")
+    return b"/".join(parts[:-1]), parts[-1] if parts else b""

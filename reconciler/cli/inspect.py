@@ -33,7 +33,7 @@ def validate(context: click.Context, /, paths: tuple[Path, ...], **_: Any) -> in
 @click.argument("what", type=click.Choice(("manifest", "host")), default="manifest")
 def schema(what: str, **_: Any) -> int:
     """Print the JSON Schema of manifests or the host file."""
-    from reconciler.manifests import schema as json_schema
+    from reconciler.manifests import json_schema
     from reconciler.output import console
 
     console.document(json_schema.host_schema() if what == "host" else json_schema.schema())
