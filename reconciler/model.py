@@ -321,6 +321,11 @@ class Action:
     def key(self) -> Key:
         return Key(self.kind, self.pool, self.name)
 
+    @property
+    def provisional(self) -> bool:
+        """Whether a layer is unresolved that decides what it makes, or whether it is due at all. It is never carried out."""
+        return self.chain is None and self.kind in (Kind.VOLUME, Kind.SNAPSHOT)
+
 
 class Severity(StrEnum):
     OK = "ok"

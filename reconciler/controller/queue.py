@@ -146,8 +146,8 @@ def is_admissible(action: Action, approved: Collection[str] | None, *, current: 
     """Whether the action may be queued. ``current`` says that its plan was made from the manifests as they are now."""
     if approved is not None and approval(action) not in approved:
         return False
-    if not (action.chain or action.kind in (Kind.LAYER, Kind.IMAGE, Kind.POOL)):
-        return False  # provisional: its layers are not known yet
+    if action.provisional:
+        return False
     if action.verb in DESTRUCTIVE and not current:
         return False
     # Whether a snapshot is in use is observed just before it is replaced, not before its volume was built.
@@ -156,7 +156,8 @@ def is_admissible(action: Action, approved: Collection[str] | None, *, current: 
 
 def only_adds(plan: Plan) -> bool:
     """Whether a plan only adds something (and records in an image's row what was added)."""
-    return all(one.verb in ADDING or (one.verb is Verb.RECORD and one.kind is Kind.IMAGE) for one in plan.actions)
+    recorded = (Verb.RECORD, Kind.IMAGE)
+    return all(one.provisional or one.verb in ADDING or (one.verb, one.kind) == recorded for one in plan.actions)
 
 
 def slot_of(action: Action, local: Collection[str]) -> Slot:

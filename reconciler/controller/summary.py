@@ -23,9 +23,10 @@ def outcome(host: str, desired: Desired, observed: Observed, plan: Plan, ledger:
     objects = [acted(done) for done in ledger.done.values() if done.action.kind is not Kind.IMAGE]
     touched = {one.key for one in objects}
     said = {one.subject: (one.reason, one.text) for one in plan.findings if one.reason in SAID}
+    kept = [action.key for action in plan.actions if action.provisional and action.verb is Verb.REPLACE]
     objects += [
         ObjectResult(key.kind, key.name, "none", "Ready", *said.get(key, ("", "")), pool=key.pool)
-        for key in plan.unchanged
+        for key in (*plan.unchanged, *kept)
         if key.kind is not Kind.IMAGE and key not in touched
     ]
     objects += images(desired, observed, plan, ledger)

@@ -23,6 +23,8 @@ GLYPHS = {
     Verb.FORGET: "-",
 }
 COLOURS = {"+": "32", "~": "33", "-": "31", "-/+": "31", "↓": "36", "↑": "36"}
+PROVISIONAL = "  (provisional)"
+"""Of actions that depend on a layer which is not resolved yet."""
 SPELLED_OUT = 2
 """How many findings with the same reason are shown one by one."""
 
@@ -30,7 +32,10 @@ SPELLED_OUT = 2
 def action_line(action: Action, stream: IO[str] | None = None, label: str = "") -> str:
     glyph = GLYPHS[action.verb]
     head = f"{glyph} {action.verb.value:8} {console.visible(label or str(action.key))}"
-    return console.paint(head, COLOURS[glyph], stream or sys.stdout) + f"  {console.visible(action.because)}"
+    return (
+        console.paint(head, COLOURS[glyph], stream or sys.stdout)
+        + f"  {console.visible(action.because)}{PROVISIONAL * action.provisional}"
+    )
 
 
 def difference(action: Action) -> list[str]:
@@ -60,10 +65,12 @@ def show_plan(plan: Plan, *, diff: bool = False, saved: bool = False) -> None:
         console.data(console.paint(f"! {failure.key}  {failure.reason}: {failure.message}", "31", sys.stdout))
     show_findings(plan.findings)
     changes, held = len(plan.actions), len(plan.held)
+    provisional = sum(action.provisional for action in plan.actions)
+    changing = f"{changes} to change" + (f" ({provisional} provisional)" if provisional else "")
     if saved:  # the file holds the actions only
         console.data(f"Plan: {changes} to change.")
         return
-    console.data(f"Plan: {changes} to change, {len(plan.unchanged)} unchanged, {held} held, {len(plan.blocked)} blocked.")
+    console.data(f"Plan: {changing}, {len(plan.unchanged)} unchanged, {held} held, {len(plan.blocked)} blocked.")
 
 
 def show_drift(plan: Plan) -> None:
@@ -117,6 +124,7 @@ def action_json(action: Action) -> dict[str, object]:
         "size": action.size or None,
         "layers": [{"source": layer.source.url, "sha256": layer.sha256} for layer in action.layers],
         "after": [key.path for key in action.after],
+        "provisional": action.provisional,
     }
 
 

@@ -3,6 +3,9 @@
 An inactive snapshot is activated first while its new base does not exist yet: building the base can fail. A snapshot that was
 deactivated by an interrupted replacement is replaced without that.
 
+While a layer is unresolved, so is the chain: the snapshots that another chain would replace get provisional actions, so that
+nothing is destroyed that no plan has shown. They are never carried out: the plan that follows the resolved layer replaces them.
+
 Called by ``plan`` and the controller. Pure: the holders of ``candidates`` are observed before the plan is made.
 """
 
@@ -32,13 +35,12 @@ def candidates(desired: Desired, observed: Observed, selection: Collection[str] 
 
 
 def outdated(goal: Goal, inputs: Inputs) -> Iterator[SnapshotRow]:
-    """Intact snapshots of the image that are based on another chain than the declared one."""
+    """Intact snapshots of the image that are based on another chain than the declared one, or may be once that is resolved."""
     image = goal.image
     for name in dict.fromkeys(image.snapshots):
         key = image.pool, name
         row = inputs.observed.snapshots.get(key)
-        is_older = row is not None and goal.chain is not None and row.chain != goal.chain
-        if row and is_older and inputs.owners[key] == image.name and not inputs.snapshot(key):
+        if row and row.chain != goal.chain and inputs.owners[key] == image.name and not inputs.snapshot(key):
             yield row
 
 
@@ -72,20 +74,28 @@ def _is_due(goal: Goal, row: SnapshotRow, inputs: Inputs) -> bool:
 def _because(goal: Goal, row: SnapshotRow, inputs: Inputs) -> str:
     holder = inputs.observed.holders.get((row.pool, row.name))
     used = f"; fails while it is in use by {holder}" if holder else ""
-    return f"{_chains(goal, row)}; data written to it is discarded{used}"
+    discarded = "data written to it is discarded" if goal.chain else "data written to it is then discarded"
+    return f"{_chains(goal, row)}; {discarded}{used}"
 
 
 def of_goal(goal: Goal, inputs: Inputs) -> Iterator[Finding]:
     """Findings of outdated snapshots that are kept for now, and why."""
-    for row in outdated(goal, inputs):
+    keeps = goal.image.replace is ReplacePolicy.KEEP
+    for row in outdated(goal, inputs) if goal.chain or not keeps else ():
         holder = inputs.observed.holders.get((row.pool, row.name))
-        if goal.image.replace is ReplacePolicy.KEEP or goal.stale:
+        if keeps or goal.stale:
             hint = "" if goal.stale else "its replacePolicy is Keep; OnRelease and Recreate replace it"
             yield Finding(Severity.NOTE, row.key, "SnapshotOutdated", f"{_chains(goal, row)}; it is kept", hint)
         elif goal.image.replace is ReplacePolicy.ON_RELEASE and holder:
             message = f"{_chains(goal, row)}; it is in use by {holder}, and is replaced once it is released"
             yield Finding(Severity.NOTE, row.key, "SnapshotInUse", message)
+        elif not _is_due(goal, row, inputs):
+            message = f"{_because(goal, row, inputs)}; it is activated first"
+            yield Finding(Severity.NOTE, row.key, "SnapshotOutdated", message)
 
 
 def _chains(goal: Goal, row: SnapshotRow) -> str:
-    return f"based on chain {volume_name(row.chain)}; image {goal.image.name} is now at {volume_name(goal.chain or '')}"
+    based, image = f"based on chain {volume_name(row.chain)}", goal.image.name
+    if goal.chain is None:
+        return f"{based}; replaced if image {image} has another chain once its layers are resolved"
+    return f"{based}; image {image} is now at {volume_name(goal.chain)}"

@@ -68,3 +68,34 @@ def test_an_image_outlives_a_bucket_that_cannot_be_asked(bucket: Workshop) -> No
 
     done.words("last known chain")
     assert digest(bucket.snapshot("web-a")) == before
+
+
+def test_what_a_changed_layer_may_destroy_is_planned_before_anything_is_fetched(bucket: Workshop) -> None:
+    """The replacement is provisional until the layer is resolved: the run replaces what the plan has shown, and no more."""
+    bucket.image("web", [root("base"), change("app", {"srv/app": b"v1"})], s3=True, pinned=False, replacePolicy="Recreate")
+    bucket.converge()
+    bucket.put(change("app", {"srv/app": b"v2"}))
+    assert bucket.gate is not None
+    bucket.gate.forget()
+
+    planned = bucket.plan()
+    bucket.run("plan").expect(0).words("-/+ replace  snapshot/web-a", "data written to it is then discarded", "(2 provisional)")
+
+    assert not bucket.gate.downloads
+    provisional = [(one["verb"], one["kind"], one["name"]) for one in planned["actions"] if one["provisional"]]
+    assert provisional == [("build", "Volume", "web"), ("replace", "Snapshot", "web-a")]
+    done = bucket.converge()
+    assert {one["action"] for one in done.json["objects"] if one["kind"] == "Snapshot"} == {"replace"}
+    assert cat(bucket.snapshot("web-a"), "/srv/app") == b"v2"
+    bucket.settled()
+
+
+def test_a_snapshot_that_a_failed_download_does_not_replace_is_ready(bucket: Workshop) -> None:
+    bucket.image("web", [root("base")], s3=True, pinned=False, replacePolicy="Recreate")
+    bucket.converge()
+    bucket.upload("/layers/base.tar", b"no archive at all")
+
+    done = bucket.once("-o", "json").expect(1)
+
+    snapshot = done.object("Snapshot", "web-a")
+    assert (snapshot["action"], snapshot["phase"]) == ("none", "Ready")
