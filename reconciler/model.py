@@ -267,7 +267,6 @@ class Observed:
         return state.volumes.get(chain) if state else None
 
     def snapshot_state(self, pool: str, name: str) -> SnapshotState | None:
-        """The same of a snapshot."""
         state = self.pools[pool].state if pool in self.pools else None
         return state.snapshots.get(name) if state else None
 
@@ -294,10 +293,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One difference to remove. ``after`` names the actions (by ``key``) that must have succeeded before.
-
-    ``because`` is what differs, for output. Fields that the action's kind does not use are None.
-    """
+    """One difference to remove, ``because`` of what differs, once all actions with the keys in ``after`` have succeeded."""
 
     verb: Verb
     kind: Kind
