@@ -366,8 +366,6 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class VolumeSealed:
-    """A step has made a volume; recorded together with the step's transition."""
-
     row: VolumeRow
 
 
@@ -399,3 +397,4 @@ class LayerSeen:
 
 
 Fact = VolumeSealed | VolumeGone | SnapshotMade | SnapshotGone | LayerSeen
+"""What a step has made; recorded together with its transition."""
