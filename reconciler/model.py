@@ -258,11 +258,12 @@ class Observed:
     failures: Mapping[Key, Failure] = field(default_factory=dict)
     spared: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Images that must not be pruned now: reason and message."""
+    due: Mapping[str, str] = field(default_factory=dict)
+    """Where nothing is pruned anyhow: when the grace period of an undeclared image ends, in words."""
     holders: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Who holds a snapshot, by (pool, name); asked only of those that are to be replaced (``planner.replacing``)."""
 
     def volume_state(self, pool: str, chain: str) -> VolumeState | None:
-        """What the pool holds of a volume; None where it holds none, or can't be read."""
         state = self.pools[pool].state if pool in self.pools else None
         return state.volumes.get(chain) if state else None
 
@@ -396,5 +397,4 @@ class LayerSeen:
     digest: str
 
 
-Fact = VolumeSealed | VolumeGone | SnapshotMade | SnapshotGone | LayerSeen
-"""What a step has made; recorded together with its transition."""
+Fact = VolumeSealed | VolumeGone | SnapshotMade | SnapshotGone | LayerSeen  # recorded with the step's transition

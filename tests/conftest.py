@@ -35,9 +35,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on, or touches, what the person running it has set up."""
+    """No test depends on, or touches, what the person running it has set up. ``--prune`` has no grace period by default."""
     for name in [n for n in os.environ if n.startswith(("RECONCILER_", "AWS_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("RECONCILER_PRUNE_GRACE", "0s")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")

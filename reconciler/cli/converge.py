@@ -27,10 +27,10 @@ def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
     from reconciler.registry import marks
 
     params = context.params
-    most, grace = params["prune_max"] or assess.MOST_PRUNED, params.get("prune_grace")
+    most, grace = params["prune_max"] or assess.MOST_PRUNED, params["prune_grace"] or assess.PRUNE_GRACE
     try:
         assess.prunable(most, 0)
-        seconds = marks.duration(grace) if grace else 0.0
+        seconds = marks.duration(grace, zero=True)
     except ValueError as error:
         raise UsageError(f"--prune-max {most} or --prune-grace {grace}: {error}", hint="for example 10, 20%; 15m, 2h") from None
     confirmed = params["confirm_labels"]

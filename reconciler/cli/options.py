@@ -153,7 +153,12 @@ def changing(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 if something changed or is pending."),
         click.option("-l", "--selector", metavar="SELECTOR", help="Only images with these labels: key=value,key!=value,key."),
-        click.option("--prune-grace", metavar="DURATION", help="Prune only what has been undeclared for this long: 15m, 2h, 3d."),
+        click.option(
+            "--prune-grace",
+            metavar="DURATION",
+            envvar="RECONCILER_PRUNE_GRACE",
+            help="Prune only what has been undeclared for this long: 0s, 2h, 3d.  [default: 15m]",
+        ),
         click.option("--confirm-labels", is_flag=True, help="Prune although the labels of this host have changed."),
         click.option(
             "--prune-max",

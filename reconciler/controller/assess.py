@@ -37,10 +37,12 @@ from reconciler.planner.plan import plan
 from reconciler.planner.replacement import candidates
 from reconciler.planner.unpinned import resolved_digests
 from reconciler.pool.driver import Driver
-from reconciler.registry.marks import Mark, Marks, What, next_end, spared, suspending
+from reconciler.registry.marks import Marks, What, grace_ends, next_end, spared, suspending, undeclared, utc
 from reconciler.registry.reader import Records
 
 MOST_PRUNED = "50%"
+PRUNE_GRACE = "15m"
+"""A checkout that shows another branch for some minutes loses nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,11 @@ def assess(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Co
         patience=patience.pools,
         discard=dict.fromkeys(clean, lambda pool, driver: discard_leftovers(host, pool, driver)),
     )
-    dated = undeclared(desired, observed, marks, now)
+    dated = undeclared(desired, observed.images, observed.snapshots.values(), marks, now)
     observed = replace(
         observed,
-        spared=spared(dated, now, wish.grace),
+        spared=spared(dated, now, wish.grace if wish.prune else 0.0),
+        due={} if wish.prune else {image: utc(end) for image, end in grace_ends(dated, now, wish.grace).items()},
         holders=held(host.drivers, candidates(desired, observed, selection)),
     )
     change = None if wish.confirm_labels else pending_change(host, now, wish.grace)
@@ -251,13 +254,6 @@ def discard_leftovers(host: Host, pool: str, driver: Driver) -> None:
     for name in driver.discard_leftovers(*identities(pool, host.records.volumes(), host.records.snapshots())):
         message = f"half-built, from a run that was cut off: {name}"
         host.registry.event(Key(Kind.VOLUME, pool, name), "LeftoverDiscarded", message)
-
-
-def undeclared(desired: Desired, observed: Observed, marks: Marks, now: float) -> Marks:
-    """The marks with one for each image that has just been found to be declared no more."""
-    orphans = observed.images.keys() - desired.images.keys()
-    new = {(name, What.UNDECLARED): Mark(name, What.UNDECLARED, since=now) for name in orphans}
-    return new | {key: mark for key, mark in marks.items() if key[1] is not What.UNDECLARED or key[0] in orphans}
 
 
 def selected(desired: Desired, selector: str | None) -> frozenset[str] | None:

@@ -18,7 +18,7 @@ from reconciler.engine.definitions import Run, Status
 from reconciler.errors import LayerCorrupt, LayerRefused
 from reconciler.host.context import Host
 from reconciler.model import Failure, ImageSpec, Plan, Verb
-from reconciler.registry.marks import Mark, What
+from reconciler.registry.marks import Mark, undeclared
 
 HISTORY = 10_000
 """How many of the newest events, of the newest runs, and of the digests that unpinned layers were seen to have are kept."""
@@ -105,11 +105,11 @@ def note_undeclared(host: Host, retried: Collection[Mark]) -> None:
             host.registry.unmark(mark.image, mark.what)
     if host.faults:
         return
-    marks = host.records.marks()
-    orphans = host.records.images().keys() - host.desired.images.keys()
-    for name, what in marks:
-        if what is What.UNDECLARED and name not in orphans:
-            host.registry.unmark(name, what)
-    for name in orphans:
-        if (name, What.UNDECLARED) not in marks:
-            host.registry.mark(Mark(name, What.UNDECLARED, since=host.threads.time()))
+    records = host.records
+    marks, now = records.marks(), host.threads.time()
+    wanted = undeclared(host.desired, records.images(), records.snapshots().values(), marks, now)
+    for name, what in marks.keys() - wanted.keys():
+        host.registry.unmark(name, what)
+    for key, mark in wanted.items():
+        if marks.get(key) != mark:
+            host.registry.mark(mark)

@@ -50,12 +50,16 @@ def _snapshot(inputs: Inputs, row: SnapshotRow) -> Action | Finding:
         Verb.REMOVE,
         Kind.SNAPSHOT,
         row.name,
-        "no longer declared",
+        _why(inputs, row.image),
         pool=row.pool,
         image=row.image,
         chain=row.chain,
         images=(row.image,),
     )
+
+
+def _why(inputs: Inputs, image: str) -> str:
+    return "no longer declared" + (f"; not pruned before {due}" if (due := inputs.observed.due.get(image)) else "")
 
 
 def _obstacle(inputs: Inputs, row: VolumeRow | SnapshotRow) -> tuple[str, str] | None:
@@ -145,4 +149,4 @@ def _images(inputs: Inputs, snapshots: Mapping[Place, Action], volumes: Mapping[
             yield Finding(Severity.NOTE, Key(Kind.IMAGE, "", name), *inputs.observed.spared[name])
         elif None not in data:
             after = tuple(a.key for a in (*data, volumes.get((row.pool, row.chain or ""))) if a)
-            yield Action(Verb.FORGET, Kind.IMAGE, name, "no longer declared", image=name, after=after, images=(name,))
+            yield Action(Verb.FORGET, Kind.IMAGE, name, _why(inputs, name), image=name, after=after, images=(name,))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from reconciler.model import Desired
+from reconciler.model import Desired, SnapshotRow
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _duration = re.compile(r"([0-9]+)([smhd])").match
@@ -24,7 +26,7 @@ class What(StrEnum):
     SUSPENDED = "suspended"
     """Nothing of it is built, repaired or removed."""
     UNDECLARED = "undeclared"
-    """No manifest has declared it since then."""
+    """Since then no manifest has declared it, or those of its snapshots that the reason names (POOL/NAME)."""
     RETRY = "retry"
     """Its failed actions are retried without waiting for the back-off."""
 
@@ -46,13 +48,13 @@ class Mark:
 Marks = Mapping[tuple[str, What], Mark]
 
 
-def duration(text: str) -> float:
-    """Seconds of ``90s``, ``15m``, ``1h30m`` or ``2d``. Raises ValueError."""
+def duration(text: str, *, zero: bool = False) -> float:
+    """Seconds of ``90s``, ``15m``, ``1h30m`` or ``2d``; of ``0s`` where ``zero`` allows it. Raises ValueError."""
     at, total = 0, 0
     while at < len(text) and (part := _duration(text[at:])):
         total += int(part[1]) * SECONDS[part[2]]
         at += part.end()
-    if not total or at < len(text):
+    if not (total or (zero and text)) or at < len(text):
         raise ValueError(f"{text!r} is not a duration such as 90s, 15m, 1h30m or 2d")
     return float(total)
 
@@ -66,14 +68,49 @@ def suspending(desired: Desired, marks: Marks, now: float) -> Desired:
     return replace(desired, images=images)
 
 
+def undeclared(desired: Desired, images: Iterable[str], snapshots: Iterable[SnapshotRow], marks: Marks, now: float) -> Marks:
+    """The marks with one for each recorded image that is not declared, or has snapshots that are not.
+
+    The time counts anew once more of an image is undeclared than before.
+    """
+    declared = {(image.pool, name) for image in desired.images.values() for name in image.snapshots}
+    rows = [row for row in snapshots if (row.pool, row.name) not in declared]
+    gone: dict[str, set[str]] = {name: set() for name in (*images, *(row.image for row in rows)) if name not in desired.images}
+    for row in rows:
+        if row.image in desired.images:
+            gone.setdefault(row.image, set()).add(f"{row.pool}/{row.name}")
+    found = {key: mark for key, mark in marks.items() if key[1] is not What.UNDECLARED}
+    for name, parts in gone.items():
+        before = marks.get((name, What.UNDECLARED))
+        since = before.since if before and _includes(before, parts) else now
+        found[name, What.UNDECLARED] = Mark(name, What.UNDECLARED, " ".join(sorted(parts)), since)
+    return found
+
+
+def _includes(mark: Mark, parts: AbstractSet[str]) -> bool:
+    """Whether all of this was undeclared when the mark was made; no parts, and no reason, is the whole image."""
+    return not mark.reason or (bool(parts) and parts <= set(mark.reason.split()))
+
+
+def grace_ends(marks: Marks, now: float, grace: float) -> dict[str, float]:
+    """When the grace period of each image ends that has one, in seconds since the epoch."""
+    ends = {image: mark.since + grace for (image, what), mark in marks.items() if what is What.UNDECLARED}
+    return {image: end for image, end in ends.items() if now < end}
+
+
+def utc(seconds: float) -> str:
+    """A time, for people."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
 def spared(marks: Marks, now: float, grace: float) -> dict[str, tuple[str, str]]:
     """Images that are not pruned now, with the reason and the message."""
     found: dict[str, tuple[str, str]] = {}
+    for image, end in grace_ends(marks, now, grace).items():
+        when = f"pruned in {end - now:.0f} s, at {utc(end)}"
+        found[image] = "GracePeriod", f"undeclared; {when} (grace period; --prune-grace 0s ends it)"
     for (image, what), mark in marks.items():
-        if what is What.UNDECLARED and now < mark.since + grace:
-            left = mark.since + grace - now
-            found[image] = "GracePeriod", f"undeclared; pruned in {left:.0f} s (grace period)"
-        elif what is What.SUSPENDED and mark.holds(now):
+        if what is What.SUSPENDED and mark.holds(now):
             found[image] = "Suspended", f"undeclared; not pruned while it is suspended{because(mark)}"
     for (image, what), mark in marks.items():
         if what is What.PROTECTED and mark.holds(now):

@@ -56,7 +56,8 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"RECONCILER_STATE": f"{HOST}/state", "RECONCILER_MANIFESTS": f"{HOST}/manifests"}
+        own = {"RECONCILER_STATE": f"{HOST}/state", "RECONCILER_MANIFESTS": f"{HOST}/manifests"}
+        return own | {"RECONCILER_PRUNE_GRACE": "0s"}
 
     def reconcile(self, *words: str, code: int = 0) -> str:
         done = self.guest.run([RECONCILE, *words], 120, env=self.environment)

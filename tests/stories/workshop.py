@@ -300,6 +300,7 @@ class Workshop:
             "HOME": str(self.root),
             "RECONCILER_MANIFESTS": str(self.manifests),
             "RECONCILER_STATE": str(self.state),
+            "RECONCILER_PRUNE_GRACE": "0s",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         return kept | own | self.env

@@ -245,7 +245,7 @@ def test_an_undeclared_image_is_pruned(serving: Machine) -> None:
     serving.run("systemctl stop reconcile.service")
     assert "late-a" in active(serving), "nothing is removed without --prune"
 
-    pruned = serving.reconcile("--once", "--prune")
+    pruned = serving.reconcile("--once", "--prune", "--prune-grace", "0s")
 
     assert pruned["failed"] == 0
     assert "late-a" not in active(serving)
@@ -272,7 +272,7 @@ def test_a_full_pool_is_reported_harms_no_other_snapshot_and_is_repaired_by_prun
 
     serving.push("Not so greedy", "git rm -q greedy.yaml")
     serving.eventually(lambda: serving.ssh("test -e /srv/manifests/greedy.yaml").returncode == 1, "the commit arrived")
-    serving.reconcile("--once", "--prune")
+    serving.reconcile("--once", "--prune", "--prune-grace", "0s")
     assert converged(serving)
     assert active(serving) >= SNAPSHOTS
 
