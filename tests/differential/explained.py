@@ -22,6 +22,7 @@ TIMES = "tarfile takes the access and change times of a GNU header for a prefix"
 SLASH = "tarfile and Go make a file of an old directory, a file whose name ends in a slash"
 BACKSLASH = "bsdtar takes a leading backslash away"
 SHORT = "GNU tar ends a sparse file where its map ends"
+COPIED_LINK = "tarfile makes a symlink of its own of a hard link to a symlink that leads nowhere"
 OVER_FILE = "tarfile keeps a file where a directory of the same name follows"
 THROUGH_LINKS = (
     "tarfile writes a second file of a name into the inode of the first, with all its hard links, through a symlink, "
@@ -37,6 +38,7 @@ def explanation(archive: bytes, reader: str, line: str) -> str:
     members = list(_reader(archive))
     names = Counter(tuple(components(member.name)) for member in members)
     linked = {tuple(components(name)) for one in members if one.type == HARDLINK for name in (one.name, one.linkname)}
+    links = linked & {tuple(components(one.name)) for one in members if one.type == stat.S_IFLNK}
     linked |= {tuple(components(one.name)) for one in members if one.type in OPENED}
     headers = list(_headers(archive))
     reasons = {
@@ -45,6 +47,7 @@ def explanation(archive: bytes, reader: str, line: str) -> str:
         SLASH: reader in ("tar", "Go") and _old_directories(members, headers),
         BACKSLASH: reader == "bsdtar" and any(name and name[0].startswith(b"\\") for name in names),
         SHORT: reader == "GNU tar" and any(map(_is_short, members)),
+        COPIED_LINK: reader == "tar" and "links is ()" in line and bool(links),
         OVER_FILE: reader == "tar"
         and any(one.type == stat.S_IFDIR and names[tuple(components(one.name))] > 1 for one in members),
         THROUGH_LINKS: reader == "tar" and any(names[name] > 1 for name in linked),

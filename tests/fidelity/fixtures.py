@@ -176,6 +176,11 @@ HARDLINKS = [
     ),
     Fixture("a hard link to a directory", tar(directory(b"d"), hardlink(b"h", b"d")), "No file system has them."),
     Fixture("a hard link to itself", tar(file(b"a"), hardlink(b"a", b"a")), "It says nothing new."),
+    Fixture(
+        "a hard link to a symlink that leads nowhere",
+        tar(symlink(b"a", b"nowhere"), hardlink(b"b", b"a")),
+        "Linux has hard links to symlinks.",
+    ),
     Fixture("a hard link to a target that climbs", tar(file(b"a"), directory(b"d"), hardlink(b"d/b", b"d/../a")), CLIMBS),
     Fixture(
         "a hard link to a link",
