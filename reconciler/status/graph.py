@@ -26,7 +26,10 @@ BAD = "#f7d4d4"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """``below`` is the key of the node that it depends on; ``good`` whether nothing is wrong with it."""
+    """``below`` is the key of the node that it depends on; ``good`` whether nothing is wrong with it.
+
+    ``pool`` is that of a volume or snapshot.
+    """
 
     key: str
     kind: str
@@ -34,6 +37,7 @@ class Node:
     note: str
     below: str
     good: bool = True
+    pool: str | None = None
 
 
 def nodes(images: Images) -> tuple[Node, ...]:
@@ -47,7 +51,8 @@ def nodes(images: Images) -> tuple[Node, ...]:
     for (pool_name, chain), row in sorted(observed.volumes.items(), key=lambda item: (len(item[1].digests), item[0])):
         below = f"volume/{pool_name}/{row.parent}" if row.parent else f"pool/{pool_name}"
         layers = "one layer more" if row.parent else f"{len(row.digests)} layer{'s' if len(row.digests) > 1 else ''}"
-        found[f"volume/{pool_name}/{chain}"] = Node(f"volume/{pool_name}/{chain}", "volume", volume_name(chain), layers, below)
+        key = f"volume/{pool_name}/{chain}"
+        found[key] = Node(key, "volume", volume_name(chain), layers, below, pool=pool_name)
     for name, image in images.statuses.items():
         pool_name = image.row.pool if image.row else image.pool or ""
         below = f"volume/{pool_name}/{image.chain}" if image.chain else f"pool/{pool_name}"
@@ -61,7 +66,7 @@ def nodes(images: Images) -> tuple[Node, ...]:
     for one, made in keys.items():
         key, drifted, snapshot = names[one], one in acted, one.name
         note = "to be repaired" if drifted else ""
-        found[key] = Node(key, "snapshot", snapshot, note, f"image/{made.image}", not drifted)
+        found[key] = Node(key, "snapshot", snapshot, note, f"image/{made.image}", not drifted, one.pool)
     return tuple(found.values())
 
 

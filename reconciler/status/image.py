@@ -7,14 +7,14 @@ present what it returns as JSON values. Called by ``status`` and ``cli`` with a 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 from reconciler.controller import assess
-from reconciler.engine.definitions import Status
+from reconciler.engine.definitions import Run, Status
 from reconciler.host.context import Host
 from reconciler.model import ImageRow, Key, Kind, Observed, Plan
 from reconciler.planner.goals import volume_name
@@ -58,12 +58,17 @@ def read(host: Host) -> Images:
     now, marks = assess.assess_offline(host), host.records.marks()
     busy = holder(host.settings.lock)  # without a process that executes it, a run is not under way
     recorded = Recorded(
-        runs={run.subject: run.state for run in host.records.open_runs() if run.status is Status.ACTIVE} if busy else {},
+        runs=under_way(host.records.open_runs(), time.time()) if busy else {},
         suspended=suspensions(marks),
         generations=host.records.generations(),
     )
     found = statuses(host.desired, now.observed, now.plan, recorded)
     return Images(host, now.observed, now.plan, found, marks)
+
+
+def under_way(runs: Iterable[Run], now: float) -> dict[Key, str]:
+    """The states of the runs that the process which holds the lock executes: not of those that wait for their next attempt."""
+    return {run.subject: run.state for run in runs if run.status is Status.ACTIVE and not run.waits(now)}
 
 
 def suspensions(marks: Marks) -> dict[str, str]:

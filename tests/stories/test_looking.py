@@ -152,6 +152,7 @@ def test_graph_draws_what_stands_on_what(host: Workshop) -> None:
     picture = ElementTree.fromstring(host.run("graph", "--svg").expect(0).stdout)
 
     snapshots = [node for node in nodes.values() if node["kind"] == "snapshot"]
+    assert {node["pool"] for node in nodes.values() if node["kind"] in ("snapshot", "volume")} == {"default"}
     assert snapshots
     for node in snapshots:
         image = nodes[node["below"]]
