@@ -146,6 +146,12 @@ class NameTaken(Terminal):
     reason = "NameTaken"
 
 
+class SnapshotUnrecognised(Terminal):
+    """The file or device that has a snapshot's name is not the one that was created: only the operator decides about it."""
+
+    reason = "SnapshotUnrecognised"
+
+
 class ImageTooSmall(Terminal):
     reason = "ImageTooSmall"
 

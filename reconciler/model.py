@@ -263,6 +263,9 @@ class Observed:
     holders: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Who holds a snapshot, by (pool, name); asked only of those that are to be replaced (``planner.replacing``)."""
 
+    asides: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """What `retry --recreate` sets aside, by (pool, name) of the snapshot whose name it has: its identity then."""
+
     def volume_state(self, pool: str, chain: str) -> VolumeState | None:
         state = self.pools[pool].state if pool in self.pools else None
         return state.volumes.get(chain) if state else None
@@ -312,7 +315,7 @@ class Action:
     images: tuple[str, ...] = ()
     """The images that want it; one that fails makes these fail."""
     identity: str = ""
-    """ACTIVATE and REPLACE: the registry's identity of the existing snapshot."""
+    """ACTIVATE and REPLACE: the registry's identity of the existing snapshot. CREATE and REPAIR: of what is set aside before."""
 
     @property
     def key(self) -> Key:

@@ -14,6 +14,7 @@ from reconciler.cli.complete import image_names
 from reconciler.cli.options import TEXT, options, shared
 from reconciler.errors import Exit, Guarded, UsageError
 from reconciler.model import Key, Kind
+from reconciler.pool.driver import Condition
 from reconciler.registry.marks import Mark, What, duration
 
 if TYPE_CHECKING:
@@ -111,18 +112,58 @@ def unprotect(context: click.Context, /, object_: str, **_: Any) -> int:
 
 @click.command(short_help="Retry the failed actions of an image now.")
 @shared
-@image
+@click.argument("object_", metavar="image/NAME", type=TEXT, shell_complete=image_names)
+@click.option("--recreate", is_flag=True, help="Of snapshot/NAME: set aside what has its name, and create it again.")
 @click.pass_context
-def retry(context: click.Context, /, object_: str, **_: Any) -> int:
-    """Retry the failed actions of an image now instead of waiting for the back-off."""
+def retry(context: click.Context, /, object_: str, recreate: bool, **_: Any) -> int:
+    """Retry the failed actions of an image now instead of waiting for the back-off.
+
+    `--recreate snapshot/NAME` sets aside a file or device that is not recognised as the snapshot (SnapshotUnrecognised).
+    """
     from reconciler.cli import session
     from reconciler.host import context as host
 
+    if recreate:
+        return _recreate(context, object_)
     name = session.parse_image(object_)
     with host.reading(options(context).settings, lenient=True) as ours:
         if _is_suspended(ours, name):
             raise Guarded(f"image/{name} is suspended; it has no actions to retry", hint=f"reconcile resume image/{name}")
     return mark(context, object_, What.RETRY)
+
+
+def _recreate(context: click.Context, word: str) -> int:
+    from reconciler.cli import session
+    from reconciler.host import context as host
+    from reconciler.output import console
+
+    found, settings = session.parse_object(word), options(context).settings
+    if found.kind is not Kind.SNAPSHOT:
+        raise UsageError(f"{word!r} is not a snapshot", hint="write snapshot/NAME")
+    with host.reading(settings, lenient=True) as ours:
+        session.require(ours, Kind.SNAPSHOT, found.name)
+        image, key = _place(ours, found)
+        row = ours.records.snapshots().get((key.pool, key.name))
+        state = ours.drivers[key.pool].observe({}, {key.name: row.identity if row else ""}, whole=False).snapshots[key.name]
+    if state.condition not in (Condition.REPLACED, Condition.DAMAGED):
+        raise Guarded(f"snapshot/{key.name} is {state.condition}: there is nothing to set aside", hint="reconcile --once")
+    with host.noting(settings) as registry:
+        registry.request_aside(key.pool, key.name, state.identity)
+        registry.mark(Mark(image, What.RETRY, since=time.time()))
+        registry.event(key, "RecreateRequested", f"{state.path} is set aside")
+    console.note(f"snapshot/{key.name} will be created again; what has its name is set aside")
+    return Exit.OK
+
+
+def _place(ours: Host, asked: Key) -> tuple[str, Key]:
+    """The image of a snapshot, and the snapshot's key with its pool. Raises UsageError where several pools have the name."""
+    images = {(one.pool, name): one.name for one in ours.desired.images.values() for name in one.snapshots}
+    images = {place: row.image for place, row in ours.records.snapshots().items()} | images
+    found = [(pool, image) for (pool, name), image in images.items() if name == asked.name and asked.pool in ("", pool)]
+    if len(found) != 1:
+        pools = " and ".join(sorted(pool for pool, _ in found)) or "no pool"
+        raise UsageError(f"snapshot/{asked.name} is in {pools}", hint="write snapshot/POOL/NAME")
+    return found[0][1], Key(Kind.SNAPSHOT, found[0][0], asked.name)
 
 
 def _is_suspended(ours: Host, name: str) -> bool:

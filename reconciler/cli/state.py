@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -67,19 +67,25 @@ def rm(context: click.Context, /, object_: str, **_: Any) -> int:
 
 @click.command("import")
 @shared
-@click.argument("object_", metavar="snapshot/NAME", type=TEXT, shell_complete=snapshot_names)
+@click.argument("objects", metavar="snapshot/NAME...", type=TEXT, nargs=-1, required=True, shell_complete=snapshot_names)
 @click.option("--image", type=TEXT, required=True, shell_complete=plain_image_names, help="Image that declares it.")
+@click.option("--chain", type=TEXT, default="", help="Chain that it was made from, where its file system does not show it.")
 @click.pass_context
-def import_(context: click.Context, /, object_: str, image: str, **_: Any) -> int:
-    """Register an existing snapshot file of a file pool."""
+def import_(context: click.Context, /, objects: Sequence[str], image: str, chain: str, **_: Any) -> int:
+    """Register existing snapshot files of a file pool.
+
+    Also in place of those that the registry has: SnapshotUnrecognised.
+    """
     from reconciler.cli import session
     from reconciler.model import Kind
     from reconciler.registry import edits
 
-    found = session.parse_object(object_)
-    if found.kind is not Kind.SNAPSHOT:
-        raise UsageError(f"{object_!r} is not a snapshot", hint="write snapshot/NAME")
-    return change(context, lambda ours: edits.register_snapshot(ours, found.name, image.removeprefix("image/"), found.pool))
+    found = [session.parse_object(word) for word in objects]
+    for word, key in zip(objects, found, strict=True):
+        if key.kind is not Kind.SNAPSHOT:
+            raise UsageError(f"{word!r} is not a snapshot", hint="write snapshot/NAME")
+    named = image.removeprefix("image/")
+    return change(context, lambda ours: edits.register_snapshots(ours, found, named, chain))
 
 
 def change(context: click.Context, act: Callable[[Any], str], *, lenient: bool = False) -> int:

@@ -96,7 +96,8 @@ def assess_offline(host: Host) -> Assessment:
     """Observe and plan without asking any source: unpinned layers are taken to be what they were when last applied."""
     marks, now = host.records.marks(), host.threads.time()
     desired = suspending(host.desired, marks, now)
-    observed = replace(observe(desired, host.records, host.drivers, lambda sources: {}), spared=spared(marks, now, 0.0))
+    observed = observe(desired, host.records, host.drivers, lambda sources: {})
+    observed = replace(observed, spared=spared(marks, now, 0.0), asides=host.records.asides())
     images = {name: as_applied(image, observed) for name, image in desired.images.items()}
     desired = replace(desired, images=images)
     observed = replace(observed, holders=held(host.drivers, candidates(desired, observed)))
@@ -139,6 +140,7 @@ def assess(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Co
         observed,
         spared=spared(dated, now, wish.grace if wish.prune else 0.0),
         due={} if wish.prune else {image: utc(end) for image, end in grace_ends(dated, now, wish.grace).items()},
+        asides=host.records.asides(),
         holders=held(host.drivers, candidates(desired, observed, selection)),
     )
     change = None if wish.confirm_labels else pending_change(host, now, wish.grace)
@@ -189,7 +191,7 @@ def assess_images(host: Host, names: Collection[str], wish: Wish, *, patience: P
         calls=host.calls,
         patience=patience.pools,
     )
-    observed = replace(observed, holders=held(few.drivers, candidates(desired, observed, selection)))
+    observed = replace(observed, asides=few.records.asides(), holders=held(few.drivers, candidates(desired, observed, selection)))
     asked = retried(few.records.marks())
     return Assessment(observed, plan(desired, observed, selection=selection), desired, _pending(observed, began), asked)
 

@@ -29,6 +29,7 @@ from reconciler.manifests.loader import ManifestCache
 from reconciler.manifests.revision import revision
 from reconciler.model import Desired, HostFacts, PoolSpec
 from reconciler.pool.driver import Driver
+from reconciler.pool.file.intents import Intent
 from reconciler.pool.file.pool import FilePool
 from reconciler.pool.thin.assembly import Geometry
 from reconciler.pool.thin.backing import Backing
@@ -220,11 +221,26 @@ def mutable(drivers: Mapping[str, Driver]) -> dict[str, Driver]:
 
 def driver(host: Host, spec: PoolSpec) -> Driver:
     if spec.thin is None:
-        return FilePool(spec.name, host.settings.pool(spec.name), spec.reserve_data_percent)
+        intents = HostIntents(spec.name, host)
+        return FilePool(spec.name, host.settings.pool(spec.name), spec.reserve_data_percent, intents)
     data, metadata = (Backing(one.device, one.file, one.size) for one in (spec.thin.data, spec.thin.metadata))
     geometry = Geometry(data, metadata, spec.thin.block_size, spec.reserve_data_percent)
     journal = HostJournal(spec.name, host)
     return ThinPool(spec.name, geometry, journal, spec.reserve_data_percent, spec.reserve_metadata_percent)
+
+
+@dataclass(frozen=True)
+class HostIntents:
+    """A file pool's part of the registry (``pool.file.intents``)."""
+
+    name: str
+    host: Host
+
+    def read(self) -> Mapping[str, Intent]:
+        return self.host.records.intents(self.name)
+
+    def write(self, put: Mapping[str, Intent], drop: Collection[str] = ()) -> None:
+        self.host.registry.write_intents(self.name, put, drop)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from reconciler.engine.definitions import Context, Machine, Outcome, Run, Step
-from reconciler.errors import NeedsOperator
+from reconciler.errors import NeedsOperator, ReconcilerError
 from reconciler.host.pipelines import Hands, Pipelines, VolumePlan, layer_input, layer_of
 from reconciler.image import e2fsck
 from reconciler.image.builder.parent import Milestone
@@ -46,7 +46,8 @@ def run_input(action: Action) -> tuple[str, dict[str, Any]]:
     if action.verb is Verb.REMOVE:
         return "removal", common | {"kind": action.kind.value, "name": action.name}
     if action.kind is Kind.SNAPSHOT:
-        return "snapshot", common | {"name": action.name, "image": action.image}
+        aside = {"aside": action.identity} if action.identity else {}
+        return "snapshot", common | {"name": action.name, "image": action.image} | aside
     layers = [layer_input(layer) for layer in action.layers]
     return "volume", common | {
         "parent": action.parent,
@@ -131,9 +132,20 @@ def snapshot(hands: Hands) -> Machine:
 
     def make(context: Context) -> Outcome:
         wish = context.run.input
-        return made(wish, hands.driver(wish["pool"]).create_snapshot(wish["name"], wish["chain"], context.check))
+        driver = hands.driver(wish["pool"])
+        if "aside" in wish:
+            driver.set_aside(wish["name"], wish["aside"])
+        return made(wish, driver.create_snapshot(wish["name"], wish["chain"], context.check))
+
+    def one_of(context: Context) -> Outcome | Exception:
+        try:
+            return make(context)
+        except ReconcilerError as error:
+            return error
 
     def make_many(contexts: Sequence[Context]) -> list[Outcome | Exception]:
+        if any("aside" in context.run.input for context in contexts):
+            return [one_of(context) for context in contexts]
         wishes = [context.run.input for context in contexts]
         requests = [SnapshotRequest(wish["name"], wish["chain"]) for wish in wishes]
         found = hands.driver(wishes[0]["pool"]).create_snapshots(requests, contexts[0].check)
@@ -172,9 +184,9 @@ def activation(hands: Hands) -> Machine:
 
 
 def replacement(hands: Hands) -> Machine:
-    """The new snapshot has the name before the registry knows it, and the old one goes after that.
+    """The new snapshot has the name before the registry records it, and the old one goes after that.
 
-    Cut off in between, what has the name is the new one: the next run finds it there, and writes it down.
+    The driver's intents in the registry prove which of both has the name after an interruption.
     """
 
     def admit(context: Context) -> Outcome:

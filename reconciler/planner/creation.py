@@ -131,7 +131,8 @@ def _difference(image: ImageSpec, name: str, inputs: Inputs) -> Difference | Non
     """How a snapshot differs. Last check: its row names another image, whose removal would remove the snapshot."""
     key = image.pool, name
     row, difference = inputs.observed.snapshots.get(key), inputs.snapshot(key)
-    if difference or row is None or row.image == image.name or not inputs.snapshot_state(key).active:
+    found = inputs.snapshot_state(key)
+    if difference or row is None or row.image == image.name or not found.active or inputs.unrecognised(key):
         return difference
     return Difference(Verb.RECORD, f"moved from image {row.image}")
 
@@ -141,7 +142,8 @@ def _snapshots(goal: Goal, inputs: Inputs, before: Sequence[Action]) -> Iterator
     image = goal.image
     for name in dict.fromkeys(image.snapshots):
         difference = _difference(image, name, inputs)
-        if difference and inputs.owners[image.pool, name] == image.name:
+        place = image.pool, name
+        if difference and inputs.owners[place] == image.name:
             yield Action(
                 difference.verb,
                 Kind.SNAPSHOT,
@@ -149,8 +151,9 @@ def _snapshots(goal: Goal, inputs: Inputs, before: Sequence[Action]) -> Iterator
                 difference.because,
                 pool=image.pool,
                 image=image.name,
-                chain=goal.chain,
+                chain=inputs.snapshot_state(place).made or goal.chain,
                 size=image.size,
                 after=_keys(*before),
                 images=(image.name,),
+                identity=inputs.observed.asides.get(place, "") if inputs.unrecognised(place) else "",
             )

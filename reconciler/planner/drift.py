@@ -15,7 +15,7 @@ REPAIRS = (Verb.ASSEMBLE, Verb.REBUILD, Verb.REPAIR, Verb.ACTIVATE)
 FINDINGS = frozenset(
     (
         *("PoolUnavailable", "PoolLost", "PoolSwapped", "PoolOutdated", "PoolForeign", "RegistryOutdated", "NameTaken"),
-        *("PoolReadOnly", "PoolCheckRequired", "PoolFailed", "Orphan", "Unregistered"),
+        *("PoolReadOnly", "PoolCheckRequired", "PoolFailed", "Orphan", "Unregistered", "SnapshotUnrecognised"),
     )
 )
 """Reasons of findings that have causes outside of reconcile and that you have to repair."""

@@ -4,7 +4,7 @@
     PoolLost  PoolSwapped  PoolOutdated  PoolForeign  RegistryOutdated  NameTaken    of thin pools that contradict the registry
     PoolFull  PoolReadOnly  PoolCheckRequired  PoolFailed  BlockSizeFixed  ShrinkUnsupported
     Suspended  LastKnownChain  DeclaredTwice  Unpinned  LayoutOutdated               of what is declared
-    SnapshotOutdated  SnapshotInUse  PossibleRename                                  of what has changed
+    SnapshotOutdated  SnapshotInUse  PossibleRename  SnapshotUnrecognised            of what has changed
     Retained  Protected  GracePeriod  Replaced  PoolUnknown                          of what is no longer declared
     LabelsChanged                                                                    of the host (controller.host_labels)
 

@@ -118,16 +118,22 @@ class Inputs:
         return Difference(Verb.REBUILD, "a volume that is not in the registry exists under its name; its content is unproven")
 
     def snapshot(self, key: Place) -> Difference | None:
-        """Of a snapshot that is wanted. Where one is made, its driver sets aside what stands in its place."""
-        found = self.snapshot_state(key)
-        if key in self.observed.snapshots:
-            return None if found.condition in _UNTOUCHED else Difference(Verb.REPAIR, _broken("snapshot", found))
-        if found.condition is Condition.UNKNOWN:
-            return None
+        """Of a snapshot that is wanted. What has its name and is not recognised is left alone, unless it is to be set aside."""
+        found, recorded = self.snapshot_state(key), key in self.observed.snapshots
+        verb = Verb.REPAIR if recorded else Verb.CREATE
+        if self.unrecognised(key):
+            asked = key in self.observed.asides
+            return Difference(verb, "what has its name is set aside, as `retry --recreate` asks") if asked else None
         if found.condition is Condition.MISSING:
-            return Difference(Verb.CREATE, "declared for the first time")
-        unknown = "an existing snapshot of this chain is registered, anything else under its name is set aside"
-        return Difference(Verb.CREATE, f"declared, and not in the registry: {unknown}")
+            return Difference(verb, _broken("snapshot", found) if recorded else "declared for the first time")
+        if found.made:
+            return Difference(verb, "an interrupted run has created it; it is registered")
+        return None if recorded or found.condition in _UNTOUCHED else Difference(verb, "not in the registry")
+
+    def unrecognised(self, key: Place) -> SnapshotState | None:
+        """What has a snapshot's name and is not the snapshot that was created; None where nothing has it, or where it is."""
+        found = self.snapshot_state(key)
+        return found if found.condition in (Condition.REPLACED, Condition.DAMAGED) else None
 
 
 def _owners(desired: Desired) -> dict[Place, str]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from reconciler.model import Action, Desired, Failure, Key, Kind, Observed, Plan, Verb
-from reconciler.planner import findings, pools
+from reconciler.planner import findings, pools, unrecognised
 from reconciler.planner.creation import creations
 from reconciler.planner.goals import goal_or_blocked, volume_name
 from reconciler.planner.inputs import Goal, Inputs
@@ -47,11 +47,12 @@ def plan(desired: Desired, observed: Observed, *, prune: bool = False, selection
     return Plan(
         actions=made + going if prune else made,
         held=() if prune else going,
-        blocked=(*(one for one in found if isinstance(one, Failure)), *stopped),
+        blocked=(*(one for one in found if isinstance(one, Failure)), *stopped, *unrecognised.blocked(goals, inputs)),
         findings=(
             *findings.of_pools(inputs),
             *(finding for image in chosen for finding in findings.of_image(image, inputs)),
             *(finding for goal in goals for finding in findings.of_goal(goal, inputs)),
+            *unrecognised.findings(goals, inputs),
             *findings.of_renames(goals, inputs),
             *kept,
         ),
@@ -64,9 +65,10 @@ def _unchanged(goals: Sequence[Goal], inputs: Inputs, made: Sequence[Action]) ->
     acted = {action.key for action in made}
     volumes = [key for key in {wanted.key for goal in goals for wanted in goal.volumes()} if not inputs.volume(key)]
     snapshots = {(goal.image.pool, name) for goal in goals for name in goal.image.snapshots}
+    touched |= {failure.name for failure in unrecognised.blocked(goals, inputs)}
     yield from (Key(Kind.IMAGE, "", goal.image.name) for goal in goals if goal.image.name not in touched)
     yield from (Key(Kind.VOLUME, pool, volume_name(chain)) for pool, chain in volumes)
-    done = (Key(Kind.SNAPSHOT, *place) for place in snapshots if not inputs.snapshot(place))
+    done = (Key(Kind.SNAPSHOT, *place) for place in snapshots if not inputs.snapshot(place) and not inputs.unrecognised(place))
     yield from (one for one in done if one not in acted)
     for name in {goal.image.pool for goal in goals}:
         state = inputs.state(name)

@@ -88,7 +88,7 @@ def _declared(desired: Desired) -> Iterator[str]:
 
 def _rows(observed: Observed, recorded: Iterable[str]) -> Iterator[str]:
     rows: Mapping[Any, Any]
-    for rows in (observed.images, observed.volumes, observed.snapshots, observed.failures):
+    for rows in (observed.images, observed.volumes, observed.snapshots, observed.failures, observed.asides):
         yield from (f"{key} {row}" for key, row in sorted(rows.items()))
     yield from recorded
 

@@ -40,7 +40,9 @@ def outdated(goal: Goal, inputs: Inputs) -> Iterator[SnapshotRow]:
     for name in dict.fromkeys(image.snapshots):
         key = image.pool, name
         row = inputs.observed.snapshots.get(key)
-        if row and row.chain != goal.chain and inputs.owners[key] == image.name and not inputs.snapshot(key):
+        if row is None or row.chain == goal.chain or inputs.owners[key] != image.name:
+            continue
+        if not inputs.snapshot(key) and not inputs.unrecognised(key):
             yield row
 
 

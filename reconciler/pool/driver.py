@@ -64,6 +64,10 @@ class SnapshotState:
     size: int = 0
     used: int = 0
     detail: str = ""
+    identity: str = ""
+    """Of what has the name now; empty where nothing has it."""
+    made: str = ""
+    """The chain of which an interrupted run has made it, where the registry does not have that yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +211,9 @@ class Driver(Protocol):
     def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat) -> str:
         """Create and activate a writable copy of a sealed volume. Return its identity.
 
-        An unrecorded snapshot of the same chain under the name is registered, not created again. Anything else there is set
-        aside, never overwritten. Raises NoSpace, NameTaken, Busy, PoolUnusable, and Retryable without the volume.
+        A snapshot that an interrupted run has created is used, not created again: intents that the driver keeps in the registry
+        prove which one it is. Anything else that has the name stays. Raises NoSpace, NameTaken, SnapshotUnrecognised, Busy,
+        PoolUnusable, and Retryable without the volume.
         """
         ...
 
@@ -242,7 +247,15 @@ class Driver(Protocol):
         """Create a writable copy of ``chain`` and give it the name of the snapshot that is recorded with ``identity``.
 
         The name always leads to the complete old or the complete new snapshot. A copy that an interrupted run has already
-        switched to is used. Returns the new identity. Raises Busy if the old snapshot is held: it then stays as it is.
+        switched to is used. Returns the new identity. Raises Busy if the old snapshot is held: it then stays as it is, and
+        SnapshotUnrecognised where the name leads to neither.
+        """
+        ...
+
+    def set_aside(self, name: str, identity: str) -> None:
+        """Take the name from what has it, which is kept for the operator; absent is success.
+
+        ``identity`` is that of ``SnapshotState``. Raises SnapshotUnrecognised for something else, Busy.
         """
         ...
 

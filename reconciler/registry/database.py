@@ -77,7 +77,19 @@ TRIGGERS = (
        BEGIN SELECT RAISE(ABORT, 'events are append-only'); END""",
 )
 
+# An identity had the UUID of the file's file system: bytes that guests write. What is left of it is the inode.
+_IDENTITIES = tuple(
+    f"""UPDATE {table} SET identity =
+            substr(identity, 1, instr(identity, ' uuid=')) || substr(identity, instr(identity, ' size=') + 1)
+        WHERE instr(identity, ' uuid=') > 0 AND instr(identity, ' size=') > instr(identity, ' uuid=')"""  # noqa: S608
+    for table in ("volume", "snapshot")
+)
+
 _POOLS_AND_REASONS = (
+    """CREATE TABLE intent (
+        pool TEXT NOT NULL, name TEXT NOT NULL, what TEXT NOT NULL, chain TEXT NOT NULL, identity TEXT NOT NULL,
+        PRIMARY KEY (pool, name, what), CHECK (what IN ('publish', 'set-aside'))) STRICT""",
+    *_IDENTITIES,
     "ALTER TABLE event ADD COLUMN pool TEXT DEFAULT '' NOT NULL",
     "DROP TRIGGER event_unchanged",
     *reasons.RENAMING,

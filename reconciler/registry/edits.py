@@ -5,15 +5,15 @@ Called by ``cli``; edits need the writer's lock. Pools and devices are not touch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from reconciler.errors import Guarded, UsageError
 from reconciler.image.spec import LAYOUT, OLDER_LAYOUTS, chain_ids, filesystem_uuid
 from reconciler.model import Desired, ImageRow, Key, Kind, SnapshotMade, SnapshotRow
-from reconciler.pool.driver import Driver
-from reconciler.pool.file.identity import examine, filesystem
+from reconciler.pool.driver import Condition, Driver
+from reconciler.pool.file.identity import Identity, examine, filesystem, judge_snapshot
 from reconciler.pool.file.pool import FilePool
 from reconciler.pool.thin.journal import identified
 from reconciler.registry.reader import Records
@@ -92,10 +92,16 @@ def forget(host: Context, name: str) -> str:
     return message
 
 
-def register_snapshot(host: Context, name: str, image: str, pool: str = "") -> str:
+def register_snapshots(host: Context, keys: Sequence[Key], image: str, chain: str = "") -> str:
+    """Register them one by one; return what was registered. Raises UsageError, Guarded at the first that can't be."""
+    return "\n".join(register_snapshot(host, key.name, image, key.pool, chain) for key in keys)
+
+
+def register_snapshot(host: Context, name: str, image: str, pool: str = "", chain: str = "") -> str:
     """Register an existing snapshot file of the image's pool; return what was registered. Raises UsageError, Guarded.
 
-    The UUID of its file system follows from its chain, and identifies it. Thin pools have ``adopt`` for this.
+    The operator vouches for the file. Its chain is that of the registry's row, else ``chain``, else the one that the UUID of its
+    file system belongs to. Thin pools have ``adopt`` for this.
     """
     spec = host.desired.images.get(image)
     if spec is None or name not in spec.snapshots:
@@ -105,30 +111,43 @@ def register_snapshot(host: Context, name: str, image: str, pool: str = "") -> s
     driver = host.drivers[spec.pool]
     if not isinstance(driver, FilePool):
         raise UsageError(f"pool {spec.pool} is a thin pool", hint=f"register its devices with: reconcile adopt {spec.pool}")
-    if (spec.pool, name) in host.records.snapshots():
-        raise Guarded(f"snapshot {name!r} of pool {spec.pool} is in the registry already")
-    row = SnapshotRow(spec.pool, name, image, *_proof(host, driver, name))
+    before = host.records.snapshots().get((spec.pool, name))
+    found = _whole(driver, name, before)
+    made = before.chain if before else _chain_of(host, driver, name, chain)
+    row = SnapshotRow(spec.pool, name, image, made, str(found))
     host.registry.apply([SnapshotMade(row)])
     message = f"snapshot {name} is registered; it was made from chain {row.chain[:12]}"
-    host.registry.event(Key(Kind.SNAPSHOT, spec.pool, name), "Imported", message)
+    host.registry.event(row.key, "Imported", message)
     return message
 
 
-def _proof(host: Context, driver: FilePool, name: str) -> tuple[str, str]:
-    """Chain and identity of a whole snapshot. Raises UsageError where there is none, Guarded without proof."""
+def _whole(driver: FilePool, name: str, before: SnapshotRow | None) -> Identity:
+    """The identity of a file that has a snapshot's name and is not registered. Raises UsageError, Guarded."""
     path = driver.snapshot_path(name)
     found = examine(path)
     if found is None:
         raise UsageError(f"there is no {path}")
-    chain = chains(host).get(found.identity.uuid or "") if found.regular else None
-    if chain is None:
-        what = f"its file system's UUID is {found.identity.uuid}" if found.identity.uuid else "there is no ext4 file system in it"
-        hint = "a run sets the file aside and creates the snapshot again; keep a copy if you need its contents"
+    if before and judge_snapshot(before.identity, found)[0] is Condition.INTACT:
+        raise Guarded(f"snapshot {name!r} of pool {driver.name} is in the registry already")
+    if not found.regular:
+        raise Guarded(f"{path} is not a regular file", hint=f"reconcile retry --recreate snapshot/{driver.name}/{name}")
+    was = Identity.parse(before.identity) if before else None
+    least = max(filesystem(path)[0] or 0, was.size if was else 0)
+    if found.identity.size < least:
+        raise Guarded(f"{path} is not whole: {found.identity.size} bytes of a file system of {least}", hint="copy it again")
+    return found.identity
+
+
+def _chain_of(host: Context, driver: FilePool, name: str, given: str) -> str:
+    """The chain of a snapshot file. Raises Guarded where it is of none that is declared or recorded."""
+    path, known = driver.snapshot_path(name), chains(host)
+    uuid = filesystem(path)[1]
+    chain = next((one for one in known.values() if given and one.startswith(given)), None) or known.get(uuid or "")
+    if chain is None or (given and not chain.startswith(given)):
+        what = f"its file system's UUID is {uuid}" if uuid else "there is no ext4 file system in it"
+        hint = f"name its chain with --chain, or `reconcile retry --recreate snapshot/{driver.name}/{name}` sets the file aside"
         raise Guarded(f"{path} is of no chain that is declared or recorded here: {what}", hint=hint)
-    size = filesystem(path)[0] or 0
-    if found.identity.size < size:
-        raise Guarded(f"{path} is not whole: {found.identity.size} bytes of a file system of {size}", hint="copy it again")
-    return chain, str(found.identity)
+    return chain
 
 
 def chains(host: Context) -> dict[str, str]:

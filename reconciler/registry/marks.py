@@ -31,6 +31,15 @@ class What(StrEnum):
     """Its failed actions are retried without waiting for the back-off."""
 
 
+class IntentKind(StrEnum):
+    """What is about to happen to the file or device that has a snapshot's name."""
+
+    PUBLISH = "publish"
+    """A new one, which is complete, gets the name."""
+    SET_ASIDE = "set-aside"
+    """It loses the name: `retry --recreate` was given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Times are seconds since the epoch; ``until`` 0 means for ever."""

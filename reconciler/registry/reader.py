@@ -19,9 +19,10 @@ from typing import Any, Self
 from reconciler.engine.definitions import Attempt, Event, Run, Status, Transition
 from reconciler.image.spec import Source
 from reconciler.model import Failure, ImageRow, Key, Kind, SnapshotRow, VolumeRow
+from reconciler.pool.file.intents import Intent
 from reconciler.pool.thin.journal import DeviceRow, PoolRow
 from reconciler.registry import database, rows
-from reconciler.registry.marks import Mark, What
+from reconciler.registry.marks import IntentKind, Mark, What
 
 OPEN = "status IN ('active', 'needs-operator')"
 _FAILED = """
@@ -118,6 +119,16 @@ class Records:
         query = f"SELECT * FROM snapshot WHERE :given IS NULL OR image IN {_GIVEN} OR {named} ORDER BY pool, name"  # noqa: S608
         found = self._rows(query, {"given": _given(images), "names": _given(names)})
         return {(row["pool"], row["name"]): SnapshotRow(**row) for row in found}
+
+    def intents(self, pool: str) -> dict[str, Intent]:
+        """The files of a file pool that are about to get the name of a snapshot, by that name."""
+        found = self._rows("SELECT * FROM intent WHERE pool = ? AND what = ?", (pool, IntentKind.PUBLISH))
+        return {row["name"]: Intent(row["identity"], row["chain"]) for row in found}
+
+    def asides(self) -> dict[tuple[str, str], str]:
+        """What `retry --recreate` sets aside: its identity, by pool and name of the snapshot."""
+        found = self._rows("SELECT * FROM intent WHERE what = ?", (IntentKind.SET_ASIDE,))
+        return {(row["pool"], row["name"]): row["identity"] for row in found}
 
     def thin_pool(self, pool: str) -> PoolRow | None:
         """What a thin pool's driver remembers of its pool."""

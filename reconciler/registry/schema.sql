@@ -45,6 +45,16 @@ CREATE TABLE image (
   CHECK (retain IN (0, 1))
 ) STRICT;
 
+CREATE TABLE intent (
+  pool TEXT NOT NULL,
+  name TEXT NOT NULL,
+  what TEXT NOT NULL,
+  chain TEXT NOT NULL,
+  identity TEXT NOT NULL,
+  PRIMARY KEY (pool, name, what),
+  CHECK (what IN ('publish', 'set-aside'))
+) STRICT;
+
 CREATE TABLE manifest (
   path TEXT NOT NULL,
   text TEXT NOT NULL,

@@ -22,7 +22,7 @@ from reconciler.engine.definitions import Result, Status
 from reconciler.model import Kind
 from reconciler.pool.thin.journal import Role, State
 from reconciler.registry import database
-from reconciler.registry.marks import What
+from reconciler.registry.marks import IntentKind, What
 
 Key = Annotated[str, Field(sa_type=Text, primary_key=True)]
 Words = Annotated[str, Field(sa_type=Text)]
@@ -84,6 +84,20 @@ class SnapshotTable(Table, table=True):
     pool: Key
     name: Key
     image: Words
+    chain: Words
+    identity: Words
+
+
+class IntentTable(Table, table=True):
+    """Files of file pools that are about to get the name of a snapshot, and what `retry --recreate` sets aside.
+
+    A snapshot's row replaces its intents (``pool.file.intents``).
+    """
+
+    __table_args__ = (_one_of("what", IntentKind), STRICT)
+    pool: Key
+    name: Key
+    what: Key
     chain: Words
     identity: Words
 

@@ -27,16 +27,18 @@ from sqlmodel import col, select
 from reconciler.engine.definitions import Entry, Result, Run, Status
 from reconciler.engine.engine import Conflict
 from reconciler.model import Fact, ImageRow, Key, Kind
+from reconciler.pool.file.intents import Intent
 from reconciler.pool.thin.adoption import Adoption
 from reconciler.pool.thin.journal import DeviceRow, PoolRow
 from reconciler.registry import database, rows, thin_ids
-from reconciler.registry.marks import Mark, What
+from reconciler.registry.marks import IntentKind, Mark, What
 from reconciler.registry.reader import Records
 from reconciler.registry.tables import (
     DeviceTable,
     EventTable,
     GenerationTable,
     ImageTable,
+    IntentTable,
     ManifestTable,
     MarkTable,
     MetaTable,
@@ -151,6 +153,23 @@ class Registry(Records):
             self._raw.execute("DELETE FROM generation WHERE image = ?", (name,))
             self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", devices)
             self._log(db, Key(Kind.IMAGE, "", name), "Forgotten", message, "")
+
+    def write_intents(self, pool: str, put: Mapping[str, Intent], drop: Collection[str] = ()) -> None:
+        """Record which files are about to get these names; see ``pool.file.intents.Intents``."""
+        rows = [
+            {"pool": pool, "name": name, "what": IntentKind.PUBLISH.value, "chain": one.chain, "identity": one.identity}
+            for name, one in put.items()
+        ]
+        with self._writing():
+            self._raw.executemany(_PUT_INTENT, rows)
+            gone = [(pool, name, IntentKind.PUBLISH.value) for name in drop]
+            self._raw.executemany("DELETE FROM intent WHERE pool = ? AND name = ? AND what = ?", gone)
+
+    def request_aside(self, pool: str, name: str, identity: str) -> None:
+        """Let what has a snapshot's name now be set aside, so that the snapshot is created again."""
+        row = {"pool": pool, "name": name, "what": IntentKind.SET_ASIDE.value, "chain": "", "identity": identity}
+        with self._writing():
+            self._raw.execute(_PUT_INTENT, row)
 
     def apply(self, facts: Sequence[Fact]) -> None:
         """Record facts that no run brings, such as drift that was found; runs commit theirs with the transition."""
@@ -318,6 +337,7 @@ class Registry(Records):
 # ------------------------------------------------------------------------------- statements inside a transaction
 
 _PUT_DEVICE = put(DeviceTable)
+_PUT_INTENT = put(IntentTable)
 _PUT_MANIFEST = put(ManifestTable)
 _PUT_MARK = put(MarkTable)
 _PUT_META = put(MetaTable)
@@ -346,6 +366,8 @@ def _put(table: str, row: dict[str, Any]) -> Any:
 def _apply(db: Connection, facts: Sequence[Fact]) -> None:
     for table, row, present in map(rows.effect, facts):
         db.execute(_put(table, row) if present else sql.delete(Table.metadata.tables[table]).filter_by(**row))
+        if table == "snapshot":
+            db.exec_driver_sql("DELETE FROM intent WHERE pool = ? AND name = ?", (row["pool"], row["name"]))
 
 
 def _progress(db: Connection, run_id: str) -> int:

@@ -24,6 +24,7 @@ from reconciler.pool.driver import Condition, PoolState
 from reconciler.pool.file.pool import FilePool
 from reconciler.registry.writer import Registry
 from tests.support import planning
+from tests.support.intents import KeptIntents
 from tests.support.planning import chain_id
 
 
@@ -64,7 +65,7 @@ class BrokenPool(FilePool):
 
 def test_rows_are_joined_with_what_the_pool_holds(tmp_path: Path) -> None:
     """On a real registry and a real pool: a sound volume, a snapshot whose file is gone, a file that no row knows."""
-    pool = FilePool("default", tmp_path / "pool", 0)
+    pool = FilePool("default", tmp_path / "pool", 0, KeptIntents())
     digests = ("a" * 64,)
     chain = chain_ids(MIB, digests)[-1]
     with pool.create_volume(chain, MIB, None) as volume:
@@ -72,6 +73,7 @@ def test_rows_are_joined_with_what_the_pool_holds(tmp_path: Path) -> None:
     rows = [SnapshotRow("default", name, "go", chain, pool.create_snapshot(name, chain)) for name in ("one", "two")]
     pool.create_snapshot("stray", chain)
     pool.remove_snapshot("two")
+    pool.intents.write({}, ["one", "two", "stray"])  # their rows replace them; that of the stray one was lost
     with Registry.open(tmp_path / "registry.sqlite3") as registry:
         registry.record_image(ImageRow("go", "default", chain, MIB, False))
         registry.apply([VolumeSealed(sealed), *map(SnapshotMade, rows)])
@@ -93,7 +95,7 @@ def test_rows_are_joined_with_what_the_pool_holds(tmp_path: Path) -> None:
 
 def test_each_pool_is_asked_about_its_own_rows_only(tmp_path: Path) -> None:
     host = planning.observed({"registry": {"volumes": ["a", "b in other"], "snapshots": {"s": "go at b in other"}}})
-    drivers = {name: FilePool(name, tmp_path / name, 0) for name in ("default", "other")}
+    drivers = {name: FilePool(name, tmp_path / name, 0, KeptIntents()) for name in ("default", "other")}
 
     found = observe(planning.desired({}, drivers), Rows(host), drivers, Asked())
 
@@ -104,7 +106,10 @@ def test_each_pool_is_asked_about_its_own_rows_only(tmp_path: Path) -> None:
 
 
 def test_a_pool_that_cannot_be_read_has_a_problem_and_the_others_go_on(tmp_path: Path) -> None:
-    drivers = {"broken": BrokenPool("broken", tmp_path / "broken", 0), "default": FilePool("default", tmp_path / "default", 0)}
+    drivers = {
+        "broken": BrokenPool("broken", tmp_path / "broken", 0, KeptIntents()),
+        "default": FilePool("default", tmp_path / "default", 0, KeptIntents()),
+    }
 
     found = observe(planning.desired({}, ["broken", "default", "undriven"]), Rows(), drivers, Asked())
 
@@ -116,7 +121,8 @@ def test_a_pool_that_cannot_be_read_has_a_problem_and_the_others_go_on(tmp_path:
 
 
 def test_a_pool_that_only_the_registry_remembers_is_read_where_it_has_a_driver(tmp_path: Path) -> None:
-    found = observe(planning.desired({}, []), Rows(), {"old": FilePool("old", tmp_path / "old", 0)}, Asked())
+    old = {"old": FilePool("old", tmp_path / "old", 0, KeptIntents())}
+    found = observe(planning.desired({}, []), Rows(), old, Asked())
 
     assert found.pools["old"].state is not None
 

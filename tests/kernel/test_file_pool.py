@@ -16,6 +16,7 @@ from reconciler.pool.driver import Condition
 from reconciler.pool.file.pool import FilePool
 from tests.pool.contract import MIB, SIZE, A, B, build, made, requests
 from tests.pool.file.test_contract import FileBench
+from tests.support.intents import KeptIntents
 
 EXT4, TMPFS = "ext4", "tmpfs"
 
@@ -53,11 +54,11 @@ def remount(top: Path, mode: str) -> None:
 
 
 def test_a_read_only_mount_is_read_and_reported_and_nothing_is_missing(top: Path) -> None:
-    pool = FilePool("default", top / "pool", 0)
+    pool = FilePool("default", top / "pool", 0, KeptIntents())
     volumes, snapshots = {A: build(pool, A)}, made(pool, A, "web")
     remount(top, "ro")
 
-    pool = FilePool("default", top / "pool", 0)
+    pool = FilePool("default", top / "pool", 0, KeptIntents())
     state = pool.observe(volumes, snapshots)
     assert {one.condition for one in (*state.volumes.values(), *state.snapshots.values())} == {Condition.INTACT}
     assert state.halted is not None
@@ -103,11 +104,11 @@ def test_files_that_can_not_be_examined_are_unknown_and_not_missing(top: Path) -
 
 
 def test_a_full_file_system_refuses_work_and_removes(top: Path) -> None:
-    pool = FilePool("default", top / "pool", 0)
+    pool = FilePool("default", top / "pool", 0, KeptIntents())
     volumes, snapshots = {A: build(pool, A, data=os.urandom(4 * MIB))}, made(pool, A, "web")
     fill(top)
 
-    pool = FilePool("default", top / "pool", 0)
+    pool = FilePool("default", top / "pool", 0, KeptIntents())
     assert pool.shares_blocks is False
     found = pool.create_snapshots(requests(A, "one", "two"))
     assert {type(one) for one in found.values()} == {NoSpace}
@@ -126,7 +127,7 @@ def fill(top: Path) -> None:
 
 
 def test_a_volume_that_runs_out_of_space_is_a_failure_of_its_pool(top: Path) -> None:
-    pool = FilePool("default", top / "pool", 0)
+    pool = FilePool("default", top / "pool", 0, KeptIntents())
     with pool.create_volume(A, SIZE, None) as volume:
         fill(top)
         with pytest.raises(OSError, match="No space left"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,9 +76,6 @@ def everything_deleted(host: Workshop) -> None:
 
 DRIFTS: dict[Callable[[Workshop], None], tuple[str, str]] = {
     snapshot_deleted: ("Snapshot", "missing"),
-    snapshot_replaced: ("Snapshot", "replaced"),
-    snapshot_truncated: ("Snapshot", "damaged"),
-    snapshot_turned_into_a_directory: ("Snapshot", "directory"),
     volume_deleted: ("Volume", "missing"),
     volume_modified: ("Volume", "damaged"),
     volume_replaced: ("Volume", "replaced"),
@@ -119,15 +118,92 @@ def test_what_is_still_to_be_done_is_no_drift(host: Workshop, conforms: Callable
     assert host.run("drift").words("snapshot/", "Drift: 1 to repair, 0 for you to resolve.")
 
 
-def test_what_was_put_in_place_of_a_snapshot_is_set_aside(host: Workshop) -> None:
-    """Somebody's file under a snapshot's name is moved out of the way and reported, never lost."""
-    snapshot_replaced(host)
+@pytest.mark.parametrize("spoil", [snapshot_replaced, snapshot_truncated, snapshot_turned_into_a_directory])
+def test_what_has_a_snapshots_name_and_is_not_recognised_is_left_to_the_operator(
+    spoil: Callable[[Workshop], None], host: Workshop
+) -> None:
+    """No plan moves or replaces it; the other snapshots are created as always; `retry --recreate` sets it aside."""
+    spoil(host)
+    before = host.snapshot("a").lstat()
+    host.image("web", [root("base"), change("app", {"srv/app": b"v2"})], snapshots=["a", "b", "c"], replacePolicy="Recreate")
 
+    host.run("plan").expect(1).words("SnapshotUnrecognised", "retry --recreate snapshot/default/a", "import snapshot/default/a")
+    host.run("drift").expect(2).words("SnapshotUnrecognised")
+    for _ in range(2):
+        failed = host.once("-o", "json").expect(1).object("Image", "web")
+        assert failed["reason"] == "SnapshotUnrecognised"
+    assert host.snapshot("a").lstat().st_ino == before.st_ino
+    assert [cat(host.snapshot(name), "/srv/app") for name in ("b", "c")] == [b"v2", b"v2"]
+
+    host.run("retry", "--recreate", "snapshot/b").expect(5).words("is intact")
+    host.run("retry", "--recreate", "snapshot/nobody").expect(64)
+    host.run("retry", "--recreate", "snapshot/a").expect(0)
+    host.run("plan").expect(0).words("is set aside")
     host.converge()
-
     (aside,) = [path for path in host.snapshot("a").parent.iterdir() if "aside" in path.name]
-    assert aside.read_bytes() == noise(16 << 20)
+    assert aside.lstat().st_ino == before.st_ino
+    assert cat(host.snapshot("a"), "/srv/app") == b"v2"
     host.run("plan").expect(0).words(str(aside), "set aside")
+    host.settled()
+
+
+def restore_without_attributes(path: Path) -> None:
+    path.with_name("copy").write_bytes(path.read_bytes())
+    path.with_name("copy").replace(path)
+
+
+def test_a_restored_snapshot_is_kept_by_import(host: Workshop) -> None:
+    """Also where its guest had changed the UUID, or made another file system: the row has its chain."""
+    path = host.snapshot("a")
+    write(path, "/notes", b"mine", host.root / "notes")
+    change_uuid(path)
+    restore_without_attributes(path)
+    host.once().expect(1).words("SnapshotUnrecognised")
+
+    host.run("import", "snapshot/a", "--image", "web").expect(0).words("is registered")
+
+    host.settled()
+    assert cat(path, "/notes") == b"mine"
+
+
+def change_uuid(path: Path) -> None:
+    subprocess.run(["/sbin/tune2fs", "-U", "random", path], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("guest", [change_uuid, lambda path: path.write_bytes(bytes(path.stat().st_size))])
+def test_what_a_guest_writes_proves_nothing(guest: Callable[[Path], None], host: Workshop) -> None:
+    """A snapshot whose superblock its guest has changed or wiped is a normal snapshot: intact, kept, and replaced by policy."""
+    path = host.snapshot("a")
+    with path.open("r+b") as file:
+        guest(path)
+        before = os.fstat(file.fileno()).st_ino
+    host.settled()
+    host.image("web", [root("base"), change("app", {"srv/app": b"v2"})], snapshots=["a", "b"])
+    host.once().expect(0).words("SnapshotOutdated")
+    assert path.stat().st_ino == before
+
+    host.image("web", [root("base"), change("app", {"srv/app": b"v2"})], snapshots=["a", "b"], replacePolicy="Recreate")
+    host.once().expect(0)
+    assert cat(path, "/srv/app") == b"v2"
+
+
+def test_a_guest_can_not_fake_its_own_replacement(host: Workshop) -> None:
+    """It writes the superblock of the image that is to come into its own disk, before the update and after it was built."""
+    update = [root("base"), change("app", {"srv/app": b"v2"})]
+    host.image("web", update, snapshots=["a", "b"])
+    host.once().expect(0)
+    newest = max(host.volumes, key=lambda path: path.stat().st_mtime_ns)
+    with newest.open("rb") as base, host.snapshot("a").open("r+b") as disk:
+        disk.write(base.read(2048))
+        disk.seek(15 << 20)
+        disk.write(b"the guest is still here")
+    host.image("web", update, snapshots=["a", "b"], replacePolicy="Recreate")
+
+    host.once().expect(0).words("replace")
+
+    assert b"the guest is still here" not in host.snapshot("a").read_bytes()
+    assert cat(host.snapshot("a"), "/srv/app") == b"v2"
+    host.settled()
 
 
 def test_a_file_that_nobody_declared_is_reported_and_never_deleted(host: Workshop) -> None:
@@ -164,12 +240,13 @@ def test_what_a_cut_off_run_left_half_built_is_removed(host: Workshop) -> None:
 
 
 def test_a_lost_registry_is_made_again_and_costs_nobody_their_changes(host: Workshop) -> None:
-    """Without its rows the snapshots are taken over as they are: they are whole copies of the declared chain."""
+    """Without its rows the snapshots are unproven: nothing is done to them until the operator registers or recreates them."""
     write(host.snapshot("a"), "/notes", b"mine", host.root / "notes")
     for path in host.state.glob("registry.sqlite3*"):
         path.unlink()
 
-    host.once().expect(0)
+    host.once().expect(1).words("SnapshotUnrecognised")
+    host.run("import", "snapshot/a", "snapshot/b", "--image", "web").expect(0)
 
     assert cat(host.snapshot("a"), "/notes") == b"mine"
     host.settled()

@@ -110,10 +110,29 @@ def test_a_snapshot_that_nothing_knows_any_more_is_taken_over(node: Workshop) ->
 
     node.run("import", "snapshot/a", "--image", "web").expect(0).words("is registered")
     node.run("import", "snapshot/a", "--image", "web").expect(5).words("already")
+    node.once().expect(1).words("SnapshotUnrecognised")
+    node.run("retry", "--recreate", "snapshot/b").expect(0)
     node.converge()
 
     assert cat(node.snapshot("a"), "/notes") == b"mine"
     assert "SnapshotOutdated" in {f["reason"] for f in node.plan()["findings"]}
+    node.settled()
+
+
+def test_a_snapshot_whose_guest_has_changed_its_uuid_is_registered_with_its_chain(node: Workshop) -> None:
+    row = next(row for row in node.run("state", "ls", "-o", "json").json["rows"] if row["name"] == "a")
+    node.withdraw("web")
+    node.run("state", "rm", "image/web").expect(0)
+    node.image("web", LAYERS, snapshots=["a", "b"])
+    with node.snapshot("a").open("r+b") as file:
+        file.write(bytes(8192))
+
+    node.run("import", "snapshot/a", "--image", "web").expect(5).words("--chain", "retry --recreate snapshot/default/a")
+    node.run("import", "snapshot/a", "--image", "web", "--chain", "0123456789").expect(5)
+    node.run("import", "snapshot/a", "--image", "web", "--chain", row["chain"]).expect(0)
+    node.run("import", "snapshot/b", "--image", "web").expect(0)
+
+    node.converge()
     node.settled()
 
 

@@ -94,6 +94,7 @@ def observed(case: Mapping[str, Any]) -> Observed:
         volumes={(row.pool, row.chain): row for row in volumes},
         snapshots={(row.pool, row.name): row for row in snapshots},
         resolutions={layer(word).source: _resolution(word, found) for word, found in case.get("sources", {}).items()},
+        asides={("default", name): identity for name, identity in registry.get("asides", {}).items()},
         holders={(name, one): who for name, pool in pools.items() for one, who in pool.get("held", {}).items()},
     )
 
@@ -129,11 +130,14 @@ def _pool(name: str, pool: Mapping[str, Any], volumes: Iterable[VolumeRow], snap
     bases |= {chain_id(chain): Condition(found) for chain, found in pool.get("volumes", {}).items()}
     copies |= {one: Condition(found) for one, found in pool.get("snapshots", {}).items()}
     idle = pool.get("idle", {})
+    made = {one: chain_id(chain) for one, chain in pool.get("made", {}).items()}
     state = PoolState(
         SPACE,
         {chain: VolumeState(chain, found, f"/{name}/{chain}", detail=_detail(found)) for chain, found in bases.items()},
         {
-            one: SnapshotState(one, found, f"/{name}/{one}", one not in idle, detail=idle.get(one) or _detail(found))
+            one: SnapshotState(
+                one, found, f"/{name}/{one}", one not in idle, detail=idle.get(one) or _detail(found), made=made.get(one, "")
+            )
             for one, found in copies.items()
         },
         tuple(pool.get("foreign", ())),

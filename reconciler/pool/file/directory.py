@@ -20,7 +20,7 @@ from pathlib import Path
 
 from reconciler import atomic_file
 from reconciler.errors import Terminal
-from reconciler.pool.file.identity import FileState, examine
+from reconciler.pool.file.identity import FileState, examine, give_id
 
 SUFFIX = ".ext4"
 _ASIDE = re.compile(r"(?P<name>.+)\.ext4\.aside-\d+", re.DOTALL)
@@ -106,7 +106,9 @@ class Shelf:
     def begin(self, name: str) -> int:
         """A new, empty partial file, open for reading and writing; an earlier one under the name is discarded."""
         atomic_file.make_directory(self.directory, self.mode)
-        return atomic_file.create(self.partial(name))
+        fd = atomic_file.create(self.partial(name))
+        give_id(fd)
+        return fd
 
     def replace(self, name: str) -> None:
         """Give the synced partial file its name, replacing an older file; anything but a regular file there is set aside."""
@@ -130,6 +132,10 @@ class Shelf:
         """Make the names in the directory durable; nothing to do if it does not exist."""
         with suppress(FileNotFoundError):
             atomic_file.sync_directory(self.directory)
+
+    def exchange(self, name: str) -> None:
+        """Give the synced partial file its name, replacing the file that has it."""
+        atomic_file.rename(self.partial(name), self.path(name))
 
     def set_aside(self, name: str) -> Path:
         """Rename the file that has the name. Raises FileNotFoundError."""

@@ -1,20 +1,22 @@
 """The identity by which a file pool recognises its files, and distinguishes a swapped file from a moved or restored one.
 
-An identity is one line of text in the registry:
-``ino=131 gen=2891336453 uuid=… size=… mtime=…``. A file is recognised by its inode (number and generation) or by the UUID
-in its ext4 superblock: a copy or a restored backup has another inode and the same UUID, a snapshot with a new file system, made
-by its user, has the same inode and another UUID, and a file that was swapped has neither.
+An identity is one line of text in the registry: ``ino=131 gen=2891336453 id=… size=… mtime=…``. A file is recognised by its
+inode (number and generation), or by the random id that it got when it was created, as an extended attribute: a pool that was
+moved with its attributes (``cp -a``, ``rsync -X``) has other inodes and the same ids. The content is never read: guests write it.
 
-Called by ``pool.file.pool``. Keeps no state; reads at most 1 KiB of a file.
+Called by ``pool.file.pool``. State: the attribute.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
+import secrets
 import stat
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,31 +26,35 @@ _SUPERBLOCK, _MAGIC_AT, _MAGIC, _UUID_AT = 1024, 0x38, b"\x53\xef", 0x68
 _GETVERSION = (2 << 30) | (struct.calcsize("l") << 16) | (ord("v") << 8) | 1
 """FS_IOC_GETVERSION (linux/fs.h): an inode's generation, which distinguishes a re-used inode number from its first use."""
 
+_ID = "user.reconciler.id"
+_id_text = re.compile(r"[0-9a-f]{32}").fullmatch
+
 _KINDS = {stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket"}
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """``generation`` is None where the file system has none, ``uuid`` where the file holds no ext4 superblock. Sizes in bytes."""
+    """``generation`` is None where the file system has none, ``id`` where it has no extended attributes. Sizes in bytes."""
 
     inode: int
     generation: int | None
-    uuid: str | None
+    id: str | None
     size: int
     mtime_ns: int
 
     def __str__(self) -> str:
-        return f"ino={self.inode} gen={_text(self.generation)} uuid={_text(self.uuid)} size={self.size} mtime={self.mtime_ns}"
+        return f"ino={self.inode} gen={_text(self.generation)} id={_text(self.id)} size={self.size} mtime={self.mtime_ns}"
 
     @classmethod
     def parse(cls, text: str) -> Identity | None:
-        """Parse the output of ``str``; None for anything else."""
+        """Parse the output of ``str``, or of an older version, which had no id; None for anything else."""
         fields = dict(word.partition("=")[::2] for word in text.split())
+        given = fields.get("id", "-")
         try:
             return cls(
                 inode=int(fields["ino"]),
                 generation=None if fields["gen"] == "-" else int(fields["gen"]),
-                uuid=None if fields["uuid"] == "-" else _uuid(bytes.fromhex(fields["uuid"].replace("-", ""))),
+                id=None if given == "-" else given,
                 size=int(fields["size"]),
                 mtime_ns=int(fields["mtime"]),
             )
@@ -58,16 +64,23 @@ class Identity:
     @classmethod
     def of(cls, fd: int) -> Identity:
         """Identity of an open regular file."""
-        return cls._of(os.fstat(fd), _generation(fd), filesystem_uuid(fd))
+        return cls._of(os.fstat(fd), _generation(fd), _id(fd))
 
     @classmethod
-    def _of(cls, found: os.stat_result, generation: int | None = None, uuid: str | None = None) -> Identity:
-        return cls(found.st_ino, generation, uuid, found.st_size, found.st_mtime_ns)
+    def _of(cls, found: os.stat_result, generation: int | None = None, id: str | None = None) -> Identity:
+        return cls(found.st_ino, generation, id, found.st_size, found.st_mtime_ns)
+
+    def is_file(self, other: Identity) -> bool:
+        """Whether both are one inode; where there are no generations its number may have been used again."""
+        return self.inode == other.inode and (None in (self.generation, other.generation) or self.generation == other.generation)
 
     def recognises(self, other: Identity) -> bool:
-        generations = {self.generation, other.generation}
-        same_inode = self.inode == other.inode and (None in generations or len(generations) == 1)
-        return same_inode or (self.uuid is not None and self.uuid == other.uuid)
+        """Whether the other one is this file, or a copy of it that has its id."""
+        if self.id is not None and self.id == other.id:
+            return True
+        if None in (self.generation, other.generation) and None not in (self.id, other.id):
+            return False
+        return self.is_file(other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +120,20 @@ def examine(path: Path | str) -> FileState | None:
     return FileState(identity, found.st_mode, found.st_blocks * 512)
 
 
+def give_id(fd: int) -> None:
+    """Give a new file its id, where its file system has extended attributes."""
+    with suppress(OSError):
+        os.setxattr(fd, _ID, secrets.token_hex(16).encode())
+
+
+def _id(fd: int) -> str | None:
+    try:
+        found = os.getxattr(fd, _ID).decode("ascii", "replace")
+    except OSError:
+        return None
+    return found if _id_text(found) else None
+
+
 def filesystem_uuid(fd: int) -> str | None:
     """UUID of the ext4 file system in a file, None where there is none."""
     superblock = os.pread(fd, 1024, _SUPERBLOCK)
@@ -125,7 +152,7 @@ def _uuid(raw: bytes) -> str:
 
 def filesystem(device: Path) -> tuple[int | None, str | None]:
     """Size (bytes) and UUID of the ext4 file system that begins on a device; None where there is none."""
-    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         uuid = filesystem_uuid(fd)
         superblock = os.pread(fd, 1024, _SUPERBLOCK)
@@ -171,7 +198,7 @@ def _judge(
     if found is None:
         return Condition.MISSING, "no such file"
     if not found.regular:
-        return Condition.DAMAGED, f"a {_KINDS.get(stat.S_IFMT(found.mode), 'device')} is in its place"
+        return Condition.REPLACED, f"a {_KINDS.get(stat.S_IFMT(found.mode), 'device')} is in its place"
     if remembered is None:
         return Condition.REPLACED, "this file is not in the registry"
     was = Identity.parse(remembered)
@@ -184,8 +211,7 @@ def _judge(
 
 
 def _difference(was: Identity, now: Identity) -> str:
-    inode = f"inode {now.inode} instead of {was.inode}" if now.inode != was.inode else f"inode {now.inode} was used again"
-    return f"{inode}, and {'no ext4 file system in it' if now.uuid is None else 'another file system UUID'}"
+    return f"inode {now.inode} instead of {was.inode}" if now.inode != was.inode else f"inode {now.inode} was used again"
 
 
 def _generation(fd: int) -> int | None:

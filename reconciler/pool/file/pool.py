@@ -15,13 +15,14 @@ import os
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from reconciler import atomic_file
-from reconciler.errors import Busy, ReconcilerError, Retryable
+from reconciler.errors import Busy, ReconcilerError, Retryable, SnapshotUnrecognised
 from reconciler.pool.driver import (
+    BATCH,
     Condition,
     Expected,
     Heartbeat,
@@ -39,6 +40,7 @@ from reconciler.pool.file.clone import data_bytes, reflink, sparse_copy
 from reconciler.pool.file.directory import Listing, Shelf, nearest_directory
 from reconciler.pool.file.failures import UNWRITABLE, reported
 from reconciler.pool.file.identity import Identity, examine, judge_snapshot, judge_volume
+from reconciler.pool.file.intents import Intent, Intents
 from reconciler.pool.file.volume import VolumeFile
 from reconciler.pool.holders import holder, holders
 
@@ -53,6 +55,7 @@ class FilePool:
     name: str
     root: Path
     reserve_percent: int
+    intents: Intents
 
     _shares: bool | None = None
 
@@ -99,11 +102,15 @@ class FilePool:
         """See ``Driver.observe``. A pool that was never used is empty."""
         with self._reported("read the pool"):
             bases, copies = (self._volumes.scan(), self._snapshots.scan()) if whole else (Listing(), Listing())
+            intents = self.intents.read()
             listings = ((self._volumes, bases), (self._snapshots, copies))
             return PoolState(
                 space=self.space(),
                 volumes={chain: self._volume(chain, volumes.get(chain)) for chain in sorted({*volumes, *bases.finished})},
-                snapshots={name: self._snapshot(name, snapshots.get(name)) for name in sorted({*snapshots, *copies.finished})},
+                snapshots={
+                    name: self._snapshot(name, snapshots.get(name), intents.get(name))
+                    for name in sorted({*snapshots, *copies.finished})
+                },
                 foreign=tuple(shelf.describe(entry) for shelf, listing in listings for entry in listing.foreign),
                 leftovers=tuple(str(shelf.directory / entry) for shelf, listing in listings for entry in listing.partial),
                 troubles=tuple(filter(None, [read_only(self.name, [shelf.directory for shelf, _ in listings])])),
@@ -118,7 +125,7 @@ class FilePool:
         size, used = (found.identity.size, found.used) if found else (0, 0)
         return VolumeState(chain, condition, path, size, used, detail)
 
-    def _snapshot(self, name: str, recorded: str | None) -> SnapshotState:
+    def _snapshot(self, name: str, recorded: str | None, intent: Intent | None) -> SnapshotState:
         try:
             path, found = self._snapshots.find(name)
         except OSError as error:
@@ -127,7 +134,10 @@ class FilePool:
         condition, detail = judge_snapshot(recorded, found)
         size, used = (found.identity.size, found.used) if found else (0, 0)
         active = found is not None and found.regular
-        return SnapshotState(name, condition, path, active, size, used, detail)
+        state = SnapshotState(name, condition, path, active, size, used, detail, identity=str(found.identity) if found else "")
+        if condition is Condition.REPLACED and intent and intent.names(found):
+            return replace(state, condition=Condition.INTACT, detail="", made=intent.chain)
+        return state
 
     def assemble(self) -> str:
         return ""
@@ -151,57 +161,89 @@ class FilePool:
 
     def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat) -> str:
         """See ``Driver.create_snapshot``."""
-        identity = self._create(name, chain, heartbeat)
-        with self._reported(f"create snapshot {name}"):
-            self._snapshots.sync()
-        return identity
+        found = self.create_snapshots([SnapshotRequest(name, chain)], heartbeat)[name]
+        if isinstance(found, ReconcilerError):
+            raise found
+        return found
 
     def create_snapshots(
         self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
     ) -> Mapping[str, str | ReconcilerError]:
-        """See ``Driver.create_snapshots``: the new names are made durable together."""
+        """See ``Driver.create_snapshots``. A batch is one transaction of intents, and its names are made durable together."""
         results: dict[str, str | ReconcilerError] = {}
         beat = Beat(heartbeat)
-        for one in requests:
-            beat()
-            try:
-                results[one.name] = self._create(one.name, one.chain, beat)
-            except ReconcilerError as error:
-                if beat.ended:
-                    raise
-                results[one.name] = error
-        try:
-            with self._reported("create snapshots"):
-                self._snapshots.sync()
-        except ReconcilerError as error:
-            results = {name: one if isinstance(one, ReconcilerError) else error for name, one in results.items()}
+        for at in range(0, len(requests), BATCH):
+            results |= self._create_batch(requests[at : at + BATCH], beat)
         return results
 
-    def _create(self, name: str, chain: str, heartbeat: Heartbeat) -> str:
-        """A complete file under its name; the name is durable after ``Shelf.sync``."""
+    def _create_batch(self, batch: Sequence[SnapshotRequest], beat: Beat) -> dict[str, str | ReconcilerError]:
+        results: dict[str, str | ReconcilerError] = {}
+        with ExitStack() as discarding:
+            with self._reported("create snapshots"):
+                known = self.intents.read()
+            new: dict[str, Intent] = {}
+            for one in batch:
+                try:
+                    if one is not batch[0]:
+                        beat()
+                    finished = self._finished(one.name, known.get(one.name))
+                    if finished is None:
+                        new[one.name] = self._draft(one, beat, discarding)
+                    results[one.name] = finished or new[one.name].identity
+                except ReconcilerError as error:
+                    if beat.ended:
+                        self._publish(new)  # a copy may have taken minutes
+                        raise
+                    results[one.name] = error
+            return results | self._publish(new)
+
+    def _draft(self, wanted: SnapshotRequest, beat: Heartbeat, discarding: ExitStack) -> Intent:
+        """A complete, durable file under its hidden name; ``discarding`` removes what does not get another name."""
         self._admission.admit(0)
-        with self._reported(f"create snapshot {name}"):
-            if finished := self._finished(name, chain):
-                return str(finished)
-            fd = self._snapshots.begin(name)
+        with self._reported(f"create snapshot {wanted.name}"):
+            fd = self._snapshots.begin(wanted.name)
+            discarding.callback(self._snapshots.discard, wanted.name)
             try:
-                self._copy(chain, fd, heartbeat)
+                self._copy(wanted.chain, fd, beat)
                 os.fsync(fd)
-                if os.path.lexists(self.snapshot_path(name)):
-                    self._snapshots.set_aside(name)
-                self._snapshots.publish(name)
-                return str(Identity.of(fd))
+                return Intent(str(Identity.of(fd)), wanted.chain)
             finally:
                 os.close(fd)
-                self._snapshots.discard(name)
 
-    def _finished(self, name: str, chain: str) -> Identity | None:
-        """The file of a run that was interrupted between giving the file its name and recording it."""
-        base, found = examine(self.volume_path(chain)), examine(self.snapshot_path(name))
-        if base is None or found is None or not found.regular or found.identity.uuid is None:
+    def _publish(self, new: Mapping[str, Intent]) -> dict[str, ReconcilerError]:
+        """Record the intents, then give the drafts their names. Return the errors."""
+        errors: dict[str, ReconcilerError] = {}
+        if not new:
+            return errors
+        try:
+            with self._reported("create snapshots"):
+                self.intents.write(new)
+                for name in new:
+                    try:
+                        self._snapshots.publish(name)
+                    except FileExistsError:
+                        errors[name] = self._unrecognised(name, "a file that is not in the registry has its name")
+                self._snapshots.sync()
+        except ReconcilerError as error:
+            return dict.fromkeys(new, error)
+        return errors
+
+    def _finished(self, name: str, intent: Intent | None) -> str | None:
+        """The identity of the snapshot that an interrupted run has created. Raises SnapshotUnrecognised for any other file."""
+        with self._reported(f"create snapshot {name}"):
+            found = examine(self.snapshot_path(name))
+        if found is None:
             return None
-        whole = found.identity.uuid == base.identity.uuid and found.identity.size >= base.identity.size
-        return found.identity if whole else None
+        if intent is None or not intent.names(found):
+            raise self._unrecognised(name, "a file that is not in the registry has its name")
+        return intent.identity
+
+    def _unrecognised(self, name: str, why: str) -> SnapshotUnrecognised:
+        path, place = self.snapshot_path(name), f"snapshot/{self.name}/{name}"
+        keep = f"`reconcile import {place} --image IMAGE` keeps the file"
+        return SnapshotUnrecognised(
+            f"snapshot {name}: {path}: {why}", hint=f"{keep}, `reconcile retry --recreate {place}` sets it aside"
+        )
 
     def _copy(self, chain: str, target: int, heartbeat: Heartbeat) -> None:
         with self._sealed(chain) as source:
@@ -240,24 +282,48 @@ class FilePool:
         """See ``Driver.replace_snapshot``: the new file is renamed over the old one, and has its owner and mode."""
         self._admission.admit(0)
         with self._reported(f"replace snapshot {name}"):
-            if finished := self._finished(name, chain):
-                return str(finished)
+            intent = self.intents.read().get(name)
+            if (
+                intent
+                and intent.chain == chain
+                and intent.identity != identity
+                and intent.names(examine(self.snapshot_path(name)))
+            ):
+                return intent.identity
+            self._require_recorded(name, identity)
             self._free(self._snapshots, name)
             fd = self._snapshots.begin(name)
             try:
                 self._copy(chain, fd, heartbeat)
                 self._free(self._snapshots, name)  # copying may have taken a while
-                found = examine(self.snapshot_path(name))
-                if found and judge_snapshot(identity, found)[0] is Condition.REPLACED:
-                    self._snapshots.set_aside(name)
-                elif found and found.regular:
-                    atomic_file.keep_access(fd, self.snapshot_path(name))
+                self._require_recorded(name, identity)
+                atomic_file.keep_access(fd, self.snapshot_path(name))
                 os.fsync(fd)
-                self._snapshots.replace(name)
-                return str(Identity.of(fd))
+                made = str(Identity.of(fd))
+                self.intents.write({name: Intent(made, chain)})
+                self._snapshots.exchange(name)
+                return made
             finally:
                 os.close(fd)
                 self._snapshots.discard(name)
+
+    def _require_recorded(self, name: str, identity: str) -> None:
+        """Raise SnapshotUnrecognised where something has the name that is not the recorded snapshot. Absent is success."""
+        condition, detail = judge_snapshot(identity, examine(self.snapshot_path(name)))
+        if condition is Condition.REPLACED:
+            raise self._unrecognised(name, detail)
+
+    def set_aside(self, name: str, identity: str) -> None:
+        """See ``Driver.set_aside``: the file is renamed, and left to the operator."""
+        with self._reported(f"set snapshot {name} aside"):
+            found = examine(self.snapshot_path(name))
+            if found is None:
+                return
+            asked = Identity.parse(identity)
+            if asked is None or not asked.is_file(found.identity):
+                raise self._unrecognised(name, "another file has its name than when `retry --recreate` was given")
+            self._free(self._snapshots, name)
+            self._snapshots.set_aside(name)
 
     def discard_replaced(self, name: str, identity: str) -> None:
         """Nothing to do: the old file was replaced."""
@@ -284,6 +350,9 @@ class FilePool:
     def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
         with self._reported("discard half-built files"):
             partial = [shelf.directory / entry for shelf in (self._volumes, self._snapshots) for entry in shelf.scan().partial]
+            stale = [name for name, one in self.intents.read().items() if not one.names(examine(self.snapshot_path(name)))]
+            if stale:
+                self.intents.write({}, stale)
             return tuple(str(path) for path in partial if _discarded(path))
 
     def _reported(self, doing: str) -> AbstractContextManager[None]:

@@ -114,7 +114,8 @@ class MemoryPool:
         size, used = (one.size, one.used) if one else (0, 0)
         active = one is not None and one.active and condition is Condition.INTACT
         detail = detail or ("" if active else "not active")
-        return SnapshotState(name, condition, str(self.snapshot_path(name)), active, size, used, detail)
+        found = one.identity if one else ""
+        return SnapshotState(name, condition, str(self.snapshot_path(name)), active, size, used, detail, found)
 
     # -------------------------------------------------------------------------------------------------- assembling
 
@@ -278,6 +279,16 @@ class MemoryPool:
         for one in self._ours(name):
             if one.identity != identity:
                 self.storage.drop(one)
+
+    def set_aside(self, name: str, identity: str) -> None:
+        self._at("set_aside", name)
+        self._require_writable()
+        one = self.storage.by_identity(identity)
+        if one is not None and one.name == name:
+            self._require_free(one)
+            one.foreign = True
+            one.active = False
+            self.storage.changed()
 
     def remove_snapshot(self, name: str) -> None:
         self._remove("remove_snapshot", self._ours(name), name)

@@ -300,6 +300,16 @@ class ThinPool:
                 if row.identity != identity:
                     self.remove(row)
 
+    def set_aside(self, name: str, identity: str) -> None:
+        """See ``Driver.set_aside``: the device is deactivated and stays in the pool; it is not ours."""
+        with self.reported(f"set snapshot {name} aside"), self._lock:
+            stale = [row for row in self._rows(Role.SNAPSHOT, name) if not diagnosis.proved(row, self._content())]
+            for row in stale:
+                device = self.dm.by_uuid(self.names.thin_uuid(row.id))
+                if device is not None:
+                    self.mappings.deactivate(device.name)
+            self.journal.write(drop=[row.id for row in stale])
+
     def remove_snapshot(self, name: str) -> None:
         self._remove_all(Role.SNAPSHOT, name)
 

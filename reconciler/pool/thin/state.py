@@ -63,7 +63,9 @@ class StateReader:
             detail = self._inactivity(name, row)
         active = row is not None and condition is Condition.INTACT and not detail
         path = str(MAPPER / self.names.snapshot(name))
-        return SnapshotState(name, condition, path, active, row.size if row else 0, self._bytes(row), detail)
+        there = self.seen.content.devices.get(row.id) if row and self.seen.content else None
+        found = f"id={there.id} tid={there.transaction}" if there else ""
+        return SnapshotState(name, condition, path, active, row.size if row else 0, self._bytes(row), detail, found)
 
     def _mapped_blocks(self, row: DeviceRow | None) -> int:
         there = self.seen.content.devices.get(row.id) if row and self.seen.content else None

@@ -16,6 +16,7 @@ import pytest
 from reconciler.pool.driver import Driver
 from reconciler.pool.file.pool import FilePool
 from tests.pool.contract import A, Bench, DriverContract, build, made
+from tests.support.intents import KeptIntents
 from tests.support.sleeper import sleeper
 
 NOBODY = 65534
@@ -28,7 +29,7 @@ class FileBench(Bench):
         self.root = root
 
     def driver(self) -> FilePool:
-        return FilePool("default", self.root, self.reserve)
+        return FilePool("default", self.root, self.reserve, KeptIntents(self.root.with_name("intents.json")))
 
     def read(self, driver: Driver, name: str, offset: int, length: int) -> bytes:
         with driver.snapshot_path(name).open("rb") as file:
@@ -82,15 +83,11 @@ class FileBench(Bench):
 
     @contextmanager
     def swap(self) -> Iterator[None]:
-        """Files of the same names with other file systems in them: other inodes, other UUIDs."""
+        """Files of the same names with the same bytes in them: other inodes."""
         ours = self.root.rename(self.root.with_name("ours"))
-        other = self.driver()
+        other = FilePool("default", self.root, 0, KeptIntents())
         build(other, A)
         made(other, A, "web")
-        for path in (other.volume_path(A), other.snapshot_path("web")):
-            path.chmod(0o600)
-            with path.open("r+b") as file:
-                os.pwrite(file.fileno(), b"another file sys", 1024 + 0x68)
         yield
         shutil.rmtree(self.root)
         ours.rename(self.root)
