@@ -60,6 +60,24 @@ def test_its_tables_are_those_of_a_new_one(old: Path, tmp_path: Path) -> None:
         assert shape(migrated) == shape(new)
 
 
+def test_identities_lose_what_guests_could_write(old: Path) -> None:
+    """The UUID of a file's file system; the inode is left. Those of thin pools stay as they are."""
+    file = "ino=131 gen=28 uuid=0d0e2ab5-64a8-5d8c-9c5e-7a3e54a7d8ff size=4096 mtime=17"
+    with closing(sqlite3.connect(old)) as db:
+        db.execute("INSERT INTO snapshot VALUES ('default', 'web', 'web', 'c', ?)", (file,))
+        db.execute("INSERT INTO snapshot VALUES ('default', 'bare', 'web', 'c', 'ino=1 gen=- uuid=- size=1 mtime=1')")
+        db.execute("INSERT INTO snapshot VALUES ('thin', 'web', 'web', 'c', 'id=7 tid=17179869185')")
+        db.execute("INSERT INTO volume VALUES ('default', 'c', NULL, 4096, '[]', ?)", (file,))
+        db.commit()
+    with Registry.open(old) as registry:
+        assert {key: row.identity for key, row in registry.snapshots().items()} == {
+            ("default", "web"): "ino=131 gen=28 size=4096 mtime=17",
+            ("default", "bare"): "ino=1 gen=- size=1 mtime=1",
+            ("thin", "web"): "id=7 tid=17179869185",
+        }
+        assert [row.identity for row in registry.volumes().values()] == ["ino=131 gen=28 size=4096 mtime=17"]
+
+
 def test_its_runs_are_kept_and_numbers_go_on(old: Path) -> None:
     with closing(sqlite3.connect(old)) as db:
         values = (

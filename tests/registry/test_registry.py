@@ -34,6 +34,7 @@ from reconciler.model import (
     VolumeRow,
     VolumeSealed,
 )
+from reconciler.pool.file.intents import Intent
 from reconciler.pool.thin.journal import DeviceRow, Role, State
 from reconciler.registry import database
 from reconciler.registry.marks import Mark, What
@@ -563,3 +564,20 @@ def test_no_query_has_numbered_placeholders() -> None:
     """Python 3.12 warns of ``?1`` with a sequence, and 3.14 refuses it: a query has ``?`` alone, or names."""
     sources = Path(database.__file__).parent.glob("*.py")
     assert [path.name for path in sources if re.search(r"\?\d", path.read_text())] == []
+
+
+def test_intents_are_replaced_by_the_row_of_the_snapshot(tmp_path: Path) -> None:
+    """Those of another pool, and of other snapshots, stay."""
+    with Registry.open(tmp_path / "registry.sqlite3") as registry:
+        both = {"web": Intent("ino=1 gen=2", "c"), "db": Intent("ino=3 gen=4", "c")}
+        registry.write_intents("default", both)
+        registry.write_intents("other", {"web": Intent("ino=5 gen=6", "d")})
+        registry.request_aside("default", "web", "ino=7 gen=8")
+        assert (registry.intents("default"), registry.asides()) == (both, {("default", "web"): "ino=7 gen=8"})
+
+        registry.apply([SnapshotMade(SnapshotRow("default", "web", "image", "c", "ino=1 gen=2"))])
+
+        assert registry.intents("default") == {"db": both["db"]}
+        assert registry.asides() == {}
+        registry.write_intents("default", {}, ["db"])
+        assert (registry.intents("default"), set(registry.intents("other"))) == ({}, {"web"})
