@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from reconciler.image.spec import Layer, Limits, Source
 from reconciler.pool.driver import PoolState, SnapshotState, VolumeState
+from reconciler.pool.spec import BackingSpec as BackingSpec
+from reconciler.pool.spec import ThinSpec as ThinSpec
 
 
 class Kind(StrEnum):
@@ -81,22 +83,6 @@ class Where:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
-
-
-@dataclass(frozen=True, slots=True)
-class BackingSpec:
-    """A data or metadata device of a thin pool: a block device, or a file of ``size`` bytes used through a loop."""
-
-    device: str | None = None
-    file: str | None = None
-    size: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ThinSpec:
-    data: BackingSpec
-    metadata: BackingSpec
-    block_size: int
 
 
 @dataclass(frozen=True, slots=True)
