@@ -18,7 +18,8 @@ from typing import Any
 from reconciler import atomic_file
 from reconciler.errors import HostCannot, NoSpace, UsageError
 from reconciler.image import e2fsck
-from reconciler.image.builder.parent import Build, Fetch, Input, Milestone, Progress, Request
+from reconciler.image.builder.feed import Fetch, Input
+from reconciler.image.builder.parent import Build, Milestone, Progress, Request
 from reconciler.image.source.spool import Spool
 from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
 from reconciler.manifests.location import parse_source, resolve

@@ -16,10 +16,12 @@ from typing import Any
 
 from reconciler.cli.build_image import source as parse
 from reconciler.errors import BuilderDied, LayerCorrupt, LayerRefused, Stopped, UsageError
-from reconciler.image.builder.parent import Build, Input, Milestone, Request
-from reconciler.image.source.arrival import Arrival
-from reconciler.image.source.stream import Descriptor, File, Flow, Origin, Ranges
-from reconciler.image.spec import Limits, Source, chain_ids
+from reconciler.image.builder.feed import Input
+from reconciler.image.builder.parent import Build, Milestone, Request
+from reconciler.image.source.local import Descriptor, LocalFile
+from reconciler.image.source.ranges import FIRST_RANGE, Ranges
+from reconciler.image.source.reading import Origin, Reading
+from reconciler.image.spec import Layer, Limits, Source, chain_ids
 from reconciler.output import console
 
 STANDARD_INPUT = "-"
@@ -57,16 +59,18 @@ def source(word: str, endpoint_url: str | None, anonymous: bool) -> Source:
     return Source(STANDARD_INPUT)
 
 
-def origin(source: Source, arrival: Arrival) -> Origin:
+def origin(source: Source) -> Origin:
     if source.url == STANDARD_INPUT:
-        return Descriptor(0, arrival)
-    return Ranges(source, arrival) if source.is_s3 else File(source.url, arrival)
+        return Descriptor(0)
+    return Ranges(source) if source.is_s3 else LocalFile(Layer(source))
 
 
 def inspect(source: Source, limits: Limits, *, stop: threading.Event) -> Document:
     """The verdict on one layer as the JSON contract shows it (DESIGN section 5). Refusal is an answer, not an error."""
-    flow = Input(source.url, lambda: Flow(source.url, lambda arrival: origin(source, arrival), stop), pinned=False)
-    request = Request((flow,), UNBOUNDED, lambda digests: chain_ids(UNBOUNDED, digests)[-1], limits, survey=True)
+    layer = Input(source.url, lambda: Reading(source.url, origin(source), stop), pinned=False)
+    request = Request(
+        (layer,), UNBOUNDED, lambda digests: chain_ids(UNBOUNDED, digests)[-1], limits, survey=True, ahead=FIRST_RANGE
+    )
     with _reporting_builder_death(), Build(request) as build:
         try:
             found = build.wait(Milestone.ACCEPTED, stop=stop)

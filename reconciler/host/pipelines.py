@@ -27,8 +27,9 @@ from reconciler.errors import (
     Terminal,
 )
 from reconciler.host.head_requests import Sources
-from reconciler.image.builder.parent import Build, Fetch, Input, Milestone, Progress, Report, Request
-from reconciler.image.source.arrival import Fetched
+from reconciler.image.builder.feed import Fetch, Input
+from reconciler.image.builder.parent import Build, Milestone, Progress, Report, Request
+from reconciler.image.source.reading import Fetched
 from reconciler.image.source.spool import Spool
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
@@ -80,12 +81,12 @@ class Layers:
 
     def _fetched(self, context: Context, wanted: Layer, head: Head | None) -> Fetched:
         with contextlib.closing(self.spool.fetch(wanted, head)) as fetching:
-            arrived = fetching.wait(0, 0.0)
-            while not arrived.complete:
+
+            def tick() -> None:
                 context.check()
-                arrived = fetching.wait(arrived.length, 0.2)
                 context.progress(fetching.progress.done, fetching.progress.total or 0)
-            return fetching.result()
+
+            return fetching.result(tick)
 
     def reconsidered(self, layers: Sequence[Layer], blamed: str, error: ReconcilerError) -> ReconcilerError:
         """What to raise where the layer with the URL ``blamed`` was refused; what was learnt of it is dropped.

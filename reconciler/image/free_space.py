@@ -2,13 +2,15 @@
 
 The registry is mostly on the same file system: a volume that took all space would fail, unrecorded. Others
 run on the snapshots of the same pool: to them its end is an I/O error.
-Used by ``builder``. State: what the last check of the file system allowed, or what is left of the given bytes.
+Used by ``builder``: the child keeps to ``Room``, its parent watches that it does. State: what the last check of the file system
+allowed, or what is left of the given bytes.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 
 from reconciler.errors import NoSpace
 
@@ -41,11 +43,29 @@ class Room:
             )
         if self._left >= 0 or not self._bounded:
             return
-        found = os.fstatvfs(self._fd)
-        free = found.f_bavail * found.f_frsize - SPARE
+        free = _free(self._fd) - SPARE
         if free < size:
             raise NoSpace(
                 f"no space left for the volume: {max(0, free)} bytes can be had, and the next file has {size}",
                 hint="free some space, or move the pool",
             )
         self._left = min(free, STEP) - size
+
+
+class Watch:
+    """The file systems of the regular files that a builder writes to, whatever the builder does."""
+
+    def __init__(self, fds: Iterable[int]) -> None:
+        self._floors = {fd: min(SPARE, _free(fd)) // 2 for fd in fds if stat.S_ISREG(os.fstat(fd).st_mode)}
+
+    def check(self) -> None:
+        """Raises NoSpace where nearly nothing is left."""
+        for fd, floor in self._floors.items():
+            if (free := _free(fd)) < floor:
+                message = f"no space left for the volume: its file system has {free} bytes"
+                raise NoSpace(message, hint="free some space, or move the pool")
+
+
+def _free(fd: int) -> int:
+    found = os.fstatvfs(fd)
+    return found.f_bavail * found.f_frsize

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,8 +20,10 @@ from reconciler.image.archive.member import Member
 from reconciler.image.builder import process
 from reconciler.image.builder.protocol import PACKET
 from reconciler.image.source import s3 as sources
-from reconciler.image.source.stream import FIRST_RANGE, Descriptor, File, Flow, Ranges
-from reconciler.image.spec import GIB, MIB, Limits, Source
+from reconciler.image.source.local import Descriptor, LocalFile
+from reconciler.image.source.ranges import FIRST_RANGE, Ranges
+from reconciler.image.source.reading import PIECE, Reading
+from reconciler.image.spec import GIB, MIB, Layer, Limits, Source
 from reconciler.image.tree.judge import Judge
 from reconciler.image.tree.survey import Dangling, Survey
 from reconciler.image.tree.totals import LISTED
@@ -370,51 +371,31 @@ def test_an_object_is_described_as_the_file_is(inspect: Inspect, origin: Origin)
     assert origin.sent == len(layer)
 
 
-class Reading:
-    """A flow, and what has come out of it."""
-
-    def __init__(self, flow: Flow) -> None:
-        self.flow = flow
-        self.fd = flow.open()
-        self.data = b""
-
-    def full(self) -> int:
-        """Wait until the pipe takes no more, and tell how much that is."""
-        holds = fcntl.fcntl(self.fd, fcntl.F_GETPIPE_SZ)
-        while (found := self.flow.wait(holds - 1, 0.1)).length < holds:
-            assert not found.complete
-        return holds
-
-    def read(self) -> bytes:
-        """All of it."""
-        while not (found := self.flow.wait(len(self.data), 0.1)).complete or len(self.data) < found.length:
-            if found.length > len(self.data):
-                self.data += os.read(self.fd, found.length - len(self.data))
-        return self.data
-
-    def __enter__(self) -> Reading:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        os.close(self.fd)
-        self.flow.close()
-
-
 def reading(source: Source, stop: threading.Event) -> Reading:
-    return Reading(Flow(source.url, lambda arrival: inspect_layer.origin(source, arrival), stop))
+    return Reading(source.url, inspect_layer.origin(source), stop)
+
+
+def rest(reader: Reading) -> bytes:
+    read, buffer = bytearray(), memoryview(bytearray(PIECE))
+    while got := reader.readinto(buffer):
+        read += buffer[:got]
+    return bytes(read)
 
 
 def test_nothing_is_asked_for_while_nobody_reads(origin: Origin, stop: threading.Event) -> None:
-    data = os.urandom(6 * MIB)
+    data, beginning = os.urandom(6 * MIB), memoryview(bytearray(FIRST_RANGE))
     with reading(origin.put(data), stop) as reader:
-        held = reader.full()
+        assert origin.ranges() == []
+        held = reader.readinto(beginning)
+        while held < FIRST_RANGE:
+            held += reader.readinto(beginning[held:])
         asked = origin.ranges()
-        whole = reader.read()
+        whole = bytes(beginning) + rest(reader)
 
-        assert held < FIRST_RANGE and asked == [(0, FIRST_RANGE)]
+        assert asked == [(0, FIRST_RANGE)]
         assert whole == data
-        assert reader.flow.result().digest == hashlib.sha256(data).hexdigest()
-        assert reader.flow.progress == (len(data), len(data))
+        assert reader.result().digest == hashlib.sha256(data).hexdigest()
+        assert reader.progress == (len(data), len(data))
 
 
 def test_an_answer_that_breaks_off_is_taken_up_where_it_stopped(origin: Origin, stop: threading.Event) -> None:
@@ -427,7 +408,7 @@ def test_an_answer_that_breaks_off_is_taken_up_where_it_stopped(origin: Origin, 
 
     origin.script = cut
     with reading(source, stop) as reader:
-        assert reader.read() == data
+        assert rest(reader) == data
 
     starts = [asked.start for asked in origin.gets()]
     assert starts == [0, 600_000, MIB, MIB + 600_000], "every byte that arrived is kept"
@@ -483,61 +464,68 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, stop: 
     path = tmp_path / "layer"
     path.write_bytes(bytes(MIB))
     with reading(Source(str(path)), stop) as reader:
-        reader.full()
+        reader.readinto(memoryview(bytearray(1000)))
         with path.open("ab") as grown:
             grown.write(b"more")
         with pytest.raises(errors.SourceChanged):
-            reader.read()
+            rest(reader)
 
 
 def test_what_comes_through_a_pipe_is_read_as_it_comes(stop: threading.Event) -> None:
     theirs, ours = os.pipe()
-    with Reading(Flow("-", lambda arrival: Descriptor(theirs, arrival), stop)) as reader:
+    buffer = memoryview(bytearray(PIECE))
+    with Reading("-", Descriptor(theirs), stop) as reader:
         os.write(ours, b"first")
-        while reader.flow.wait(4, 0.1).length < 5:
-            pass
+        assert buffer[: reader.readinto(buffer)] == b"first"
         os.write(ours, b" second")
         os.close(ours)
 
-        assert reader.read() == b"first second"
-        assert reader.flow.result().size == 12
+        assert rest(reader) == b" second"
+        assert reader.result().size == 12
     os.close(theirs)
 
 
 @AT_ONCE
+@pytest.mark.parametrize("how", ["stopped", "closed"])
 @pytest.mark.parametrize("where", ["S3", "pipe"])
-def test_one_that_is_stopped_while_it_waits_for_bytes_ends_at_once(origin: Origin, stop: threading.Event, where: str) -> None:
+def test_one_that_is_stopped_while_it_waits_for_bytes_ends_at_once(
+    origin: Origin, stop: threading.Event, where: str, how: str
+) -> None:
     """Also where the server has said nothing yet, and would not for a long time."""
     waiting, never = threading.Event(), threading.Event()
 
     def hold(asked: Asked) -> Answer:
         waiting.set()
-        return Answer(206, {"ETag": '"x"', "Content-Range": f"bytes 0-{MIB - 1}/{MIB}"}, bytes(MIB), cut=1000, hold=never)
+        return Answer(206, {"ETag": '"x"', "Content-Range": f"bytes 0-{MIB - 1}/{MIB}"}, bytes(MIB), cut=0, hold=never)
+
+    def end() -> None:
+        if where == "S3":
+            assert waiting.wait(20)
+        if how == "stopped":
+            stop.set()
+        else:
+            reader.close()
 
     origin.script = hold
     theirs, ours = os.pipe()
-    if where == "pipe":
-        flow = Flow("-", lambda arrival: Descriptor(theirs, arrival), stop)
-    else:
-        flow = Flow("s3", lambda arrival: Ranges(origin.source(), arrival), stop)
-        assert waiting.wait(20)
-    stop.set()
+    reader = Reading("-", Descriptor(theirs) if where == "pipe" else Ranges(origin.source()), stop)
+    ending = threading.Timer(0.2, end)
+    ending.start()
 
     with pytest.raises(errors.Stopped):
-        flow.result()
-    flow.close()
+        reader.result()
+    ending.join()
+    reader.close()
     never.set()
     os.close(ours)
     os.close(theirs)
 
 
-@AT_ONCE
-def test_a_flow_whose_reader_goes_away_says_so(tmp_path: Path, stop: threading.Event) -> None:
+def test_a_file_that_is_cut_short_while_it_is_read_is_an_error(tmp_path: Path, stop: threading.Event) -> None:
     path = tmp_path / "layer"
     path.write_bytes(bytes(MIB))
-    flow = Flow("layer", lambda arrival: File(str(path), arrival), stop)
-    os.close(flow.open())
-
-    with pytest.raises(errors.BuilderDied):
-        flow.result()
-    flow.close()
+    with Reading("layer", LocalFile(Layer(Source(str(path)))), stop) as reader:
+        reader.readinto(memoryview(bytearray(1000)))
+        os.truncate(path, 2000)
+        with pytest.raises(errors.SourceChanged, match="2000"):
+            rest(reader)

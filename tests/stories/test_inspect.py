@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.image.source.stream import FIRST_RANGE
+from reconciler.image.source.ranges import FIRST_RANGE
 
 from .layers import Layer, entry, file, noise, root, tar
 from .workshop import BUCKET, RECONCILE, Workshop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import time
+import threading
 from typing import Any
 
 from reconciler.image.builder import child
@@ -16,7 +16,7 @@ from reconciler.image.tree import index
 def main(flaw: str) -> int:
     match flaw:
         case "hangs":
-            child.apply_layer = lambda *_: time.sleep(600)  # type: ignore[assignment,return-value,func-returns-value]
+            child.apply_layer = lambda *_: _wait(600)  # type: ignore[assignment,return-value,func-returns-value]
         case "dies":
             child.apply_layer = lambda *_: os.abort()  # type: ignore[assignment]
         case "forges its index":
@@ -35,21 +35,55 @@ def main(flaw: str) -> int:
             child.apply_layer = _see({"compression": "none"})
         case "hangs up":
             child.apply_layer = _hang_up
+        case "hangs up and stays":
+            child.apply_layer = _hang_up_and_stay
+        case "accepts and hangs":
+            child.apply_layer = _accept_and_hang
+        case "floods with progress" | "floods with totals" | "floods with surveys" | "sends descriptors":
+            child.apply_layer = FLOODS[flaw]
+        case "claims more than there is":
+            child.apply_layer = _send(("progress", {"layer": 0, "read": 1 << 40, "entries": 0}))
+        case "goes back":
+            child.apply_layer = _send(*(("progress", {"layer": 0, "read": n, "entries": 0}) for n in (9, 8)))
+        case "is ahead":
+            child.apply_layer = _send(("progress", {"layer": 1, "read": 0, "entries": 0}))
+        case "fails without a shape":
+            child.apply_layer = _send(("failed", {"error": ["LayerRefused"], "message": {"a": 1}, "hint": 7}))
+        case "fails without a member":
+            told = {"error": "LayerRefused", "message": "x", "hint": "", "rule": "r", "member": "zz", "offset": None}
+            child.apply_layer = _send(("failed", told))
+        case "is too large":
+            child.apply_layer = _raw(b'["applied",{"totals":{"a":"' + b"x" * 70_000 + b'"}}]')
+        case "nests":
+            child.apply_layer = _raw(b"[" * 60_000)
+        case "nests in fields":
+            child.apply_layer = _raw(b'["applied",{"totals":' + b'{"a":' * 800 + b"1" + b"}" * 800 + b"}]")
+        case "is no packet":
+            child.apply_layer = _raw(b"hello")
+        case "is a number":
+            child.apply_layer = _raw(b"7")
+        case "fills the disk":
+            index.dump = _endless
         case "writes on":
             child.Room = _Noted  # type: ignore[misc]
             Channel.send = _send_and_write_on  # type: ignore[method-assign]
     return child.main(sys.argv)
 
 
+def _wait(seconds: float) -> None:
+    """The builder may not make the system call that sleeps."""
+    threading.Event().wait(seconds)
+
+
 def _shout(channel: Channel, *_: Any) -> dict[str, object]:
     channel.send("obey", now=True)
-    time.sleep(600)
+    _wait(600)
     return {}
 
 
 def _claim(channel: Channel, *_: Any) -> dict[str, object]:
     channel.send("written", summary={})
-    time.sleep(600)
+    _wait(600)
     return {}
 
 
@@ -77,8 +111,64 @@ def _see(totals: dict[str, object]) -> Any:
 
 
 def _hang_up(channel: Channel, *_: Any) -> dict[str, object]:
-    channel.hang_up()
+    channel.close()
     os._exit(0)
+
+
+def _hang_up_and_stay(channel: Channel, *_: Any) -> dict[str, object]:
+    channel.close()
+    _wait(600)
+    return {}
+
+
+def _accept_and_hang(channel: Channel, source: Any, *rest: Any) -> dict[str, object]:
+    while source.read(1 << 20):
+        pass
+    source.close()
+    _wait(600)
+    return {}
+
+
+def _send(*packets: tuple[str, dict[str, Any]]) -> Any:
+    """A builder that sends these packets and waits."""
+
+    def send(channel: Channel, *_: Any) -> dict[str, object]:
+        for kind, body in packets:
+            channel.send(kind, (), **body)
+        _wait(600)
+        return {}
+
+    return send
+
+
+def _raw(data: bytes) -> Any:
+    def send(channel: Channel, *_: Any) -> dict[str, object]:
+        channel._sock.sendmsg([data])
+        _wait(600)
+        return {}
+
+    return send
+
+
+def _flood(kind: str, fds: tuple[int, ...] = (), **body: Any) -> Any:
+    def flood(channel: Channel, *_: Any) -> dict[str, object]:
+        while True:
+            channel.send(kind, fds, **body)
+
+    return flood
+
+
+FLOODS = {
+    "floods with progress": _flood("progress", layer=0, read=0, entries=0),
+    "floods with totals": _flood("applied", totals={f"k{n}": "v" * 60 for n in range(600)}),
+    "floods with surveys": _flood("seen", totals={}),
+    "sends descriptors": _flood("progress", (2, 2, 2, 2), layer=0, read=0, entries=0),
+}
+
+
+def _endless(*_: Any) -> bytes:
+    """An index of a GiB."""
+    return bytes(1 << 30)
 
 
 class _Noted(Room):
@@ -91,15 +181,15 @@ class _Noted(Room):
         _Noted.volume = max(fd, _Noted.volume)
 
 
-_send = Channel.send
+_honest = Channel.send
 
 
 def _send_and_write_on(self: Channel, kind: str, fds: Any = (), **body: Any) -> None:
-    _send(self, kind, fds, **body)
+    _honest(self, kind, fds, **body)
     if kind == "written":
-        time.sleep(1)
+        _wait(1)
         os.pwrite(_Noted.volume, b"too late", 1024)
-        time.sleep(600)
+        _wait(600)
 
 
 if __name__ == "__main__":

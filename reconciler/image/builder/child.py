@@ -1,8 +1,8 @@
 """The builder process: reads layers, judges members, writes one volume. Run as ``python -m reconciler.image.builder.child FD``.
 
-Started by ``build`` (its parent), one for each volume in progress. It holds descriptors (a control channel, the volume, each
-layer as it comes, the chain's index) and nothing else: what it reads is hostile, so it gives up privileges and paths before the
-first byte. Its state ends with it; the volume has no superblock until the parent has sent ``commit``.
+Started by ``parent``, one for each volume in progress. It holds descriptors (a control channel, the volume, the chain's index),
+the memory where layers arrive, and nothing else: what it reads is hostile, so it gives up privileges and paths before it reads.
+Its state ends with it; the volume has no superblock until the parent has sent ``commit``.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import codecs
 import contextlib
 import gc
 import os
-import stat
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from uuid import UUID
 
-from reconciler.errors import BuilderDied, ReconcilerError
+from reconciler.errors import BuilderDied, LayerRefused, ReconcilerError
 from reconciler.image.archive.codec import open_stream
 from reconciler.image.archive.tar import Reader
 from reconciler.image.builder.confine import MEMORY, Bounds, confine
 from reconciler.image.builder.protocol import Channel, Packet
+from reconciler.image.builder.ring import Mapping
 from reconciler.image.ext4 import Writer
 from reconciler.image.free_space import Room
 from reconciler.image.spec import Limits
@@ -41,35 +41,50 @@ class ParentGone(Exception):
     """The other end of the channel has closed: the volume is no longer wanted."""
 
 
-class LayerSource:
-    """The bytes of one layer as they arrive: reads what the spool or a pipe holds, and waits on the channel for more.
+class Supply:
+    """The layers' bytes as the parent reports them: a position in the ring for the whole build."""
 
-    Only the channel defines where a layer ends: the end of a pipe means no more than that it has no writer.
-    """
-
-    def __init__(self, channel: Channel, fd: int, number: int) -> None:
+    def __init__(self, channel: Channel, ring: Mapping, returned: int) -> None:
         self._channel = channel
-        self._fd = fd
+        self._ring = ring
+        self.returned = returned
+        """Bytes after which the parent gets the memory back."""
+        self.position = 0
+
+    def layer(self, number: int) -> LayerSource:
+        """Wait for the next layer to begin."""
+        receive(self._channel)
+        return LayerSource(self._channel, self, number)
+
+    def copy(self, length: int) -> bytes:
+        data = self._ring.copy(self.position, length)
+        self.position += len(data)
+        return data
+
+
+class LayerSource:
+    """The bytes of one layer as they arrive: copies what lies in the ring, and waits on the channel for more."""
+
+    def __init__(self, channel: Channel, supply: Supply, number: int) -> None:
+        self._channel = channel
+        self._supply = supply
         self._number = number
         self._length = 0
         self._complete = False
-        self._pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
-        self._reported = 0.0
+        self._reported = (0.0, 0)
         self.position = 0
         self.entries = 0
 
     def read(self, n: int) -> bytes:
         """1 to n bytes; none only at the layer's end."""
-        if time.monotonic() - self._reported >= PROGRESS_SECONDS:
+        at, position = self._reported
+        if self.position - position >= self._supply.returned or time.monotonic() - at >= PROGRESS_SECONDS:
             self.report()
         if self.position >= self._length and not self._complete:
             self.report()
         while self.position >= self._length and not self._complete:
             self._take(receive(self._channel))
-        wanted = min(n, self._length - self.position)
-        data = os.read(self._fd, wanted) if self._pipe else os.pread(self._fd, wanted, self.position)
-        if not data and self.position < self._length:
-            raise BuilderDied("the spool is shorter than announced", hint="run again")
+        data = self._supply.copy(min(n, self._length - self.position))
         self.position += len(data)
         return data
 
@@ -80,17 +95,17 @@ class LayerSource:
             self._complete = True
 
     def report(self) -> None:
-        """Tell the parent how far the layer has been read and how many of its members have been accepted."""
-        self._reported = time.monotonic()
+        """Send the parent how far the layer has been read and how many of its members have been accepted."""
+        self._reported = (time.monotonic(), self.position)
         self._channel.send("progress", layer=self._number, read=self.position, entries=self.entries)
 
     def close(self) -> None:
-        """Swallow the announcements that the reader did not need, up to the layer's end."""
-        self.report()
+        """Pass over what the reader did not need, up to the layer's end."""
         while not self._complete:
             self._take(receive(self._channel))
+        self._supply.position += self._length - self.position
+        self.position = self._length
         self.report()
-        os.close(self._fd)
 
 
 def receive(channel: Channel) -> Packet:
@@ -108,11 +123,9 @@ def prepare() -> None:
 
 
 def apply_layer(
-    channel: Channel, number: int, tree: Tree, writer: Writer, room: Room, limits: Limits, survey: Survey | None = None
+    channel: Channel, source: LayerSource, tree: Tree, writer: Writer, room: Room, limits: Limits, survey: Survey | None = None
 ) -> dict[str, object]:
     """Read one layer to its end into the tree and the volume; return the judge's totals. A survey is sent before an error."""
-    packet = receive(channel)
-    source = LayerSource(channel, packet.fds[0], number)
     stream = open_stream(source, limits)
     judge, reader = Judge(limits), Reader(stream, limits)
 
@@ -132,7 +145,6 @@ def apply_layer(
         judge.finish()
         tree.end_layer()
     except ReconcilerError:
-        source.report()
         if survey is not None:
             channel.send("seen", totals=totals())
             channel.send("seen", totals=survey.document(stream.compression, tree, whole=False))
@@ -143,11 +155,12 @@ def apply_layer(
     return totals()
 
 
-def build(channel: Channel, request: Packet) -> None:
+def build(channel: Channel, request: Packet, ring: Mapping) -> None:
     """Carry out one request: replayed layers only rebuild the tree, the others are written too."""
     body = request.body
     limits, size, replay = Limits(**body["limits"]), body["size"], body["replay"]
     fds = dict(zip(body["names"], request.fds, strict=True))
+    supply = Supply(channel, ring, body["returned"])
     tree, next_block = Tree(limits), None
     if "index_in" in fds:
         with os.fdopen(fds["index_in"], "rb") as file:
@@ -155,13 +168,13 @@ def build(channel: Channel, request: Packet) -> None:
     if replay:
         rehearsal = Writer(-1, size, sink=True)
         for number in range(replay):
-            apply_layer(channel, number, tree, rehearsal, Room(-1), limits)
+            channel.send("applied", totals=apply_layer(channel, supply.layer(number), tree, rehearsal, Room(-1), limits))
         next_block = rehearsal.next_block
     volume = fds.get("volume", -1)
     writer, room = Writer(volume, size, next_block=next_block, sink=volume < 0), Room(volume, body["room"])
     for number in range(replay, body["layers"]):
         survey = Survey(limits) if body["survey"] else None
-        channel.send("applied", totals=apply_layer(channel, number, tree, writer, room, limits, survey))
+        channel.send("applied", totals=apply_layer(channel, supply.layer(number), tree, writer, room, limits, survey))
     channel.send("accepted")
     commit = receive(channel)
     summary = writer.finish(tree.root, UUID(commit.body["uuid"]))
@@ -189,13 +202,15 @@ def verdicts(channel: Channel) -> Iterator[None]:
         return
     except MemoryError:
         message = f"reading it takes more than the builder's {MEMORY} bytes of memory"
-        channel.send("failed", error="LayerRefused", message=message, hint="", rule="limit-memory", offset=None, member="")
+        fail(channel, LayerRefused(message, rule="limit-memory"))
     except ReconcilerError as error:
-        fields = {name: getattr(error, name) for name in ("rule", "offset") if hasattr(error, name)}
-        member = getattr(error, "member", b"")
-        channel.send(
-            "failed", error=type(error).__name__, message=error.message, hint=error.hint, member=member[:4096].hex(), **fields
-        )
+        fail(channel, error)
+
+
+def fail(channel: Channel, error: ReconcilerError) -> None:
+    member, rule, offset = getattr(error, "member", b""), getattr(error, "rule", ""), getattr(error, "offset", None)
+    fields = {"message": error.message, "hint": error.hint, "member": member[:4096].hex(), "rule": rule, "offset": offset}
+    channel.send("failed", (), error=type(error).__name__, **fields)
 
 
 def main(argv: list[str]) -> int:
@@ -204,16 +219,20 @@ def main(argv: list[str]) -> int:
     if request is None:
         return 0
     prepare()
-    measures = confine(bounds(request))
+    ring = Mapping(request.fds[-1]) if request.kind == "request" else None
     with verdicts(channel):
-        if request.kind == "probe":
-            channel.send("confined", measures={one.name: one.missing for one in measures})
-        elif request.kind == "check":
+        try:
+            measures = confine(bounds(request))
+        except OSError as error:
+            raise BuilderDied(f"the builder process can't be confined: {error}", hint="`reconcile health` shows why") from error
+        if request.kind == "check":
             with os.fdopen(request.fds[0], "rb") as file:
                 index.load(file.read())
             channel.send("checked")
-        else:
-            build(channel, request)
+            return 0
+        channel.send("confined", measures={one.name: one.missing for one in measures})
+        if ring is not None:
+            build(channel, request, ring)
     return 0
 
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any
 
 from reconciler import errors
-from reconciler.image.builder import process
-from reconciler.image.source import arrival
+from reconciler.image.builder import confine, process
+from reconciler.image.builder.due import Counts, Due
+from reconciler.image.builder.feed import GRACE_SECONDS, Feed, Input
+from reconciler.image.builder.ring import SIZE, Ring
+from reconciler.image.free_space import Watch
 from reconciler.image.spec import Limits, filesystem_uuid
 
-GRACE_SECONDS = 3.0
-"""How long a refused layer's download may still take to show that the bytes were not the declared ones in the first place."""
-
+JOIN_SECONDS = 2.0
+"""How long ``close`` waits for a thread; one that a source's file system holds is left behind."""
 
 VERDICTS: Mapping[str, type[errors.ReconcilerError]] = {
     kind.__name__: kind
@@ -38,29 +39,6 @@ class Milestone(IntEnum):
     ACCEPTED = 2
     WRITTEN = 3
     CHECKED = 4
-
-
-class Fetch(Protocol):
-    """A layer on its way (``source`` and ``spool`` make them)."""
-
-    def open(self) -> int: ...
-    def wait(self, beyond: int, timeout: float) -> arrival.Arrived: ...
-    def result(self) -> arrival.Fetched: ...
-    @property
-    def progress(self) -> arrival.Progress: ...
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One layer of the request. ``begin`` starts or joins its download when its turn has come.
-
-    ``pinned``: its bytes may turn out not to be the declared ones; a refusal waits for that check.
-    """
-
-    name: str
-    begin: Callable[[], Fetch]
-    pinned: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +60,8 @@ class Request:
     room: int | None = None
     survey: bool = False
     """Have more counted than every build does, of layers that are refused, too: see ``Build.seen``."""
+    ahead: int = SIZE
+    """Most bytes that are fetched before the builder has read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,28 +96,30 @@ class Build:
         self._error: BaseException | None = None
         self._report = Report()
         self._progress = Progress()
-        self._fetches: list[Fetch] = []
+        self._feed = Feed(request.layers, Ring(request.ahead), self._owe)
+        self._due = Due()
+        self._space = Watch(fd for fd in (request.volume, request.index_out) if fd is not None)
+        self._confined = self._committed = False
         self._applied: list[Mapping[str, Any]] = []
         self._seen: dict[str, Any] = {}
-        self._fetching = True
+        self.gaps: tuple[confine.Gap, ...] = ()
+        """What is missing of the builder's confinement, known before it gets the first byte of a layer."""
         self.blamed = ""
         """The name of the layer that ended the build, where one did."""
         self._closing = False
-        self._owes_since: float | None = None
-        """Since when the builder has had work and has sent nothing; None while it waits for the parent."""
-        self._sent = 0
         self._threads = [
             threading.Thread(target=self._guarded, args=(job,), name=f"build-{job.__name__}", daemon=True)
-            for job in (self._feed, self._listen)
+            for job in (self._hand_over, self._listen)
         ]
 
     def __enter__(self) -> Build:
         self._child = process.start()
         try:
-            self._say("request", fds=list(self._descriptors().values()), **self._describe())
+            self._child.channel.send("request", fds=list(self._descriptors().values()), **self._describe())
         except (BrokenPipeError, ConnectionResetError):
             with contextlib.closing(self._child):
                 raise self._child.post_mortem() from None
+        self._owe()
         for thread in self._threads:
             thread.start()
         return self
@@ -146,7 +128,13 @@ class Build:
         self.close()
 
     def _descriptors(self) -> dict[str, int]:
-        wanted = {"volume": self._request.volume, "index_in": self._request.index_in, "index_out": self._request.index_out}
+        request = self._request
+        wanted = {
+            "volume": request.volume,
+            "index_in": request.index_in,
+            "index_out": request.index_out,
+            "ring": self._feed.ring.fd,
+        }
         return {name: fd for name, fd in wanted.items() if fd is not None}
 
     def _describe(self) -> dict[str, Any]:
@@ -158,6 +146,7 @@ class Build:
             "room": request.room,
             "survey": request.survey,
             "limits": asdict(request.limits),
+            "returned": self._feed.ring.returned,
             "names": list(self._descriptors()),
         }
 
@@ -165,7 +154,8 @@ class Build:
 
     @property
     def progress(self) -> Progress:
-        return self._progress
+        arrived = self._feed.progress
+        return replace(self._progress, arrived=arrived.done, total=arrived.total)
 
     @property
     def seen(self) -> Mapping[str, Any]:
@@ -184,35 +174,24 @@ class Build:
                 if self._reached >= milestone:
                     return self._report
                 self._changed.wait(0.1)
-            self._check_alive()
+            self._due.check()
+            self._space.check()
             if stop.is_set():
                 raise errors.Stopped("stopped while a volume was being built", hint="run again to go on")
             if tick is not None:
-                tick(self._progress)
+                tick(self.progress)
 
     def close(self) -> None:
         self._closing = True
         self._child.channel.hang_up()
         self._child.end()
+        self._feed.close()
         for thread in self._threads:
-            thread.join()
-        for fetch in self._fetches:
-            fetch.close()
+            thread.join(JOIN_SECONDS)
         self._child.close()
-
-    def _check_alive(self) -> None:
-        since = self._owes_since
-        if since is not None and time.monotonic() - since > process.PATIENCE_SECONDS:
-            raise errors.BuilderDied(
-                f"the builder process has sent nothing for {process.PATIENCE_SECONDS:.0f} s",
-                hint="run again; if only this layer fails, check it with `reconcile inspect`",
-            )
+        self._feed.ring.release()
 
     # -------------------------------------------------------------------------------------------------- threads
-
-    def _say(self, kind: str, fds: Sequence[int] = (), **body: Any) -> None:
-        self._owes_since = time.monotonic()
-        self._child.channel.send(kind, fds, **body)
 
     def _guarded(self, job: Callable[[], None]) -> None:
         try:
@@ -231,95 +210,86 @@ class Build:
             self._report, self._reached = report, milestone
             self._changed.notify_all()
 
-    def _feed(self) -> None:
-        """Pass the child one layer after the other, each as it grows; then send the chain's identity."""
-        try:
-            digests = tuple(self._feed_layer(number, layer) for number, layer in enumerate(self._request.layers))
-        except (BrokenPipeError, ConnectionResetError):
+    def _hand_over(self) -> None:
+        """Pass the child the layers; then the chain's identity is known."""
+        digests = self._feed.run(self._child.channel, self._begin)
+        if digests is None:
             return  # the child has ended: the listener reports why
-        finally:
-            self._fetching = False
         chain = self._request.chain(digests)
         with self._changed:
-            self._report = Report(self._report.layers, self._report.summary, digests, chain)
+            self._report = replace(self._report, digests=digests, chain=chain)
             self._reached = max(self._reached, Milestone.DOWNLOADED)
             self._changed.notify_all()
 
-    def _feed_layer(self, number: int, layer: Input) -> str:
-        self.blamed = layer.name  # until the builder refuses one: what goes wrong with a download is on its account
-        fetch = layer.begin()
-        self._fetches.append(fetch)
-        fd = fetch.open()
-        try:
-            self._sent = 0
-            self._say("layer", fds=[fd], name=layer.name)
-        finally:
-            os.close(fd)
-        length, complete = 0, False
-        while not complete and not self._closing:
-            now = fetch.wait(length, 0.2)
-            complete = now.complete
-            if now.length > length:
-                length = self._sent = now.length
-                self._say("length", length=length)
-            self._note(number, layer, fetch)
-        self._sent += 1  # the end is something to read, too
-        self._say("end")
-        return fetch.result().digest
+    def _begin(self, number: int) -> None:
+        name = self._request.layers[number].name
+        self.blamed = name  # until the builder refuses one: what goes wrong with a download is on its account
+        self._progress = replace(self._progress, layer=number, name=name, read=0)
 
-    def _note(self, number: int, layer: Input, fetch: Fetch) -> None:
-        at, now = fetch.progress, self._progress
-        read = now.read if now.layer == number else 0
-        self._progress = Progress(number, layer.name, at.done, read, at.total, now.entries)
+    def _owe(self) -> None:
+        """Note what the builder has to answer next."""
+        ring, done = self._feed.ring, len(self._applied)
+        if not self._confined:
+            self._due.owe("confined")
+        elif ring.read < ring.filled:
+            self._due.owe_bytes(ring.read, ring.filled)
+        elif done < self._feed.ended:
+            self._due.owe(f"applied {done}")
+        elif done == len(self._request.layers) and self._reached < Milestone.ACCEPTED:
+            self._due.owe("accepted")
+        else:
+            self._due.owe("written" if self._committed and self._reached < Milestone.WRITTEN else "")
 
     def _listen(self) -> None:
-        while (packet := self._child.channel.receive()) is not None:
-            try:
-                self._hear(packet.kind, process.believable(packet.body))
-            except (KeyError, TypeError, ValueError) as nonsense:
-                raise errors.BuilderDied(f"the builder process sent an invalid packet: {nonsense!r}") from nonsense
+        layers, survey = len(self._request.layers), self._request.survey
+        once = dict.fromkeys(("confined", "accepted", "written", "failed"), 1)
+        counts = Counts({**once, "applied": layers, "seen": 2 * layers if survey else 0})
+        try:
+            while (packet := self._child.channel.answer()) is not None:
+                counts.add(packet.kind, self._feed.occasions)
+                self._take(packet.kind, packet.body)
+                self._owe()
+        except (KeyError, TypeError, ValueError) as nonsense:
+            raise errors.BuilderDied(f"the builder process sent an invalid packet: {nonsense!r}") from nonsense
         if self._reached < Milestone.WRITTEN and not self._closing:
             raise self._child.post_mortem()
 
-    def _hear(self, kind: str, body: Mapping[str, Any]) -> None:
-        self._owes_since = time.monotonic()
-        if kind == "progress":
-            now = self._progress
-            self._progress = Progress(now.layer, now.name, now.arrived, int(body["read"]), now.total, int(body["entries"]))
-            if self._progress.read == self._sent:
-                self._owes_since = None
+    def _take(self, kind: str, body: Mapping[str, Any]) -> None:
+        done, layers = len(self._applied), len(self._request.layers)
+        if kind == "failed":
+            raise self._verdict(body)
+        if kind == "confined":
+            self.gaps, self._confined = confine.gaps(body["measures"]), True
+        elif not self._confined:
+            raise ValueError(kind)
+        elif kind == "progress" and body["layer"] == done:
+            self._feed.ring.take(self._feed.position(done, body["read"]))
+            if self._progress.layer == done:
+                self._progress = replace(self._progress, read=body["read"], entries=body["entries"])
         elif kind == "seen":
             self._seen |= dict(body["totals"])
-        elif kind == "applied":
-            self._owes_since = None
+        elif kind == "applied" and done < self._feed.ended:
             self._applied.append(dict(body["totals"]))
-        elif kind == "accepted" and self._request.replay + len(self._applied) == len(self._request.layers):
-            self._owes_since = None
-            report = self._await_download()
-            if not report.chain:
-                return  # the download has failed, and wait() reports it; without a commit the volume never becomes a file system
-            for fetch in self._fetches:
-                fetch.result()  # a file that is read where it lies must have stayed the same until its last byte was read
-            report = Report(tuple(self._applied), {}, report.digests, report.chain)
-            self._reach(Milestone.ACCEPTED, report)
-            with contextlib.suppress(
-                BrokenPipeError, ConnectionResetError
-            ):  # it has died: its last words, or their lack, tell why
-                self._say("commit", uuid=str(filesystem_uuid(report.chain)))
-        elif kind == "written" and self._reached == Milestone.ACCEPTED:
+        elif kind == "accepted" and done == layers:
+            self._accept()
+        elif kind == "written" and self._committed:
             self._take_over(dict(body["summary"]))
-        elif kind == "failed":
-            self._let_the_download_speak()
-            raise self._verdict(body)
         else:
             raise ValueError(kind)
+
+    def _accept(self) -> None:
+        report = self._await_download()
+        if not report.chain:
+            return  # the download has failed, and wait() reports it; without a commit the volume never becomes a file system
+        self._reach(Milestone.ACCEPTED, replace(report, layers=tuple(self._applied[self._request.replay :])))
+        self._committed = True
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died: its last words, or their lack, tell why
+            self._child.channel.send("commit", uuid=str(filesystem_uuid(report.chain)))
 
     def _take_over(self, summary: Mapping[str, Any]) -> None:
         """The volume and its index are the parent's from here on: no process that has read the layer can write to them."""
         self._child.end()
-        self._owes_since = None
-        report = self._report
-        self._reach(Milestone.WRITTEN, Report(report.layers, summary, report.digests, report.chain))
+        self._reach(Milestone.WRITTEN, replace(self._report, summary=summary))
         if self._request.index_out is not None:
             os.lseek(self._request.index_out, 0, os.SEEK_SET)
             process.check_index(self._request.index_out)
@@ -330,24 +300,20 @@ class Build:
             self._changed.wait_for(lambda: self._reached >= Milestone.DOWNLOADED or self._error is not None or self._closing)
             return self._report
 
-    def _let_the_download_speak(self) -> None:
-        """Bytes that are not the declared ones are seldom a tar either; the digest is then the better error."""
-        deadline = time.monotonic() + GRACE_SECONDS
-        pinned = self._fetches and self._request.layers[len(self._fetches) - 1].pinned
-        fetch = self._fetches[-1] if pinned else None
-        while fetch is not None and self._error is None and self._fetching and time.monotonic() < deadline:
-            try:
-                if fetch.wait(1 << 62, 0.1).complete:
-                    return
-            except errors.ReconcilerError as error:
-                self._fail(error)
-
     def _verdict(self, body: Mapping[str, Any]) -> errors.ReconcilerError:
+        """The error that the builder reports. Bytes that turn out not to be the declared ones are the better one."""
+        kind, message, hint = body["error"], body["message"], body["hint"]
+        if not self._confined:
+            return errors.BuilderDied(message, hint=hint)
         # What the builder has finished counts: the download may be layers ahead of it, and progress is sent at intervals only.
-        number = min(self._request.replay + len(self._applied), len(self._request.layers) - 1)
-        self.blamed = self._request.layers[number].name
-        message = f"layer {self.blamed}: {body['message']}"
-        if body["error"] == "LayerRefused":
+        number = min(len(self._applied), len(self._request.layers) - 1)
+        layer = self._request.layers[number]
+        self._feed.ring.close()
+        if layer.pinned and self._feed.layer == number:
+            self._threads[0].join(GRACE_SECONDS)
+        self.blamed = layer.name
+        message = f"layer {layer.name}: {message}"
+        if kind == "LayerRefused":
             member = bytes.fromhex(body["member"])
-            return errors.LayerRefused(message, rule=body["rule"], member=member, offset=body["offset"], hint=body["hint"])
-        return VERDICTS.get(body["error"], errors.BuilderDied)(message, hint=body["hint"])
+            return errors.LayerRefused(message, rule=body["rule"], member=member, offset=body["offset"], hint=hint)
+        return VERDICTS.get(kind, errors.BuilderDied)(message, hint=hint)

@@ -1,7 +1,7 @@
-"""Builder processes: how one is started, ended and asked, and how its words are taken.
+"""Builder processes: how one is started, ended and asked, and how it is asked.
 
-Called by ``build`` (a volume) and by ``checks`` (what confines it). A builder has read hostile bytes: what it says is believed as
-far as it is a number or a printable word of bounded length. No state.
+Called by ``parent`` (a volume) and by ``status.health`` (what confines it). A builder has read hostile bytes: each answer is due
+within ``PATIENCE_SECONDS``, and of a fixed shape (``protocol``). No state.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from reconciler import process
 from reconciler.errors import BuilderDied, LayerCorrupt
-from reconciler.image.builder.protocol import Channel
+from reconciler.image.builder.protocol import Channel, printable
 
 COMMAND = (sys.executable, "-I", "-m", "reconciler.image.builder.child")
 PATIENCE_SECONDS = 600.0
 """How long a builder may owe an answer: it has to wait for a disk at most."""
 
-MAX_WORD = 4096
-MAX_NUMBER = 2**64
+LAST_WORDS_SECONDS = 5.0
+"""How long a builder that has hung up may take to end by itself, so that its exit code shows why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,21 @@ class Child:
 
     def post_mortem(self) -> BuilderDied:
         """Why it has ended without an answer."""
-        code = self.running.wait()
-        said = self.running.stderr.read(1 << 16).decode(errors="replace").strip() if self.running.stderr else ""
+        until = time.monotonic() + LAST_WORDS_SECONDS
+        while self.running.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        self.end()
+        code, said = self.running.wait(), self._said().decode(errors="replace").strip()
         last = printable(said.splitlines()[-1]) if said else "without output"
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return BuilderDied(f"the builder process died ({how}): {last}")
+
+    def _said(self) -> bytes:
+        """What lies in its error output, whoever else may hold that open."""
+        if self.running.stderr is None:
+            return b""
+        os.set_blocking(self.running.stderr.fileno(), False)
+        return self.running.stderr.read(1 << 16) or b""
 
 
 def start() -> Child:
@@ -79,8 +90,7 @@ def confinement() -> Mapping[str, str]:
 
     Raises BuilderDied.
     """
-    body = ask("probe", ())
-    measures = body.get("measures")
+    measures = ask("probe", ()).get("measures")
     if not isinstance(measures, dict):
         raise BuilderDied("the builder process did not report its confinement")
     return {str(name): str(missing) for name, missing in measures.items()}
@@ -100,37 +110,12 @@ def ask(kind: str, fds: Sequence[int]) -> Mapping[str, Any]:
         child.channel.send(kind, fds=fds)
         if not select.select([child.channel], [], [], PATIENCE_SECONDS)[0]:
             raise BuilderDied(f"the builder process has not answered for {PATIENCE_SECONDS:.0f} s")
-        answer = child.channel.receive()
+        try:
+            answer = child.channel.answer()
+        except ValueError as nonsense:
+            raise BuilderDied(f"the builder process sent an invalid packet: {nonsense}") from nonsense
         if answer is None:
             raise child.post_mortem()
-        body = believable(answer.body)
         if answer.kind == "failed":
-            raise LayerCorrupt(str(body.get("message")))
-        return body
-
-
-def believable(body: Any) -> Mapping[str, Any]:
-    """A packet's fields: numbers that fit 64 bits, printable words, and lists and mappings of them. Raises ValueError."""
-    if not isinstance(body, dict):
-        raise ValueError("it is not a mapping")
-    return {printable(key): _believable(value) for key, value in body.items()}
-
-
-def _believable(value: Any) -> Any:
-    match value:
-        case None | bool():
-            return value
-        case int() | float() if -MAX_NUMBER < value < MAX_NUMBER:
-            return value
-        case str():
-            return printable(value)
-        case list():
-            return [_believable(one) for one in value]
-        case dict():
-            return believable(value)
-    raise ValueError("it holds a number that is out of range")
-
-
-def printable(text: str) -> str:
-    """Without what moves a terminal's cursor; cut where it is long."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text[:MAX_WORD])
+            raise LayerCorrupt(str(answer.body["message"]))
+        return answer.body

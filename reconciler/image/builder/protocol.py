@@ -1,12 +1,12 @@
-"""The conversation between the parent (``build``) and its builder process (``builder``): one JSON object a packet.
+"""The conversation between the parent (``parent``) and its builder process (``child``): one JSON object a packet.
 
-A ``SOCK_SEQPACKET`` pair keeps packets whole and carries descriptors (SCM_RIGHTS), so that the child is handed each layer when
-its download begins and needs no path. Either side's death shows as the end of the other's stream. Keeps no state but the socket.
+A ``SOCK_SEQPACKET`` pair keeps packets whole. Either side's death shows as the end of the other's stream. Descriptors go to the
+child only, with its request. Keeps no state but the socket.
 
-Parent to child:   request {size, layers, replay, limits, survey, …} + descriptors; for each layer: layer {name} + descriptor,
-                   length {length} whenever more has arrived, end {}; at last commit {uuid}
-Child to parent:   progress {layer, read, entries}, seen {totals} where asked for, applied {totals} for each layer, accepted {},
-                   written {summary}, failed {error, message, hint, …}
+Parent to child:   request {size, layers, replay, limits, survey, …} + descriptors; for each layer: layer {name}, length {length}
+                   whenever more of it lies in the ``ring``, end {}; at last commit {uuid, …}
+Child to parent:   confined {measures}, progress {layer, read, entries}, seen {totals} where asked for, applied {totals} for each
+                   layer, accepted {}, written {summary}, failed {error, message, hint, …}
 Other questions:   probe {} is answered by confined {measures}, check {} + an index's descriptor by checked {} or failed {…}
 """
 
@@ -21,6 +21,31 @@ from typing import Any
 PACKET = 64 * 1024
 """Largest packet in bytes; well under the kernel's default socket buffer."""
 
+DEPTH = 6
+"""Most mappings and lists within each other in an answer."""
+
+MAX_WORD = 4096
+MAX_NUMBER = 2**64
+
+ANSWERS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "confined": {"measures": (dict,)},
+    "progress": {"layer": (int,), "read": (int,), "entries": (int,)},
+    "seen": {"totals": (dict,)},
+    "applied": {"totals": (dict,)},
+    "accepted": {},
+    "written": {"summary": (dict,)},
+    "checked": {},
+    "failed": {
+        "error": (str,),
+        "message": (str,),
+        "hint": (str,),
+        "member": (str,),
+        "rule": (str,),
+        "offset": (int, type(None)),
+    },
+}
+"""The shape of each answer: exactly these fields, of these types."""
+
 
 @dataclass(frozen=True, slots=True)
 class Packet:
@@ -32,10 +57,11 @@ class Packet:
 
 
 class Channel:
-    """One end of the conversation. Not thread-safe for the same direction."""
+    """One end of the conversation. Not thread-safe for the same direction. ``descriptors``: how many may come with a packet."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, descriptors: int = 0) -> None:
         self._sock = sock
+        self._descriptors = descriptors
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
@@ -45,7 +71,7 @@ class Channel:
     @classmethod
     def inherited(cls, fd: int) -> Channel:
         """The end that a parent left open as ``fd``."""
-        return cls(socket.socket(fileno=fd))
+        return cls(socket.socket(fileno=fd), descriptors=4)
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -59,17 +85,39 @@ class Channel:
 
     def receive(self) -> Packet | None:
         """The next packet, or None where the other side has closed and all its packets have been read."""
-        try:
-            data, fds = self._next()
-        except ConnectionResetError:
-            data, fds = self._next()  # the reset comes once, before the last packets: the other side left some of ours unread
+        data, fds = self._data()
         if not data:
             return None
         kind, body = json.loads(data)
         return Packet(kind, body, tuple(fds))
 
+    def answer(self) -> Packet | None:
+        """What ``receive`` returns, of a side that is not trusted. Raises ValueError where it is no answer of a fixed shape."""
+        data, _ = self._data()
+        if not data:
+            return None
+        try:
+            kind, body = json.loads(data)
+        except (TypeError, RecursionError) as error:
+            raise ValueError(f"it is not a packet: {error}") from None
+        if not isinstance(kind, str) or kind not in ANSWERS or not isinstance(body, dict):
+            raise ValueError("it is not an answer")
+        shape = ANSWERS[kind]
+        if body.keys() != shape.keys() or not all(type(body[name]) in types for name, types in shape.items()):
+            raise ValueError(f"{kind} has other fields than {', '.join(shape)}")
+        return Packet(kind, believable(body))
+
+    def _data(self) -> tuple[bytes, list[int]]:
+        try:
+            return self._next()
+        except ConnectionResetError:
+            return self._next()  # the reset comes once, before the last packets: the other side left some of ours unread
+
     def _next(self) -> tuple[bytes, list[int]]:
-        data, fds, _, _ = socket.recv_fds(self._sock, PACKET, 4)
+        """The kernel closes descriptors for which there is no room, so that they never are this process's."""
+        if not self._descriptors:
+            return self._sock.recv(PACKET), []
+        data, fds, _, _ = socket.recv_fds(self._sock, PACKET, self._descriptors)
         return data, fds
 
     def close(self) -> None:
@@ -81,3 +129,30 @@ class Channel:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             return
+
+
+def believable(body: Mapping[Any, Any], depth: int = DEPTH) -> Mapping[str, Any]:
+    """A packet's fields: numbers that fit 64 bits, printable words, and lists and mappings of them. Raises ValueError."""
+    return {printable(str(key)): _believable(value, depth - 1) for key, value in body.items()}
+
+
+def _believable(value: Any, depth: int) -> Any:
+    if depth < 0:
+        raise ValueError("it is nested too deeply")
+    match value:
+        case None | bool():
+            return value
+        case int() | float() if -MAX_NUMBER < value < MAX_NUMBER:
+            return value
+        case str():
+            return printable(value)
+        case list():
+            return [_believable(one, depth - 1) for one in value]
+        case dict():
+            return believable(value, depth)
+    raise ValueError("it holds a number that is out of range")
+
+
+def printable(text: str) -> str:
+    """Without what moves a terminal's cursor; cut where it is long."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text[:MAX_WORD])

@@ -1,6 +1,6 @@
-"""One layer's bytes on their way into one file: how far they have come, whether they are whole, what went wrong.
+"""One layer's bytes on their way into one file of the spool: how far they have come, whether they are whole, what went wrong.
 
-One producer (``download`` or ``spool``) moves it forward, any number of readers wait on it; thread-safe.
+One producer (``download``) moves it forward, any number of readers wait on it, each with an ``Arriving`` of its own; thread-safe.
 State: in memory, for as long as it is held; the bytes themselves are in ``path``.
 """
 
@@ -9,22 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Event, Thread
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from reconciler.errors import NeedsOperator, NoSpace, SourceChanged, Stopped
+from reconciler.errors import NeedsOperator, NoSpace, ReconcilerError, SourceChanged, SourceUnavailable, Stopped, Terminal
+from reconciler.image.source.reading import HEARTBEAT, PIECE, Check, Fetched, Origin, Progress, sleep
 
 if TYPE_CHECKING:
     from reconciler.image.source.sums import Hash
-
-PIECE = 1 << 20
-"""Bytes that are received, written or hashed at once: large beside the cost of a call, small beside a processor's cache."""
-
-HEARTBEAT = 0.1
-"""Seconds after which a waiting reader checks the stop event; an Event can't wake a Condition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +31,16 @@ class Arrived:
     complete: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A whole, verified layer: sha256 of its bytes as stored (64 hex digits), the source's ETag, length in bytes."""
-
-    digest: str
-    etag: str
-    size: int
-
-
-class Progress(NamedTuple):
-    """Bytes that have arrived, and bytes in all (None until the source has answered)."""
-
-    done: int
-    total: int | None
-
-
 class Arrival:
-    """See the module. ``stop`` and ``cancel`` end it; ``recheck`` raises where what had arrived has gone bad since."""
+    """See the module. ``stop`` and ``cancel`` end it."""
 
-    def __init__(self, path: Path, stop: Event, recheck: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, path: Path, stop: Event) -> None:
         self.path = path
-        self._recheck = recheck
         self.etag = ""
         self.resumed = False
         """Parts of it came at an earlier time."""
+        self.proved = True
+        """The digest is that of bytes which this process has read."""
         self._size: int | None = None
         self._length = 0
         self._fetched: Fetched | None = None
@@ -68,6 +49,17 @@ class Arrival:
         self._stop = stop
         self._changed = Condition()
         self._producer: Thread | None = None
+
+    @classmethod
+    def whole(cls, path: Path, etag: str, stop: Event) -> Arrival:
+        """What lies in the spool under its digest."""
+        arrival = cls(path, stop)
+        size = path.stat().st_size
+        arrival.describe(etag, size)
+        arrival.advance(size)
+        arrival.proved = False
+        arrival._end(digest=path.name)
+        return arrival
 
     # -- for readers
 
@@ -102,14 +94,15 @@ class Arrival:
                 self._changed.wait(left)
             return Arrived(self._length, self._fetched is not None)
 
-    def result(self) -> Fetched:
-        """Wait for the end and return what arrived. Raises the error that ended it, and Stopped."""
-        with self._changed:
-            while (fetched := self._fetched) is None:
+    def result(self, check: Check = lambda: None) -> Fetched:
+        """Wait for the end and return what arrived. Raises the error that ended it, Stopped, and what ``check`` raises."""
+        while True:
+            check()
+            with self._changed:
+                if self._fetched is not None:
+                    return self._fetched
                 self._raise_if_over()
                 self._changed.wait(HEARTBEAT)
-        self._recheck()
-        return fetched
 
     @property
     def progress(self) -> Progress:
@@ -178,6 +171,12 @@ class Arrival:
             self._length = max(self._length, length)
             self._changed.notify_all()
 
+    def spoil(self, error: ReconcilerError) -> None:
+        """Remove a file that does not hold what arrived; new readers get the error."""
+        with self._changed:
+            self.path.unlink(missing_ok=True)
+            self._error = error
+
     def move(self, target: Path) -> None:
         """Give the file its final name."""
         with self._changed:
@@ -189,12 +188,8 @@ class Arrival:
             self._raise_if_over()
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not for longer than anybody wants it. Raises Stopped."""
-        until = time.monotonic() + seconds
-        with self._changed:
-            while (left := until - time.monotonic()) > 0:
-                self._raise_if_over()
-                self._changed.wait(min(HEARTBEAT, left))
+        """Wait, but not for longer than the bytes are wanted. Raises Stopped."""
+        sleep(seconds, self.check)
 
     def digest(self, descriptor: int, start: int, stop: int, into: Hash) -> None:
         """Feed bytes from ``start`` up to ``stop`` of the file to a hash. Raises Stopped, and SourceChanged if they end early."""
@@ -212,6 +207,79 @@ class Arrival:
             raise self._error
         if self._cancelled or self._stop.is_set():
             raise Stopped(f"stopped while {self.path.name} was on its way")
+
+
+class Arriving(Origin):
+    """An arrival as one reader's origin.
+
+    ``leave`` is called when it wants no more. ``foreign``: another source than the reader's own brings the bytes.
+    """
+
+    def __init__(self, arrival: Arrival, leave: Callable[[], None], *, foreign: bool) -> None:
+        self._arrival = arrival
+        self._leave = leave
+        self._foreign = foreign
+        self._fd = -1
+        self._at = 0
+
+    def readinto(self, buffer: memoryview, check: Check) -> int:
+        with self._own_errors():
+            if self._fd < 0:
+                self._fd = self._arrival.open()
+            arrived = self._arrival.wait(self._at, HEARTBEAT)
+            while not arrived.complete and arrived.length <= self._at:
+                check()
+                arrived = self._arrival.wait(self._at, HEARTBEAT)
+        if (left := arrived.length - self._at) <= 0:
+            return 0
+        try:
+            got = os.preadv(self._fd, [buffer[:left]], self._at)
+        except OSError as error:
+            raise host_error(error, self._arrival.path.parent) from error
+        if not got:
+            raise self._damaged()
+        self._at += got
+        return got
+
+    def verify(self, digest: str) -> None:
+        fetched = self.arrived(lambda: None) or self._arrival.result()
+        if digest != fetched.digest:
+            raise self._damaged()
+        self._arrival.proved = True
+        self.etag = fetched.etag
+
+    def arrived(self, check: Check) -> Fetched | None:
+        if not self._arrival.proved:
+            return None
+        with self._own_errors():
+            return self._arrival.result(check)
+
+    def _damaged(self) -> SourceChanged:
+        hint = "it is removed, and the next attempt fetches it again"
+        error = SourceChanged(f"the spooled layer {self._arrival.path} was damaged", hint=hint)
+        self._arrival.spoil(error)
+        return error
+
+    def progress(self, done: int) -> Progress:
+        return self._arrival.progress
+
+    def abort(self) -> None:
+        self._leave()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    @contextmanager
+    def _own_errors(self) -> Iterator[None]:
+        """The same layer at another place may be missing or wrong there; that proves nothing about this reader's own source."""
+        try:
+            yield
+        except Terminal as error:
+            if not self._foreign:
+                raise
+            message = f"another transfer of the same layer failed: {error}"
+            raise SourceUnavailable(message, hint="the next attempt fetches it from its own source") from error
 
 
 def host_error(error: OSError, directory: Path) -> NoSpace | NeedsOperator:

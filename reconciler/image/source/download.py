@@ -12,9 +12,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from reconciler.errors import DigestMismatch, NoSpace, SourceChanged, SourceUnavailable
-from reconciler.image.source.arrival import HEARTBEAT, PIECE, Arrival
+from reconciler.image.source.arrival import Arrival
 from reconciler.image.source.cutoff import Cutoff
 from reconciler.image.source.partial import Partial, Proof, Record
+from reconciler.image.source.reading import HEARTBEAT, PIECE
 from reconciler.image.source.s3 import GET_SECONDS, Body, get
 from reconciler.image.source.stamp import Head
 from reconciler.image.source.sums import Sums

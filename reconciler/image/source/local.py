@@ -1,80 +1,94 @@
-"""Layers that need no transfer: files of this host, and whole layers in the spool. Read where they lie, and hashed meanwhile.
+"""Layers that need no transfer: files of this host, and what comes through a descriptor.
 
-Called by ``spool``. State: an ``Arrival`` each, in memory.
+Used by ``spool`` and ``cli.inspect_layer``. State: a descriptor each.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from hashlib import sha256
-from pathlib import Path
-from threading import Event
+import select
+import stat
 
-from reconciler.errors import DigestMismatch, SourceChanged, SourceForbidden
-from reconciler.image.source.arrival import Arrival
+from reconciler.errors import DigestMismatch, NeedsOperator, SourceChanged, SourceForbidden, SourceNotFound
+from reconciler.image.source.reading import HEARTBEAT, Check, Origin
 from reconciler.image.source.stamp import Head, Stamp, stamp
 from reconciler.image.spec import Layer
 
 
-def check_whole(path: Path, head: Head | None, stop: Event) -> Arrival:
-    """Hand out a spooled layer, whose name is its digest. Ends in SourceChanged, and removes it, where it was damaged."""
-    size = stamp(str(path)).size
-    arrival = Arrival(path, stop)
-
-    def verified() -> str:
-        if (digest := _hashed(arrival, size)) != path.name:
-            path.unlink(missing_ok=True)
-            raise SourceChanged(f"the spooled layer {path} was damaged", hint="it is removed, and the next try fetches it again")
-        return digest
-
-    return _begin(arrival, Head(head.etag if head else "", size), verified)
-
-
-def read_file(layer: Layer, head: Head | None, stop: Event) -> Arrival:
-    """Hand out a file. Ends in SourceChanged where it doesn't stay as it is until the last reader asks for the result.
+class LocalFile(Origin):
+    """A file of this host, which has to stay as it is while it is read. A write that leaves its times alone may be read: what is
+    hashed is what the reader gets.
 
     Raises SourceNotFound, SourceForbidden, and SourceChanged where it differs from ``head``.
     """
-    path = layer.source.url
-    before = stamp(path)
-    if not os.access(path, os.R_OK):
-        raise SourceForbidden(f"{path} may not be read", hint="check its owner and mode")
-    if head not in (None, before.head):
-        raise SourceChanged(f"{path} was {head}, and is {before.head} now", hint="the next try takes it as it is")
-    arrival = Arrival(Path(path), stop, recheck=lambda: _require_same(path, before))
 
-    def verified() -> str:
-        digest = _hashed(arrival, before.size)
-        _require_same(path, before)
-        if layer.sha256 not in (None, digest):
-            if layer.learnt:
-                message = f"{path} has sha256 {digest}, and had {layer.sha256} when it was read before"
-                raise DigestMismatch(message, hint="the next attempt takes it as it is")
-            hint = "correct the manifest's sha256, or put the right file back"
-            raise DigestMismatch(f"{path} has sha256 {digest}, not the declared {layer.sha256}", hint=hint)
-        return digest
+    def __init__(self, layer: Layer, head: Head | None = None) -> None:
+        self._layer = layer
+        self._path = layer.source.url
+        self._before = stamp(self._path)
+        if head not in (None, self._before.head):
+            message = f"{self._path} was {head}, and is {self._before.head} now"
+            raise SourceChanged(message, hint="the next try takes it as it is")
+        self.etag, self.size = self._before.head.etag, self._before.size
+        self._fd = _opened(self._path)
+        self._at = 0
 
-    return _begin(arrival, before.head, verified)
+    def readinto(self, buffer: memoryview, check: Check) -> int:
+        left = self._before.size - self._at
+        if not left:
+            return 0
+        try:
+            got = os.preadv(self._fd, [buffer[:left]], self._at)
+        except OSError as error:
+            raise NeedsOperator(f"{self._path} can't be read: {error.strerror}", hint="check its disk") from error
+        if not got:
+            raise SourceChanged(
+                f"{self._path} was cut short to {self._at} bytes while it was read", hint="the next try takes it as it is"
+            )
+        self._at += got
+        return got
+
+    def verify(self, digest: str) -> None:
+        self.recheck()
+        layer, wanted = self._layer, self._layer.sha256
+        if wanted in (None, digest):
+            return
+        if layer.learnt:
+            message = f"{self._path} has sha256 {digest}, and had {wanted} when it was read before"
+            raise DigestMismatch(message, hint="the next attempt takes it as it is")
+        hint = "correct the manifest's sha256, or put the right file back"
+        raise DigestMismatch(f"{self._path} has sha256 {digest}, not the declared {wanted}", hint=hint)
+
+    def recheck(self) -> None:
+        if stamp(self._path) != self._before or Stamp.of(os.fstat(self._fd)) != self._before:
+            raise SourceChanged(f"{self._path} has changed while it was read", hint="the next try takes it as it is")
+
+    def close(self) -> None:
+        os.close(self._fd)
 
 
-def _begin(arrival: Arrival, head: Head, verified: Callable[[], str]) -> Arrival:
-    arrival.describe(head.etag, head.size)
-    arrival.advance(head.size)
-    arrival.start(verified)
-    return arrival
-
-
-def _hashed(arrival: Arrival, size: int) -> str:
-    sha = sha256()
-    descriptor = arrival.open()
+def _opened(path: str) -> int:
     try:
-        arrival.digest(descriptor, 0, size, sha)
-    finally:
-        os.close(descriptor)
-    return sha.hexdigest()
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise SourceForbidden(f"{path} may not be read", hint="check its owner and mode") from error
+    except OSError as error:
+        raise NeedsOperator(f"{path} can't be opened: {error.strerror}", hint="check its disk") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):  # another file since it was examined
+        os.close(fd)
+        raise SourceNotFound(f"{path} is not a regular file", hint="the source of a layer is one tar file")
+    return fd
 
 
-def _require_same(path: str, before: Stamp) -> None:
-    if stamp(path) != before:
-        raise SourceChanged(f"{path} has changed while it was read", hint="the next try takes it as it is")
+class Descriptor(Origin):
+    """Standard input."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._ready = select.poll()
+        self._ready.register(fd, select.POLLIN)
+
+    def readinto(self, buffer: memoryview, check: Check) -> int:
+        while not self._ready.poll(HEARTBEAT * 1000):
+            check()
+        return os.readv(self._fd, [buffer])

@@ -10,82 +10,23 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock
 
-from reconciler.errors import ReconcilerError, SourceUnavailable, Stopped, Terminal
-from reconciler.image.source.arrival import Arrival, Arrived, Fetched, Progress, host_error
+from reconciler.errors import ReconcilerError, SourceUnavailable, Stopped
+from reconciler.image.source.arrival import Arrival, Arriving, host_error
 from reconciler.image.source.download import Download, Manner
-from reconciler.image.source.local import check_whole, read_file
+from reconciler.image.source.local import LocalFile
 from reconciler.image.source.partial import BYTES, DRAFT, RECORD, Partial
+from reconciler.image.source.reading import Reading
 from reconciler.image.source.s3 import head_one
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Layer, Source
 
 _OURS = re.compile(rf"\.?((?:etag-)?[0-9a-f]{{64}})({re.escape(BYTES)}|{re.escape(RECORD)}|{re.escape(DRAFT)})?")
-
-
-class Fetch:
-    """One reader's hold on a layer that is on its way or there. A context manager."""
-
-    def __init__(self, spool: Spool, key: str, shared: Shared, source: Source) -> None:
-        self._arrival = shared.arrival
-        self._leave: Callable[[], None] | None = lambda: spool.leave(key, shared)
-        self._foreign = shared.source != source
-
-    def open(self) -> int:
-        """A new read-only descriptor of the layer's file; its owner closes it. It stays good after ``close`` and any renaming."""
-        return self._arrival.open()
-
-    def wait(self, beyond: int, timeout: float | None = None) -> Arrived:
-        """Wait until more than ``beyond`` bytes can be read, or the layer is whole and verified, or ``timeout`` seconds are over.
-
-        Raises what ended the transfer: SourceChanged, SourceUnavailable, SourceNotFound, SourceForbidden, DigestMismatch,
-        NoSpace, NeedsOperator, Stopped.
-        """
-        with self._own_errors():
-            return self._arrival.wait(beyond, timeout)
-
-    def result(self) -> Fetched:
-        """Wait for the end and return what was fetched; to be called after the last byte was read. Raises what ``wait`` raises.
-
-        For a file that is read where it lies, this makes sure that it has stayed the same until now.
-        """
-        with self._own_errors():
-            return self._arrival.result()
-
-    @property
-    def progress(self) -> Progress:
-        """Bytes that have arrived, and bytes in all."""
-        return self._arrival.progress
-
-    def close(self) -> None:
-        """Let go. The last one to do so ends a transfer that is still under way; what has arrived stays for the next one."""
-        leave, self._leave = self._leave, None
-        if leave is not None:
-            leave()
-
-    def __enter__(self) -> Fetch:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    @contextmanager
-    def _own_errors(self) -> Iterator[None]:
-        """The same layer at another place may be missing or wrong there; that proves nothing about this reader's own source."""
-        try:
-            yield
-        except Terminal as error:
-            if not self._foreign:
-                raise
-            raise SourceUnavailable(
-                f"another transfer of the same layer failed: {error}", hint="the next attempt fetches it from its own source"
-            ) from error
 
 
 @dataclass(slots=True)
@@ -116,12 +57,15 @@ class Spool:
         self._shared: dict[str, Shared] = {}
         self._resumed: set[str] = set()
 
-    def fetch(self, layer: Layer, head: Head | None = None) -> Fetch:
-        """Begin to fetch a layer, or join the transfer that is under way. ``head`` saves a request for an unpinned layer.
+    def fetch(self, layer: Layer, head: Head | None = None) -> Reading:
+        """Begin to fetch a layer, or join the transfer that is under way; a file of this host is read where it lies.
 
+        ``head`` saves a request for an unpinned layer.
         Raises what fails at once: SourceNotFound, SourceForbidden, SourceUnavailable, SourceChanged, NoSpace, NeedsOperator.
         """
-        if layer.source.is_s3 and layer.sha256 is None and head is None:
+        if not layer.source.is_s3:
+            return Reading(layer.source.url, LocalFile(layer, head), self._stop)
+        if layer.sha256 is None and head is None:
             head = self._head(layer.source)
         key = spool_key(layer, head)
         with self._lock:
@@ -129,7 +73,8 @@ class Spool:
             if shared is None:
                 shared = self._shared[key] = Shared(self._begin(key, layer, head), layer.source)
             shared.readers += 1
-        return Fetch(self, key, shared, layer.source)
+        origin = Arriving(shared.arrival, lambda: self._leave(shared), foreign=shared.source != layer.source)
+        return Reading(layer.source.url, origin, self._stop)
 
     def _head(self, source: Source) -> Head:
         try:
@@ -153,20 +98,20 @@ class Spool:
         shared.arrival.join()
         return None
 
-    def leave(self, key: str, shared: Shared) -> None:
-        """What ``Fetch.close`` calls."""
+    def _leave(self, shared: Shared) -> None:
+        """A reader lets go. The last one ends a transfer that is still under way; what has arrived stays for the next one."""
         with self._lock:
             shared.readers -= 1
             if not shared.readers:
                 shared.arrival.cancel()
 
     def _begin(self, key: str, layer: Layer, head: Head | None) -> Arrival:
-        if not layer.source.is_s3:
-            return read_file(layer, head, self._stop)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             whole = self._whole(key)
-            return check_whole(whole, head, self._stop) if whole else self._download(key, layer, head)
+            if whole is not None:
+                return Arrival.whole(whole, head.etag if head else "", self._stop)
+            return self._download(key, layer, head)
         except OSError as error:
             raise host_error(error, self.directory) from error
 
@@ -193,7 +138,7 @@ class Spool:
         return arrival
 
     def _adopt(self, arrival: Arrival, partial: Partial, key: str, digest: str) -> None:
-        """Give a whole layer its name. It is not synced: ``check_whole`` finds what a power cut did to it."""
+        """Give a whole layer its name. It is not synced: a reader finds what a power cut did to it."""
         arrival.move(self.directory / digest)
         partial.record.unlink(missing_ok=True)
         if key != digest:
@@ -289,8 +234,6 @@ class Spool:
 def spool_key(layer: Layer, head: Head | None) -> str:
     """The key that a transfer is shared by: the digest, or the ETag and length of one key at one endpoint."""
     source = layer.source
-    if not source.is_s3:
-        return f"{source.url} {layer.sha256}"
     if layer.sha256 is not None:
         return layer.sha256
     assert head is not None

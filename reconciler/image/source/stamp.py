@@ -1,6 +1,6 @@
 """What a source is at one moment: enough to notice later that it has become another.
 
-Made by ``source``, compared by ``download`` and ``local``. Frozen values, no state.
+Made by ``s3`` and ``local``, compared by ``download`` and ``local``. Frozen values, no state.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ class Stamp:
     mtime_ns: int
     ctime_ns: int
 
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
     @property
     def head(self) -> Head:
         return Head(f'"{self.inode:x}-{self.mtime_ns:x}-{self.size:x}"', self.size)
@@ -52,4 +56,4 @@ def stamp(path: str) -> Stamp:
         raise SourceNotFound(f"there is no file {path}", hint="check the layer's source") from error
     if not stat.S_ISREG(status.st_mode):
         raise SourceNotFound(f"{path} is not a regular file", hint="the source of a layer is one tar file")
-    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Stamp.of(status)

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from threading import Lock, Thread
 
 from reconciler.errors import SourceChanged
-from reconciler.image.source.arrival import PIECE, Arrival
+from reconciler.image.source.arrival import Arrival
 from reconciler.image.source.cutoff import Cutoff
+from reconciler.image.source.reading import PIECE
 from reconciler.image.source.s3 import GET_SECONDS, Body, Cut, Slow, get
 from reconciler.image.source.stamp import Head
 from reconciler.image.source.window import Part, Window

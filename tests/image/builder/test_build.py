@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
+import mmap
 import os
+import random
 import signal
+import subprocess
 import sys
 import tarfile
 import threading
@@ -18,12 +23,14 @@ import pytest
 
 from reconciler import errors
 from reconciler.image import e2fsck
-from reconciler.image.builder import confine, process
-from reconciler.image.builder.parent import Build, Input, Milestone, Request
-from reconciler.image.source.arrival import Arrived, Progress
+from reconciler.image.builder import confine, parent, process, ring
+from reconciler.image.builder.feed import Input
+from reconciler.image.builder.parent import Build, Milestone, Request
+from reconciler.image.source.reading import Check, Fetched, Progress
 from reconciler.image.source.spool import Spool
 from reconciler.image.spec import MIB, Layer, Limits, Source, chain_ids
 from tests.support import lying
+from tests.support.origin import eventually
 
 AT_ONCE = pytest.mark.timeout(60)
 """Ends a test that hangs, or that takes quadratic time; not a measure of speed."""
@@ -142,7 +149,7 @@ def test_layers_that_do_not_fit_are_told_how_much_they_need(bench: Bench) -> Non
 def test_a_builder_that_is_killed_fails_that_build_only_and_says_how_it_died(bench: Bench) -> None:
     layer = bench.path / "pipe.tar"
     os.mkfifo(layer)
-    never = Input("never", lambda: Stalled(bench.path))
+    never = Input("never", Stalled)
 
     with Build(Request((never,), SIZE, lambda digests: "")) as build:
         os.kill(int(the_builder().name), signal.SIGKILL)
@@ -154,7 +161,7 @@ def test_a_builder_that_is_killed_fails_that_build_only_and_says_how_it_died(ben
 def test_a_build_that_is_asked_to_stop_ends_at_once_and_leaves_no_process(bench: Bench) -> None:
     with (
         pytest.raises(errors.Stopped),
-        Build(Request((Input("never", lambda: Stalled(bench.path)),), SIZE, lambda d: "")) as build,
+        Build(Request((Input("never", Stalled),), SIZE, lambda d: "")) as build,
     ):
         threading.Timer(0.3, bench.stop.set).start()
         build.wait(Milestone.WRITTEN, stop=bench.stop)
@@ -167,22 +174,18 @@ class Stalled:
 
     progress = Progress(0, 1000)
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "stalled"
-        self.path.touch()
+    def __init__(self) -> None:
+        self._over = threading.Event()
 
-    def open(self) -> int:
-        return os.open(self.path, os.O_RDONLY)
+    def readinto(self, buffer: memoryview) -> int:
+        self._over.wait()
+        raise errors.Stopped("closed")
 
-    def wait(self, beyond: int, timeout: float) -> Arrived:
-        time.sleep(min(timeout, 0.05))
-        return Arrived(0, complete=False)
-
-    def result(self) -> None:
+    def result(self, check: Check = lambda: None) -> Fetched:
         raise AssertionError("it never ends")
 
     def close(self) -> None:
-        return None
+        self._over.set()
 
 
 def flawed(monkeypatch: pytest.MonkeyPatch, flaw: str) -> None:
@@ -193,10 +196,27 @@ def flawed(monkeypatch: pytest.MonkeyPatch, flaw: str) -> None:
     ("flaw", "told"),
     [
         ("dies", "SIGABRT"),
-        ("hangs", "sent nothing for 1 s"),
+        ("hangs", "not answered for 1 s"),
         ("shouts", "an invalid packet"),
         ("claims to be done", "an invalid packet"),
         ("counts wildly", "an invalid packet"),
+        ("hangs up", "exit code 0"),
+        ("hangs up and stays", "SIGKILL"),
+        ("accepts and hangs", "not answered for 1 s"),
+        ("floods with progress", "packets of the kind progress"),
+        ("floods with totals", "an invalid packet"),
+        ("floods with surveys", "more than 0 packets of the kind seen"),
+        ("sends descriptors", "packets of the kind progress|Too many references"),
+        ("claims more than there is", "an invalid packet"),
+        ("goes back", "an invalid packet"),
+        ("is ahead", "an invalid packet"),
+        ("fails without a shape", "an invalid packet"),
+        ("fails without a member", "an invalid packet"),
+        ("is too large", "an invalid packet"),
+        ("nests", "an invalid packet"),
+        ("nests in fields", "an invalid packet"),
+        ("is no packet", "an invalid packet"),
+        ("is a number", "an invalid packet"),
     ],
 )
 @AT_ONCE
@@ -205,17 +225,121 @@ def test_a_builder_that_dies_hangs_or_lies_fails_its_volume_and_nothing_else(
 ) -> None:
     flawed(monkeypatch, flaw)
     monkeypatch.setattr(process, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(process, "LAST_WORDS_SECONDS", 0.2)
     fd = bench.volume()
+    held = descriptors()
 
     with (
         pytest.raises(errors.BuilderDied, match=told),
         Build(bench.request(tar(bench.path / "one.tar", a=b"a"), volume=fd)) as build,
     ):
         build.wait(Milestone.WRITTEN, stop=bench.stop)
+    eventually(lambda: descriptors() <= held)  # a thread that was not waited for may hold the ring for a moment
     os.close(fd)
 
+    assert not builders()
     with pytest.raises(errors.VolumeCorrupt):
         e2fsck.check(bench.path / "volume")
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("way", ["write", "map", "grow", "shrink", "unseal"])
+def test_a_builder_can_not_change_the_bytes_that_it_is_given(way: str) -> None:
+    """The parent fills and hashes them where they lie."""
+    memory = ring.Ring()
+    memory.space(5)[:] = b"right"
+    attempts = {
+        "write": lambda: os.pwrite(memory.fd, b"wrong", 0),
+        "map": lambda: mmap.mmap(memory.fd, ring.SIZE),
+        "grow": lambda: os.ftruncate(memory.fd, 2 * ring.SIZE),
+        "shrink": lambda: os.ftruncate(memory.fd, 0),
+        "unseal": lambda: fcntl.fcntl(memory.fd, 1033, 0),
+    }
+
+    with pytest.raises(OSError, match="not permitted"):
+        attempts[way]()
+
+    assert ring.Mapping(os.dup(memory.fd)).copy(0, 5) == b"right"
+    memory.release()
+
+
+def test_layers_longer_than_the_ring_arrive_whole_one_after_the_other(bench: Bench) -> None:
+    """The second begins somewhere in the ring, and bytes go over its end."""
+    contents = [random.Random(n).randbytes(ring.SIZE + 12_345 * n) for n in (1, 2)]
+    layers = [tar(bench.path / f"{n}.tar", **{f"f{n}": data}) for n, data in enumerate(contents)]
+    fd = bench.volume()
+    with Build(bench.request(*layers, volume=fd)) as build:
+        report = build.wait(Milestone.CHECKED, stop=bench.stop)
+        assert build.progress.read == layers[1].stat().st_size
+    os.close(fd)
+
+    assert report.digests == tuple(hashlib.sha256(layer.read_bytes()).hexdigest() for layer in layers)
+    for n, data in enumerate(contents):
+        out = subprocess.run(["debugfs", "-R", f"cat /f{n}", bench.path / "volume"], capture_output=True, check=True).stdout
+        assert out == data
+
+
+def test_what_is_hashed_is_what_is_built_whatever_another_process_writes_meanwhile(bench: Bench) -> None:
+    """Through a mapping, which leaves the file's times alone while the page is dirty."""
+    path = tar(bench.path / "one.tar", pad=bytes(48 * MIB), evil=b"A" * 4096)
+    at = path.read_bytes().index(b"A" * 4096)
+    stop = threading.Event()
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[at : at + 4096] = b"A" * 4096
+        flipping = threading.Thread(target=flip, args=(mapped, at, stop))
+        flipping.start()
+        for _ in range(5):
+            fd = bench.volume()
+            with contextlib.suppress(errors.SourceChanged), Build(bench.request(path, volume=fd)) as build:
+                digest = build.wait(Milestone.CHECKED, stop=bench.stop).digests[0]
+                command = ["debugfs", "-R", "cat /evil", bench.path / "volume"]
+                built = subprocess.run(command, capture_output=True, check=True).stdout
+                hashed = hashlib.sha256(path.read_bytes()[:at] + built + path.read_bytes()[at + 4096 :]).hexdigest()
+                assert digest == hashed
+            os.close(fd)
+        stop.set()
+        flipping.join()
+
+
+def flip(mapped: mmap.mmap, at: int, stop: threading.Event) -> None:
+    while not stop.wait(0.003):
+        mapped[at : at + 4096] = b"B" * 4096 if mapped[at : at + 1] == b"A" else b"A" * 4096
+
+
+@pytest.mark.root
+@AT_ONCE
+def test_a_builder_that_fills_the_disk_is_ended_before_the_disk_is_full(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    flawed(monkeypatch, "fills the disk")
+    place = bench.path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "none", place], check=True)
+    try:
+        fd, out = bench.volume(), os.open(place / "index", os.O_RDWR | os.O_CREAT)
+        request = replace(bench.request(tar(bench.path / "one.tar", a=b"a"), volume=fd), index_out=out)
+        with pytest.raises(errors.NoSpace, match="file system has"), Build(request) as build:
+            build.wait(Milestone.WRITTEN, stop=bench.stop)
+        os.close(fd)
+        os.close(out)
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@AT_ONCE
+def test_a_source_that_hangs_does_not_hold_up_the_end_of_its_build(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read of a dead file server can't be interrupted."""
+    monkeypatch.setattr(parent, "JOIN_SECONDS", 0.1)
+    source = Stalled()
+    source.close = lambda: None  # type: ignore[method-assign]
+    build = Build(Request((Input("dead", lambda: source),), SIZE, lambda digests: ""))
+    with build, pytest.raises(errors.Stopped):
+        bench.stop.set()
+        build.wait(Milestone.WRITTEN, stop=bench.stop)
+
+    assert not builders()
+    Stalled.close(source)
 
 
 def test_what_a_builder_says_can_not_move_the_cursor_of_a_terminal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +376,7 @@ def test_nobody_writes_to_a_volume_that_has_been_declared_whole(bench: Bench, mo
 @pytest.mark.root
 def test_the_builder_of_root_is_nobody_in_an_empty_directory(bench: Bench) -> None:
     """What reads hostile bytes could not use the host's paths if it wanted to."""
-    with Build(Request((Input("never", lambda: Stalled(bench.path)),), SIZE, lambda digests: "")) as build:
+    with Build(Request((Input("never", Stalled),), SIZE, lambda digests: "")) as build:
         found = the_builder()
         own = "Uid:\t" + "\t".join([str(confine.PRIVATE_UIDS + int(found.name))] * 4)
         deadline = time.monotonic() + 10

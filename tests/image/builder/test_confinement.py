@@ -18,7 +18,8 @@ import pytest
 
 from reconciler import errors
 from reconciler.image.builder import confine, libc, process
-from reconciler.image.builder.parent import Build, Input, Milestone, Request
+from reconciler.image.builder.feed import Input
+from reconciler.image.builder.parent import Build, Milestone, Request
 from reconciler.image.source.spool import Spool
 from reconciler.image.spec import MIB, Layer, Source, chain_ids
 from samples import layers as samples

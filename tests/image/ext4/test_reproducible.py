@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.image.builder.parent import Build, Fetch, Input, Milestone, Report, Request
+from reconciler.image.builder.feed import Fetch, Input
+from reconciler.image.builder.parent import Build, Milestone, Report, Request
 from reconciler.image.source.spool import Spool
 from reconciler.image.spec import MIB, Layer, Source, chain_ids
 from samples import layers as samples

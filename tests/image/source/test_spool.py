@@ -31,8 +31,9 @@ from reconciler.errors import (
 )
 from reconciler.image.source import download, workers
 from reconciler.image.source.partial import Partial, Proof, Record
+from reconciler.image.source.reading import PIECE, Reading
 from reconciler.image.source.s3 import head_one
-from reconciler.image.source.spool import Fetch, Spool
+from reconciler.image.source.spool import Spool
 from reconciler.image.source.stamp import Head
 from reconciler.image.source.window import Window
 from reconciler.image.spec import MIB, Layer, S3Options, Source
@@ -68,18 +69,12 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
         yield spool
 
 
-def content(fetch: Fetch) -> bytes:
-    """The layer as a builder reads it: along with its arrival."""
-    read, descriptor = bytearray(), fetch.open()
-    try:
-        while True:
-            arrived = fetch.wait(len(read), 10)
-            while len(read) < arrived.length:
-                read += os.pread(descriptor, arrived.length - len(read), len(read))
-            if arrived.complete:
-                return bytes(read)
-    finally:
-        os.close(descriptor)
+def content(fetch: Reading) -> bytes:
+    """The layer as a builder gets it: along with its arrival."""
+    read, buffer = bytearray(), memoryview(bytearray(PIECE))
+    while got := fetch.readinto(buffer):
+        read += buffer[:got]
+    return bytes(read)
 
 
 def fetched(spool: Spool, layer: Layer, head: Head | None = None) -> bytes:
@@ -88,6 +83,11 @@ def fetched(spool: Spool, layer: Layer, head: Head | None = None) -> bytes:
         result = fetch.result()
     assert (result.digest, result.size) == (hashlib.sha256(data).hexdigest(), len(data))
     return data
+
+
+def records(spool: Spool) -> list[Record]:
+    found = (Partial.of(spool.directory, path.stem).load() for path in spool.directory.glob("*.json"))
+    return [record for record in found if record]
 
 
 def names(spool: Spool) -> set[str]:
@@ -250,29 +250,39 @@ def test_a_failure_at_somebody_elses_place_is_no_verdict_on_mine(origin: Origin,
 
 
 def test_the_beginning_can_be_read_while_the_rest_is_on_its_way(origin: Origin, spool: Spool) -> None:
-    gate = threading.Event()
+    gate, buffer, read = threading.Event(), memoryview(bytearray(PIECE)), bytearray()
     origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if asked.start else None
     with spool.fetch(origin.layer(DATA)) as fetch:
-        descriptor = fetch.open()
-        arrived = fetch.wait(0, 10)
-        assert (os.pread(descriptor, arrived.length, 0), arrived.complete) == (DATA[: arrived.length], False)
+        while len(read) < MIB:
+            read += buffer[: fetch.readinto(buffer)]
+        assert read == DATA[:MIB]
         assert fetch.progress == (MIB, SIZE)
-        assert fetch.wait(MIB, 0.05).length == MIB
         gate.set()
         fetch.result()
 
-        assert os.pread(descriptor, SIZE, 0) == DATA, "the descriptor outlives the renaming"
-        os.close(descriptor)
+        assert bytes(read) + content(fetch) == DATA, "a reader outlives the renaming"
 
 
-def test_a_descriptor_outlives_the_fetch_and_the_file(origin: Origin, spool: Spool) -> None:
-    with spool.fetch(origin.layer(DATA)) as fetch:
+def test_a_reader_that_has_begun_outlives_the_file(origin: Origin, spool: Spool) -> None:
+    layer, buffer = origin.layer(DATA), memoryview(bytearray(100))
+    fetched(spool, layer)
+    with spool.fetch(layer) as fetch:
+        fetch.readinto(buffer)
+        (spool.directory / SHA256).unlink()
+
+        assert bytes(buffer) + content(fetch) == DATA
+
+
+def test_what_a_reader_gets_is_hashed_on_its_way(origin: Origin, spool: Spool) -> None:
+    """Bytes that change in the spool after they arrived, and before they are read, are found by the reader."""
+    layer = origin.layer(DATA)
+    with spool.fetch(layer) as fetch:
         fetch.result()
-        descriptor = fetch.open()
-    spool.sweep(())
+        (spool.directory / SHA256).write_bytes(DATA[:-1] + b"?")
+        with pytest.raises(SourceChanged, match="damaged"):
+            content(fetch)
 
-    assert os.pread(descriptor, SIZE, 0) == DATA
-    os.close(descriptor)
+    assert fetched(spool, layer) == DATA
 
 
 def test_stopping_ends_a_stalled_transfer_at_once(origin: Origin, tmp_path: Path) -> None:
@@ -418,9 +428,8 @@ def test_an_etag_that_looks_like_an_md5_and_is_none_is_no_obstacle(origin: Origi
 def test_the_md5_is_of_all_bytes_where_a_download_is_resumed(origin: Origin, spool: Spool) -> None:
     layer, gate = Layer(origin.put(DATA)), threading.Event()
     origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if (asked.start or 0) >= 2 * MIB else None
-    with spool.fetch(layer) as fetch:
-        fetch.wait(2 * MIB - 1)
-        eventually(lambda: list(spool.directory.glob("etag-*.json")))
+    with spool.fetch(layer):
+        eventually(lambda: any(record.size == SIZE and record.length == 2 * MIB for record in records(spool)))
     spool.close()
     gate.set()
     origin.script, origin.asked = (lambda asked: None), []
