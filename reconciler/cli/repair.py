@@ -52,17 +52,20 @@ def adopt(host: Host, name: str, named: Mapping[str, int], *, apply: bool) -> tu
     }
     if unknown := sorted(set(named) - set(claims)):
         raise UsageError(f"no image declares snapshot {', '.join(unknown)} in pool {name}: declare it first")
+    unproved = pool.unproved()
     if apply:
         pool.assemble_as_it_is()
     plan = pool.adoption(named, frozenset(claims), chains(host))
-    if plan is None:
-        return ()
-    require_free(name, plan, named)
-    changes = tuple(_changes(name, plan, host))
-    if apply:
+    changes = [Change("data", name, f"its data is accepted, and gets a label: {unproved.message}")] if unproved else []
+    if plan is not None:
+        require_free(name, plan, named)
+        changes += _changes(name, plan, host)
+    if apply and plan is not None:
         rows = [SnapshotRow(name, one.name, claims[one.name], one.chain, one.identity) for one in plan.take]
         host.registry.adopt_pool(name, plan, [SnapshotMade(row) for row in rows], [change.message for change in changes])
-    return changes
+    if apply and unproved:
+        pool.accept_data()
+    return tuple(changes)
 
 
 def require_free(pool: str, plan: Adoption, named: Collection[str]) -> None:
@@ -81,9 +84,8 @@ def _changes(name: str, plan: Adoption, host: Host) -> Iterator[Change]:
     if plan.pool is None:
         yield Change("forget", name, f"the registry's entries for pool {name} are dropped; the next run creates a new pool")
     else:
-        yield Change(
-            "pool", name, f"pool {name} is registered: stamp {plan.pool.stamp:08x}, {len(plan.keep)} devices are in the registry"
-        )
+        kept = sum(row.role in (Role.VOLUME, Role.SNAPSHOT) for row in plan.keep)
+        yield Change("pool", name, f"pool {name} is registered: stamp {plan.pool.stamp:08x}, {kept} devices are in the registry")
     for row in plan.take:
         yield Change("take", row.name, f"{row} is registered as snapshot {row.name}, with its data")
     for row in plan.drop:

@@ -22,6 +22,7 @@ from reconciler.host.head_requests import Sources
 from reconciler.host.machines import machines
 from reconciler.host.pipelines import Hands, Layers, Pipelines
 from reconciler.image.source.spool import Spool
+from reconciler.image.spec import filesystem_uuid
 from reconciler.manifests import last_good
 from reconciler.manifests.faults import Fault, shown
 from reconciler.manifests.host_file import load_host
@@ -226,7 +227,7 @@ def driver(host: Host, spec: PoolSpec) -> Driver:
     data, metadata = (Backing(one.device, one.file, one.size) for one in (spec.thin.data, spec.thin.metadata))
     geometry = Geometry(data, metadata, spec.thin.block_size, spec.reserve_data_percent)
     journal = HostJournal(spec.name, host)
-    return ThinPool(spec.name, geometry, journal, spec.reserve_data_percent, spec.reserve_metadata_percent)
+    return ThinPool(spec.name, geometry, journal, filesystem_uuid, spec.reserve_data_percent, spec.reserve_metadata_percent)
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,9 @@ class HostJournal:
 
     def devices(self, name: str | None = None) -> Mapping[int, DeviceRow]:
         return self.host.records.thin_devices(self.name, name)
+
+    def last_id(self) -> int:
+        return self.host.records.last_thin_id(self.name)
 
     def pending(self) -> bool:
         return self.host.records.thin_pending(self.name)

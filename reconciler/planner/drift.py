@@ -15,6 +15,7 @@ REPAIRS = (Verb.ASSEMBLE, Verb.REBUILD, Verb.REPAIR, Verb.ACTIVATE)
 FINDINGS = frozenset(
     (
         *("PoolUnavailable", "PoolLost", "PoolSwapped", "PoolOutdated", "PoolForeign", "RegistryOutdated", "NameTaken"),
+        *("PoolDataWrong", "PoolDataUnproved", "PoolDevicesChanged"),
         *("PoolReadOnly", "PoolCheckRequired", "PoolFailed", "Orphan", "Unregistered", "SnapshotUnrecognised"),
     )
 )

@@ -2,6 +2,7 @@
 
     PoolUnavailable  Foreign  Orphan  Leftover  Unregistered  PoolUnused             of pools and what they hold
     PoolLost  PoolSwapped  PoolOutdated  PoolForeign  RegistryOutdated  NameTaken    of thin pools that contradict the registry
+    PoolDataWrong  PoolDataUnproved  PoolDevicesChanged                              of thin pools on other devices
     PoolFull  PoolReadOnly  PoolCheckRequired  PoolFailed  BlockSizeFixed  ShrinkUnsupported
     Suspended  LastKnownChain  DeclaredTwice  Unpinned  LayoutOutdated               of what is declared
     SnapshotOutdated  SnapshotInUse  PossibleRename  SnapshotUnrecognised            of what has changed

@@ -33,6 +33,9 @@ OF_POOLS = frozenset(
     [
         "PoolLost",
         "PoolSwapped",
+        "PoolDataWrong",
+        "PoolDataUnproved",
+        "PoolDevicesChanged",
         "PoolOutdated",
         "PoolForeign",
         "RegistryOutdated",

@@ -94,6 +94,15 @@ _POOLS_AND_REASONS = (
     "DROP TRIGGER event_unchanged",
     *reasons.RENAMING,
     TRIGGERS[0],
+    # Thin pools have a label.
+    """CREATE TABLE device_5 (
+        pool TEXT NOT NULL, id INTEGER NOT NULL, role TEXT NOT NULL, name TEXT NOT NULL, chain TEXT NOT NULL,
+        size INTEGER NOT NULL, "transaction" INTEGER NOT NULL, state TEXT NOT NULL, mapped INTEGER NOT NULL,
+        PRIMARY KEY (pool, id),
+        CHECK (role IN ('volume', 'snapshot', 'label', 'orphan')), CHECK (state IN ('creating', 'held', 'deleting'))) STRICT""",
+    "INSERT INTO device_5 SELECT * FROM device",
+    "DROP TABLE device",
+    "ALTER TABLE device_5 RENAME TO device",
 )
 
 MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS, _LAST_GOOD, _GENERATIONS, _POOLS_AND_REASONS)

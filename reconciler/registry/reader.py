@@ -140,6 +140,11 @@ class Records:
         query = "SELECT * FROM device WHERE pool = :pool AND (:name IS NULL OR name = :name) ORDER BY id"
         return {row["id"]: rows.device_of(row) for row in self._rows(query, {"pool": pool, "name": name})}
 
+    def last_thin_id(self, pool: str) -> int:
+        """The last id that was allocated for one of its devices; 0 if none was."""
+        found = self._rows("SELECT last FROM sequence WHERE pool = ?", (pool,))
+        return int(found[0]["last"]) if found else 0
+
     def thin_pending(self, pool: str) -> bool:
         """Whether a change of one of its devices was begun and never closed."""
         return bool(self._rows("SELECT 1 FROM device WHERE pool = ? AND state <> 'held' LIMIT 1", (pool,)))

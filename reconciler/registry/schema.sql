@@ -11,7 +11,7 @@ CREATE TABLE device (
   state TEXT NOT NULL,
   mapped INTEGER NOT NULL,
   PRIMARY KEY (pool, id),
-  CHECK (role IN ('volume', 'snapshot', 'orphan')),
+  CHECK (role IN ('volume', 'snapshot', 'label', 'orphan')),
   CHECK (state IN ('creating', 'held', 'deleting'))
 ) STRICT;
 

@@ -12,13 +12,7 @@ from collections.abc import Collection
 
 def allocate(connection: sqlite3.Connection, pool: str, taken: Collection[int]) -> int:
     """The pool's next thin id, skipping those that are in use in the pool's metadata (``taken``)."""
-    while (thin_id := advance(connection, pool, 0)) in taken:
+    take = "INSERT INTO sequence (pool, last) VALUES (?, 1) ON CONFLICT (pool) DO UPDATE SET last = last + 1 RETURNING last"
+    while (thin_id := int(connection.execute(take, (pool,)).fetchone()[0])) in taken:
         pass
     return thin_id
-
-
-def advance(connection: sqlite3.Connection, pool: str, above: int) -> int:
-    """Move the sequence behind ``above`` and behind every id that it has returned; return the id that it is at."""
-    take = """INSERT INTO sequence (pool, last) VALUES (:pool, :above + 1)
-              ON CONFLICT (pool) DO UPDATE SET last = MAX(last, :above) + 1 RETURNING last"""
-    return int(connection.execute(take, {"pool": pool, "above": above}).fetchone()[0])

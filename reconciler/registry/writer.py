@@ -195,9 +195,9 @@ class Registry(Records):
             self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", [(pool, thin_id) for thin_id in drop])
 
     def adopt_pool(self, pool: str, plan: Adoption, facts: Sequence[Fact], messages: Sequence[str]) -> None:
-        """Record a pool and its snapshots as planned, in one transaction; ids that were allocated are never allocated again.
+        """Record a pool and its devices as planned, in one transaction.
 
-        A device without a row would count as half-built, and be removed.
+        The sequence of ids stays as it is: ids that the pool holds are skipped, and a large one would use up all below it.
         """
         with self._writing() as db:
             if plan.pool is None:
@@ -205,7 +205,6 @@ class Registry(Records):
                 db.execute(sql.delete(PoolTable).where(col(PoolTable.name) == pool))
             else:
                 put = (*plan.keep, *plan.take)
-                thin_ids.advance(self._raw, pool, max((row.id for row in (*put, *plan.drop)), default=0))
                 self._raw.execute(_PUT_POOL, {"name": pool, **asdict(plan.pool)})
                 self._raw.executemany(_PUT_DEVICE, [rows.device_row(pool, row) for row in put])
                 self._raw.executemany("DELETE FROM device WHERE pool = ? AND id = ?", [(pool, row.id) for row in plan.drop])

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.image.spec import filesystem_uuid
 from reconciler.pool.thin.assembly import Geometry
 from reconciler.pool.thin.backing import Backing
 from reconciler.pool.thin.journal import DeviceRow, PoolRow
@@ -18,6 +19,8 @@ from reconciler.registry.writer import Registry
 
 MIB = 1 << 20
 BLOCK = 64 << 10
+LABEL = BLOCK
+"""Bytes of a new pool that are in use."""
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
 
@@ -33,6 +36,9 @@ class Journal:
 
     def devices(self, name: str | None = None) -> dict[int, DeviceRow]:
         return self.registry.thin_devices(self.name, name)
+
+    def last_id(self) -> int:
+        return self.registry.last_thin_id(self.name)
 
     def pending(self) -> bool:
         return self.registry.thin_pending(self.name)
@@ -78,7 +84,7 @@ class Rig:
             Backing(None, str(self.metadata), self.metadata_bytes),
             self.block_size,
         )
-        return ThinPool(self.name, geometry, Journal(self.name, registry), self.reserve, self.reserve)
+        return ThinPool(self.name, geometry, Journal(self.name, registry), filesystem_uuid, self.reserve, self.reserve)
 
     @contextlib.contextmanager
     def assembled(self) -> Iterator[ThinPool]:

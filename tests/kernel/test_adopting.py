@@ -9,7 +9,7 @@ import pytest
 from tests.stories.conftest import zygote  # noqa: F401 - a fixture
 
 from .rig import dmsetup
-from .test_troubles import host, read, reasons  # noqa: F401 - a fixture among them
+from .test_troubles import allocate, host, read, reasons  # noqa: F401 - a fixture among them
 from .workshop import POOL, ThinWorkshop
 
 STRIDES = [9, pytest.param(1, marks=pytest.mark.slow)]
@@ -21,6 +21,7 @@ def orphaned(host: ThinWorkshop, thin_id: int, text: bytes) -> None:  # noqa: F8
     """A snapshot of the image that was made under our stamp, that somebody has written to, and that nothing knows."""
     base = max(one for one, row in host.devices().items() if row[0] == "volume")
     dmsetup("message", POOL, "0", f"create_snap {thin_id} {base}")
+    allocate(host, thin_id)
     sectors = host.devices()[base][3] // 512
     dmsetup("create", "hurt-orphan", "--table", f"0 {sectors} thin /dev/mapper/{POOL} {thin_id}")
     with open("/dev/mapper/hurt-orphan", "r+b") as device:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import Busy, NameTaken, NoSpace, PoolUnusable, Retryable
+from reconciler.image.spec import filesystem_uuid
 from reconciler.pool.driver import Condition
 from reconciler.pool.thin.assembly import Geometry
 from reconciler.pool.thin.backing import Backing
@@ -18,7 +19,7 @@ from reconciler.pool.thin.pool import ThinPool
 from reconciler.registry.writer import Registry
 from tests.support.sleeper import await_name, sleeper
 
-from .rig import BLOCK, MIB, A, B, C, Journal, Rig, dmsetup, read, rig, volume, write
+from .rig import BLOCK, LABEL, MIB, A, B, C, Journal, Rig, dmsetup, read, rig, volume, write
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_its_transaction_id_carries_its_stamp(thin: Rig) -> None:
     with thin.assembled() as pool:
         row = pool.journal.pool()
         assert row is not None
-        assert row.transaction == int(thin.status().split()[3]) == row.stamp << 32 | 1
+        assert row.transaction == int(thin.status().split()[3]) == row.stamp << 32 | 2, "the label was the first transaction"
 
 
 def test_after_a_reboot_it_is_assembled_with_all_that_it_held(thin: Rig) -> None:
@@ -109,7 +110,7 @@ def test_a_device_with_content_is_blank_after_the_command_of_the_hint(what: str,
     try:
         geometry = Geometry(Backing(device), Backing(file=str(thin.root / "new.meta"), size=4 * MIB), BLOCK)
         with Registry.open(thin.root / "other.sqlite3") as registry:
-            pool = ThinPool(thin.name, geometry, Journal(thin.name, registry))
+            pool = ThinPool(thin.name, geometry, Journal(thin.name, registry), filesystem_uuid)
             with pytest.raises(PoolUnusable, match="to overwrite it: ") as caught:
                 pool.assemble()
             subprocess.run(caught.value.hint.removeprefix("to overwrite it: "), shell=True, check=True)
@@ -186,7 +187,7 @@ def test_a_volume_that_is_not_sealed_leaves_nothing(thin: Rig) -> None:
         assert thin.mappings() == {thin.name}
         state = pool.observe({}, {})
         assert (state.leftovers, state.orphans) == ((), ())
-        assert state.space.free == state.space.total
+        assert state.space.free == state.space.total - LABEL
 
 
 def test_a_child_shares_its_parents_blocks(thin: Rig) -> None:
@@ -391,7 +392,7 @@ def test_a_base_can_go_before_its_snapshots(thin: Rig) -> None:
 def test_work_is_refused_below_the_reserve_and_what_runs_is_counted(tmp_path: Path) -> None:
     with rig(tmp_path, reserve=50) as thin, thin.assembled() as pool:
         with pool.create_volume(A, 16 * MIB, None, lambda: 40 * MIB) as made:
-            assert made.room == 64 * MIB
+            assert made.room == 64 * MIB - LABEL
             with pytest.raises(NoSpace, match="promised"):
                 pool.create_volume(B, 16 * MIB, None, lambda: 40 * MIB)
         with pool.create_volume(B, 16 * MIB, None, lambda: 40 * MIB):
@@ -405,22 +406,21 @@ def test_foreign_thin_devices_are_named_and_left_alone(thin: Rig) -> None:
     with thin.assembled() as pool:
         dmsetup("message", thin.name, "0", "create_thin 5")
     thin.take_down()
-    # Somebody used the pool under a transaction id of their own, and set ours again.
     with thin.pool() as pool:
         pool.assemble()
         state = pool.observe({}, {})
-        assert [word.split(" (")[0] for word in state.orphans] == ["thin id 5"], "created under our stamp, known to nobody"
+        assert [word.split(" (")[0] for word in state.foreign] == ["thin id 5"], "it has our stamp, and an id that we never gave"
         assert pool.discard_leftovers({}, {}) == ()
-        assert pool.observe({}, {}).orphans == state.orphans
+        assert pool.observe({}, {}).foreign == state.foreign
 
 
 def test_an_id_that_is_taken_is_skipped(thin: Rig) -> None:
     with thin.assembled() as pool:
-        for thin_id in (1, 2, 9):
+        for thin_id in (2, 3, 9):
             dmsetup("message", thin.name, "0", f"create_thin {thin_id}")
         identity = volume(pool, A)
 
-        assert int(identity.split()[0][3:]) == 3, "the next free one"
+        assert int(identity.split()[0][3:]) == 4, "the next free one"
         assert pool.observe({A: identity}, {}).volumes[A].condition is Condition.INTACT
 
 
@@ -442,4 +442,5 @@ def test_an_id_that_means_something_else_now_is_not_ours(thin: Rig) -> None:
 
         assert pool.observe({A: identity}, {}).volumes[A].condition is Condition.REPLACED
         pool.remove_volume(A)
-        assert pool.observe({}, {}).orphans, "it was not touched"
+        state = pool.observe({}, {})
+        assert [word.split(" (")[0] for word in state.foreign] == [f"thin id {thin_id}"], "it was not touched"

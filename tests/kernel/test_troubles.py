@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,9 +287,16 @@ def test_a_removed_mapping_is_activated_again(host: ThinWorkshop) -> None:
     host.settled()
 
 
+def allocate(host: ThinWorkshop, thin_id: int) -> None:
+    """The registry has allocated this id, and has lost its row."""
+    with closing(sqlite3.connect(host.state / "registry.sqlite3")) as db, db:
+        db.execute("UPDATE sequence SET last = ? WHERE pool = ?", (thin_id, POOL))
+
+
 def test_an_orphan_is_reported_and_deleted_by_gc(host: ThinWorkshop) -> None:
-    """Made under our stamp, known to nobody: it might hold somebody's data."""
+    """Its id was allocated by the registry, which has no row of it: it might hold somebody's data."""
     dmsetup("message", POOL, "0", "create_thin 500")
+    allocate(host, 500)
 
     assert reasons(host) == {"Orphan"}
     host.once("--prune").expect(0)
@@ -299,10 +308,24 @@ def test_an_orphan_is_reported_and_deleted_by_gc(host: ThinWorkshop) -> None:
     host.settled()
 
 
-def test_a_foreign_thin_id_is_reported_and_never_touched(host: ThinWorkshop) -> None:
+def test_what_state_rm_leaves_is_an_orphan(host: ThinWorkshop) -> None:
+    host.withdraw("web")
+    host.run("state", "rm", "image/web").expect(0)
+
+    left = set(host.thin_ids()) - {one for one, row in host.devices().items() if row[0] != "snapshot"}
+    assert len(left) == 2, "both snapshots"
+    assert host.run("gc", POOL).expect(0).stdout.count("thin id") == 2
+
+
+@pytest.mark.parametrize("transaction", ["ours", "another"])
+def test_a_foreign_thin_id_is_reported_and_never_touched(transaction: str, host: ThinWorkshop) -> None:
+    """Whatever another program creates in the pool has our stamp, unless it sets a transaction id of its own."""
     ours = dmsetup("status", "--noflush", POOL).split()[3]
-    for message in (f"set_transaction_id {ours} 5", "create_thin 500", f"set_transaction_id 5 {ours}"):
-        dmsetup("message", POOL, "0", message)
+    if transaction == "ours":
+        dmsetup("message", POOL, "0", "create_thin 500")
+    else:
+        for message in (f"set_transaction_id {ours} 5", "create_thin 500", f"set_transaction_id 5 {ours}"):
+            dmsetup("message", POOL, "0", message)
 
     assert reasons(host) == {"Foreign"}
     host.once("--prune").expect(0).words("thin id 500", "not created by reconcile")
@@ -356,6 +379,93 @@ def test_an_older_registry_after_a_reboot(host: ThinWorkshop) -> None:
     assert host.snapshot_names() == {"a", "b"}
     assert read(host, "a", 4) == b"mine"
     assert host.thin_ids() == before
+
+
+def test_an_older_pool(host: ThinWorkshop) -> None:
+    """Its metadata was restored from a backup: nothing is activated before a person has decided, as blocks may have moved."""
+    host.take_down()
+    backup = host.root / "meta.backup"
+    shutil.copy(host.metadata_path, backup)
+    host.image("web", [BASE, change("app", {"srv/app": b"v1"})], snapshots=["a", "b", "c"])
+    host.converge()
+    host.take_down()
+    shutil.copy(backup, host.metadata_path)
+
+    done = host.once("-o", "json").expect(1)
+
+    assert done.object("Image", "web")["reason"] == "PoolOutdated"
+    assert not [name for name in mappings() if name.startswith(POOL)]
+    still_looked_at(host)
+    host.run("adopt", POOL, "--apply").expect(0)
+    host.converge()
+    assert read(host, "a", 4) == b"mine"
+    assert host.snapshot_names() == {"a", "b", "c"}
+    host.settled()
+
+
+def test_the_data_of_another_pool(host: ThinWorkshop, tmp_path: Path, zygote: Zygote) -> None:  # noqa: F811
+    """Two hosts with the same manifests, and their data files were swapped: `--once` and `adopt` refuse, and touch nothing."""
+    other = ThinWorkshop(tmp_path / "other", zygote, metadata_size="2MiB")
+    other.image("web", [BASE, change("app", {"srv/app": b"v1"})], snapshots=["a", "b"])
+    other.converge()
+    other.take_down()
+    host.take_down()
+    ours, theirs = (one.backing / "thin.data" for one in (host, other))
+    shutil.move(ours, tmp_path / "aside")
+    shutil.copy(theirs, ours)
+    before = ours.read_bytes(), host.metadata_path.read_bytes()
+
+    done = host.once("-o", "json").expect(1)
+
+    assert done.object("Image", "web")["reason"] == "PoolDataWrong"
+    host.run("health").expect(1).words(str(ours), str(host.metadata_path), "label of pool default")
+    still_looked_at(host)
+    host.run("adopt", POOL, "--apply").expect(1).words("does not hold the data of pool default")
+    assert (ours.read_bytes(), host.metadata_path.read_bytes()) == before
+    assert not [name for name in mappings() if name.startswith(POOL)]
+    shutil.move(tmp_path / "aside", ours)
+    host.converge()
+    assert read(host, "a", 4) == b"mine"
+    host.settled()
+
+
+def test_unproved_data_is_used_once_it_is_accepted(host: ThinWorkshop) -> None:
+    """A pool of an earlier version, without a label, whose bases are gone: only a person can tell."""
+    with closing(sqlite3.connect(host.state / "registry.sqlite3")) as db, db:
+        gone = [row[0] for row in db.execute("DELETE FROM device WHERE role IN ('label', 'volume') RETURNING id")]
+        db.execute("DELETE FROM volume")
+    for thin_id in gone:
+        dmsetup("message", POOL, "0", f"delete {thin_id}")
+    host.take_down()
+
+    done = host.once("-o", "json").expect(1)
+
+    assert done.object("Image", "web")["reason"] == "PoolDataUnproved"
+    assert not [name for name in mappings() if name.startswith(POOL)]
+    host.run("adopt", POOL).expect(0).words("its data is accepted", "--apply")
+    host.run("adopt", POOL, "--apply").expect(0)
+    host.converge()
+    assert read(host, "a", 4) == b"mine"
+    host.settled()
+
+
+def test_a_pool_that_is_active_on_other_devices_than_the_declared_ones(host: ThinWorkshop) -> None:
+    moved = host.root / "moved"
+    shutil.copytree(host.backing, moved)
+    pool = host.manifests / "pool.yaml"
+    before = pool.read_text()
+    pool.write_text(before.replace(str(host.backing), str(moved)))
+    host.image("web", [BASE, change("app", {"srv/app": b"v1"})], snapshots=["a", "b", "c"])
+
+    done = host.once("-o", "json").expect(1)
+
+    assert done.object("Image", "web")["reason"] == "PoolDevicesChanged"
+    host.run("health").expect(1).words(str(host.backing), str(moved), f"reconcile detach {POOL} --apply")
+    still_looked_at(host)
+    pool.write_text(before)
+    host.converge()
+    assert read(host, "a", 4) == b"mine"
+    host.settled()
 
 
 def test_a_block_size_that_was_changed_in_the_manifest_changes_nothing(host: ThinWorkshop) -> None:

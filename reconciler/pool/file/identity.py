@@ -136,7 +136,10 @@ def _id(fd: int) -> str | None:
 
 def filesystem_uuid(fd: int) -> str | None:
     """UUID of the ext4 file system in a file, None where there is none."""
-    superblock = os.pread(fd, 1024, _SUPERBLOCK)
+    return _uuid_in(os.pread(fd, 1024, _SUPERBLOCK))
+
+
+def _uuid_in(superblock: bytes) -> str | None:
     if len(superblock) < 1024 or superblock[_MAGIC_AT : _MAGIC_AT + 2] != _MAGIC:
         return None
     return _uuid(superblock[_UUID_AT : _UUID_AT + 16])
@@ -154,10 +157,14 @@ def filesystem(device: Path) -> tuple[int | None, str | None]:
     """Size (bytes) and UUID of the ext4 file system that begins on a device; None where there is none."""
     fd = os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        uuid = filesystem_uuid(fd)
-        superblock = os.pread(fd, 1024, _SUPERBLOCK)
+        return filesystem_of(os.pread(fd, 1024, _SUPERBLOCK))
     finally:
         os.close(fd)
+
+
+def filesystem_of(superblock: bytes) -> tuple[int | None, str | None]:
+    """Size (bytes) and UUID of the ext4 file system that has this superblock; None where it is none."""
+    uuid = _uuid_in(superblock)
     if uuid is None:
         return None, None
     low, log = struct.unpack_from("<I", superblock, 4)[0], struct.unpack_from("<I", superblock, 24)[0]

@@ -47,19 +47,29 @@ def adoption(
     rows: Mapping[int, DeviceRow],
     candidates: tuple[Candidate, ...],
     chains: Mapping[str, str],
+    label: DeviceRow | None = None,
 ) -> Adoption:
-    """``chains`` maps a file system's UUID to its chain."""
+    """``chains`` maps a file system's UUID to its chain. ``label`` is the pool's label.
+
+    The orphans of a pool that differs from the registry are recorded, so that `gc` deletes what is listed here.
+    """
     if content is None:
         return Adoption(None, drop=tuple(rows.values()))
     stamp = stamp_of(content.transaction) or (row.stamp if row else 0)
     known = {one.id: one for one in rows.values() if _there(one, content)}
-    taken = tuple(_taken(one, chains) for one in candidates if one.name and one.size)
+    taken = {one.id: _taken(one, chains) for one in candidates if one.name and one.size}
+    kept = {one.id: replace(one, state=State.HELD) for one in known.values() if one.id not in taken}
+    if label is not None:
+        kept[label.id] = label
+    orphans = tuple(one for one in candidates if one.id not in taken)
+    if row is None or row.transaction != content.transaction:
+        kept |= {one.id: DeviceRow(one.id, Role.ORPHAN, "", "", one.size or 0, one.transaction, State.HELD) for one in orphans}
     return Adoption(
         PoolRow(stamp, content.transaction),
-        keep=tuple(replace(one, state=State.HELD) for one in known.values()),
-        take=taken,
+        keep=tuple(kept.values()),
+        take=tuple(taken.values()),
         drop=tuple(one for one in rows.values() if one.id not in known),
-        orphans=tuple(one for one in candidates if not (one.name and one.size)),
+        orphans=orphans,
     )
 
 

@@ -25,12 +25,15 @@ from reconciler.pool.thin.devmapper import Device, DeviceMapper, DmError, Target
 from reconciler.pool.thin.journal import DeviceRow, Journal, PoolRow, first_transaction, stamp_of
 from reconciler.pool.thin.metadata import Metadata
 from reconciler.pool.thin.naming import Names
+from reconciler.pool.thin.proof import UNPROVED, FilesystemUuid, Proof, found_label
 from reconciler.pool.thin.recovery import Agreement, Verdict, judge
 from reconciler.pool.thin.status import Mode, PoolStatus, PoolTable
 from reconciler.pool.thin.transaction import Transactions
 
 SECTOR = 512
-YOUNGER_OR_OLDER = ("RegistryOutdated", "PoolOutdated")
+NEWER = "RegistryOutdated"
+"""The reason of a pool that is newer than the registry."""
+ELSEWHERE = "PoolDevicesChanged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Inspection:
     status: PoolStatus | None
     row: PoolRow | None
     rows: Mapping[int, DeviceRow]
+    last_id: int
     verdict: Verdict
     trouble: Trouble | None
     unready: str
@@ -64,10 +68,13 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Assembly:
+    """``uuid_of`` returns the UUID of the file system that a chain has."""
+
     name: str
     geometry: Geometry
     dm: DeviceMapper
     journal: Journal
+    uuid_of: FilesystemUuid
 
     # ------------------------------------------------------------------------------------------------- inspecting
 
@@ -79,20 +86,51 @@ class Assembly:
         verdict = judge(self.name, row, rows, content)
         ours = device is not None and device.live_table and device.uuid == Names(self.name, row.stamp if row else 0).pool_uuid
         status = self._status() if ours else None
-        seen = Inspection(data, meta, content, device, status, row, rows, verdict, verdict.trouble, "")
-        trouble = verdict.trouble or self._obstacle(seen)
-        return replace(
-            seen, trouble=trouble, unready=self._unready(seen) if trouble is None else self._unready_if_different(seen)
+        last_id = self.journal.last_id()
+        seen = Inspection(data, meta, content, device, status, row, rows, last_id, verdict, verdict.trouble, "")
+        if trouble := self._elsewhere(seen) or self._unproved(seen) or self._obstacle(seen):
+            return replace(seen, trouble=trouble)
+        return replace(seen, unready=self._unready(seen) if verdict.trouble is None else self._unready_if_newer(seen))
+
+    def _elsewhere(self, seen: Inspection) -> Trouble | None:
+        """Whether the kernel has the pool active on other devices than the declared ones."""
+        if seen.status is None:
+            return None
+        (target,) = self.dm.table(self.name)
+        table = PoolTable.parse(target.params)
+        declared = ((table.data, self.geometry.data), (table.metadata, self.geometry.metadata))
+        if all(backing.lies_on(number, one) for number, one in declared):
+            return None
+        used, wanted = (backing.described(number) for number, _ in declared), (self._where(one) for _, one in declared)
+        text = (
+            f"pool {self.name} is active on {' and '.join(used)}, and {' and '.join(wanted)} are declared: declare what it is on"
         )
+        return Trouble(ELSEWHERE, f"{text}, or run `reconcile detach {self.name} --apply` and then `reconcile --once`")
+
+    def _unproved(self, seen: Inspection) -> Trouble | None:
+        """Why this pool of ours can't be used with these devices."""
+        if seen.verdict.trouble and seen.verdict.trouble.reason != NEWER:
+            return seen.verdict.trouble
+        proof = self.proof(seen)
+        return proof.trouble() if proof else None
+
+    def proof(self, seen: Inspection) -> Proof | None:
+        """The proof of the pool's data, which reads it; None where there is nothing to prove."""
+        if seen.content is None or seen.row is None or not seen.data.present:
+            return None
+        live = seen.status is not None
+        return Proof(self.name, seen.data, seen.metadata, seen.content, seen.row, seen.rows, self.uuid_of, live)
 
     def _status(self) -> PoolStatus:
         (target,) = self.dm.status(self.name)
         return PoolStatus.parse(target.params)
 
-    def _unready_if_different(self, seen: Inspection) -> str:
-        """A pool of ours that is older or newer than the registry is activated after a reboot: common objects can be used."""
-        ours = seen.verdict.trouble is not None and seen.verdict.trouble.reason in YOUNGER_OR_OLDER
-        return "not assembled since the host was started" if ours and seen.device is None and seen.data.present else ""
+    def _unready_if_newer(self, seen: Inspection) -> str:
+        """A pool of ours that is newer than the registry is activated after a reboot: common objects can be used.
+
+        One that is older is not: its blocks may have been given to other devices since.
+        """
+        return "not assembled since the host was started" if seen.device is None and seen.data.present else ""
 
     def _metadata(self) -> Backing:
         """The metadata's backing; its size follows from the data's if a file is declared without one."""
@@ -165,10 +203,40 @@ class Assembly:
         return tuple(done)
 
     def bring_up(self) -> None:
-        """Activate a pool that differs from the registry, under the identity in its metadata, to inspect what it holds."""
+        """Activate a pool that differs from the registry, under the identity in its metadata, to inspect what it holds.
+
+        Raises PoolUnusable if its data is proved to be another pool's.
+        """
         now = self.inspect()
-        if now.content is not None and now.device is None and now.verdict.agreement is Agreement.DIFFERENT:
+        if now.content is None or now.device is not None:
+            return
+        unproved = self.unproved(now)
+        if now.verdict.agreement is Agreement.DIFFERENT or unproved:
             tuple(self._activate(now, Names(self.name, stamp_of(now.content.transaction))))
+
+    def unproved(self, now: Inspection) -> Trouble | None:
+        """Why nothing proves the data of the pool that is there, the registry's or not; only an operator can accept it.
+
+        Raises PoolUnusable if the data is proved to be another pool's.
+        """
+        proof = self.proof_of_contents(now)
+        trouble = proof.trouble() if proof else None
+        if trouble and trouble.reason != UNPROVED:
+            raise PoolUnusable(trouble.message)
+        return trouble
+
+    def proof_of_contents(self, now: Inspection) -> Proof | None:
+        """``proof``, with the label that is in the pool if the registry has none."""
+        if now.content is None or not now.data.present:
+            return None
+        tid = now.content.transaction
+        ours = now.row is not None and now.row.stamp == stamp_of(tid)
+        row, rows = PoolRow(stamp_of(tid), tid), now.rows if ours else {}
+        live = ours and now.status is not None
+        proof = Proof(self.name, now.data, now.metadata, now.content, row, rows, self.uuid_of, live)
+        if not any(one.labels for one in proof.there()) and (label := found_label(proof)):
+            return replace(proof, rows={**rows, label.id: label}, live=False)
+        return proof
 
     def _claim(self, now: Inspection) -> PoolRow:
         """Ensure that nothing is overwritten, record that the pool is being created, and create its files."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from reconciler import atomic_file, process
 from reconciler.errors import HostCannot
-from reconciler.pool.thin import metadata
+from reconciler.pool.thin import loop, metadata
+from reconciler.pool.thin.devices import SYSFS
 from reconciler.pool.thin.metadata import BLOCK, LARGEST
 
 MIB = 1 << 20
@@ -75,6 +77,34 @@ def probe(backing: Backing) -> Found:
         hint = "declare a file as `file`, with its size"
         raise HostCannot(f"{path}: {_what(found.st_mode)}, and not a block device", hint=hint)
     return Found(path, True, _device_size(path), kind)
+
+
+def lies_on(number: str, declared: Backing) -> bool:
+    """Whether the block device ``major:minor`` is the declared one, over the declared file, or a mapping on top of either."""
+    try:
+        wanted = Path(declared.file or declared.device or "").stat()
+    except OSError:
+        return False
+    below, seen = [number], set[str]()
+    while below:
+        one = below.pop()
+        entry = SYSFS / one
+        if declared.file is None and one == f"{os.major(wanted.st_rdev)}:{os.minor(wanted.st_rdev)}":
+            return True
+        if declared.file is not None and (entry / "loop").exists() and loop.is_over(Path("/dev") / entry.resolve().name, wanted):
+            return True
+        seen.add(one)
+        with suppress(OSError):
+            below += {(lower / "dev").read_text().strip() for lower in (entry / "slaves").iterdir()} - seen
+    return False
+
+
+def described(number: str) -> str:
+    """The name of a block device ``major:minor``; of a loop device, the file that it is over."""
+    entry = SYSFS / number
+    with suppress(OSError):
+        return (entry / "loop" / "backing_file").read_text(errors="surrogateescape").removesuffix("\n")
+    return f"/dev/{entry.resolve().name}" if entry.exists() else number
 
 
 def _what(mode: int) -> str:

@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from reconciler.pool.driver import Condition, Trouble
-from reconciler.pool.thin.assembly import Geometry, Inspection
-from reconciler.pool.thin.journal import DeviceRow, identified, stamp_of
+from reconciler.pool.thin import proof
+from reconciler.pool.thin.assembly import ELSEWHERE, Geometry, Inspection
+from reconciler.pool.thin.journal import DeviceRow, Role, identified, stamp_of
 from reconciler.pool.thin.metadata import Metadata, ThinDevice
 from reconciler.pool.thin.status import Mode, PoolStatus
 
 FULL_SHARE = 20
 """Metadata counts as full if fewer than one in this many blocks are free: a change that needs several would fail."""
+
+
+BARRING = frozenset({"PoolOutdated", ELSEWHERE, proof.WRONG, proof.UNPROVED})
+"""Troubles of a pool in which nothing is activated."""
 
 
 def proved(row: DeviceRow, content: Metadata) -> bool:
@@ -41,7 +46,25 @@ def judge_thin(seen: Inspection, identity: str) -> tuple[Condition, str, DeviceR
 
 
 def is_orphan(seen: Inspection, device: ThinDevice) -> bool:
-    return seen.row is not None and stamp_of(device.transaction) == seen.row.stamp and device.id not in seen.rows
+    """Whether it is proved to be ours without being a volume or a snapshot of the registry.
+
+    The stamp alone proves nothing: every device that any program creates in the pool has it. Either ``adopt`` has recorded the
+    device as an orphan, or its id was allocated by the registry. Ids and transactions are allocated in the same order: a device
+    that another program created later under one of our former ids is out of it.
+    """
+    row = seen.rows.get(device.id)
+    if row is not None:
+        return row.role is Role.ORPHAN and row.transaction == device.transaction
+    ours = seen.row is not None and stamp_of(device.transaction) == seen.row.stamp and device.id <= seen.last_id
+    return ours and not any(
+        one.transaction > device.transaction if one.id < device.id else one.transaction < device.transaction
+        for one in seen.rows.values()
+    )
+
+
+def barred(seen: Inspection) -> Trouble | None:
+    """Why no snapshot may be activated: its blocks may be another device's, or another pool's."""
+    return seen.trouble if seen.trouble and seen.trouble.reason in BARRING else None
 
 
 def _describe(device: ThinDevice, seen: Inspection) -> str:
@@ -50,10 +73,10 @@ def _describe(device: ThinDevice, seen: Inspection) -> str:
 
 
 def unregistered(seen: Inspection) -> list[ThinDevice]:
-    """Devices in the pool that are not in the journal, or that are not the device that the journal has under their id."""
+    """Devices in the pool that the journal has as an orphan, under another transaction, or not at all."""
     devices = seen.content.devices.values() if seen.content else ()
-    rows = seen.rows
-    return [one for one in devices if one.id not in rows or rows[one.id].transaction != one.transaction]
+    recorded = {row.id: row.transaction for row in seen.rows.values() if row.role is not Role.ORPHAN}
+    return [one for one in devices if recorded.get(one.id) != one.transaction]
 
 
 def foreign(seen: Inspection) -> tuple[str, ...]:
@@ -69,7 +92,11 @@ def leftovers(seen: Inspection, identities: Collection[str]) -> tuple[str, ...]:
     content = seen.content
     if content is None:
         return ()
-    return tuple(str(row) for row in seen.rows.values() if (row.id, row.transaction) not in known and proved(row, content))
+    return tuple(
+        str(row)
+        for row in seen.rows.values()
+        if row.role in (Role.VOLUME, Role.SNAPSHOT) and (row.id, row.transaction) not in known and proved(row, content)
+    )
 
 
 def troubles(name: str, seen: Inspection, geometry: Geometry) -> tuple[Trouble, ...]:

@@ -31,8 +31,10 @@ def first_transaction(stamp: int) -> int:
 class Role(StrEnum):
     VOLUME = "volume"
     SNAPSHOT = "snapshot"
+    LABEL = "label"
+    """The device with the block that proves the pool's data (``pool.thin.label``)."""
     ORPHAN = "orphan"
-    """Ours by its stamp, not in the registry; only while it is being deleted."""
+    """Ours, and neither a volume nor a snapshot of the registry: `gc` deletes it."""
 
 
 class State(StrEnum):
@@ -54,10 +56,11 @@ class PoolRow:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow:
-    """A thin device. ``name`` is a volume's chain, or a snapshot's name; ``chain`` is what it contains or was created from.
+    """A thin device. ``name`` is a volume's chain, a snapshot's name, or a label's random id.
 
-    ``size`` in bytes (the pool does not keep it); ``transaction`` is the pool's id at the creation; ``mapped`` counts the blocks
-    of a volume that has been sealed, and is 0 for everything else.
+    ``chain`` is what it contains or was created from. ``size`` in bytes (the pool does not keep it). ``transaction`` is the id of
+    the pool at the creation. ``mapped`` counts the blocks of a volume that has been sealed or a label that has been written, and
+    is 0 for everything else.
     """
 
     id: int
@@ -72,6 +75,11 @@ class DeviceRow:
     @property
     def sealed(self) -> bool:
         return self.role is Role.VOLUME and self.mapped > 0
+
+    @property
+    def labels(self) -> bool:
+        """Whether it is a label that has been written."""
+        return self.role is Role.LABEL and self.mapped > 0
 
     @property
     def identity(self) -> str:
@@ -90,6 +98,10 @@ class Journal(Protocol):
 
     def devices(self, name: str | None = None) -> Mapping[int, DeviceRow]:
         """By thin id: all of them, or those of one name."""
+        ...
+
+    def last_id(self) -> int:
+        """The last thin id that was allocated for this pool; 0 if none was."""
         ...
 
     def pending(self) -> bool:

@@ -59,6 +59,14 @@ def find(file: Path) -> Loop | None:
     return None
 
 
+def is_over(device: Path, file: os.stat_result) -> bool:
+    """Whether a loop device is over this very file; False for any other device."""
+    with suppress(OSError):
+        found = _status(device)
+        return (found.device, found.inode) == (file.st_dev, file.st_ino)
+    return False
+
+
 @contextmanager
 def attach(file: Path) -> Iterator[Path]:
     """A loop device over ``file``, an existing one where there is one, and as large as the file.

@@ -1,12 +1,12 @@
-"""Reads a thin pool's metadata directly from the metadata device: its thin ids, and how full it is.
+"""Reads a thin pool's metadata directly from the metadata device: its thin ids, where a device's data is, how full it is.
 
 No metadata snapshot is taken and nothing is changed, so it works on pools that are inactive, read-only or failed. It reads the
 last commit. Until the next commit none of its blocks is overwritten, so a walk between two equal reads of the superblock has
 read one state; otherwise it is repeated. Checksums are verified afterwards, because the walk must be short in a pool that
 commits all the time.
 
-Called by ``pool.thin.assembly``. No state. Format: drivers/md/dm-thin-metadata.c, and dm-btree-internal.h and
-dm-space-map-common.h in drivers/md/persistent-data.
+Called by ``pool.thin.assembly`` and ``pool.thin.proof``. No state. Format: drivers/md/dm-thin-metadata.c, and dm-btree-internal.h
+and dm-space-map-common.h in drivers/md/persistent-data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -39,8 +40,11 @@ _VERSIONS = (1, 2)
 _SUPERBLOCK_XOR, _NODE_XOR = 160774, 121107
 _NEEDS_CHECK = 1
 _INTERNAL, _LEAF = 1, 2
-_VALUES = {_INTERNAL: 8, _LEAF: _DETAILS.size}
+_POINTER = 8
+"""Bytes of a value that is a block number: in internal nodes, and in the leaves of the mapping trees."""
 _DEEPEST = 16
+_TIME_BITS = 24
+"""A mapping's value is ``block << 24 | time``."""
 _ID_LIMIT = 1 << 24
 
 
@@ -82,14 +86,32 @@ def read(path: Path, attempts: int = ATTEMPTS) -> Metadata | None:
 
     ``attempts`` bounds how often a pool that commits in the middle of the walk is walked again.
     """
+    found = _settled(path, _walk, attempts)
+    return found.checked() if found else None
+
+
+def first_blocks(path: Path, thin_ids: Collection[int], attempts: int = ATTEMPTS) -> dict[int, int]:
+    """The data block that the first block of each device is mapped to, by thin id; devices without one are left out.
+
+    Only the nodes on the way to these are read. Raises MetadataUnreadable.
+    """
+    found = _settled(path, lambda device, superblock: _look_up(device, superblock, thin_ids), attempts)
+    if found is None:
+        return {}
+    found.checked()
+    return found.mapped
+
+
+def _settled(path: Path, walk: Callable[[_Device, bytes], _Walk], attempts: int) -> _Walk | None:
+    """A walk during which the pool did not commit. None where there is no pool."""
     with _opened(path) as device:
         for _ in range(attempts):
             before = device.superblock()
             if not any(before):
                 return None
-            found = _walk(device, before)
+            found = walk(device, before)
             if device.superblock() == before:
-                return found.checked()
+                return found
         raise MetadataUnreadable(f"{path}: changed each time while it was read", hint="the pool is very busy: try again")
 
 
@@ -160,6 +182,7 @@ class _Walk:
     superblock: bytes
     nodes: dict[int, bytes] = field(default_factory=dict)
     devices: dict[int, ThinDevice] = field(default_factory=dict)
+    mapped: dict[int, int] = field(default_factory=dict)
     fault: MetadataUnreadable | None = None
 
     def checked(self) -> Metadata:
@@ -190,6 +213,20 @@ def _walk(device: _Device, superblock: bytes) -> _Walk:
         root = _Superblock(*_SUPERBLOCK.unpack(superblock[: _SUPERBLOCK.size].ljust(_SUPERBLOCK.size))).details_root
         for thin_id, value in _leaves(walk, root, 0):
             walk.devices[thin_id] = ThinDevice(thin_id, *_DETAILS.unpack(value))
+    except MetadataUnreadable as fault:
+        walk.fault = fault
+    return walk
+
+
+def _look_up(device: _Device, superblock: bytes, thin_ids: Collection[int]) -> _Walk:
+    walk = _Walk(device, superblock)
+    try:
+        root = _Superblock(*_SUPERBLOCK.unpack(superblock[: _SUPERBLOCK.size].ljust(_SUPERBLOCK.size))).mapping_root
+        for thin_id in thin_ids:
+            tree = _found(walk, root, thin_id)
+            value = None if tree is None else _found(walk, tree, 0)
+            if value is not None:
+                walk.mapped[thin_id] = value >> _TIME_BITS
     except MetadataUnreadable as fault:
         walk.fault = fault
     return walk
@@ -238,21 +275,43 @@ def _leaves(walk: _Walk, number: int, depth: int) -> Iterator[tuple[int, bytes]]
         raise device.damaged(number, "is met twice in the tree of devices")
     if depth > _DEEPEST:
         raise device.damaged(number, "lies too deep in the tree of devices")
-    walk.nodes[number] = node = device.block(number)
-    _, kind, written_for, entries, room, size, _ = _HEADER.unpack_from(node)
-    fits = entries <= room and _HEADER.size + room * (8 + size) <= BLOCK
-    if _VALUES.get(kind) != size or written_for != number or not fits:
-        raise device.damaged(number, "is no node of the tree of devices")
-    keys = struct.unpack_from(f"<{entries}Q", node, _HEADER.size)
-    if any(key >= _ID_LIMIT for key in keys) or any(key <= before for before, key in pairwise(keys)):
+    kind, keys, values = _node(walk, number, _DETAILS.size)
+    if any(key >= _ID_LIMIT for key in keys):
         raise device.damaged(number, "has keys that are no thin ids in order")
-    begin = _HEADER.size + room * 8
-    for key, at in zip(keys, range(begin, begin + entries * size, size), strict=True):
-        value = node[at : at + size]
+    for key, value in zip(keys, values, strict=True):
         if kind == _INTERNAL:
             yield from _leaves(walk, int.from_bytes(value, "little"), depth + 1)
         else:
             yield key, value
+
+
+def _found(walk: _Walk, number: int, key: int) -> int | None:
+    """The value of one key in a tree of block numbers, None where it has none."""
+    for _ in range(_DEEPEST):
+        kind, keys, values = _node(walk, number, _POINTER)
+        at = bisect_right(keys, key) - 1
+        if at < 0 or (kind == _LEAF and keys[at] != key):
+            return None
+        number = int.from_bytes(values[at], "little")
+        if kind == _LEAF:
+            return number
+    raise walk.device.damaged(number, "lies too deep in a tree of mappings")
+
+
+def _node(walk: _Walk, number: int, leaf: int) -> tuple[int, tuple[int, ...], list[bytes]]:
+    """Kind, keys and values of a node, in a tree whose leaves have values of so many bytes. Its checksum is verified later."""
+    device = walk.device
+    node = walk.nodes.get(number) or device.block(number)
+    walk.nodes[number] = node
+    _, kind, written_for, entries, room, size, _ = _HEADER.unpack_from(node)
+    fits = entries <= room and _HEADER.size + room * (8 + size) <= BLOCK
+    if {_INTERNAL: _POINTER, _LEAF: leaf}.get(kind) != size or written_for != number or not fits:
+        raise device.damaged(number, "is no node of the tree of devices")
+    keys = struct.unpack_from(f"<{entries}Q", node, _HEADER.size)
+    if any(key <= before for before, key in pairwise(keys)):
+        raise device.damaged(number, "has keys that are no thin ids in order")
+    begin = _HEADER.size + room * 8
+    return kind, keys, [node[at : at + size] for at in range(begin, begin + entries * size, size)]
 
 
 def _table() -> tuple[int, ...]:

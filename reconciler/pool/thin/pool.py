@@ -29,10 +29,12 @@ from reconciler.pool.thin.devmapper import DeviceMapper, DmError
 from reconciler.pool.thin.discard import discard
 from reconciler.pool.thin.failures import reported
 from reconciler.pool.thin.journal import DeviceRow, Journal, Role, identified
+from reconciler.pool.thin.labelling import Labelling
 from reconciler.pool.thin.mappings import Mappings
 from reconciler.pool.thin.metadata import Metadata
 from reconciler.pool.thin.naming import MAPPER, Names
-from reconciler.pool.thin.snapshots import Snapshots, batches, require_ours
+from reconciler.pool.thin.proof import FilesystemUuid
+from reconciler.pool.thin.snapshots import Snapshots, batches, chosen, require_ours
 from reconciler.pool.thin.state import StateReader
 from reconciler.pool.thin.status import PoolStatus, PoolTable
 from reconciler.pool.thin.transaction import NewDevice, Transactions
@@ -41,11 +43,12 @@ from reconciler.pool.thin.volume import ThinVolume
 
 @dataclass
 class ThinPool:
-    """New work leaves the reserves, percentages of data and metadata, free."""
+    """New work leaves the reserves, percentages of data and metadata, free. ``uuid_of``: see ``Assembly``."""
 
     name: str
     geometry: Geometry
     journal: Journal
+    uuid_of: FilesystemUuid
     reserve_data_percent: int = 10
     reserve_metadata_percent: int = 20
     shares_blocks: bool = True
@@ -58,7 +61,7 @@ class ThinPool:
 
     @cached_property
     def assembly(self) -> Assembly:
-        return Assembly(self.name, self.geometry, self.dm, self.journal)
+        return Assembly(self.name, self.geometry, self.dm, self.journal, self.uuid_of)
 
     @cached_property
     def transactions(self) -> Transactions:
@@ -71,6 +74,10 @@ class ThinPool:
     @cached_property
     def mappings(self) -> Mappings:
         return Mappings(self.name, self.dm, lambda: self.names)
+
+    @cached_property
+    def labelling(self) -> Labelling:
+        return Labelling(self.name, self.assembly, self.transactions, self.mappings)
 
     @cached_property
     def snapshots(self) -> Snapshots:
@@ -126,6 +133,7 @@ class ThinPool:
         with self.reported("assemble it"), self._lock:
             done = list(self.assembly.assemble(self.transactions))
             done += self._resume_ours()
+            done += filter(None, [self.labelling.ensure(self.assembly.inspect())])
             return ", ".join(done)
 
     def _resume_ours(self) -> Iterator[str]:
@@ -144,6 +152,7 @@ class ThinPool:
         aside = expected()
         with self.reported(f"begin volume {chain[:12]}"), ExitStack() as undo:
             with self._lock:  # no two threads are promised the same space
+                self.require_label()
                 status = self.transactions.status()
                 room = self._admit(status, aside)
                 origin = self._parent(parent).id if parent else None
@@ -154,6 +163,14 @@ class ThinPool:
             fd = os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
             undo.pop_all()
         return ThinVolume(size, fd, device.path, room, row, self)
+
+    def require_label(self) -> None:
+        """Write the label of a pool that an earlier version made, before anything else changes it. Raises PoolUnusable."""
+        if not any(row.labels for row in self.journal.devices().values()):
+            seen = self.assembly.inspect()
+            if seen.trouble:
+                raise PoolUnusable(seen.trouble.message)
+            self.labelling.ensure(seen)
 
     def _create(self, status: PoolStatus, wanted: NewDevice) -> DeviceRow:
         (made,) = self.transactions.create(status, self._content().devices.keys(), [wanted])
@@ -234,6 +251,7 @@ class ThinPool:
     def _create_batch(self, batch: Sequence[SnapshotRequest]) -> dict[str, str | ReconcilerError]:
         with self.reported("create snapshots"):
             with self._lock:
+                self.require_label()
                 made = self.snapshots.create(batch)
             errors = self.snapshots.activate([row for row in made.values() if isinstance(row, DeviceRow)])
         results: dict[str, str | ReconcilerError] = {}
@@ -258,14 +276,16 @@ class ThinPool:
         """See ``Driver.activate_snapshots``."""
         try:
             with self.reported("activate snapshots"):
+                if barred := diagnosis.barred(self.assembly.inspect()):
+                    raise PoolUnusable(barred.message)
                 rows = self.journal.devices() if len(snapshots) > 1 else self.journal.devices(next(iter(snapshots), ""))
-                chosen = {name: row for name, identity in snapshots.items() if (row := _chosen(rows, name, identity))}
+                picked = {name: row for name, identity in snapshots.items() if (row := chosen(rows, name, identity))}
                 missing = {
                     name: Retryable(f"snapshot {name} of pool {self.name} is missing", hint="the next run creates it")
                     for name in snapshots
-                    if name not in chosen
+                    if name not in picked
                 }
-                return missing | self.snapshots.activate(list(chosen.values()))
+                return missing | self.snapshots.activate(list(picked.values()))
         except ReconcilerError as error:
             return dict.fromkeys(snapshots, error)
 
@@ -356,6 +376,7 @@ class ThinPool:
                 if (
                     (row.id, row.transaction) not in known
                     and row.id not in self.admission
+                    and row.role in (Role.VOLUME, Role.SNAPSHOT)
                     and not self._has_its_name(row, snapshots)
                 ):
                     with suppress(Busy):  # reported as a leftover until it is free
@@ -384,9 +405,3 @@ class ThinPool:
     def reported(self, doing: str) -> AbstractContextManager[None]:
         """Convert errors of the kernel and of the host into an error that costs this pool only."""
         return reported(self.name, doing)
-
-
-def _chosen(rows: Mapping[int, DeviceRow], name: str, identity: str) -> DeviceRow | None:
-    """The snapshot with this name and identity; the newest one of the name if none has the identity."""
-    named = [row for _, row in sorted(rows.items()) if row.role is Role.SNAPSHOT and row.name == name]
-    return next((row for row in named if row.identity == identity), named[-1] if named else None)

@@ -5,16 +5,18 @@ Called by ``cli.repair``. Callers that change something hold the registry's lock
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from reconciler.errors import PoolUnusable, ReconcilerError
+from reconciler.pool.driver import Trouble
 from reconciler.pool.file.identity import filesystem
 from reconciler.pool.thin import diagnosis
 from reconciler.pool.thin.adoption import Adoption, Candidate, adoption
 from reconciler.pool.thin.assembly import Inspection
 from reconciler.pool.thin.devmapper import DmError
 from reconciler.pool.thin.journal import DeviceRow, Role, State, stamp_of
+from reconciler.pool.thin.metadata import ThinDevice
 from reconciler.pool.thin.naming import Names
 from reconciler.pool.thin.pool import ThinPool
 from reconciler.pool.thin.recovery import Agreement
@@ -25,24 +27,39 @@ class Repair:
     pool: ThinPool
 
     def collect(self, thin_id: int) -> None:
-        """Delete an orphan: created by reconcile (by its stamp), not in the registry. Raises Busy, PoolUnusable."""
+        """Delete an orphan. Raises Busy, PoolUnusable."""
         with self.pool.reported(f"delete thin id {thin_id}"), self.pool.transactions.lock:
             seen = self.pool.assembly.inspect()
             there = seen.content.devices.get(thin_id) if seen.content else None
-            if there is None or thin_id in seen.rows or not diagnosis.is_orphan(seen, there):
+            if there is None or not diagnosis.is_orphan(seen, there):
                 raise PoolUnusable(f"pool {self.pool.name}: thin id {thin_id} is not an orphan")
             size = max(self.pool.geometry.data.size or seen.data.size, self.pool.geometry.block_size)
             self.pool.remove(DeviceRow(thin_id, Role.ORPHAN, "", "", size, there.transaction, State.HELD))
 
     def orphans(self) -> tuple[Candidate, ...]:
-        """Devices created by reconcile (by their stamp) that are not in the registry. Raises PoolUnusable."""
+        """Devices that are proved to be ours and that nothing uses. Raises PoolUnusable."""
         with self.pool.reported("list orphans"):
-            return self._candidates(self.pool.assembly.inspect(), self.pool.names.stamp, {})
+            seen = self.pool.assembly.inspect()
+            found = [one for one in diagnosis.unregistered(seen) if diagnosis.is_orphan(seen, one)]
+            return self._candidates(found, seen, self.pool.names.stamp, {})
 
     def assemble_as_it_is(self) -> None:
-        """Activate a pool that differs from the registry, to inspect it; nothing in it is changed. Raises PoolUnusable."""
+        """Activate a pool that differs from the registry, to inspect it; nothing in it is changed.
+
+        Raises PoolUnusable, also if its data is another pool's.
+        """
         with self.pool.reported("assemble it"), self.pool.transactions.lock:
             self.pool.assembly.bring_up()
+
+    def unproved(self) -> Trouble | None:
+        """Why nothing proves the pool's data. Raises PoolUnusable if it is proved to be another pool's."""
+        with self.pool.reported("prove its data"):
+            return self.pool.assembly.unproved(self.pool.assembly.inspect())
+
+    def accept_data(self) -> None:
+        """Write the label of a pool whose data the operator vouches for. Raises PoolUnusable."""
+        with self.pool.reported("write its label"), self.pool.transactions.lock:
+            self.pool.labelling.ensure(self.pool.assembly.inspect(), accepted=True)
 
     def adoption(self, named: Mapping[str, int], claims: Collection[str], chains: Mapping[str, str]) -> Adoption | None:
         """Compute the registry's entries from the pool's metadata; None if they agree already.
@@ -59,10 +76,23 @@ class Repair:
                 message = f"pool {self.pool.name}: its transaction id {seen.content.transaction} has no stamp of reconcile"
                 raise PoolUnusable(message, hint="reconcile did not create this pool: declare other devices")
             names = {thin_id: name for name, thin_id in named.items()} | self._active_names(Names(self.pool.name, stamp), claims)
-            candidates = self._candidates(seen, stamp, names)
-            if seen.verdict.agreement is not Agreement.DIFFERENT and not any(one.name for one in candidates):
+            label = self._label(seen)
+            different = seen.verdict.agreement is Agreement.DIFFERENT
+            ours = [
+                one
+                for one in diagnosis.unregistered(seen)
+                if stamp_of(one.transaction) == stamp and not (label and one.id == label.id)
+                if different or one.id in names or diagnosis.is_orphan(seen, one)
+            ]
+            candidates = self._candidates(ours, seen, stamp, names)
+            if not different and not any(one.name for one in candidates):
                 return None
-            return adoption(seen.content, seen.row, seen.rows, candidates, chains)
+            return adoption(seen.content, seen.row, seen.rows, candidates, chains, label)
+
+    def _label(self, seen: Inspection) -> DeviceRow | None:
+        """The label that the pool has."""
+        proof = self.pool.assembly.proof_of_contents(seen)
+        return next((row for row in proof.there() if row.labels), None) if proof else None
 
     def _active_names(self, names: Names, claims: Collection[str]) -> dict[int, str]:
         """The thin ids of active snapshots, from the kernel."""
@@ -74,13 +104,14 @@ class Repair:
                 found[thin_id] = name
         return found
 
-    def _candidates(self, seen: Inspection, stamp: int, names: Mapping[int, str]) -> tuple[Candidate, ...]:
+    def _candidates(
+        self, devices: Iterable[ThinDevice], seen: Inspection, stamp: int, names: Mapping[int, str]
+    ) -> tuple[Candidate, ...]:
         found = []
-        for device in diagnosis.unregistered(seen):
-            if stamp_of(device.transaction) == stamp:
-                mapped = device.mapped_blocks * (seen.content.block_size if seen.content else 0)
-                size, uuid = self._probe(Names(self.pool.name, stamp), device.id)
-                found.append(Candidate(device.id, device.transaction, mapped, names.get(device.id, ""), size, uuid))
+        for device in devices:
+            mapped = device.mapped_blocks * (seen.content.block_size if seen.content else 0)
+            size, uuid = self._probe(Names(self.pool.name, stamp), device.id)
+            found.append(Candidate(device.id, device.transaction, mapped, names.get(device.id, ""), size, uuid))
         return tuple(found)
 
     def _probe(self, names: Names, thin_id: int) -> tuple[int | None, str | None]:

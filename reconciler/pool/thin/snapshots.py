@@ -145,3 +145,9 @@ def origin(pool: str, volumes: Mapping[str, DeviceRow], chain: str) -> DeviceRow
 
 def batches(requests: Sequence[SnapshotRequest], size: int) -> Iterator[Sequence[SnapshotRequest]]:
     return (requests[at : at + size] for at in range(0, len(requests), size))
+
+
+def chosen(rows: Mapping[int, DeviceRow], name: str, identity: str) -> DeviceRow | None:
+    """The snapshot with this name and identity; the newest one of the name if none has the identity."""
+    named = [row for _, row in sorted(rows.items()) if row.role is Role.SNAPSHOT and row.name == name]
+    return next((row for row in named if row.identity == identity), named[-1] if named else None)

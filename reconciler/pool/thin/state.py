@@ -45,7 +45,7 @@ class StateReader:
             troubles=diagnosis.troubles(self.pool, seen, self.geometry),
             unready=seen.unready,
             metadata=space.of_metadata(seen, of_metadata),
-            reachable=seen.status is not None or bool(seen.unready),
+            reachable=not diagnosis.barred(seen) and (seen.status is not None or bool(seen.unready)),
         )
 
     def _volume(self, chain: str, identity: str) -> VolumeState:

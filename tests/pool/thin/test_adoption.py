@@ -53,6 +53,31 @@ def test_devices_without_a_name_stay_orphans() -> None:
     assert (plan.take, plan.orphans) == ((), (nameless, sizeless))
 
 
+def test_the_orphans_of_a_pool_that_differs_are_recorded_as_such() -> None:
+    """`gc` deletes what `adopt` has listed, and nothing that another program creates later."""
+    recorded = DeviceRow(9, Role.ORPHAN, "", "", 16 << 20, FIRST + 50, State.HELD)
+    there = pool(N + 20, thin(FIRST + 50, 9))
+
+    assert adoption(there, POOL, {}, (ORPHAN,), {}).keep == (recorded,)
+    assert adoption(there, None, {}, (ORPHAN,), {}).keep == (recorded,)
+    assert adoption(there, PoolRow(STAMP, N + 20), {}, (ORPHAN,), {}).keep == ()
+
+
+def test_an_orphan_that_gets_a_name_is_an_orphan_no_more() -> None:
+    recorded = DeviceRow(9, Role.ORPHAN, "", "", 16 << 20, FIRST + 50, State.HELD)
+
+    plan = adoption(pool(N, thin(FIRST + 50, 9)), POOL, {9: recorded}, (replace(ORPHAN, name="web-b"),), {})
+
+    assert [(row.id, row.role) for row in (*plan.keep, *plan.take)] == [(9, Role.SNAPSHOT)]
+
+
+def test_the_label_of_the_pool_is_recorded() -> None:
+    label = DeviceRow(1, Role.LABEL, "0" * 32, "", 65536, FIRST, State.HELD, mapped=1)
+
+    assert adoption(pool(N, thin(FIRST, 1)), None, {}, (), {}, label).keep == (label,)
+    assert adoption(pool(N, thin(FIRST, 1)), POOL, {1: label}, (), {}, label).keep == (label,)
+
+
 def test_a_pool_whose_registry_was_lost_keeps_its_own_identity() -> None:
     assert adoption(pool(N), None, {}, (), {}).pool == PoolRow(STAMP, N)
 

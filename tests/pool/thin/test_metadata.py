@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.pool.thin.metadata import BLOCK, Metadata, MetadataUnreadable, ThinDevice, crc32c, read
+from reconciler.pool.thin.metadata import BLOCK, Metadata, MetadataUnreadable, ThinDevice, crc32c, first_blocks, read
 
 MIB = 1 << 20
 STAMP = 0x1234_5678 << 32
@@ -121,6 +121,61 @@ def test_what_thin_ls_lists_is_what_is_read() -> None:
 
         lines = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
         assert lines == [(d.id, d.transaction, d.created, d.snapshotted) for d in believed(path).devices.values()]
+
+
+# --------------------------------------------------------------------------------------------- where the data of a device is
+
+
+def begins(devices: Sequence[ThinDevice]) -> dict[int, int]:
+    """The data block of each device's first block, as ``xml`` maps them."""
+    found, begin = {}, 0
+    for one in devices:
+        if one.mapped_blocks:
+            found[one.id] = begin
+        begin += one.mapped_blocks
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 127, 300, 2000])
+def test_the_first_block_of_every_device_is_found(count: int, restored: Restored) -> None:
+    devices = some(count)
+
+    found = first_blocks(restored(devices, size=2 * MIB + count * 2 * BLOCK), [one.id for one in devices])
+
+    assert found == begins(devices)
+
+
+def test_only_the_nodes_on_the_way_are_read(restored: Restored, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = some(2000)
+    path = restored(devices, size=20 * MIB)
+    reads = []
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: reads.append(offset) or PREADV(fd, buffers, offset))
+
+    assert first_blocks(path, [devices[1].id]) == {devices[1].id: 0}
+    assert len(reads) <= 6, "the superblock twice, two levels of devices, one of blocks"
+
+
+def mapped_singly(thin_id: int, blocks: Sequence[tuple[int, int]]) -> str:
+    """A device with these pairs of block and data block."""
+    lines = [f'<single_mapping origin_block="{at}" data_block="{data}" time="1"/>' for at, data in blocks]
+    device = f'<device dev_id="{thin_id}" mapped_blocks="{len(lines)}" transaction="7" creation_time="0" snap_time="0">'
+    return "\n".join([device, *lines, "</device>"])
+
+
+def test_the_first_block_of_a_device_of_many_scattered_blocks_is_found(tmp_path: Path) -> None:
+    """A tree of mappings of two levels; another device has no first block, and a third one nothing at all."""
+    many = mapped_singly(5, [(n, 9000 - 2 * n) for n in range(4000)])
+    late = mapped_singly(6, [(3, 1), (9, 3)])
+    head, _, tail = xml([]).partition("\n")
+    path = restore(tmp_path / "scattered", "\n".join([head, many, late, mapped_singly(7, []), tail]))
+
+    assert first_blocks(path, [5, 6, 7, 8]) == {5: 9000}
+
+
+def test_no_pool_maps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "blank").write_bytes(bytes(BLOCK))
+
+    assert first_blocks(tmp_path / "blank", [1]) == {}
 
 
 # ---------------------------------------------------------------------------------------------------- not formatted
@@ -280,6 +335,25 @@ def test_a_tree_that_never_ends_is_left(tmp_path: Path, pristine: bytes) -> None
         editor.read()
 
 
+def test_damage_on_the_way_to_a_block_is_reported(editor: Editor) -> None:
+    (root,) = struct.unpack_from("<Q", editor.content, 320)
+    editor.put(root, BLOCK - 1, b"\x01")
+    editor.read()
+
+    with pytest.raises(MetadataUnreadable, match=f"metadata block {root} has a wrong checksum"):
+        first_blocks(editor.path, [3])
+
+
+def test_a_way_to_a_block_that_never_ends_is_left(tmp_path: Path, pristine: bytes) -> None:
+    editor = Editor(tmp_path / "loop", pristine)
+    editor.put(0, 320, struct.pack("<Q", 1), Editor.SUPERBLOCK)
+    head = struct.pack("<IIQIIII", 0, 1, 1, 1, 252, 8, 0)
+    editor.put(1, 0, (head + bytes(252 * 8) + struct.pack("<Q", 1)).ljust(BLOCK, b"\0"), Editor.NODE).read()
+
+    with pytest.raises(MetadataUnreadable, match="too deep"):
+        first_blocks(editor.path, [3])
+
+
 @pytest.mark.parametrize("which", ["superblock", "root", "leaf"])
 def test_a_flipped_bit_is_reported_with_its_block_number(which: str, editor: Editor) -> None:
     number = {"superblock": 0, "root": editor.root, "leaf": editor.first_leaf}[which]
@@ -352,6 +426,17 @@ def test_a_commit_in_the_middle_of_a_walk_starts_it_again(
 
     assert found.transaction == STAMP | 8
     assert list(found.devices.values()) == some(50)
+
+
+def test_a_commit_in_the_middle_of_the_way_to_a_block_starts_it_again(
+    tmp_path: Path, pristine: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = restore(tmp_path / "later", xml(some(50)[10:], transaction=STAMP | 8)).read_bytes()
+    pool = tmp_path / "pool"
+    pool.write_bytes(pristine)
+    monkeypatch.setattr(os, "preadv", Committing(pool, iter([later]), every=2).preadv)
+
+    assert first_blocks(pool, [3, 36]) == {36: begins(some(50)[10:])[36]}
 
 
 def test_a_pool_that_never_rests_is_given_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
