@@ -35,7 +35,8 @@ from reconciler.model import (
     VolumeSealed,
 )
 from reconciler.pool.file.intents import Intent
-from reconciler.pool.thin.journal import DeviceRow, Role, State
+from reconciler.pool.thin.adoption import Adoption
+from reconciler.pool.thin.journal import DeviceRow, PoolRow, Role, State
 from reconciler.registry import database
 from reconciler.registry.marks import Mark, What
 from reconciler.registry.writer import Registry
@@ -297,7 +298,8 @@ def test_a_full_disk_is_reported_and_half_a_transaction_is_none(registry: Regist
 
 WRITER = """
 import pathlib, sys
-from reconciler.pool.thin.journal import DeviceRow, Role, State
+from reconciler.pool.thin.adoption import Adoption
+from reconciler.pool.thin.journal import DeviceRow, PoolRow, Role, State
 from reconciler.model import ImageRow
 from reconciler.registry.writer import Registry
 with Registry.open(pathlib.Path(sys.argv[1])) as registry:
@@ -316,6 +318,16 @@ def test_many_devices_get_ids_in_one_transaction_and_ids_in_use_are_skipped(regi
     assert [(row.id, row.name) for row in given] == [(2, "a"), (4, "b"), (5, "c")]
     assert tuple(registry.thin_devices("thin").values()) == given
     assert registry.begin_devices("thin", wanted[:1], ())[0].id == 6, "the sequence does not jump"
+
+
+def test_adopting_a_device_with_a_large_id_does_not_move_the_sequence(registry: Registry) -> None:
+    large = DeviceRow((1 << 24) - 1, Role.SNAPSHOT, "web", "", 1, 7, State.HELD)
+
+    registry.adopt_pool("thin", Adoption(PoolRow(1, 7), take=(large,)), [], [])
+
+    assert registry.last_thin_id("thin") == 0
+    assert registry.begin_devices("thin", [DeviceRow(0, Role.SNAPSHOT, "a", "", 1, 7, State.CREATING)], {large.id})[0].id == 1
+    assert registry.last_thin_id("thin") == 1
 
 
 def test_two_processes_never_get_the_same_id_and_neither_is_turned_away(path: Path) -> None:

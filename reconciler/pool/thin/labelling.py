@@ -47,6 +47,14 @@ class Labelling:
         self._write(there[0] if there else self._create(seen))
         return "label written"
 
+    def require(self) -> None:
+        """Write the label of a pool that an earlier version made, before anything else changes the pool. Raises PoolUnusable."""
+        if not any(row.labels for row in self.transactions.journal.devices().values()):
+            seen = self.assembly.inspect()
+            if seen.trouble:
+                raise PoolUnusable(seen.trouble.message)
+            self.ensure(seen)
+
     def _create(self, seen: Inspection) -> DeviceRow:
         if seen.content is None or seen.status is None:
             raise PoolUnusable(f"pool {self.pool} does not exist", hint="run `reconcile --once`")

@@ -152,7 +152,7 @@ class ThinPool:
         aside = expected()
         with self.reported(f"begin volume {chain[:12]}"), ExitStack() as undo:
             with self._lock:  # no two threads are promised the same space
-                self.require_label()
+                self.labelling.require()
                 status = self.transactions.status()
                 room = self._admit(status, aside)
                 origin = self._parent(parent).id if parent else None
@@ -163,14 +163,6 @@ class ThinPool:
             fd = os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
             undo.pop_all()
         return ThinVolume(size, fd, device.path, room, row, self)
-
-    def require_label(self) -> None:
-        """Write the label of a pool that an earlier version made, before anything else changes it. Raises PoolUnusable."""
-        if not any(row.labels for row in self.journal.devices().values()):
-            seen = self.assembly.inspect()
-            if seen.trouble:
-                raise PoolUnusable(seen.trouble.message)
-            self.labelling.ensure(seen)
 
     def _create(self, status: PoolStatus, wanted: NewDevice) -> DeviceRow:
         (made,) = self.transactions.create(status, self._content().devices.keys(), [wanted])
@@ -251,7 +243,7 @@ class ThinPool:
     def _create_batch(self, batch: Sequence[SnapshotRequest]) -> dict[str, str | ReconcilerError]:
         with self.reported("create snapshots"):
             with self._lock:
-                self.require_label()
+                self.labelling.require()
                 made = self.snapshots.create(batch)
             errors = self.snapshots.activate([row for row in made.values() if isinstance(row, DeviceRow)])
         results: dict[str, str | ReconcilerError] = {}
