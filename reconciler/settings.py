@@ -44,7 +44,7 @@ class Settings:
 
     @property
     def running(self) -> Path:
-        """What runs now, for who looks on (``board``)."""
+        """What runs now, for ``top`` (``telemetry.activity``)."""
         return self.state / "running.json"
 
     @property

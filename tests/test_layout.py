@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "reconciler"
 MODULES = sorted(ROOT.rglob("*.py"))
 
-SHARED = {"errors", "settings", "sizes", "process", "atomic_file", "policy"}
+SHARED = {"errors", "settings", "sizes", "process", "atomic_file", "policy", "backoff"}
 """Modules that every package may import; they import nothing of ours but each other."""
 
 _DOMAIN = {"image", "pool", "model", "engine", "planner", "manifests", "registry"}

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field, replace
 from queue import Empty
 
 from reconciler.controller.assess import Assessment, Patience, Wish, assess, assess_images
-from reconciler.controller.backoff import Backoff
 from reconciler.controller.events import Answered, Assessed, Beating, Event, Finished, Job, Wanted, Woken
 from reconciler.controller.executor import Done, Ledger, approval, dependent, failed, perform, perform_many, perform_rows
 from reconciler.controller.housekeeping import release_runs
 from reconciler.controller.queue import DESTRUCTIVE, TOGETHER, Slot, Todo, images_of, is_admissible, only_adds, slot_of
+from reconciler.controller.withheld import Withheld
 from reconciler.errors import CommandError, Stopped
 from reconciler.host.calls import Mailbox
 from reconciler.host.context import Host
@@ -62,14 +62,14 @@ class Scheduler:
     """``run_until_idle`` for one invocation; a service calls ``turn`` again and again.
 
     ``read`` is called at the beginning of each assessment, in its thread; ``assessed`` after each full one was admitted, in the
-    scheduler's thread. ``backoff`` withholds what has failed; without one everything is tried once.
+    scheduler's thread. ``withheld`` keeps back what has failed; without one everything is tried once.
     """
 
     host: Host
     wish: Wish
     progress: Progress
     stop: threading.Event
-    backoff: Backoff | None = None
+    withheld: Withheld | None = None
     read: Read = lambda host, wanted: (host, wanted)
     assessed: Callable[[Assessment], None] = lambda now: None
     at_first: Callable[[Assessment], None] = lambda now: None
@@ -248,7 +248,7 @@ class Scheduler:
             else:
                 found = assess(host, self.wish, patience=self._patience, clean=clean)
             release_runs(host, found.plan, found.retried)
-            last = host.records.last_runs(one.key for one in found.plan.actions) if self.backoff else {}
+            last = host.records.last_runs(one.key for one in found.plan.actions) if self.withheld else {}
             begun = replace(begun, wanted=wanted, found=found, host=host, local=host.spool.whole_layers(), last_runs=last)
             return replace(begun, seconds=self._threads.thread_time() - started)
         except BaseException as error:
@@ -284,10 +284,10 @@ class Scheduler:
             (self.at_first if first else self.assessed)(event.found)
 
     def _withheld(self, event: Assessed, *, whole: bool) -> dict[Key, Done]:
-        if self.backoff is None or event.found is None:
+        if self.withheld is None or event.found is None:
             return {}
         busy = {*self._jobs, *(action.key for action in self._todo.resting)}
-        return self.backoff.withheld(event.found, event.last_runs, busy, whole=whole)
+        return self.withheld.withheld(event.found, event.last_runs, busy, whole=whole)
 
     def _admits(self, action: Action, event: Assessed, unmade: Collection[str], out: Collection[Key]) -> bool:
         """Queue the action unless it can't be started on the grounds of this plan; whether it is queued, running or done."""
@@ -297,7 +297,7 @@ class Scheduler:
             self._stale = True  # the assessment has seen it as it was before
             done = self.ledger.done.get(action.key)
             return done is not None and done.ok
-        if self.backoff is None and self.ledger.is_done(action):
+        if self.withheld is None and self.ledger.is_done(action):
             return self.ledger.done[action.key].ok
         current, needs_pool = event.version == self._version, action.pool in unmade and action.kind is not Kind.POOL
         if needs_pool or not is_admissible(action, self.ledger.approved, current=current):
@@ -396,5 +396,5 @@ class Scheduler:
         """``learn`` where no failed run has the pause before the next attempt."""
         self._touched[done.action.key] = self._events
         self.ledger.done[done.action.key] = done
-        if learn and self.backoff is not None:
-            self.backoff.learn(done)
+        if learn and self.withheld is not None:
+            self.withheld.learn(done)

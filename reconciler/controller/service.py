@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reconciler.backoff import Backoff
 from reconciler.controller import housekeeping
 from reconciler.controller.assess import Assessment, Wish, changed
-from reconciler.controller.backoff import Backoff
 from reconciler.controller.events import Wanted
 from reconciler.controller.executor import Ledger
 from reconciler.controller.scheduler import TURN_SECONDS, Scheduler
 from reconciler.controller.summary import outcome
+from reconciler.controller.withheld import Withheld
 from reconciler.errors import Guarded, ManifestFault, NotConverged, ReconcilerError, Stopped
 from reconciler.host import pipelines
 from reconciler.host.calls import Call, Mailbox
@@ -48,7 +49,7 @@ MANY_IMAGES = 500
 CHORE_SECONDS = 1.0
 """How long a stop waits for housekeeping."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+BETWEEN_ASSESSMENTS = Backoff(1.0, 60.0, jitter=(1, 1))
 """Seconds between two assessments where they fail."""
 
 
@@ -121,13 +122,13 @@ class Service:
         self._wish, self._changes, self._pace = wish, watch, pace
         self._stop = stop
         self._heart = Heart(progress, stop)
-        self._backoff = Backoff(host.threads.monotonic, host.threads.time)
+        self._withheld = Withheld(host.threads.monotonic, host.threads.time)
         self._scheduler = Scheduler(
             host,
             wish,
             self._heart,
             stop,
-            backoff=self._backoff,
+            withheld=self._withheld,
             read=self._read,
             assessed=self._assessed,
             at_first=self._assessed,
@@ -140,7 +141,7 @@ class Service:
         self._refused, self._refusal = False, ""
         self._changed = self._measured = self._threads.time()
         self._due = self._threads.monotonic() + 2 * host.settings.resync
-        self._pause = 0.0
+        self._failures = 0
         self._idle, self._late = self._threads.monotonic(), False
         self._kept = self._threads.event()
         self._file = telling.file
@@ -201,7 +202,7 @@ class Service:
                     self._scheduler.wake(named)
             except Exception as error:
                 console.note(f"error: watching {self._host.settings.manifests} failed: {error}", "error")
-                self._stop.wait(LONGEST_PAUSE)
+                self._stop.wait(BETWEEN_ASSESSMENTS.longest)
 
     def _wake(self) -> None:
         """Ask for an assessment where a timer has run out, or where a pool or the registry has changed."""
@@ -209,7 +210,7 @@ class Service:
         if now >= self._due:
             self._due = now + 2 * self._host.settings.resync  # where nothing watches the manifests any more
             self._scheduler.hint()
-        elif now >= min(self._backoff.next(), self._scheduler.next_end) or self._pulses.changed(self._host):
+        elif now >= min(self._withheld.next(), self._scheduler.next_end) or self._pulses.changed(self._host):
             self._scheduler.hint()
 
     def _fail(self, error: Exception) -> None:
@@ -225,8 +226,8 @@ class Service:
         text = str(error) if isinstance(error, ReconcilerError) else "".join(traceback.format_exception_only(error)).strip()
         console.note(f"error: {text}", "error")
         notify({"STATUS": f"error: {text}"})
-        self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
-        self._scheduler.pause(self._pause)
+        self._failures += 1
+        self._scheduler.pause(BETWEEN_ASSESSMENTS.seconds(self._failures))
 
     # ------------------------------------------------------------------------------------------------- in an assessment's thread
 
@@ -255,11 +256,11 @@ class Service:
     # -------------------------------------------------------------------------------------------------------- after an assessment
 
     def _assessed(self, now: Assessment) -> None:
-        self._pause = 0.0
+        self._failures = 0
         self._refused = self._scheduler.wish.prune != self._wish.prune
         self._scheduler.wish = self._wish
         awaited = any(one.reason == "SnapshotInUse" for one in now.plan.findings)
-        self._backoff.await_release(self._threads.monotonic(), awaited=awaited)
+        self._withheld.await_release(self._threads.monotonic(), awaited=awaited)
         ledger, self._scheduler.ledger = self._scheduler.ledger, Ledger()
         host = self._host
         shown = Ledger({**ledger.done, **ledger.withheld})

@@ -26,6 +26,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Protocol
 
+from reconciler.backoff import Backoff
 from reconciler.model import Fact, Key
 
 Json = Mapping[str, Any]
@@ -56,15 +57,11 @@ class Retry:
 
     def delay(self, attempt: int, rng: random.Random) -> float:
         """Seconds to wait after failed attempt number ``attempt`` (from 1): uniform below the exponential bound."""
-        return rng.uniform(0, min(self.cap, self.base * 2.0 ** min(attempt - 1, 64)))
+        return Backoff(self.base, self.cap, jitter=(0, 1)).seconds(attempt, rng)
 
 
-FIRST_PAUSE, LONGEST_PAUSE = 30.0, 3600.0
-
-
-def pause(failed: int, rng: random.Random) -> float:
-    """Seconds from a failed run to the next one with the same input, after ``failed`` of them in a row: doubled each time."""
-    return min(FIRST_PAUSE * 2.0 ** min(failed - 1, 16), LONGEST_PAUSE) * rng.uniform(0.8, 1.2)
+BETWEEN_RUNS = Backoff(30.0, 3600.0)
+"""From a failed run to the next one with the same input."""
 
 
 def no_progress(run: Run) -> int:

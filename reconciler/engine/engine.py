@@ -1,7 +1,7 @@
 """The engine of durable runs: open, attempt, record, back off, cancel.
 
-``controller`` opens and executes runs and defines their machines, ``registry`` is the store. The engine depends on neither kernel
-nor S3, and has no state that a restart would lose: it reads the run from the store at every turn.
+``controller`` opens and executes runs, ``host.machines`` defines their machines, ``registry`` is the store. The engine depends
+on neither kernel nor S3, and has no state that a restart would lose: it reads the run from the store at every turn.
 
 What an attempt raises decides what happens next:
 
@@ -31,6 +31,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from reconciler.engine.definitions import (
+    BETWEEN_RUNS,
     Context,
     Entry,
     Json,
@@ -41,7 +42,6 @@ from reconciler.engine.definitions import (
     Status,
     Step,
     Store,
-    pause,
 )
 from reconciler.engine.verdicts import (
     after_error,
@@ -289,7 +289,7 @@ class Engine:
         if self.stop.is_set() and after.status is not Status.NEEDS_OPERATOR:
             return paused(run, error)
         if after.status is Status.FAILED:
-            after = replace(after, not_before=now + pause(1 + self.store.failed_before(run), self._rng))
+            after = replace(after, not_before=now + BETWEEN_RUNS.seconds(1 + self.store.failed_before(run), self._rng))
         return after, entry
 
     def _advanced(self, run: Run, step: Step, outcome: Outcome) -> tuple[Run, Entry]:

@@ -246,7 +246,7 @@ class HostIntents:
 
 @dataclass(frozen=True)
 class HostJournal:
-    """A thin pool's part of the registry (``pool.journal.Journal``)."""
+    """A thin pool's part of the registry (``pool.thin.journal.Journal``)."""
 
     name: str
     host: Host

@@ -1,7 +1,8 @@
 """What unpinned sources hold: each is asked once (HEAD, or stat of a file), and its answer serves until it is too old.
 
 A source that does not answer in ``ANSWER_SECONDS`` counts as unavailable, and so do the others of an endpoint that answers
-nothing; other endpoints are not held up. Used by ``assess``. State: the last answer of each source.
+nothing; other endpoints are not held up. Used by ``assess``; ``planner.blocked`` decides what a failed request means for an
+image. State: the last answer of each source.
 """
 
 from __future__ import annotations

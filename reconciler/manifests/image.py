@@ -1,6 +1,7 @@
 """The fields of an Image manifest. Read by ``documents``; ``desired`` makes the model's ImageSpec of them. Pure.
 
-A new field: declare it here, carry it into the spec in ``desired``. The schema and ``explain`` follow from here.
+A new field: declare it here and in ``model.ImageSpec``, carry it over in ``desired``, export it in ``status.inventory``. The
+schema (``reconcile schema > manifests/schema.json``) and ``explain`` follow from here.
 """
 
 from __future__ import annotations

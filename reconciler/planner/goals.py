@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from reconciler.image.spec import GIB, LAYOUT, OLDER_LAYOUTS, Layer, Source, chain_ids
-from reconciler.model import Failure, ImageSpec, Kind, VolumeRow
+from reconciler.model import ImageSpec, VolumeRow
 from reconciler.planner.inputs import Goal, Inputs
 
 
@@ -60,45 +60,6 @@ def chains(image: ImageSpec, layers: Iterable[Layer], layout: int = LAYOUT) -> t
     """The ids of an image's volumes from the bottom, as far as its layers are resolved."""
     digests = takewhile(bool, (layer.sha256 or "" for layer in layers))
     return chain_ids(image.size, digests, image.limits.policy, layout)
-
-
-def goal_or_blocked(image: ImageSpec, inputs: Inputs) -> Goal | Failure:
-    """The goal of an image, or why nothing can be planned for it."""
-    pool = inputs.observed.pools.get(image.pool)
-    if pool is None:
-        return _blocked(image, "PoolUnknown", f"pool {image.pool} is not declared, or this host has no driver for it")
-    if pool.state is None:
-        return _blocked(image, "PoolUnavailable", pool.problem or f"pool {image.pool} can't be read")
-    if not image.layers:
-        return _blocked(image, "NoLayers", "no layers are declared")
-    goal = goal_of(image, inputs)
-    if unexamined := inputs.unexamined(goal):
-        return _blocked(image, "PoolUnavailable", f"{unexamined.path} can't be examined: {unexamined.detail}")
-    unknown = [inputs.observed.resolutions.get(layer.source) for layer in goal.layers if layer.sha256 is None]
-    if failed := next((found for found in unknown if found and found.error), None):
-        why = f"{failed.source.url}: {failed.error}"
-        return _last_known(image, inputs, why) or _blocked(image, failed.reason or "SourceUnavailable", why)
-    return goal
-
-
-def _blocked(image: ImageSpec, reason: str, message: str) -> Failure:
-    return Failure(Kind.IMAGE, image.name, reason, message)
-
-
-def _last_known(image: ImageSpec, inputs: Inputs, why: str) -> Goal | None:
-    """The chain that the image's row names, where it still fits what is declared and all its volumes are intact."""
-    row = inputs.observed.images.get(image.name)
-    top = inputs.observed.volumes.get((image.pool, row.chain)) if row and row.chain else None
-    if row is None or top is None or (row.pool, row.size, len(top.digests)) != (image.pool, image.size, len(image.layers)):
-        return None
-    layers = tuple(
-        replace(layer, sha256=digest, learnt=layer.sha256 is None)
-        for layer, digest in zip(image.layers, top.digests, strict=True)
-    )
-    if any(pinned.sha256 not in (None, layer.sha256) for pinned, layer in zip(image.layers, layers, strict=True)):
-        return None
-    goal = replace(goal_of(replace(image, layers=layers), inputs), image=image, stale=why)
-    return goal if goal.chain == row.chain and not any(inputs.volume(wanted.key) for wanted in goal.volumes()) else None
 
 
 # ------------------------------------------------------------------------------------------------ differences

@@ -21,8 +21,9 @@ from collections.abc import Collection, Iterator, Sequence
 
 from reconciler.model import Action, Desired, Failure, Key, Kind, Observed, Plan, Verb
 from reconciler.planner import findings, pools, unrecognised
+from reconciler.planner.blocked import goal_or_blocked
 from reconciler.planner.creation import creations
-from reconciler.planner.goals import goal_or_blocked, volume_name
+from reconciler.planner.goals import volume_name
 from reconciler.planner.inputs import Goal, Inputs
 from reconciler.planner.removals import removals
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from reconciler.model import Action, Desired, Finding, Key, Kind, Observed, ReplacePolicy, Severity, SnapshotRow, Verb
-from reconciler.planner.goals import goal_or_blocked, volume_name
+from reconciler.planner.blocked import goal_or_blocked
+from reconciler.planner.goals import volume_name
 from reconciler.planner.inputs import Goal, Inputs
 
 

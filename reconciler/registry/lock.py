@@ -1,6 +1,7 @@
 """The one-writer lock: ``flock`` on a file of the state directory. It dies with its holder; there is nothing to force open.
 
-Acquired by ``cli`` around everything that changes the host. The file's text is for people only: it names the holder.
+Acquired by ``host.context.writing`` around everything that changes the host. The file's text is for people only: it names the
+holder.
 """
 
 from __future__ import annotations

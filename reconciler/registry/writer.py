@@ -184,7 +184,7 @@ class Registry(Records):
         return given
 
     def journal(self, pool: str, row: PoolRow | None, put: Sequence[DeviceRow], drop: Sequence[int]) -> None:
-        """Write the rows of a pool's driver; see ``pool.journal.Journal.write``.
+        """Write the rows of a pool's driver; see ``pool.thin.journal.Journal.write``.
 
         Plain SQL: this is two thirds of what a snapshot costs, and composing statements would double it.
         """

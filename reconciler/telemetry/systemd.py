@@ -1,7 +1,8 @@
 """Notifications to the service manager: ready, status, watchdog, stopping.
 
-Used by ``service``. The protocol of sd_notify(3): one datagram of ``NAME=value`` lines to the socket that ``NOTIFY_SOCKET``
-names; without one nothing is sent. State: the times of the last watchdog ping and of the last progress.
+The watchdog is fed by ``Heart``: ``service`` beats, the scheduler reports progress. The protocol of sd_notify(3): one datagram
+of ``NAME=value`` lines to the socket that ``NOTIFY_SOCKET`` names; without one nothing is sent. State: the times of the last
+watchdog ping and of the last progress.
 """
 
 from __future__ import annotations

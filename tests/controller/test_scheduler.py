@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reconciler.controller import assess
-from reconciler.engine.definitions import FIRST_PAUSE
+from reconciler.engine.definitions import BETWEEN_RUNS
 from reconciler.errors import PoolUnusable
 from reconciler.host.context import Host
 from reconciler.model import Desired, ImageSpec, Kind, PoolSpec
@@ -243,13 +243,13 @@ def test_nothing_is_waited_for_that_is_no_longer_wanted(bench: Bench, stack: Exi
     bench.images["web"]["layers"][1]["sha256"] = "0" * 64
     bench.write()
     service.converge()
-    assert service.backoff.next() < float("inf")
+    assert service.withheld.next() < float("inf")
 
     del bench.images["web"]
     bench.write()
     service.converge()
 
-    assert service.backoff.next() == float("inf")
+    assert service.withheld.next() == float("inf")
 
 
 def test_what_waits_for_something_that_has_failed_does_not_wake_a_service_before_that_is_due(
@@ -263,11 +263,11 @@ def test_what_waits_for_something_that_has_failed_does_not_wake_a_service_before
     bench.write()
     began = time.monotonic()
     service.converge()
-    assert service.backoff.next() >= began + 1.2 * FIRST_PAUSE
+    assert service.withheld.next() >= began + 1.2 * BETWEEN_RUNS.first
 
     now = service.assess()
     last = service.host.records.last_runs(action.key for action in now.plan.actions)
-    withheld = service.backoff.withheld(now, last, ())
+    withheld = service.withheld.withheld(now, last, ())
     assert {action.key for action in now.plan.actions} == withheld.keys()
 
 
@@ -328,4 +328,4 @@ def test_what_succeeds_again_and_again_is_not_done_in_a_loop(
 
     assert made == ["db-a", "db-a"]
     assert [one.reason for one in result.objects if one.name == "db-a"] == ["DifferencePersists"]
-    assert service.backoff.next() <= time.monotonic() + 2
+    assert service.withheld.next() <= time.monotonic() + 2

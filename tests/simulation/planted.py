@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from reconciler.controller import scheduler
-from reconciler.controller.backoff import Backoff
 from reconciler.controller.events import Assessed
 from reconciler.controller.executor import Done
 from reconciler.controller.scheduler import Scheduler
+from reconciler.controller.withheld import Withheld
 from reconciler.host import observe
 from reconciler.image.spec import GIB, Layer
 from reconciler.model import Action, ImageSpec, Key, PoolObserved
@@ -125,13 +125,13 @@ def filtered_prerequisite(patch: pytest.MonkeyPatch) -> None:
     def lenient(self: Scheduler, action: Action, event: Assessed, unmade: Collection[str], out: Collection[Key]) -> bool:
         return admits(self, action, event, unmade, ())
 
-    withheld = Backoff.withheld
+    withheld = Withheld.withheld
 
-    def direct(self: Backoff, *given: Any, **more: Any) -> dict[Key, Done]:
+    def direct(self: Withheld, *given: Any, **more: Any) -> dict[Key, Done]:
         return {key: done for key, done in withheld(self, *given, **more).items() if done.tried}
 
     patch.setattr(Scheduler, "_admits", lenient)
-    patch.setattr(Backoff, "withheld", direct)
+    patch.setattr(Withheld, "withheld", direct)
 
 
 def escaping_error(patch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from reconciler.controller.assess import Assessment, Wish, assess, changed
-from reconciler.controller.backoff import Backoff
 from reconciler.controller.executor import Ledger
 from reconciler.controller.scheduler import Scheduler, Wanted
 from reconciler.controller.summary import outcome
+from reconciler.controller.withheld import Withheld
 from reconciler.host import context
 from reconciler.host.context import Host
 from reconciler.model import Plan
@@ -60,10 +60,10 @@ class Running:
     """A service's scheduler: what an assessment of some images, or at everything, leads to."""
 
     def __init__(self, bench: Bench, stack: ExitStack, state: str) -> None:
-        self.stop, self.backoff, self._only_changed = threading.Event(), Backoff(), False
+        self.stop, self.withheld, self._only_changed = threading.Event(), Withheld(), False
         settings = Settings(bench.root / "manifests", bench.root / state, jobs=2, host_file=bench.root / "host.yaml")
         host = stack.enter_context(context.writing(settings, stop=self.stop))
-        self.scheduler = Scheduler(host, WISH, Silent(), self.stop, self.backoff, read=self._read)
+        self.scheduler = Scheduler(host, WISH, Silent(), self.stop, self.withheld, read=self._read)
 
     @property
     def host(self) -> Host:

@@ -6,14 +6,12 @@ State: one answer that is being read.
 
 from __future__ import annotations
 
-import random
-
 from reconciler.errors import SourceChanged
 from reconciler.image.source.cutoff import Cutoff
 from reconciler.image.source.reading import Check, Origin, ended, sleep
-from reconciler.image.source.s3 import GET_SECONDS, Body, Cut, Slow, get
+from reconciler.image.source.s3 import BETWEEN_REQUESTS, GET_SECONDS, Body, Cut, Slow, get
 from reconciler.image.source.stamp import Head
-from reconciler.image.source.workers import BACK_OFF_SECONDS, FRUITLESS_TRIES
+from reconciler.image.source.workers import FRUITLESS_TRIES
 from reconciler.image.spec import MIB, Source
 
 FIRST_RANGE, LARGEST_RANGE = MIB, 64 * MIB
@@ -50,7 +48,7 @@ class Ranges(Origin):
                     self._fruitless = 0
                 if self._fruitless == FRUITLESS_TRIES:
                     raise
-                sleep(BACK_OFF_SECONDS * 2**self._fruitless * random.uniform(0.5, 1), check)  # noqa: S311 - jitter, no secret
+                sleep(BETWEEN_REQUESTS.seconds(self._fruitless), check)
         return 0
 
     def _receive(self, buffer: memoryview, check: Check) -> int:

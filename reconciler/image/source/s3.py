@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.client import HTTPException
 
+from reconciler.backoff import Backoff
 from reconciler.errors import ReconcilerError, SourceForbidden, SourceUnavailable
 from reconciler.image.source import answers, s3_client
 from reconciler.image.source.answers import Asked, Passing
@@ -28,7 +29,7 @@ GET_SECONDS = 30.0
 """The deadline of a GET's status and headers."""
 
 REQUEST_ATTEMPTS = 3
-BACK_OFF_SECONDS = 0.2
+BETWEEN_REQUESTS = Backoff(0.2, 5.0)
 HEADS_AT_ONCE = 16
 
 FILL_SECONDS = 1.0
@@ -206,7 +207,7 @@ class _Exchange:
                 error = passing
             if not isinstance(error, Passing) or attempt >= REQUEST_ATTEMPTS:
                 raise error
-            wait = BACK_OFF_SECONDS * 2**attempt if error.after is None else error.after
+            wait = BETWEEN_REQUESTS.seconds(attempt + 1) if error.after is None else error.after
             if wait >= self._cutoff.left:
                 raise error
             self._pause(wait)

@@ -7,7 +7,6 @@ is there; readers that need the bytes in order read them behind the frontier, ou
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock, Thread
@@ -16,15 +15,13 @@ from reconciler.errors import SourceChanged
 from reconciler.image.source.arrival import Arrival
 from reconciler.image.source.cutoff import Cutoff
 from reconciler.image.source.reading import PIECE
-from reconciler.image.source.s3 import GET_SECONDS, Body, Cut, Slow, get
+from reconciler.image.source.s3 import BETWEEN_REQUESTS, GET_SECONDS, Body, Cut, Slow, get
 from reconciler.image.source.stamp import Head
 from reconciler.image.source.window import Part, Window
 from reconciler.image.spec import Source
 
 FRUITLESS_TRIES = 4
 """Answers in a row that bring not a single byte, or stay below the minimum rate, before the transfer is given up."""
-
-BACK_OFF_SECONDS = 0.1
 
 
 class Workers:
@@ -78,7 +75,7 @@ class Workers:
                 fruitless = 0 if part.at > before and not isinstance(error, Slow) else fruitless + 1
                 if fruitless == FRUITLESS_TRIES:
                     raise
-                self._arrival.sleep(BACK_OFF_SECONDS * 2**fruitless * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
+                self._arrival.sleep(BETWEEN_REQUESTS.seconds(fruitless))
 
     def _stream(self, part: Part, buffer: memoryview) -> None:
         with self._answer(part) as body:

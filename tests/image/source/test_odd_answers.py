@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.backoff import Backoff
 from reconciler.errors import ReconcilerError, SourceChanged, SourceForbidden, SourceNotFound, SourceUnavailable
 from reconciler.image.source import s3, s3_client
 from reconciler.image.source.answers import Asked as About
@@ -45,7 +46,7 @@ def anonymous(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "BACK_OFF_SECONDS", 0.001)
+    monkeypatch.setattr(s3, "BETWEEN_REQUESTS", Backoff(0.001, 0.01))
 
 
 # ------------------------------------------------------------------------------------------------------ deadlines

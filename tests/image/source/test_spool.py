@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reconciler.backoff import Backoff
 from reconciler.errors import (
     DigestMismatch,
     NeedsOperator,
@@ -59,7 +60,7 @@ def origin(address: Origin) -> Origin:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "BACK_OFF_SECONDS", 0.001)
+    monkeypatch.setattr(workers, "BETWEEN_REQUESTS", Backoff(0.001, 0.01))
 
 
 @pytest.fixture

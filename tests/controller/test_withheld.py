@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from reconciler.controller.assess import Assessment
-from reconciler.controller.backoff import REPEAT_SECONDS, Backoff
 from reconciler.controller.executor import Done
-from reconciler.engine.definitions import FIRST_PAUSE, LONGEST_PAUSE, Run, Status
+from reconciler.controller.withheld import BETWEEN_REPEATS, Withheld
+from reconciler.engine.definitions import BETWEEN_RUNS, Run, Status
 from reconciler.host.machines import run_input
 from reconciler.model import Action, Desired, Key, Kind, Observed, Plan, Verb
 
@@ -29,8 +29,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def backoff(clock: Clock) -> Backoff:
-    return Backoff(clock, clock)
+def backoff(clock: Clock) -> Withheld:
+    return Withheld(clock, clock)
 
 
 def action(because: str = "", chain: str = "c1") -> Action:
@@ -47,7 +47,7 @@ def failed(of: Action, status: Status = Status.FAILED, wait: float = 30.0) -> di
     return {of.key: run}
 
 
-def test_a_failed_run_holds_its_object_until_it_is_due(backoff: Backoff, clock: Clock) -> None:
+def test_a_failed_run_holds_its_object_until_it_is_due(backoff: Withheld, clock: Clock) -> None:
     last = failed(action("first"))
 
     found = backoff.withheld(assess(action("again")), last, ())
@@ -60,7 +60,7 @@ def test_a_failed_run_holds_its_object_until_it_is_due(backoff: Backoff, clock: 
     assert not backoff.withheld(assess(action("again")), last, ()), "the clock was set back"
 
 
-def test_a_retry_counts_for_failures_that_are_older(backoff: Backoff) -> None:
+def test_a_retry_counts_for_failures_that_are_older(backoff: Withheld) -> None:
     last = failed(action())
 
     assert not backoff.withheld(assess(action(), retried={"web": NOW + 1}), last, ())
@@ -68,7 +68,7 @@ def test_a_retry_counts_for_failures_that_are_older(backoff: Backoff) -> None:
     assert backoff.withheld(assess(action(), retried={"other": NOW + 1}), last, ())
 
 
-def test_a_run_that_needs_an_operator_waits_for_one(backoff: Backoff, clock: Clock) -> None:
+def test_a_run_that_needs_an_operator_waits_for_one(backoff: Withheld, clock: Clock) -> None:
     last = failed(action(), Status.NEEDS_OPERATOR, 0)
     clock.now += 1e6
 
@@ -77,7 +77,7 @@ def test_a_run_that_needs_an_operator_waits_for_one(backoff: Backoff, clock: Clo
     assert backoff.next() == float("inf"), "no time ends that"
 
 
-def test_what_comes_after_it_waits_as_long(backoff: Backoff) -> None:
+def test_what_comes_after_it_waits_as_long(backoff: Withheld) -> None:
     later = replace(action(), name="web-b", after=(action().key,))
 
     found = backoff.withheld(assess(action(), later), failed(action()), ())
@@ -85,7 +85,7 @@ def test_what_comes_after_it_waits_as_long(backoff: Backoff) -> None:
     assert not backoff.withheld(assess(action(), later), failed(action()), {action().key}), "it is under way"
 
 
-def test_a_success_that_changes_nothing_is_repeated_once_and_then_less_and_less_often(backoff: Backoff, clock: Clock) -> None:
+def test_a_success_that_changes_nothing_is_repeated_once_and_then_less_and_less_often(backoff: Withheld, clock: Clock) -> None:
     waits = []
     for _ in range(14):
         backoff.learn(Done(action(), True))
@@ -94,22 +94,22 @@ def test_a_success_that_changes_nothing_is_repeated_once_and_then_less_and_less_
             waits[-1] = backoff.next() - clock.now
             clock.now = backoff.next()
 
-    assert waits == [0.0, *(min(REPEAT_SECONDS * 2**n, LONGEST_PAUSE) for n in range(13))]
+    assert waits == [0.0, *(min(BETWEEN_REPEATS.first * 2**n, BETWEEN_REPEATS.longest) for n in range(13))]
     backoff.withheld(assess(), {}, ())
     backoff.learn(Done(action(), True))
     assert not backoff.withheld(assess(action()), {}, ()), "the difference was gone in between"
 
 
-def test_a_failure_without_a_run_waits_too(backoff: Backoff) -> None:
+def test_a_failure_without_a_run_waits_too(backoff: Withheld) -> None:
     """An error of ours before the run was opened, say."""
     backoff.learn(Done(action(), False, "InternalError", "KeyError"))
 
     assert backoff.withheld(assess(action()), {}, ())[action().key].reason == "InternalError"
-    assert backoff.next() == NOW + FIRST_PAUSE
+    assert 0.8 * BETWEEN_RUNS.first <= backoff.next() - NOW <= 1.2 * BETWEEN_RUNS.first
     assert not backoff.withheld(assess(action(), retried={"web": NOW + 1}), {}, ())
 
 
-def test_a_partial_plan_forgets_nothing_of_the_rest(backoff: Backoff) -> None:
+def test_a_partial_plan_forgets_nothing_of_the_rest(backoff: Withheld) -> None:
     backoff.withheld(assess(action()), failed(action()), ())
     backoff.withheld(assess(), {}, (), whole=False)
     assert backoff.next() == NOW + 30

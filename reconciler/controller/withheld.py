@@ -1,4 +1,4 @@
-"""What a service waits for before it tries an action again: the back-off of each object.
+"""The actions that a service does not try yet, because they failed a short time ago: each waits for its back-off.
 
 Used by ``scheduler`` for a service; an invocation of ``--once`` tries everything, because it was asked to. Waiting after a failed
 run lies in the registry (``Run.not_before``, written by ``engine``), so that a restarted service goes on waiting; other input, a
@@ -15,14 +15,15 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from reconciler.backoff import Backoff
 from reconciler.controller.assess import Assessment
 from reconciler.controller.executor import Done, dependent, verdict
-from reconciler.engine.definitions import FIRST_PAUSE, LONGEST_PAUSE, Run, Status
+from reconciler.engine.definitions import BETWEEN_RUNS, Run, Status
 from reconciler.host import machines
 from reconciler.model import Action, Key, Kind, Verb
 
-REPEAT_SECONDS = 2.0
-"""The first pause of an action that has succeeded twice although the difference persists; doubled with each success."""
+BETWEEN_REPEATS = Backoff(2.0, BETWEEN_RUNS.longest, jitter=(1, 1))
+"""For an action that succeeds although the difference persists, from its second success on."""
 
 RELEASE_SECONDS = 30.0
 """Nothing reports that a file or a device is closed: where an action waits for that, the pool is observed this often."""
@@ -38,7 +39,7 @@ class Ended:
     again: float
 
 
-class Backoff:
+class Withheld:
     """``clock`` gives monotonic seconds, ``wall`` seconds since the epoch."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
@@ -92,8 +93,8 @@ class Backoff:
         before = self._ended.get(done.action.key)
         same = before is not None and before.done.ok == done.ok and _wanted(before.done.action) == _wanted(done.action)
         times = before.times + 1 if before is not None and same else 1
-        first, doublings = (REPEAT_SECONDS, times - 2) if done.ok else (FIRST_PAUSE, times - 1)
-        wait = min(first * 2.0 ** min(doublings, 16), LONGEST_PAUSE) if doublings >= 0 else 0.0
+        repeats = BETWEEN_REPEATS.seconds(times - 1) if times > 1 else 0.0
+        wait = repeats if done.ok else BETWEEN_RUNS.seconds(times)
         self._ended[done.action.key] = Ended(done, times, self._wall(), self._clock() + wait)
 
 
