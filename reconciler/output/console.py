@@ -81,6 +81,8 @@ def document(value: Any) -> None:
 
 def visible(text: str) -> str:
     """The text without control characters: names come from hostile archives and foreign files, and must not reach a terminal."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == " " else f"\\x{ord(c):02x}" for c in text)
 
 

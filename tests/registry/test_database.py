@@ -244,3 +244,29 @@ def test_a_reader_migrates_its_copy_and_not_the_file(path: Path) -> None:
 
         assert connection.execute("SELECT name FROM pet").fetchall() == [("made by 2",)]
     assert path.read_bytes() == before
+
+
+def test_beside_a_writer_the_file_is_read_in_place_and_in_one_state(path: Path) -> None:
+    """What is committed later is not seen; the writer does not wait, and nothing is created."""
+    make(path)
+    with closing(database.connect(path)) as writer:
+        writer.execute("INSERT INTO pet (name) VALUES ('cat')")
+        names = sorted(os.listdir(path.parent))
+        with closing(database.snapshot(path, schema=1)) as reader:
+            file = reader.execute("PRAGMA database_list").fetchone()[2]
+            writer.execute("INSERT INTO pet (name) VALUES ('dog')")
+
+            assert reader.execute("SELECT name FROM pet").fetchall() == [("cat",)]
+            assert Path(file) == path
+            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                reader.execute("DELETE FROM pet")
+        assert sorted(os.listdir(path.parent)) == names
+
+
+def test_an_older_schema_is_copied_beside_a_writer_too(path: Path) -> None:
+    make(path)
+    with closing(database.connect(path)) as writer:
+        writer.execute("INSERT INTO pet (name) VALUES ('cat')")
+        with closing(database.snapshot(path, schema=2)) as reader:
+            assert reader.execute("PRAGMA database_list").fetchone()[2] == ""
+            assert reader.execute("SELECT name FROM pet").fetchall() == [("cat",)]
