@@ -230,6 +230,8 @@ class PoolObserved:
     problem: str = ""
     waited: float = 0.0
     """Seconds that it has not answered for; 0 where it has."""
+    reason: str = "PoolUnavailable"
+    """Of the problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,8 @@ class Observed:
     """Images that must not be pruned now: reason and message."""
     due: Mapping[str, str] = field(default_factory=dict)
     """Where nothing is pruned anyhow: when the grace period of an undeclared image ends, in words."""
+    refused: Mapping[Key, Finding] = field(default_factory=dict)
+    """Images that this host's policy refuses (ERROR), or would refuse if it were enforced (WARNING)."""
     holders: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Who holds a snapshot, by (pool, name); asked only of those that are to be replaced (``planner.replacing``)."""
 

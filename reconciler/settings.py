@@ -24,8 +24,8 @@ class Settings:
     timeout: float | None = None
     resync: float = 300.0
     """Seconds after which a service looks at everything again although nothing seems to have changed."""
-    host_file: Path = HOST_FILE
-    """What this host says of itself: name and labels."""
+    host_file: Path = field(default_factory=lambda: default_host_file())
+    """What this host says of itself: name, labels, and what it permits to manifests."""
     host_labels: Mapping[str, str] = field(default_factory=dict)
     """Labels that are given on the way; they win over those of the file."""
 
@@ -60,6 +60,10 @@ class Settings:
     def pool(self, name: str) -> Path:
         """Where a file pool keeps its files, and a loop-backed thin pool its own."""
         return self.state / "pools" / name
+
+
+def default_host_file(environ: Mapping[str, str] = os.environ) -> Path:
+    return Path(environ.get("RECONCILER_HOST_FILE") or HOST_FILE)
 
 
 def default_state(environ: Mapping[str, str] = os.environ, *, root: bool | None = None) -> Path:

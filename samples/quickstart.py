@@ -21,10 +21,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PORT, BUCKET = 9460, "quickstart"
 """As in manifests/quickstart and samples/manifests/debian."""
 
+HOST_FILE = f"""\
+# Written by `make run`: what the quickstart's manifests may ask of this host, as root too.
+policy:
+  endpoints: {{allow: ["127.0.0.1:{PORT}"]}}
+  confinement: best-effort
+"""
+
 CONTINUE = """
 The endpoint has stopped; images and snapshots stay. Continue with:
 
 export PATH="$PWD/{bin}:$PATH" RECONCILER_MANIFESTS={manifests} RECONCILER_STATE={state}
+export RECONCILER_HOST_FILE={host_file}
 reconcile describe image/python
 rm {state}/pools/default/snapshots/python-a.ext4
 reconcile plan
@@ -40,7 +48,7 @@ python -m samples.endpoint --layers {layers} &
 
 def reconcile(manifests: str, work: Path, *words: str) -> int:
     """Prints the command and runs it. Returns its exit code."""
-    shared = ["-f", manifests, "--state", relative(work / "state")]
+    shared = ["-f", manifests, "--state", relative(work / "state"), "--host-file", relative(work / "host.yaml")]
     print(f"\n$ reconcile {' '.join((*words, *shared))}", flush=True)
     return subprocess.run([Path(sys.executable).with_name("reconcile"), *words, *shared], cwd=ROOT, check=False).returncode
 
@@ -48,6 +56,7 @@ def reconcile(manifests: str, work: Path, *words: str) -> int:
 def commands(manifests: str, work: Path) -> str:
     """What to do next, from the top of the checkout."""
     places = {"bin": Path(sys.executable).parent, "state": work / "state", "layers": work / "layers"}
+    places["host_file"] = work / "host.yaml"
     return CONTINUE.format(manifests=manifests, **{name: shlex.quote(relative(path)) for name, path in places.items()})
 
 
@@ -61,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=ROOT / ".quickstart", help="directory of all files")
     chosen = parser.parse_args(argv)
     chosen.work.mkdir(parents=True, exist_ok=True)
+    host_file = chosen.work / "host.yaml"
+    host_file.write_text(HOST_FILE)
+    host_file.chmod(0o600)
     print("Making the sample layers (once) …", flush=True)
     made = layers.make(chosen.work / "layers", full=chosen.full)
     manifests = "samples/manifests/debian" if chosen.full else "manifests/quickstart"

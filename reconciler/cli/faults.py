@@ -14,6 +14,7 @@ from pathlib import Path
 
 from reconciler.errors import Exit, ManifestFault, ManifestsInvalid
 from reconciler.output import console, log
+from reconciler.policy import force
 
 LARGEST = 1 << 22
 """Bytes of a manifest; a larger file is not read for its line."""
@@ -62,6 +63,8 @@ def excerpt(fault: ManifestFault, width: int = 80) -> list[str]:
 def _line(path: Path, number: int) -> str | None:
     """One line of a file; a tab or a character that a terminal can't show becomes one column."""
     try:
+        if force.file_refusal(str(path)):
+            return None  # a link that leads out of the repository: what is there is not shown
         if not path.is_file() or path.stat().st_size > LARGEST:
             return None
         lines = re.split(r"\r\n|[\n\r]", path.read_bytes().decode("utf-8", "replace").removeprefix("\ufeff"))

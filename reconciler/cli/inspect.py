@@ -25,7 +25,7 @@ def validate(context: click.Context, /, paths: tuple[Path, ...], **_: Any) -> in
     from reconciler.cli import session
 
     chosen = options(context)
-    return session.show_validity(paths or (chosen.settings.manifests,), json=chosen.json)
+    return session.show_validity(paths or (chosen.settings.manifests,), chosen.settings, json=chosen.json)
 
 
 @click.command()

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from reconciler.manifests.selectors import parse_labels
 from reconciler.output import log
-from reconciler.settings import HOST_FILE, Settings, default_state
+from reconciler.settings import Settings, default_host_file, default_state
 
 FORMATS = ("table", "json")
 
@@ -119,6 +119,7 @@ def shared(command: Callable[..., Any]) -> Callable[..., Any]:
         logged,
         click.option("-o", "--format", "format_", type=click.Choice(FORMATS), help="Output format.  [default: table]"),
         click.option("--state", type=directory, envvar="RECONCILER_STATE", help="State directory."),
+        click.option("--host-file", type=directory, help="Name, labels and policy of this host."),
         click.option("-f", "--manifests", type=directory, envvar="RECONCILER_MANIFESTS", help="Directory of manifests."),
     ):
         command = option(command)
@@ -139,7 +140,7 @@ def options(context: click.Context) -> Options:
         downloads=params.get("downloads") or 4,
         timeout=params.get("timeout"),
         resync=params.get("interval") or 300.0,
-        host_file=Path(os.environ.get("RECONCILER_HOST_FILE", HOST_FILE)),
+        host_file=params.get("host_file") or default_host_file(),
         host_labels=parse_labels(os.environ.get("RECONCILER_HOST_LABELS", "")),
     )
     run = invocation(context)

@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from reconciler.cli import faults
 from reconciler.cli import repair as repairs
@@ -17,9 +19,9 @@ from reconciler.cli.repair import Change
 from reconciler.errors import Exit, ManifestsInvalid, NotConverged, UsageError
 from reconciler.host import context as hosts
 from reconciler.host.context import Host
-from reconciler.manifests import loader
+from reconciler.manifests import loader, refusals
 from reconciler.manifests.faults import did_you_mean, ignored_documents
-from reconciler.model import Finding, Key, Kind, Phase, Severity
+from reconciler.model import Desired, Finding, Key, Kind, Phase, Severity
 from reconciler.output import console
 from reconciler.settings import Settings
 from reconciler.status import image as images
@@ -156,21 +158,36 @@ def show_checks(found: Sequence[Finding], *, json: bool) -> Exit:
     return Exit.FAILED if bad else Exit.OK
 
 
-def show_validity(paths: Sequence[Path], *, json: bool) -> Exit:
+def refused_by_host(desired: Desired, paths: Sequence[Path], settings: Settings) -> list[Finding]:
+    """What this host's policy would refuse of these manifests, by names alone."""
+    directory = paths[0] if paths[0].is_dir() else paths[0].parent
+    policy = hosts.policy_for(replace(settings, manifests=directory))
+    return [*refusals.of_images(desired, policy).values(), *refusals.of_pools(desired, policy).values()]
+
+
+def show_validity(paths: Sequence[Path], settings: Settings, *, json: bool) -> Exit:
     """Print whether manifests are valid. Raises ManifestsInvalid, with all faults, where the answer is not JSON."""
     try:
         desired, _, notes = loader.load_paths(paths)
+        refused = refused_by_host(desired, paths, settings)
     except ManifestsInvalid as error:
         if not json:
             raise
         console.document({"valid": False, "faults": [str(fault) for fault in error.faults]})
         return Exit.INVALID
     if json:
-        found = {"images": sorted(desired.images), "pools": sorted(desired.pools), "notes": [str(note) for note in notes]}
+        found: dict[str, Any] = {
+            "images": sorted(desired.images),
+            "pools": sorted(desired.pools),
+            "notes": [str(note) for note in notes],
+        }
+        found["refused"] = [{"object": one.subject.path, "message": one.message, "hint": one.hint} for one in refused]
         console.document({"valid": True, "faults": [], **found})
     else:
         for note in notes:
             console.note(f"note: {note}")
+        for one in refused:
+            console.note(f"note: {one.subject}: {one.text}")
         console.data(f"valid: {len(desired.images)} images, {len(desired.pools)} pools")
     return Exit.OK
 

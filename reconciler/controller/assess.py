@@ -17,6 +17,7 @@ from reconciler.host.head_requests import ANSWER_SECONDS, FAILED_SECONDS
 from reconciler.host.observe import POOL_SECONDS, held, identities, observe, resolutions
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Source
+from reconciler.manifests import refusals
 from reconciler.manifests.selectors import Selector
 from reconciler.model import (
     Desired,
@@ -36,6 +37,7 @@ from reconciler.planner.goals import chains, resolved_layers
 from reconciler.planner.plan import plan
 from reconciler.planner.replacement import candidates
 from reconciler.planner.unpinned import resolved_digests
+from reconciler.policy import force
 from reconciler.pool.driver import Driver
 from reconciler.registry.marks import Marks, What, grace_ends, next_end, spared, suspending, undeclared, utc
 from reconciler.registry.reader import Records
@@ -97,7 +99,8 @@ def assess_offline(host: Host) -> Assessment:
     marks, now = host.records.marks(), host.threads.time()
     desired = suspending(host.desired, marks, now)
     observed = observe(desired, host.records, host.drivers, lambda sources: {})
-    observed = replace(observed, spared=spared(marks, now, 0.0), asides=host.records.asides())
+    refused = refusals.of_images(desired, force.current())
+    observed = replace(observed, refused=refused, spared=spared(marks, now, 0.0), asides=host.records.asides())
     images = {name: as_applied(image, observed) for name, image in desired.images.items()}
     desired = replace(desired, images=images)
     observed = replace(observed, holders=held(host.drivers, candidates(desired, observed)))
@@ -138,6 +141,7 @@ def assess(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Co
     dated = undeclared(desired, observed.images, observed.snapshots.values(), marks, now)
     observed = replace(
         observed,
+        refused=refusals.of_images(desired, force.current()),
         spared=spared(dated, now, wish.grace if wish.prune else 0.0),
         due={} if wish.prune else {image: utc(end) for image, end in grace_ends(dated, now, wish.grace).items()},
         asides=host.records.asides(),
@@ -191,7 +195,9 @@ def assess_images(host: Host, names: Collection[str], wish: Wish, *, patience: P
         calls=host.calls,
         patience=patience.pools,
     )
-    observed = replace(observed, asides=few.records.asides(), holders=held(few.drivers, candidates(desired, observed, selection)))
+    refused = refusals.of_images(desired, force.current())
+    holders = held(few.drivers, candidates(desired, observed, selection))
+    observed = replace(observed, refused=refused, asides=few.records.asides(), holders=holders)
     asked = retried(few.records.marks())
     return Assessment(observed, plan(desired, observed, selection=selection), desired, _pending(observed, began), asked)
 

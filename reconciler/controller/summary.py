@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from reconciler.controller.executor import Done, Ledger
-from reconciler.errors import Exit, HostCannot
+from reconciler.errors import Exit, HostCannot, PolicyRefused
 from reconciler.model import Desired, Kind, Observed, Plan, Verb
 from reconciler.output.result import ObjectResult, Result
 from reconciler.planner.status import statuses
@@ -80,4 +80,6 @@ def plan_exit_code(plan: Plan, images: Collection[str], *, detailed: bool) -> Ex
 
 
 def _failure(reasons: set[str], *, reached: bool) -> Exit:
+    if reasons == {PolicyRefused.reason}:
+        return Exit.GUARDED
     return Exit.HOST_CANNOT if reasons <= {"PoolUnavailable", HostCannot.reason} and not reached else Exit.FAILED

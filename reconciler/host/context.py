@@ -6,6 +6,7 @@ Called by ``cli``; the one place that chooses a driver for a pool. ``reading`` w
 from __future__ import annotations
 
 import gc
+import os
 import socket
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -25,10 +26,12 @@ from reconciler.image.source.spool import Spool
 from reconciler.image.spec import filesystem_uuid
 from reconciler.manifests import last_good
 from reconciler.manifests.faults import Fault, shown
-from reconciler.manifests.host_file import load_host
+from reconciler.manifests.host_file import HostFile, load_host, policy_of
 from reconciler.manifests.loader import ManifestCache
 from reconciler.manifests.revision import revision
 from reconciler.model import Desired, HostFacts, PoolSpec
+from reconciler.policy import force
+from reconciler.policy.rules import Policy
 from reconciler.pool.driver import Driver
 from reconciler.pool.file.intents import Intent
 from reconciler.pool.file.pool import FilePool
@@ -37,6 +40,7 @@ from reconciler.pool.thin.backing import Backing
 from reconciler.pool.thin.journal import DeviceRow, PoolRow
 from reconciler.pool.thin.pool import ThinPool
 from reconciler.registry import reserve
+from reconciler.registry.database import enforces_policy
 from reconciler.registry.lock import lock
 from reconciler.registry.reader import Records
 from reconciler.settings import Settings
@@ -83,7 +87,7 @@ class Host:
         settings = self.settings
         last = self.last_good if on_invalid != "fail" else {}
         try:
-            own = facts(settings)
+            own = put_in_force(settings)
             now = last_good.read(settings.manifests, last, host=own, policy=on_invalid, cached=self.cached)
         except ManifestsInvalid as error:
             if not lenient:
@@ -147,7 +151,7 @@ class Host:
 
     @cached_property
     def facts(self) -> HostFacts:
-        return self.own_facts or facts(self.settings)
+        return self.own_facts or put_in_force(self.settings)
 
     @property
     def name(self) -> str:
@@ -187,15 +191,30 @@ class Host:
 MACHINE_ID = Path("/etc/machine-id")
 
 
-def facts(settings: Settings) -> HostFacts:
-    """Name, labels and id of this host. Raises ManifestsInvalid where its own file has faults."""
+def put_in_force(settings: Settings) -> HostFacts:
+    """Put the policy of the host file in force, and return name, labels and id of this host.
+
+    Raises ManifestsInvalid where the file has faults.
+    """
     own = load_host(settings.host_file)
+    force.use(_policy(own, settings))
     name = own.name or socket.gethostname()
     try:
         machine = MACHINE_ID.read_text().strip()
     except OSError:
         machine = ""
     return HostFacts(name, own.labels | dict(settings.host_labels), own.name or machine or name)
+
+
+def policy_for(settings: Settings) -> Policy:
+    """The policy of the host file, without putting it in force. Raises ManifestsInvalid where the file has faults."""
+    return _policy(load_host(settings.host_file), settings)
+
+
+def _policy(own: HostFile, settings: Settings) -> Policy:
+    root = os.geteuid() == 0
+    enforced = own.policy is not None or not root or enforces_policy(settings.registry)
+    return policy_of(own, settings.host_file, settings.manifests, settings.state, root=root, enforced=enforced)
 
 
 def drivers(host: Host) -> dict[str, Driver]:
@@ -297,7 +316,7 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
     cached = ManifestCache()
     early = None
     if on_invalid == "fail":
-        early = last_good.read(settings.manifests, {}, host=facts(settings), policy="fail", cached=cached)
+        early = last_good.read(settings.manifests, {}, host=put_in_force(settings), policy="fail", cached=cached)
     make_state(settings.state)
     with (
         lock(settings.lock),

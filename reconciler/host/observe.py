@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from typing import Protocol
 
-from reconciler.errors import ReconcilerError
+from reconciler.errors import PolicyRefused, ReconcilerError
 from reconciler.host.calls import Call, Calls, Unanswered
 from reconciler.image.spec import Source
 from reconciler.model import (
@@ -106,6 +106,8 @@ def _pool(
             discard(name, driver)
         state = driver.observe(*identities(name, volumes, snapshots), whole=whole)
         return PoolObserved(name, driver.shares_blocks, state)
+    except PolicyRefused as error:
+        return PoolObserved(name, False, None, str(error), reason=error.reason)
     except (ReconcilerError, OSError) as error:
         return PoolObserved(name, False, None, str(error))
     except Exception as error:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from reconciler.manifests.faults import Fault, shown
 from reconciler.model import Where
+from reconciler.policy import force
+from reconciler.policy.rules import Refusal
 
 SUFFIXES = (".yaml", ".yml")
 MAX_FILE_BYTES = 1 << 20
@@ -62,7 +64,7 @@ def read_tree(directory: Path, cached: Mapping[str, ManifestFile] | None = None)
     skipped, directories too: they are Git's, editors', and Kubernetes' ``..data``. A cached file that has not been written since
     is yielded without reading it again.
     """
-    return _within_bounds(_Walk().under(os.fspath(directory)), cached or {})
+    return _within_bounds(_Walk().under(os.fspath(directory)), cached or {}, of_repository=True)
 
 
 def read_named(directory: Path, named: Iterable[str], cached: Mapping[str, ManifestFile]) -> list[ManifestFile] | None:
@@ -74,7 +76,7 @@ def read_named(directory: Path, named: Iterable[str], cached: Mapping[str, Manif
     found: list[ManifestFile] = []
     for path in named:
         inside = os.path.relpath(path, directory)
-        file = _read(path) if os.path.realpath(path) == os.path.join(root, inside) else None  # noqa: PTH118
+        file = _read(path, of_repository=True) if os.path.realpath(path) == os.path.join(root, inside) else None  # noqa: PTH118
         if not isinstance(file, ManifestFile) or inside.count(os.sep) >= MAX_DEPTH:
             return None
         found.append(file)
@@ -84,18 +86,20 @@ def read_named(directory: Path, named: Iterable[str], cached: Mapping[str, Manif
 
 def read_paths(paths: Iterable[Path]) -> Iterator[ManifestFile | Fault]:
     """The manifests of named directories, and named files. A named file is read whatever its suffix, and only once."""
-    return _within_bounds((item for path in paths for item in _named(path, _Walk())), {})
+    return _within_bounds((item for path in paths for item in _named(path, _Walk())), {}, of_repository=False)
 
 
 def _named(path: Path, walk: _Walk) -> Iterator[str | Fault]:
     return walk.under(os.fspath(path)) if os.path.isdir(path) else iter([os.fspath(path)])  # noqa: PTH112
 
 
-def _within_bounds(found: Iterable[str | Fault], cached: Mapping[str, ManifestFile]) -> Iterator[ManifestFile | Fault]:
+def _within_bounds(
+    found: Iterable[str | Fault], cached: Mapping[str, ManifestFile], *, of_repository: bool
+) -> Iterator[ManifestFile | Fault]:
     seen: set[_Identity] = set()
     size = 0
     for item in found:
-        manifest = (_unchanged(cached.get(item)) or _read(item)) if isinstance(item, str) else item
+        manifest = (_unchanged(cached.get(item)) or _read(item, of_repository=of_repository)) if isinstance(item, str) else item
         if isinstance(manifest, Fault):
             yield manifest
         elif manifest.identity not in seen:
@@ -154,10 +158,16 @@ class _Walk:
             what = "file" if entry.name.endswith(SUFFIXES) else DIRECTORY
             yield _fault(entry.path, f"is a link that cannot be followed: {error.strerror} (repair or remove it)", what)
             return
-        if entry.is_dir():
+        if (entry.is_dir() or entry.name.endswith(SUFFIXES)) and (refusal := force.file_refusal(entry.path)):
+            yield _fault(entry.path, _refused(refusal), DIRECTORY if entry.is_dir() else "file")
+        elif entry.is_dir():
             yield from self.under(entry.path, above)
         elif entry.name.endswith(SUFFIXES):
             yield entry.path
+
+
+def _refused(refusal: Refusal) -> str:
+    return f"is refused by this host's policy: {refusal.message} ({refusal.hint(force.current().file)})"
 
 
 def _visible(directory: str) -> list[os.DirEntry[str]]:
@@ -179,11 +189,12 @@ def _status(found: os.stat_result) -> Status:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _read(path: str) -> ManifestFile | Fault:
+def _read(path: str, *, of_repository: bool) -> ManifestFile | Fault:
+    """``of_repository``: this host's policy decides whether a link may lead to it."""
     try:
         path.encode()
         now = time.time_ns()
-        data, status = _bytes(path)
+        data, status = _bytes(path, of_repository=of_repository)
         at_rest = now - max(status[3:]) >= RACY_NANOSECONDS
         return ManifestFile(path, data.decode("utf-8-sig"), len(data), status[:2], status if at_rest else None)
     except OSError as error:
@@ -198,13 +209,15 @@ def _read(path: str) -> ManifestFile | Fault:
         return _fault(path, str(error))
 
 
-def _bytes(path: str) -> tuple[bytes, Status]:
+def _bytes(path: str, *, of_repository: bool) -> tuple[bytes, Status]:
     """The whole of a regular file, and its status from before it was read."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # a FIFO is refused, never waited for
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("is not a regular file")
+        if of_repository and (refusal := force.opened_refusal(path, fd)):
+            raise ValueError(_refused(refusal))
         data = _whole(fd, status.st_size)
     finally:
         os.close(fd)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.model import Failure, ImageSpec, Kind
+from reconciler.errors import PolicyRefused
+from reconciler.model import Failure, ImageSpec, Kind, Severity
 from reconciler.planner.goals import goal_of
 from reconciler.planner.inputs import Goal, Inputs
 
 
 def goal_or_blocked(image: ImageSpec, inputs: Inputs) -> Goal | Failure:
     """The goal of an image, or why nothing can be planned for it."""
-    pool = inputs.observed.pools.get(image.pool)
+    refused, pool = inputs.observed.refused.get(image.key), inputs.observed.pools.get(image.pool)
+    if refused is not None and refused.severity is Severity.ERROR:
+        return _blocked(image, refused.reason, refused.text)
     if pool is None:
         return _blocked(image, "PoolUnknown", f"pool {image.pool} is not declared, or this host has no driver for it")
     if pool.state is None:
-        return _blocked(image, "PoolUnavailable", pool.problem or f"pool {image.pool} can't be read")
+        return _blocked(image, pool.reason, pool.problem or f"pool {image.pool} can't be read")
     if not image.layers:
         return _blocked(image, "NoLayers", "no layers are declared")
     goal = goal_of(image, inputs)
@@ -27,7 +30,9 @@ def goal_or_blocked(image: ImageSpec, inputs: Inputs) -> Goal | Failure:
         return _blocked(image, "PoolUnavailable", f"{unexamined.path} can't be examined: {unexamined.detail}")
     unknown = [inputs.observed.resolutions.get(layer.source) for layer in goal.layers if layer.sha256 is None]
     if failed := next((found for found in unknown if found and found.error), None):
-        why = f"{failed.source.url}: {failed.error}"
+        why = failed.error if failed.error.startswith(failed.source.url) else f"{failed.source.url}: {failed.error}"
+        if failed.reason == PolicyRefused.reason:
+            return _blocked(image, failed.reason, why)
         return _last_known(image, inputs, why) or _blocked(image, failed.reason or "SourceUnavailable", why)
     return goal
 

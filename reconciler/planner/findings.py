@@ -4,6 +4,7 @@
     PoolLost  PoolSwapped  PoolOutdated  PoolForeign  RegistryOutdated  NameTaken    of thin pools that contradict the registry
     PoolDataWrong  PoolDataUnproved  PoolDevicesChanged                              of thin pools on other devices
     PoolFull  PoolReadOnly  PoolCheckRequired  PoolFailed  BlockSizeFixed  ShrinkUnsupported
+    PolicyRefused  PolicyWouldRefuse                                                 of what this host's policy refuses
     Suspended  LastKnownChain  DeclaredTwice  Unpinned  LayoutOutdated               of what is declared
     SnapshotOutdated  SnapshotInUse  PossibleRename  SnapshotUnrecognised            of what has changed
     Retained  Protected  GracePeriod  Replaced  PoolUnknown                          of what is no longer declared
@@ -33,7 +34,7 @@ def of_pools(inputs: Inputs) -> Iterator[Finding]:
     for name, pool in sorted(inputs.observed.pools.items()):
         key = Key(Kind.POOL, "", name)
         if pool.state is None:
-            yield Finding(Severity.ERROR, key, "PoolUnavailable", pool.problem)
+            yield Finding(Severity.ERROR, key, pool.reason, pool.problem)
             continue
         yield from (of_trouble(key, trouble) for trouble in pool.state.troubles)
         if pool.state.unready and not in_use(name, inputs):
@@ -77,6 +78,8 @@ def of_image(image: ImageSpec, inputs: Inputs) -> Iterator[Finding]:
     if image.suspend:
         yield Finding(Severity.NOTE, image.key, "Suspended", "suspended: not built, repaired or removed")
         return
+    if (refused := inputs.observed.refused.get(image.key)) and refused.severity is not Severity.ERROR:
+        yield refused
     for layer in image.layers:
         if layer.sha256 is None:
             found = inputs.observed.resolutions.get(layer.source)

@@ -27,9 +27,19 @@ def require_file(path: str) -> None:
     _in_force.require(_in_force.file_refusal(path))
 
 
+def file_refusal(path: str) -> Refusal | None:
+    """The same as an answer; None where the file may be read, or the policy is not enforced."""
+    return _in_force.file_refusal(path) if _in_force.enforced else None
+
+
 def require_opened(path: str, fd: int) -> None:
-    """The same, for a file that is open."""
+    """The same, for a file that is open: what a link leads to may have changed since ``require_file``."""
     _in_force.require(_in_force.opened_refusal(path, fd))
+
+
+def opened_refusal(path: str, fd: int) -> Refusal | None:
+    """Why an open file may not be read; None where it may, or the policy is not enforced."""
+    return _in_force.opened_refusal(path, fd) if _in_force.enforced else None
 
 
 def require_host(host: str, port: int) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 
 from reconciler.errors import PolicyRefused
@@ -26,6 +27,10 @@ class Refusal:
     key: str
     message: str
     add: str = ""
+
+    def of(self, subject: str) -> Refusal:
+        """The same, about an object."""
+        return replace(self, message=f"{subject}: {self.message}")
 
     def hint(self, file: str) -> str:
         change = f"add {self.add!r} to {self.key}" if self.add else f"change {self.key}"
@@ -89,7 +94,7 @@ class Policy:
             return Refusal("policy.fileSources", f"{path}: /proc can't be read to find out where it lies: {error.strerror}")
 
     def _outside(self, path: str, real: str) -> Refusal | None:
-        roots = [repository(self.manifests), *self.file_sources] if self.manifests else list(self.file_sources)
+        roots = [_cached_repository(self.manifests), *self.file_sources] if self.manifests else list(self.file_sources)
         if any(is_within(real, root) for root in roots):
             return None
         where = f" (a link to {real})" if real != os.path.normpath(path) else ""
@@ -141,8 +146,8 @@ class Policy:
         return any(fnmatchcase(name, pattern) for pattern in self.pool_devices or () for name in names)
 
     def signature_refusal(self, path: str, held: str) -> Refusal | None:
-        """Whether a pool may be created on a device that holds something."""
-        if not self.limits_devices or self.lists_device(path):
+        """Whether a pool may be created on a device that holds something; ``held`` is empty where it holds nothing."""
+        if not held or not self.limits_devices or self.lists_device(path):
             return None
         return Refusal("policy.pools.devices", f"{path} holds {held}", path)
 
@@ -179,6 +184,20 @@ def repository(manifests: str) -> str:
         if (above / ".git").exists():
             return str(above)
     return real
+
+
+def _cached_repository(manifests: str) -> str:
+    """The same, found once for each directory that the path has led to: thousands of files are compared with it."""
+    try:
+        found = Path(manifests).stat()
+    except OSError:
+        return repository(manifests)
+    return _repository_of(manifests, found.st_dev, found.st_ino)
+
+
+@lru_cache(maxsize=8)
+def _repository_of(manifests: str, device: int, inode: int) -> str:
+    return repository(manifests)
 
 
 def is_within(path: str, root: str) -> bool:

@@ -16,7 +16,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from reconciler.errors import HostCannot
@@ -185,6 +185,18 @@ def _in_place(path: Path, schema: int) -> sqlite3.Connection | None:
     return None
 
 
+def enforces_policy(path: Path) -> bool:
+    """Whether a host without a policy of its own has the default one enforced: not where an older version made its registry."""
+    if not path.exists():
+        return True
+    query = "SELECT 1 FROM meta WHERE key = 'policy'"
+    with suppress(sqlite3.Error, OSError), closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as file:
+        if file.execute(query).fetchone():
+            return True
+    with closing(snapshot(path)) as memory:  # its log may have what the file does not have yet
+        return "meta" not in _tables(memory) or bool(memory.execute(query).fetchone())
+
+
 def _copy_with_log(path: Path, memory: sqlite3.Connection) -> None:
     """Copy a file that has a log, also where its directory or file system can't be written to."""
     try:
@@ -278,9 +290,13 @@ def _migrate(
     connection.execute(stamp, (str(1 + len(migrations)),))
 
 
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
 def _version(connection: sqlite3.Connection, path: Path, current: int) -> int | None:
     """Schema version of the database; None where it has no tables yet."""
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    tables = _tables(connection)
     if not tables:
         return None
     if "meta" not in tables:

@@ -177,4 +177,4 @@ CREATE TRIGGER event_kept BEFORE DELETE ON event
 CREATE TRIGGER event_not_replaced BEFORE INSERT ON event WHEN NEW.seq IN (SELECT seq FROM event)
   BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
 
-INSERT INTO meta VALUES ('host', lower(hex(randomblob(16)))), ('serial', '0'), ('horizon', '0');
+INSERT INTO meta VALUES ('host', lower(hex(randomblob(16)))), ('serial', '0'), ('horizon', '0'), ('policy', 'enforced');

@@ -237,7 +237,8 @@ def schema() -> Iterator[str]:
         yield str(CreateTable(table).compile(dialect=dialect))
         yield from (str(CreateIndex(index).compile(dialect=dialect)) for index in indexes)
     yield from database.TRIGGERS
-    yield "INSERT INTO meta VALUES ('host', lower(hex(randomblob(16)))), ('serial', '0'), ('horizon', '0')"
+    values = ("'host', lower(hex(randomblob(16)))", "'serial', '0'", "'horizon', '0'", "'policy', 'enforced'")
+    yield f"INSERT INTO meta VALUES {', '.join(f'({one})' for one in values)}"  # noqa: S608 - constants
 
 
 def put(table: type[Table]) -> str:

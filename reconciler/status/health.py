@@ -19,10 +19,12 @@ from reconciler.host.context import Host
 from reconciler.image import e2fsck
 from reconciler.image.builder import process
 from reconciler.image.source import s3
+from reconciler.manifests import refusals
 from reconciler.model import Finding, Key, Kind, Observed, PoolObserved, Severity
 from reconciler.output import console
 from reconciler.planner.findings import of_contents, of_trouble
 from reconciler.planner.goals import volume_name
+from reconciler.policy import force
 from reconciler.pool.driver import Condition, Driver, PoolState, SnapshotState, Space, VolumeState
 from reconciler.settings import Settings
 from reconciler.status import image as images
@@ -62,7 +64,7 @@ def health(settings: Settings) -> tuple[Finding, ...]:
     try:
         with hosts.reading(settings, lenient=True) as host:
             read = images.read(host)
-            found += [manifests(host), registry(host), *pools(read.observed), *endpoints(host), *runs(read)]
+            found += [manifests(host), *policy(host), registry(host), *pools(read.observed), *endpoints(host), *runs(read)]
     except ReconcilerError as error:
         found.append(of_host(ERROR, "registry", error.reason, f"{settings.registry}: {error}"))
     return tuple(found)
@@ -119,6 +121,24 @@ def manifests(host: Host) -> Finding:
     return of_host(OK, "manifests", PASSED, f"{path}: {counts}")
 
 
+def policy(host: Host) -> Iterator[Finding]:
+    """Whether this host's policy refuses something that the manifests declare, or would if it were enforced."""
+    desired, rules = host.desired, force.current()
+    wrong = list(refusals.of_images(desired, rules).values())
+    if not rules.enforced:  # enforced, a pool reports it itself
+        new = [one for key, one in refusals.of_pools(desired, rules).items() if host.records.thin_pool(key.name) is None]
+        wrong += new
+    yield from wrong
+    if not rules.enforced:
+        hint = (
+            f"write a policy into {rules.file}: the next version refuses it" if wrong else "the next version enforces the default"
+        )
+        message = "this host has no policy yet, and its registry is older than this version: nothing is refused"
+        yield of_host(WARNING if wrong else NOTE, "policy", "PolicyNotEnforced", message, hint)
+    elif not wrong:
+        yield of_host(OK, "policy", PASSED, "permits everything that the manifests declare")
+
+
 def other_writers(directory: Path) -> str:
     """Users besides root and the reconciler's own that may write manifests into the directory; empty where there are none."""
     try:
@@ -148,7 +168,7 @@ def pools(observed: Observed) -> Iterator[Finding]:
 def of_pool(name: str, pool: PoolObserved) -> Iterator[Finding]:
     key = Key(Kind.POOL, "", name)
     if pool.state is None:
-        yield Finding(ERROR, key, "PoolUnavailable", pool.problem)
+        yield Finding(ERROR, key, pool.reason, pool.problem)
         return
     wrong = [*of_whole(key, pool.state), *of_space(key, pool.state)]
     yield from wrong
@@ -293,7 +313,7 @@ def contents(observed: Observed) -> Iterator[Finding]:
     for name, pool in sorted(observed.pools.items()):
         key = Key(Kind.POOL, "", name)
         if pool.state is None:
-            yield Finding(ERROR, key, "PoolUnavailable", pool.problem)
+            yield Finding(ERROR, key, pool.reason, pool.problem)
             continue
         found = [*of_whole(key, pool.state), *of_contents(key, pool.state)]
         yield from found or [Finding(OK, key, PASSED, "everything in it is in the registry")]

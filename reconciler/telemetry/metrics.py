@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from reconciler import atomic_file
 from reconciler.engine.definitions import Attempt
-from reconciler.errors import HostCannot
+from reconciler.errors import HostCannot, PolicyRefused
 from reconciler.model import Kind
 from reconciler.output.result import Result
 from reconciler.pool.driver import PoolState
@@ -69,6 +69,7 @@ class Metrics:
         self._refused = self._gauge("prune_refused", "1 if a guard refused to prune in the last pass.")
         self._faults = self._gauge("manifest_faults", "Faults in the manifests; nothing is pruned while there are any.")
         self._held = self._gauge("held_removals", "Undeclared objects that --prune removes.")
+        self._policy = self._gauge("policy_refusals", "Images that this host's policy refuses.")
         self._findings = self._gauge("findings", "Findings by reason (docs/operating.md).", "reason")
         self._suspended = self._gauge("suspended_seconds", "Time since the image was suspended by `reconcile suspend`.", "name")
         self._pool = self._gauge("pool_bytes", "Space of a pool: total, free, reserve.", "pool", "of", "what")
@@ -124,9 +125,10 @@ class Metrics:
             gauge.clear()
         for (kind, phase), count in Tally((one.kind.value, one.phase) for one in result.objects).items():
             self._objects.labels(kind, phase).set(count)
-        for one in result.objects:
-            if one.kind is Kind.IMAGE:
-                self._ready.labels(one.name).set(one.phase == "Ready")
+        images = [one for one in result.objects if one.kind is Kind.IMAGE]
+        self._policy.set(sum(one.reason == PolicyRefused.reason for one in images))
+        for one in images:
+            self._ready.labels(one.name).set(one.phase == "Ready")
         for reason, count in Tally(finding.reason for finding in result.findings).items():
             self._findings.labels(reason).set(count)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support import policy
+
 from .layers import change, root
 from .workshop import Running, Workshop
 
@@ -147,7 +149,7 @@ def day(workshop: Workshop) -> Iterable[Day]:
     for layer in (root("base"), change("more", {"srv/more": b"more"})):
         workshop.keep(layer)
     found = Day(workshop)
-    found.host.write_text("name: web-1\nlabels: {role: web}\n")
+    policy.write(found.host, "name: web-1\nlabels: {role: web}\n")
     git(workshop.root, "init", "-q", "--bare", str(found.origin))
     git(workshop.root, "clone", "-q", str(found.origin), str(found.desk))
     pool = "apiVersion: reconciler/v1alpha1\nkind: Pool\nmetadata: {name: default}\nspec: {file: {}, reserve: {dataPercent: 0}}\n"
@@ -229,9 +231,9 @@ def test_a_day_of_commits(day: Day) -> None:
     day.push("Only for web hosts, this time")
     day.pull()
     day.still_holds("web", "db", "cache", "mail")
-    day.host.write_text("name: web-1\nlabels: {role: wbe}\n")
+    policy.write(day.host, "name: web-1\nlabels: {role: wbe}\n")
     day.said("the labels of this host have changed")
-    day.host.write_text("name: web-1\nlabels: {role: web}\n")
+    policy.write(day.host, "name: web-1\nlabels: {role: web}\n")
     day.still_holds("web", "db", "cache", "mail")
 
     # All but one go by mistake: more than may go at once is refused as a whole, and said.

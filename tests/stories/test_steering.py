@@ -8,6 +8,8 @@ import sqlite3
 import time
 from contextlib import closing
 
+from tests.support import policy
+
 from .layers import change, root
 from .workshop import Workshop
 
@@ -213,14 +215,14 @@ def test_changed_labels_are_confirmed_by_an_option(workshop: Workshop) -> None:
 def test_a_service_is_woken_by_its_hosts_labels_and_prunes_nothing_in_that_pass(workshop: Workshop) -> None:
     """Nor is what it wants then decided by what the labels were before."""
     own = workshop.root / "host.yaml"
-    own.write_text("labels: {role: web}\n")
+    policy.write(own, "labels: {role: web}\n")
     workshop.env["RECONCILER_HOST_FILE"] = str(own)
     workshop.image("web", [BASE], hosts={"matchLabels": {"role": "web"}})
     workshop.image("db", [BASE], hosts={"matchLabels": {"role": "db"}})
     service = workshop.start("--prune", "--interval", "3600").until(workshop.snapshot("web-a").exists, "the snapshot")
     workshop.run("wait", "image/web", "--timeout", "30").expect(0)
 
-    own.write_text("labels: {role: db}\n")
+    policy.write(own, "labels: {role: db}\n")
     service.until(workshop.snapshot("db-a").exists, "the other snapshot")
     service.until(lambda: "nothing is pruned before" in service.said(), "a word of it")
     assert workshop.snapshot("web-a").exists()

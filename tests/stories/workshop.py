@@ -303,6 +303,8 @@ class Workshop:
             "RECONCILER_PRUNE_GRACE": "0s",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+        if host_file := os.environ.get("RECONCILER_HOST_FILE"):  # of tests/conftest.py
+            own["RECONCILER_HOST_FILE"] = host_file
         return kept | own | self.env
 
     def copy(self, root: Path) -> Workshop:

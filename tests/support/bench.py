@@ -24,6 +24,7 @@ from reconciler.output.progress import Silent
 from reconciler.output.result import Result
 from reconciler.settings import Settings
 from tests.stories import layers
+from tests.support import policy
 
 WISH = Wish()
 
@@ -61,7 +62,8 @@ class Running:
 
     def __init__(self, bench: Bench, stack: ExitStack, state: str) -> None:
         self.stop, self.withheld, self._only_changed = threading.Event(), Withheld(), False
-        settings = Settings(bench.root / "manifests", bench.root / state, jobs=2, host_file=bench.root / "host.yaml")
+        host_file = policy.write(bench.root / "host.yaml")
+        settings = Settings(bench.root / "manifests", bench.root / state, jobs=2, host_file=host_file)
         host = stack.enter_context(context.writing(settings, stop=self.stop))
         self.scheduler = Scheduler(host, WISH, Silent(), self.stop, self.withheld, read=self._read)
 

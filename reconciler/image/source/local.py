@@ -9,22 +9,24 @@ import os
 import select
 import stat
 
-from reconciler.errors import DigestMismatch, NeedsOperator, SourceChanged, SourceForbidden, SourceNotFound
+from reconciler.errors import DigestMismatch, NeedsOperator, PolicyRefused, SourceChanged, SourceForbidden, SourceNotFound
 from reconciler.image.source.reading import HEARTBEAT, Check, Origin
 from reconciler.image.source.stamp import Head, Stamp, stamp
 from reconciler.image.spec import Layer
+from reconciler.policy import force
 
 
 class LocalFile(Origin):
     """A file of this host, which has to stay as it is while it is read. A write that leaves its times alone may be read: what is
     hashed is what the reader gets.
 
-    Raises SourceNotFound, SourceForbidden, and SourceChanged where it differs from ``head``.
+    Raises PolicyRefused, SourceNotFound, SourceForbidden, and SourceChanged where it differs from ``head``.
     """
 
     def __init__(self, layer: Layer, head: Head | None = None) -> None:
         self._layer = layer
         self._path = layer.source.url
+        force.require_file(self._path)
         self._before = stamp(self._path)
         if head not in (None, self._before.head):
             message = f"{self._path} was {head}, and is {self._before.head} now"
@@ -77,6 +79,11 @@ def _opened(path: str) -> int:
     if not stat.S_ISREG(os.fstat(fd).st_mode):  # another file since it was examined
         os.close(fd)
         raise SourceNotFound(f"{path} is not a regular file", hint="the source of a layer is one tar file")
+    try:
+        force.require_opened(path, fd)
+    except PolicyRefused:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -14,13 +14,14 @@ from dataclasses import replace
 from http.client import HTTPException
 
 from reconciler.backoff import Backoff
-from reconciler.errors import ReconcilerError, SourceForbidden, SourceUnavailable
+from reconciler.errors import PolicyRefused, ReconcilerError, SourceForbidden, SourceUnavailable
 from reconciler.image.source import answers, s3_client
 from reconciler.image.source.answers import Asked, Passing
 from reconciler.image.source.cutoff import Cutoff
 from reconciler.image.source.stamp import Head, stamp
 from reconciler.image.source.transport import Answer, Request, send
 from reconciler.image.spec import S3Options, Source
+from reconciler.policy import force
 
 HEAD_SECONDS = 10.0
 """The deadline of a look-up, in all: connections, redirects, repeated requests."""
@@ -66,6 +67,7 @@ def head(sources: Collection[Source]) -> Mapping[Source, Head | ReconcilerError]
 def head_one(source: Source, unless: Callable[[], bool] | None = None) -> Head:
     """The same for one source. Raises SourceNotFound, SourceForbidden and SourceUnavailable; at once where ``unless`` is true."""
     if not source.is_s3:
+        force.require_file(source.url)
         return stamp(source.url).head
     with Cutoff(HEAD_SECONDS, unless) as cutoff:
         return _Exchange(source, cutoff, time.sleep).head()
@@ -243,6 +245,8 @@ class _Exchange:
     def _sent(self, request: Request) -> Answer:
         try:
             return send(request, self._cutoff)
+        except PolicyRefused as error:
+            raise PolicyRefused(f"{self._source.url}: {error.message}", hint=error.hint) from None
         except (OSError, HTTPException, ValueError) as error:
             raise answers.unreachable(self._asked, error) from error
 

@@ -34,7 +34,8 @@ def request(source: Source, options: S3Options, method: str, headers: Mapping[st
     bucket, key = source.bucket_key
     if not (options.anonymous and options.endpoint_url):
         with _describing(source):
-            return _signed(client_for(options), method, {"Bucket": bucket, "Key": key}, headers)
+            signed = _signed(client_for(options), method, {"Bucket": bucket, "Key": key}, headers)
+        return signed if options.endpoint_url else replace(signed, checked=False)  # the endpoint is Amazon's, or the host's own
     endpoint = urlsplit(options.endpoint_url)
     try:
         usable = endpoint.scheme in ("http", "https") and endpoint.hostname and endpoint.port != 0
@@ -79,7 +80,7 @@ def moved(options: S3Options, request: Request, url: str) -> Request:
     signed = {"authorization", "host", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"}
     plain = {name: value for name, value in request.headers.items() if name.lower() not in signed}
     if "authorization" not in {name.lower() for name in request.headers}:
-        return replace(request, url=url, headers=plain)
+        return replace(request, url=url, headers=plain, checked=True)
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
 
@@ -87,7 +88,7 @@ def moved(options: S3Options, request: Request, url: str) -> Request:
         session, region = _clients[options].session, _clients[options].client.meta.region_name
     again = AWSRequest(request.method, url, headers=plain)
     S3SigV4Auth(session.get_credentials().get_frozen_credentials(), "s3", region).add_auth(again)
-    return replace(request, url=url, headers=dict(again.headers.items()))
+    return replace(request, url=url, headers=dict(again.headers.items()), checked=True)
 
 
 # ----------------------------------------------------------------------------------------------------- clients

@@ -20,6 +20,9 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from reconciler.image.source.cutoff import Cutoff
+from reconciler.policy import force
+from reconciler.policy.addresses import literal
+from reconciler.policy.rules import Refusal
 
 SILENT_SECONDS = 30.0
 """How long a server may send nothing."""
@@ -33,12 +36,16 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``cafile`` names the certificates to trust; the system's where it is empty."""
+    """``cafile`` names the certificates to trust; the system's where it is empty.
+
+    ``checked``: the host was named by a manifest or a server, and has to be one that this host's policy permits.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str]
     cafile: str = ""
+    checked: bool = True
 
 
 class Route(NamedTuple):
@@ -93,17 +100,22 @@ class Answer:
 
 
 def send(request: Request, cutoff: Cutoff) -> Answer:
-    """Send a request and return the answer's beginning. Raises OSError and HTTPException; TimeoutError at the cutoff."""
+    """Send a request and return the answer's beginning. Raises OSError and HTTPException; TimeoutError at the cutoff.
+
+    Raises PolicyRefused where the request is ``checked`` and this host's policy refuses its address.
+    """
     route = _route(request)
+    if request.checked:
+        force.require_host(route.host, route.port)
     try:
-        idle = _idle_connection(route)
+        idle = _idle_connection(route, checked=request.checked)
         if idle is not None:
             try:
                 return _exchange(route, idle, request, cutoff)
             except (OSError, HTTPException):  # the server has closed it meanwhile: not an answer to this request
                 if cutoff.left <= 0:
                     raise
-        return _exchange(route, _Connection(route, cutoff), request, cutoff)
+        return _exchange(route, _Connection(route, cutoff, checked=request.checked), request, cutoff)
     except (OSError, HTTPException) as error:
         if cutoff.left <= 0:
             raise TimeoutError(f"no whole answer in {cutoff.seconds:.0f} s") from error
@@ -143,13 +155,13 @@ def _keep(route: Route, connection: HTTPConnection) -> None:
     connection.close()
 
 
-def _idle_connection(route: Route) -> HTTPConnection | None:
+def _idle_connection(route: Route, *, checked: bool) -> HTTPConnection | None:
     while True:
         with _guard:
             if not _idle[route]:
                 return None
             connection = _idle[route].pop()
-        if connection.sock is not None and not _readable(connection.sock):
+        if connection.sock is not None and not _readable(connection.sock) and not (checked and _refusal(route, connection.sock)):
             return connection
         connection.close()
 
@@ -161,14 +173,21 @@ def _readable(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
+def _refusal(route: Route, sock: socket.socket) -> Refusal | None:
+    """Why this host's policy refuses the server of a connection, which may be older than the policy, or another source's."""
+    if route.proxy:
+        return None  # the proxy is the host's own; the name behind it has been checked
+    return _refused_address(route.host, route.port, str(sock.getpeername()[0]))
+
+
 class _Connection(HTTPConnection):
     """A connection that the cutoff ends while it is being made, too."""
 
-    def __init__(self, route: Route, cutoff: Cutoff) -> None:
+    def __init__(self, route: Route, cutoff: Cutoff, *, checked: bool) -> None:
         proxy = urlsplit(route.proxy)
         host, port = (proxy.hostname or "", proxy.port or 80) if route.proxy else (route.host, route.port)
         super().__init__(host, port, timeout=min(SILENT_SECONDS, max(0.1, cutoff.left)))
-        self._cutoff, self._route = cutoff, route
+        self._cutoff, self._route, self._checked = cutoff, route, checked
         if route.proxy and route.scheme == "https":
             self.set_tunnel(route.host, route.port, _basic(route.proxy))
 
@@ -176,19 +195,25 @@ class _Connection(HTTPConnection):
         if self._route.proxy:
             super().connect()
         else:
-            self.sock = _dialled(self.host, self.port, self._cutoff)
+            self.sock = _dialled(self.host, self.port, self._cutoff, checked=self._checked)
         self._cutoff.watch(self.sock)
         if self._route.scheme == "https":
             self.sock = _context(self._route.cafile).wrap_socket(self.sock, server_hostname=self._route.host)
         self.sock.settimeout(SILENT_SECONDS)
 
 
-def _dialled(host: str, port: int, cutoff: Cutoff) -> socket.socket:
-    """A connection to the first of a name's addresses that accepts one."""
-    last: OSError = OSError(f"{host} has no address")
+def _dialled(host: str, port: int, cutoff: Cutoff, *, checked: bool) -> socket.socket:
+    """A connection to the first of a name's addresses that accepts one, without those that this host's policy refuses.
+
+    The address that is compared is the one that is connected to: the name is resolved once.
+    """
+    last: Exception = OSError(f"{host} has no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         if cutoff.left <= 0:
             break
+        if checked and (refusal := _refused_address(host, port, str(address[0]))):
+            last = force.current().error(refusal)
+            continue
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(max(0.1, min(SILENT_SECONDS, cutoff.left)))
@@ -201,6 +226,11 @@ def _dialled(host: str, port: int, cutoff: Cutoff) -> socket.socket:
         else:
             return sock
     raise last
+
+
+def _refused_address(host: str, port: int, text: str) -> Refusal | None:
+    address = literal(text)
+    return force.address_refusal(host, port, address) if address is not None else None
 
 
 @lru_cache(maxsize=8)

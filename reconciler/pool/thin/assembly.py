@@ -18,7 +18,7 @@ from pathlib import Path
 
 from reconciler.errors import PoolUnusable
 from reconciler.pool.driver import Trouble
-from reconciler.pool.thin import backing, loop, metadata
+from reconciler.pool.thin import backing, loop, metadata, permission
 from reconciler.pool.thin import status as wire
 from reconciler.pool.thin.backing import Backing, Found
 from reconciler.pool.thin.devmapper import Device, DeviceMapper, DmError, Target
@@ -44,6 +44,10 @@ class Geometry:
     metadata: Backing
     block_size: int
     low_water_percent: int = 10
+
+    @property
+    def backings(self) -> tuple[Backing, Backing]:
+        return self.data, self.metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,11 @@ class Assembly:
     # ------------------------------------------------------------------------------------------------- inspecting
 
     def inspect(self) -> Inspection:
-        """Read the backing, the metadata, the journal and the kernel. Raises HostCannot if the backing can't be read."""
+        """Read the backing, the metadata, the journal and the kernel. Raises HostCannot if the backing can't be read.
+
+        Raises PolicyRefused if this host's policy refuses the backing's place.
+        """
+        permission.require(self.name, self.geometry.backings, recorded=self.journal.pool() is not None)
         data, meta = backing.probe(self.geometry.data), backing.probe(self._metadata())
         content = metadata.read(meta.path) if meta.present else None
         row, rows, device = self.journal.pool(), self.journal.devices(), self.dm.info(self.name)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from reconciler.errors import Busy, PoolUnusable, ReconcilerError, Retryable
 from reconciler.pool.driver import BATCH, Expected, Heartbeat, PoolState, SnapshotRequest, Space, no_heartbeat, nothing
-from reconciler.pool.thin import diagnosis, space
+from reconciler.pool.thin import diagnosis, permission, space
 from reconciler.pool.thin.admission import Admission, require_writable
 from reconciler.pool.thin.assembly import SECTOR, Assembly, Geometry
 from reconciler.pool.thin.devmapper import DeviceMapper, DmError
@@ -119,6 +119,7 @@ class ThinPool:
 
     def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
         """See ``Driver.observe``. Changes nothing, whether the pool is assembled or not. Raises PoolUnusable."""
+        permission.require(self.name, self.geometry.backings, recorded=self.journal.pool() is not None)
         with self.reported("read it"):
             seen = self.assembly.inspect()
             listed = self.mappings.listed()
