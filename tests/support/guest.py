@@ -28,6 +28,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.support.policy import PERMISSIVE
+
 KERNEL = "linux.uml"
 MODULES = "/usr/lib/uml/modules"
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -37,6 +39,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {
     "PATH": PATH,
     "HOME": "/run/home",
+    "RECONCILER_HOST_FILE": "/run/host.yaml",
     "TMPDIR": "/run/tmp",
     "LC_ALL": "C.UTF-8",
     "TERM": "dumb",
@@ -203,6 +206,7 @@ class Guest:
             (self.private / name).mkdir()
         settings = {
             "environment": self.environment,
+            "host_file": PERMISSIVE,
             "load": LOADED,
             "modules": MODULES,
             "mount": self.mount if self.disk else "",

@@ -58,6 +58,9 @@ def prepare(channel: Path, settings: dict[str, Any]) -> None:
     for name in ("tmp", "home", "lock"):
         os.makedirs(f"/run/{name}", 0o755)
     os.chmod("/run/tmp", 0o1777)
+    host_file = Path(settings["environment"]["RECONCILER_HOST_FILE"])
+    host_file.write_text(settings["host_file"])
+    host_file.chmod(0o600)
     for path in filter(hidden, map(os.path.realpath, settings["readable"])):
         of_the_host(path, RDONLY)
     for path in map(os.path.realpath, (channel, *settings["shared"])):

@@ -21,6 +21,8 @@ from reconciler.image.builder.feed import GRACE_SECONDS, Feed, Input
 from reconciler.image.builder.ring import SIZE, Ring
 from reconciler.image.free_space import Watch
 from reconciler.image.spec import Limits, filesystem_uuid
+from reconciler.policy import force
+from reconciler.policy.rules import Refusal
 
 JOIN_SECONDS = 2.0
 """How long ``close`` waits for a thread; one that a source's file system holds is left behind."""
@@ -30,6 +32,9 @@ VERDICTS: Mapping[str, type[errors.ReconcilerError]] = {
     for kind in (errors.LayerCorrupt, errors.ImageTooSmall, errors.VolumeCorrupt, errors.Terminal, errors.NoSpace)
 }
 """The errors that a builder may report of a volume, besides LayerRefused; any other one counts as its death."""
+
+
+CONFINEMENT_POLL_SECONDS = 0.5
 
 
 class Milestone(IntEnum):
@@ -222,6 +227,8 @@ class Build:
             self._changed.notify_all()
 
     def _begin(self, number: int) -> None:
+        if force.current().requires_confinement:
+            self._await_confinement()
         name = self._request.layers[number].name
         self.blamed = name  # until the builder refuses one: what goes wrong with a download is on its account
         self._progress = replace(self._progress, layer=number, name=name, read=0)
@@ -259,7 +266,7 @@ class Build:
         if kind == "failed":
             raise self._verdict(body)
         if kind == "confined":
-            self.gaps, self._confined = confine.gaps(body["measures"]), True
+            self._accept_confinement(confine.gaps(body["measures"]))
         elif not self._confined:
             raise ValueError(kind)
         elif kind == "progress" and body["layer"] == done:
@@ -276,6 +283,23 @@ class Build:
             self._take_over(dict(body["summary"]))
         else:
             raise ValueError(kind)
+
+    def _accept_confinement(self, gaps: tuple[confine.Gap, ...]) -> None:
+        """Raises PolicyRefused where this host's policy requires a measure that is missing."""
+        policy, missing = force.current(), "; ".join(str(gap) for gap in gaps if gap.required)
+        if missing and policy.requires_confinement:
+            policy.require(Refusal("policy.confinement", f"the builder process is not fully confined: {missing}"))
+        with self._changed:
+            self.gaps, self._confined = gaps, True
+            self._changed.notify_all()
+
+    def _await_confinement(self) -> None:
+        """Wait until the builder has reported it, or has ended. Raises what ended it."""
+        with self._changed:
+            while not self._confined and self._error is None and not self._closing:
+                self._changed.wait(CONFINEMENT_POLL_SECONDS)
+            if self._error is not None:
+                raise self._error
 
     def _accept(self) -> None:
         report = self._await_download()

@@ -204,6 +204,7 @@ def _ends(path: Path) -> tuple[bytes, bytes]:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | exclusive)
     try:
         end = os.lseek(fd, 0, os.SEEK_END)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # a mapping may have written below the device's cached pages
         return os.pread(fd, _ENDS, 0), os.pread(fd, _ENDS, max(0, end - _ENDS))
     finally:
         os.close(fd)

@@ -22,6 +22,8 @@ from reconciler.image.builder.feed import Input
 from reconciler.image.builder.parent import Build, Milestone, Request
 from reconciler.image.source.spool import Spool
 from reconciler.image.spec import MIB, Layer, Source, chain_ids
+from reconciler.policy import force
+from reconciler.policy.rules import Policy
 from samples import layers as samples
 from tests.support import planted
 
@@ -82,6 +84,27 @@ def test_code_in_the_builder_reaches_nothing_of_the_host(
 
     assert set(said) == set(planted.attempts(targets))
     assert {attempt for attempt, outcome in said.items() if outcome == "done"} == set()
+
+
+@pytest.mark.parametrize("without", ["seccomp"])
+def test_a_builder_that_lacks_a_required_measure_gets_no_layer_where_the_policy_requires_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, targets: dict[str, Any], without: str
+) -> None:
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, planted.__file__, json.dumps(
+        {"targets": targets, "user": 0, "without": [without]})))  # fmt: skip
+    begun: list[str] = []
+
+    def begin() -> Any:
+        begun.append("layer")
+        raise AssertionError("nothing is read")
+
+    force.use(Policy(requires_confinement=True))
+    request = Request((Input("layer.tar", begin),), 64 * MIB, lambda digests: "chain")
+    with pytest.raises(errors.PolicyRefused, match=f"not fully confined: {without}") as refused, Build(request) as build:
+        build.wait(Milestone.ACCEPTED, stop=threading.Event())
+
+    assert "policy.confinement" in refused.value.hint
+    assert not begun
 
 
 def scopes_signals() -> bool:

@@ -1,0 +1,91 @@
+"""Devices that hold something: refused to new pools as root, unless this host's policy lists them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import PolicyRefused, PoolUnusable
+from reconciler.image.spec import MIB
+from reconciler.policy import force
+from reconciler.policy.rules import Policy
+from reconciler.pool.thin import loop
+from reconciler.pool.thin.assembly import Geometry
+from reconciler.pool.thin.backing import Backing
+from reconciler.pool.thin.pool import ThinPool
+from reconciler.registry.writer import Registry
+
+from .rig import Journal, Rig
+
+ROOT = Policy(limits_pool_files=True, limits_devices=True)
+
+
+@pytest.fixture
+def devices(tmp_path: Path) -> Iterator[list[Path]]:
+    """Two block devices for data and metadata."""
+    with ExitStack() as stack:
+        found = []
+        for name, size in (("data", 128 * MIB), ("meta", 4 * MIB)):
+            file = tmp_path / name
+            file.touch()
+            with file.open("r+b") as opened:
+                opened.truncate(size)
+            found.append(stack.enter_context(loop.attach(file)))
+        yield found
+
+
+def pool(registry: Registry, rig: Rig, devices: list[Path]) -> ThinPool:
+    data, metadata = (Backing(str(one), None, None) for one in devices)
+    driver = rig.driver(registry)
+    driver.geometry = Geometry(data, metadata, rig.block_size)
+    assert isinstance(driver.journal, Journal)
+    return driver
+
+
+def test_a_device_that_holds_a_file_system_is_refused_to_a_new_pool(tmp_path: Path, devices: list[Path]) -> None:
+    subprocess.run(["mkfs.ext4", "-q", "-L", "precious", devices[0]], check=True)
+    force.use(ROOT)
+    with Registry.open(tmp_path / "registry.sqlite3") as registry:
+        driver = pool(registry, Rig(tmp_path), devices)
+
+        with pytest.raises(PolicyRefused, match=f"{devices[0]} holds an ext4 file system, labelled precious") as refused:
+            driver.observe({}, {})
+        assert "policy.pools.devices" in refused.value.hint
+        with pytest.raises(PolicyRefused):
+            driver.assemble()
+
+        force.use(Policy(limits_devices=True, pool_devices=(str(devices[0]), str(devices[1]))))
+        driver.observe({}, {})
+        with pytest.raises(PoolUnusable, match="it is not overwritten"):
+            driver.assemble()
+
+
+def test_a_pool_on_empty_devices_is_permitted_and_stays_so(tmp_path: Path, devices: list[Path]) -> None:
+    """Once it is there its devices hold a pool: that of this registry."""
+    force.use(ROOT)
+    rig = Rig(tmp_path)
+    with Registry.open(tmp_path / "registry.sqlite3") as registry:
+        try:
+            pool(registry, rig, devices).assemble()
+            assert not pool(registry, rig, devices).observe({}, {}).unready
+        finally:
+            rig.take_down()
+
+        assert "assembled" in pool(registry, rig, devices).observe({}, {}).unready
+
+
+def test_the_pool_of_another_registry_is_refused(tmp_path: Path, devices: list[Path]) -> None:
+    rig = Rig(tmp_path)
+    with Registry.open(tmp_path / "registry.sqlite3") as registry:
+        try:
+            pool(registry, rig, devices).assemble()
+        finally:
+            rig.take_down()
+    force.use(ROOT)
+
+    with Registry.open(tmp_path / "other.sqlite3") as registry, pytest.raises(PolicyRefused, match="the metadata of a thin pool"):
+        pool(registry, rig, devices).observe({}, {})
