@@ -23,6 +23,7 @@ from reconciler.manifests import loader, refusals
 from reconciler.manifests.faults import did_you_mean, ignored_documents
 from reconciler.model import Desired, Finding, Key, Kind, Phase, Severity
 from reconciler.output import console
+from reconciler.pool.thin import backing
 from reconciler.settings import Settings
 from reconciler.status import image as images
 from reconciler.status.health import check_json
@@ -165,10 +166,18 @@ def refused_by_host(desired: Desired, paths: Sequence[Path], settings: Settings)
     return [*refusals.of_images(desired, policy).values(), *refusals.of_pools(desired, policy).values()]
 
 
+def pool_notes(desired: Desired) -> Iterator[str]:
+    """What is valid, and can't be used as declared."""
+    for pool in desired.pools.values():
+        if pool.thin and (limit := backing.undescribed(pool.thin.data.size or 0, pool.thin.block_size)):
+            yield f"{pool.where}: pool {pool.name}: {limit}"
+
+
 def show_validity(paths: Sequence[Path], settings: Settings, *, json: bool) -> Exit:
     """Print whether manifests are valid. Raises ManifestsInvalid, with all faults, where the answer is not JSON."""
     try:
-        desired, _, notes = loader.load_paths(paths)
+        desired, _, ignored = loader.load_paths(paths)
+        notes = [*map(str, ignored), *pool_notes(desired)]
         refused = refused_by_host(desired, paths, settings)
     except ManifestsInvalid as error:
         if not json:
@@ -179,7 +188,7 @@ def show_validity(paths: Sequence[Path], settings: Settings, *, json: bool) -> E
         found: dict[str, Any] = {
             "images": sorted(desired.images),
             "pools": sorted(desired.pools),
-            "notes": [str(note) for note in notes],
+            "notes": notes,
         }
         found["refused"] = [{"object": one.subject.path, "message": one.message, "hint": one.hint} for one in refused]
         console.document({"valid": True, "faults": [], **found})

@@ -109,4 +109,12 @@ class PoolDocument(Fields):
     kind: Literal["Pool"]
     metadata: Metadata
     spec: PoolBody
+
+    @staticmethod
+    def broken_rule(raw: Mapping[str, object]) -> str:
+        match raw:
+            case {"metadata": {"name": "control"}, "spec": {"thin": _}}:
+                return "a thin pool can't have the name 'control': /dev/mapper/control is the device of device-mapper itself"
+        return ""
+
     status: Any = Field(default=None, description="Ignored.")

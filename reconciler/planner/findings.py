@@ -3,7 +3,7 @@
     PoolUnavailable  Foreign  Orphan  Leftover  Unregistered  PoolUnused             of pools and what they hold
     PoolLost  PoolSwapped  PoolOutdated  PoolForeign  RegistryOutdated  NameTaken    of thin pools that contradict the registry
     PoolDataWrong  PoolDataUnproved  PoolDevicesChanged                              of thin pools on other devices
-    PoolFull  PoolReadOnly  PoolCheckRequired  PoolFailed  BlockSizeFixed  ShrinkUnsupported
+    PoolFull  PoolReadOnly  PoolCheckRequired  PoolFailed  BlockSizeFixed  BlockSizeTooSmall  ShrinkUnsupported
     PolicyRefused  PolicyWouldRefuse                                                 of what this host's policy refuses
     Suspended  LastKnownChain  DeclaredTwice  Unpinned  LayoutOutdated               of what is declared
     SnapshotOutdated  SnapshotInUse  PossibleRename  SnapshotUnrecognised            of what has changed

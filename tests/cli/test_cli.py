@@ -217,6 +217,18 @@ def test_manifests_are_validated_without_a_host(
     assert reconcile("validate", str(manifests / "base.yaml"), "-o", "json").json["images"] == ["base"]
 
 
+def test_a_pool_larger_than_its_metadata_can_describe_is_noted(reconcile: Reconcile, tmp_path: Path) -> None:
+    thin = "{data: {file: /d, size: 30TiB}, metadata: {file: /m}}"
+    text = f"apiVersion: reconciler/v1alpha1\nkind: Pool\nmetadata: {{name: thin}}\nspec: {{thin: {thin}}}\n"
+    (tmp_path / "large.yaml").write_text(text)
+
+    said = reconcile("validate", str(tmp_path / "large.yaml"))
+
+    assert said.code == Exit.OK
+    assert "describes 21.2 of 30.0 TiB of data" in said.err
+    assert "blockSize 128KiB or more" in said.err
+
+
 def test_a_verb_loads_itself_and_no_other() -> None:
     """What a command costs before it does anything is what its own verb needs."""
     asked = "import sys; from reconciler.cli.main import main; main(['build', '--help']); print(*sorted(sys.modules))"

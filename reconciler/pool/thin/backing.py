@@ -19,7 +19,9 @@ from reconciler.pool.thin import loop, metadata
 from reconciler.pool.thin.devices import SYSFS
 from reconciler.pool.thin.metadata import BLOCK, LARGEST
 
-MIB = 1 << 20
+KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
+_ENTRY = 48
+"""Bytes of metadata for a block of data (thin-provisioning.rst)."""
 _ENDS = 64 << 10
 _PROBE_SECONDS = 60
 _NOTHING_FOUND, _AMBIVALENT = 2, 8
@@ -51,8 +53,22 @@ class Found:
 
 def metadata_size(data_bytes: int, block_bytes: int) -> int:
     """48 bytes for each block of data (thin-provisioning.rst), 2 MiB at least, what the kernel can use at most; whole blocks."""
-    wanted = max(2 * MIB, 48 * (data_bytes // block_bytes))
+    wanted = max(2 * MIB, _ENTRY * (data_bytes // block_bytes))
     return min(-(-wanted // BLOCK) * BLOCK, LARGEST)
+
+
+def undescribed(data_bytes: int, block_bytes: int) -> str:
+    """Why the end of so much data can't be used with blocks of this size, and what to declare; empty if all of it can."""
+    most = LARGEST // _ENTRY * block_bytes
+    if data_bytes <= most:
+        return ""
+    needed = 64 * KIB
+    while LARGEST // _ENTRY * needed < data_bytes:
+        needed *= 2
+    return (
+        f"with blocks of {block_bytes // KIB} KiB the largest metadata describes {most / TIB:.1f} of {data_bytes / TIB:.1f} TiB "
+        f"of data, and the rest can't be used: create the pool with blockSize {needed // KIB}KiB or more"
+    )
 
 
 def probe(backing: Backing) -> Found:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from reconciler.pool.driver import Condition, Trouble
-from reconciler.pool.thin import proof
+from reconciler.pool.thin import backing, proof
 from reconciler.pool.thin.assembly import ELSEWHERE, Geometry, Inspection
 from reconciler.pool.thin.journal import DeviceRow, Role, identified, stamp_of
 from reconciler.pool.thin.metadata import Metadata, ThinDevice
@@ -110,6 +110,9 @@ def troubles(name: str, seen: Inspection, geometry: Geometry) -> tuple[Trouble, 
         sizes = f"{seen.content.block_size} bytes, {geometry.block_size} are declared"
         text = f"pool {name} was created with blocks of {sizes}: the block size can't change; declare the actual one"
         found.append(Trouble("BlockSizeFixed", text, halts=False))
+    block = seen.content.block_size if seen.content else geometry.block_size
+    if limit := backing.undescribed(geometry.data.size or seen.data.size, block):
+        found.append(Trouble("BlockSizeTooSmall", f"pool {name}: {limit}", halts=False))
     return tuple(found)
 
 

@@ -340,3 +340,16 @@ def test_what_is_looked_at_is_only_looked_at(tmp_path: Path) -> None:
     after = path.stat()
     assert (after.st_size, after.st_mtime_ns, after.st_ctime_ns) == (before.st_size, before.st_mtime_ns, before.st_ctime_ns)
     assert backing.probe(Backing(file=str(path))).size == 8
+
+
+@pytest.mark.parametrize(
+    ("data", "block", "wanted"),
+    [(21, 64 << 10, ""), (22, 64 << 10, "blockSize 128KiB"), (90, 64 << 10, "blockSize 512KiB"), (90, 1 << 20, "")],
+)
+def test_data_that_the_metadata_can_not_describe_is_noted_with_the_block_size_that_can(
+    data: int, block: int, wanted: str
+) -> None:
+    found = backing.undescribed(data << 40, block)
+
+    assert wanted in found
+    assert bool(found) == bool(wanted)
