@@ -114,14 +114,28 @@ def rename(path: Path, target: Path, *, durable: bool = True) -> None:
         sync_directory(target.parent)
 
 
-def make_directory(directory: Path, mode: int = 0o755) -> None:
-    """Create a directory and its missing parents; durable when it returns."""
+def make_directory(directory: Path, mode: int = 0o700, *, above: int = 0o711) -> None:
+    """Create a directory and its missing parents with these modes, whatever the umask; durable when it returns."""
     if directory.is_dir():
         return
-    make_directory(directory.parent)
-    with suppress(FileExistsError):
+    make_directory(directory.parent, above, above=above)
+    try:
         directory.mkdir(mode)
+    except FileExistsError:
+        return
+    directory.chmod(mode)
     sync_directory(directory.parent)
+
+
+def make_private(path: Path) -> None:
+    """Create an empty file that its owner alone may use; an existing one stays. Raises OSError for what is not a regular file."""
+    try:
+        fd = _new(path)
+        os.fchmod(fd, MODE)
+        os.close(fd)
+    except FileExistsError:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.ELOOP, "it is not a regular file", str(path)) from None
 
 
 def sync_directory(directory: Path) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from reconciler.image.spec import Layer, Limits, Source
 from reconciler.pool.driver import PoolState, SnapshotState, VolumeState
+from reconciler.pool.spec import AccessSpec as AccessSpec
 from reconciler.pool.spec import BackingSpec as BackingSpec
 from reconciler.pool.spec import ThinSpec as ThinSpec
 
@@ -94,6 +95,8 @@ class PoolSpec:
     reserve_data_percent: int = 10
     reserve_metadata_percent: int = 20
     where: Where | None = None
+    access: AccessSpec | None = None
+    """Of its snapshots; None leaves them to the operator."""
 
 
 class ReplacePolicy(StrEnum):

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.engine.engine import Engine
-from reconciler.errors import HostCannot, ManifestFault, ManifestsInvalid
+from reconciler.errors import ManifestFault, ManifestsInvalid
 from reconciler.host.calls import THREADS, Calls, Threads
 from reconciler.host.head_requests import Sources
 from reconciler.host.machines import machines
 from reconciler.host.pipelines import Hands, Layers, Pipelines
+from reconciler.host.state_directory import make_state
 from reconciler.image.source.spool import Spool
 from reconciler.image.spec import filesystem_uuid
 from reconciler.manifests import last_good
@@ -242,7 +243,7 @@ def mutable(drivers: Mapping[str, Driver]) -> dict[str, Driver]:
 def driver(host: Host, spec: PoolSpec) -> Driver:
     if spec.thin is None:
         intents = HostIntents(spec.name, host)
-        return FilePool(spec.name, host.settings.pool(spec.name), spec.reserve_data_percent, intents)
+        return FilePool(spec.name, host.settings.pool(spec.name), spec.reserve_data_percent, intents, spec.access)
     data, metadata = (Backing(one.device, one.file, one.size) for one in (spec.thin.data, spec.thin.metadata))
     geometry = Geometry(data, metadata, spec.thin.block_size, spec.reserve_data_percent)
     journal = HostJournal(spec.name, host)
@@ -353,10 +354,3 @@ def spare(path: Path) -> Iterator[None]:
         yield
     finally:
         reserve.settle(path)
-
-
-def make_state(state: Path) -> None:
-    try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise HostCannot(f"{state}: {error.strerror}", hint="choose a state directory with --state") from error

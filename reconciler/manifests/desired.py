@@ -17,7 +17,7 @@ from reconciler.manifests.hosts import selects
 from reconciler.manifests.image import ImageDocument, LimitsBody
 from reconciler.manifests.location import resolve
 from reconciler.manifests.pool import Backing, PoolDocument
-from reconciler.model import BackingSpec, Desired, HostFacts, ImageSpec, PoolSpec, ReplacePolicy, ThinSpec
+from reconciler.model import AccessSpec, BackingSpec, Desired, HostFacts, ImageSpec, PoolSpec, ReplacePolicy, ThinSpec
 
 DEFAULT_POOL = "default"
 """The file pool that exists where no Pool is declared at all: the smallest repository is one Image."""
@@ -98,7 +98,8 @@ def assemble(documents: Documents, *, source: str, host: HostFacts | None) -> De
 def _pool(pool: Declared[PoolDocument]) -> PoolSpec:
     spec = pool.document.spec
     thin = ThinSpec(_backing(spec.thin.data), _backing(spec.thin.metadata), spec.thin.block_size) if spec.thin else None
-    return PoolSpec(pool.name, thin, spec.reserve.data_percent, spec.reserve.metadata_percent, pool.origin.where(()))
+    access = AccessSpec(spec.access.owner, spec.access.group, int(spec.access.mode, 8)) if spec.access else None
+    return PoolSpec(pool.name, thin, spec.reserve.data_percent, spec.reserve.metadata_percent, pool.origin.where(()), access)
 
 
 def _backing(backing: Backing) -> BackingSpec:

@@ -63,6 +63,8 @@ DevicePattern = Annotated[str, _Text(scalars.PATTERN)]
 AllowedAddress = Annotated[Allowed, _Text(scalars.ADDRESS)]
 RegistryHost = Annotated[str, _Text(scalars.REGISTRY)]
 AbsolutePath = Annotated[str, _Text(scalars.ABSOLUTE_PATH)]
+AccountName = Annotated[str, _Text(scalars.ACCOUNT)]
+AccessMode = Annotated[str, _Text(scalars.ACCESS_MODE)]
 
 
 class Fields(BaseModel):

@@ -11,6 +11,8 @@ from reconciler.image.spec import KIB
 from reconciler.manifests.faults import quoted
 from reconciler.manifests.fields import (
     AbsolutePath,
+    AccessMode,
+    AccountName,
     BackingSize,
     BlockSize,
     Fields,
@@ -89,9 +91,18 @@ class Reserve(Fields):
     )
 
 
+class AccessBody(Fields):
+    """Owner, group and mode of the snapshots' files or device nodes."""
+
+    owner: AccountName = Field(default="", description="A user of the host, by name or number.")
+    group: AccountName = Field(default="", description="A group of the host, by name or number.")
+    mode: AccessMode = Field(default="0600", description="In octal digits; reading and writing only.")
+
+
 class PoolBody(Fields):
     file: FileDriver | None = None
     thin: ThinDriver | None = None
+    access: AccessBody | None = None
     reserve: Reserve = Field(default_factory=lambda: Reserve())
 
     @staticmethod

@@ -149,4 +149,6 @@ REGISTRY = _word(
     "the host of a registry, with or without a port",
     261,
 )
+ACCOUNT = _word(r"[a-z_][-a-z0-9_.]{0,30}\$?|0|[1-9][0-9]{0,9}", "the name or number of a user or group", 32)
+ACCESS_MODE = _word(r"0[0246]{3}", "an octal mode of reading and writing, such as 0660", 4)
 ABSOLUTE_PATH = Scalar(_absolute_path, {"type": "string", "pattern": "^/.*[^/]$"})

@@ -22,3 +22,12 @@ class ThinSpec:
     data: BackingSpec
     metadata: BackingSpec
     block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSpec:
+    """Who may open a pool's snapshots: names or numbers of users and groups, empty where they are not declared."""
+
+    owner: str = ""
+    group: str = ""
+    mode: int = 0o600

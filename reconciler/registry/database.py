@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from reconciler import atomic_file
 from reconciler.errors import HostCannot
 from reconciler.registry import reasons
 
@@ -140,7 +141,8 @@ def _reporting(path: Path) -> Iterator[None]:
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file for writing; create it and its directory where they don't exist. The caller begins transactions."""
     with _reporting(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_file.make_directory(path.parent)
+        atomic_file.make_private(path)  # its log and shared memory get the same mode
         connection = _open(path)
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from reconciler import atomic_file
 from reconciler.errors import HostCannot, LockHeld
 
 
@@ -53,8 +54,9 @@ def _told(text: bytes) -> str:
 
 def _open(path: Path) -> int:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        atomic_file.make_directory(path.parent)
+        atomic_file.make_private(path)
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise HostCannot(f"lock {path}: {error.strerror}", hint="check the state directory and its permissions") from error
 

@@ -159,6 +159,7 @@ def test_a_user_with_read_permission_only_reads_the_registry(others_place: Path)
     path = others_place / "registry.sqlite3"
     make(path)
     fill(path)
+    path.chmod(0o644)
     ask_them = [sys.executable, "-c", AS_ANOTHER_USER, str(path)]
     others_place.chmod(0o555)
     at_rest = subprocess.run(ask_them, capture_output=True, text=True)

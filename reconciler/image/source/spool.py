@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock
 
+from reconciler import atomic_file
 from reconciler.errors import ReconcilerError, SourceUnavailable, Stopped
 from reconciler.image.source.arrival import Arrival, Arriving, host_error
 from reconciler.image.source.download import Download, Manner
@@ -107,7 +108,7 @@ class Spool:
 
     def _begin(self, key: str, layer: Layer, head: Head | None) -> Arrival:
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            atomic_file.make_directory(self.directory)
             whole = self._whole(key)
             if whole is not None:
                 return Arrival.whole(whole, head.etag if head else "", self._stop)

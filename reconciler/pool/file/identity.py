@@ -90,6 +90,8 @@ class FileState:
     identity: Identity
     mode: int
     used: int
+    uid: int = -1
+    gid: int = -1
 
     @property
     def regular(self) -> bool:
@@ -110,14 +112,14 @@ def examine(path: Path | str) -> FileState | None:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except PermissionError:
-            return FileState(identity, found.st_mode, found.st_blocks * 512)
+            return FileState(identity, found.st_mode, found.st_blocks * 512, found.st_uid, found.st_gid)
         except FileNotFoundError:
             return None
         try:
             identity = Identity.of(fd)
         finally:
             os.close(fd)
-    return FileState(identity, found.st_mode, found.st_blocks * 512)
+    return FileState(identity, found.st_mode, found.st_blocks * 512, found.st_uid, found.st_gid)
 
 
 def give_id(fd: int) -> None:

@@ -1,7 +1,7 @@
 """The file pool: volumes and snapshots are image files. Needs no root and works on any file system of Linux.
 
     <root>/volumes/<chain>.ext4       sealed bases, mode 0444, in a directory of mode 0700: images can hold secrets
-    <root>/snapshots/<name>.ext4      writable copies, mode 0600: the owner can give others access
+    <root>/snapshots/<name>.ext4      writable copies, mode 0600 or as `spec.access` declares, in a directory of mode 0711
 
 Volumes and snapshots are reflinks if the file system can share blocks, else sparse copies. A finished file appears complete or
 not at all (``pool.file.directory``), and is recognised by the identity that the registry has recorded (``pool.file.identity``).
@@ -16,13 +16,12 @@ import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from reconciler import atomic_file
-from reconciler.errors import Busy, ReconcilerError, Retryable, SnapshotUnrecognised
+from reconciler.errors import Busy, ReconcilerError, Retryable
+from reconciler.pool.access import Access
 from reconciler.pool.driver import (
-    BATCH,
     Condition,
     Expected,
     Heartbeat,
@@ -39,10 +38,12 @@ from reconciler.pool.file.admission import Admission
 from reconciler.pool.file.clone import data_bytes, reflink, sparse_copy
 from reconciler.pool.file.directory import Listing, Shelf, nearest_directory
 from reconciler.pool.file.failures import UNWRITABLE, reported
-from reconciler.pool.file.identity import Identity, examine, judge_snapshot, judge_volume
+from reconciler.pool.file.identity import examine, judge_snapshot, judge_volume
 from reconciler.pool.file.intents import Intent, Intents
+from reconciler.pool.file.snapshots import Snapshots
 from reconciler.pool.file.volume import VolumeFile
 from reconciler.pool.holders import holder, holders
+from reconciler.pool.spec import AccessSpec
 
 CHAIN = re.compile(r"[0-9a-f]{64}")
 SNAPSHOT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
@@ -56,6 +57,7 @@ class FilePool:
     root: Path
     reserve_percent: int
     intents: Intents
+    access: AccessSpec | None = None
 
     _shares: bool | None = None
 
@@ -71,6 +73,15 @@ class FilePool:
         return shares
 
     @cached_property
+    def _access(self) -> Access | None:
+        return Access.of(self.name, self.access) if self.access else None
+
+    @property
+    def _copies(self) -> Snapshots:
+        free = partial(self._free, self._snapshots)
+        return Snapshots(self.name, self._snapshots, self.intents, self._access, self._admission, self._copy, free)
+
+    @cached_property
     def _admission(self) -> Admission:
         return Admission(self.name, self.root, lambda: self.space())
 
@@ -80,7 +91,7 @@ class FilePool:
 
     @property
     def _snapshots(self) -> Shelf:
-        return Shelf(self.root / "snapshots", SNAPSHOT, "snapshot", 0o755)
+        return Shelf(self.root / "snapshots", SNAPSHOT, "snapshot", 0o711)
 
     def volume_path(self, chain: str) -> Path:
         return self._volumes.path(chain)
@@ -134,6 +145,9 @@ class FilePool:
         condition, detail = judge_snapshot(recorded, found)
         size, used = (found.identity.size, found.used) if found else (0, 0)
         active = found is not None and found.regular
+        if active and found and condition is Condition.INTACT and self._access:
+            detail = self._access.difference(found.uid, found.gid, found.mode)
+            active = not detail
         state = SnapshotState(name, condition, path, active, size, used, detail, identity=str(found.identity) if found else "")
         if condition is Condition.REPLACED and intent and intent.names(found):
             return replace(state, condition=Condition.INTACT, detail="", made=intent.chain)
@@ -150,8 +164,8 @@ class FilePool:
         self._admission.admit(need)
         with self._reported(f"begin volume {chain[:12]}"), ExitStack() as undo:
             fd = self._volumes.begin(chain)
-            partial = self._volumes.partial(chain)
-            volume = undo.enter_context(VolumeFile(chain, size, fd, partial, self._volumes, self._admission))
+            hidden = self._volumes.partial(chain)
+            volume = undo.enter_context(VolumeFile(chain, size, fd, hidden, self._volumes, self._admission))
             volume.room = self._admission.promise(fd, need)
             if parent is not None:
                 self._copy(parent, fd, heartbeat)
@@ -170,80 +184,7 @@ class FilePool:
         self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
     ) -> Mapping[str, str | ReconcilerError]:
         """See ``Driver.create_snapshots``. A batch is one transaction of intents, and its names are made durable together."""
-        results: dict[str, str | ReconcilerError] = {}
-        beat = Beat(heartbeat)
-        for at in range(0, len(requests), BATCH):
-            results |= self._create_batch(requests[at : at + BATCH], beat)
-        return results
-
-    def _create_batch(self, batch: Sequence[SnapshotRequest], beat: Beat) -> dict[str, str | ReconcilerError]:
-        results: dict[str, str | ReconcilerError] = {}
-        with ExitStack() as discarding:
-            with self._reported("create snapshots"):
-                known = self.intents.read()
-            new: dict[str, Intent] = {}
-            for one in batch:
-                try:
-                    if one is not batch[0]:
-                        beat()
-                    finished = self._finished(one.name, known.get(one.name))
-                    if finished is None:
-                        new[one.name] = self._draft(one, beat, discarding)
-                    results[one.name] = finished or new[one.name].identity
-                except ReconcilerError as error:
-                    if beat.ended:
-                        self._publish(new)  # a copy may have taken minutes
-                        raise
-                    results[one.name] = error
-            return results | self._publish(new)
-
-    def _draft(self, wanted: SnapshotRequest, beat: Heartbeat, discarding: ExitStack) -> Intent:
-        """A complete, durable file under its hidden name; ``discarding`` removes what does not get another name."""
-        self._admission.admit(0)
-        with self._reported(f"create snapshot {wanted.name}"):
-            fd = self._snapshots.begin(wanted.name)
-            discarding.callback(self._snapshots.discard, wanted.name)
-            try:
-                self._copy(wanted.chain, fd, beat)
-                os.fsync(fd)
-                return Intent(str(Identity.of(fd)), wanted.chain)
-            finally:
-                os.close(fd)
-
-    def _publish(self, new: Mapping[str, Intent]) -> dict[str, ReconcilerError]:
-        """Record the intents, then give the drafts their names. Return the errors."""
-        errors: dict[str, ReconcilerError] = {}
-        if not new:
-            return errors
-        try:
-            with self._reported("create snapshots"):
-                self.intents.write(new)
-                for name in new:
-                    try:
-                        self._snapshots.publish(name)
-                    except FileExistsError:
-                        errors[name] = self._unrecognised(name, "a file that is not in the registry has its name")
-                self._snapshots.sync()
-        except ReconcilerError as error:
-            return dict.fromkeys(new, error)
-        return errors
-
-    def _finished(self, name: str, intent: Intent | None) -> str | None:
-        """The identity of the snapshot that an interrupted run has created. Raises SnapshotUnrecognised for any other file."""
-        with self._reported(f"create snapshot {name}"):
-            found = examine(self.snapshot_path(name))
-        if found is None:
-            return None
-        if intent is None or not intent.names(found):
-            raise self._unrecognised(name, "a file that is not in the registry has its name")
-        return intent.identity
-
-    def _unrecognised(self, name: str, why: str) -> SnapshotUnrecognised:
-        path, place = self.snapshot_path(name), f"snapshot/{self.name}/{name}"
-        keep = f"`reconcile import {place} --image IMAGE` keeps the file"
-        return SnapshotUnrecognised(
-            f"snapshot {name}: {path}: {why}", hint=f"{keep}, `reconcile retry --recreate {place}` sets it aside"
-        )
+        return self._copies.create(requests, heartbeat)
 
     def _copy(self, chain: str, target: int, heartbeat: Heartbeat) -> None:
         with self._sealed(chain) as source:
@@ -268,62 +209,29 @@ class FilePool:
         yield self.volume_path(chain)
 
     def activate_snapshot(self, name: str, identity: str = "") -> None:
-        """Nothing to do: a file is always active."""
+        """Give the file the declared owner, group and mode. It is active otherwise."""
+        self._copies.activate(name, identity)
 
     def activate_snapshots(self, snapshots: Mapping[str, str]) -> Mapping[str, ReconcilerError]:
-        """Nothing to do."""
-        return {}
+        errors: dict[str, ReconcilerError] = {}
+        for name, identity in snapshots.items():
+            try:
+                self._copies.activate(name, identity)
+            except ReconcilerError as error:
+                errors[name] = error
+        return errors
 
     def holders(self, snapshots: Mapping[str, str]) -> Mapping[str, str]:
         with self._reported("list the holders of its snapshots"):
             return holders({name: self.snapshot_path(name) for name in snapshots})
 
     def replace_snapshot(self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat) -> str:
-        """See ``Driver.replace_snapshot``: the new file is renamed over the old one, and has its owner and mode."""
-        self._admission.admit(0)
-        with self._reported(f"replace snapshot {name}"):
-            intent = self.intents.read().get(name)
-            if (
-                intent
-                and intent.chain == chain
-                and intent.identity != identity
-                and intent.names(examine(self.snapshot_path(name)))
-            ):
-                return intent.identity
-            self._require_recorded(name, identity)
-            self._free(self._snapshots, name)
-            fd = self._snapshots.begin(name)
-            try:
-                self._copy(chain, fd, heartbeat)
-                self._free(self._snapshots, name)  # copying may have taken a while
-                self._require_recorded(name, identity)
-                atomic_file.keep_access(fd, self.snapshot_path(name))
-                os.fsync(fd)
-                made = str(Identity.of(fd))
-                self.intents.write({name: Intent(made, chain)})
-                self._snapshots.exchange(name)
-                return made
-            finally:
-                os.close(fd)
-                self._snapshots.discard(name)
-
-    def _require_recorded(self, name: str, identity: str) -> None:
-        """Raise SnapshotUnrecognised where something has the name that is not the recorded snapshot. Absent is success."""
-        condition, detail = judge_snapshot(identity, examine(self.snapshot_path(name)))
-        if condition is Condition.REPLACED:
-            raise self._unrecognised(name, detail)
+        """See ``Driver.replace_snapshot``: the new file is renamed over the old one."""
+        return self._copies.replace(name, chain, identity, heartbeat)
 
     def set_aside(self, name: str, identity: str) -> None:
         """See ``Driver.set_aside``: the file is renamed, and left to the operator."""
-        with self._reported(f"set snapshot {name} aside"):
-            found = examine(self.snapshot_path(name))
-            if found is None:
-                return
-            asked = Identity.parse(identity)
-            if asked is None or not asked.is_file(found.identity):
-                raise self._unrecognised(name, "another file has its name than when `retry --recreate` was given")
-            self._free(self._snapshots, name)
-            self._snapshots.set_aside(name)
+        self._copies.set_aside(name, identity)
 
     def discard_replaced(self, name: str, identity: str) -> None:
         """Nothing to do: the old file was replaced."""
@@ -349,29 +257,14 @@ class FilePool:
 
     def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
         with self._reported("discard half-built files"):
-            partial = [shelf.directory / entry for shelf in (self._volumes, self._snapshots) for entry in shelf.scan().partial]
+            halves = [shelf.directory / entry for shelf in (self._volumes, self._snapshots) for entry in shelf.scan().partial]
             stale = [name for name, one in self.intents.read().items() if not one.names(examine(self.snapshot_path(name)))]
             if stale:
                 self.intents.write({}, stale)
-            return tuple(str(path) for path in partial if _discarded(path))
+            return tuple(str(path) for path in halves if _discarded(path))
 
     def _reported(self, doing: str) -> AbstractContextManager[None]:
         return reported(f"pool {self.name}: can't {doing}", self.root)
-
-
-@dataclass
-class Beat:
-    """A heartbeat that remembers whether it has raised: its error ends a batch, that of a request does not."""
-
-    heartbeat: Heartbeat
-    ended: bool = False
-
-    def __call__(self) -> None:
-        try:
-            self.heartbeat()
-        except BaseException:
-            self.ended = True
-            raise
 
 
 def _discarded(path: Path) -> bool:
