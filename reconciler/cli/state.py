@@ -57,10 +57,17 @@ def mv(context: click.Context, /, old: str, new: str, **_: Any) -> int:
 @click.argument("object_", metavar="image/NAME", type=TEXT, shell_complete=image_names)
 @click.pass_context
 def rm(context: click.Context, /, object_: str, **_: Any) -> int:
-    """Remove an undeclared image from the registry. Its snapshots stay on disk, unmanaged."""
+    """Remove an undeclared image from the registry. Its snapshots stay on disk, unmanaged.
+
+    With volume/[POOL/]NAME, remove a damaged volume of a thin pool: the next run rebuilds it.
+    """
     from reconciler.cli import session
+    from reconciler.model import Kind
     from reconciler.registry import edits
 
+    key = session.parse_object(object_)
+    if key.kind is Kind.VOLUME:
+        return change(context, lambda ours: edits.forget_volume(ours, key), lenient=True)
     name = session.parse_image(object_)
     return change(context, lambda ours: edits.forget(ours, name), lenient=True)
 

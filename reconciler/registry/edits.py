@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from reconciler.errors import Guarded, UsageError
 from reconciler.image.spec import LAYOUT, OLDER_LAYOUTS, chain_ids, filesystem_uuid
-from reconciler.model import Desired, ImageRow, Key, Kind, SnapshotMade, SnapshotRow
+from reconciler.model import Desired, ImageRow, Key, Kind, SnapshotMade, SnapshotRow, VolumeGone
 from reconciler.pool.driver import Condition, Driver
 from reconciler.pool.file.identity import Identity, examine, filesystem, judge_snapshot
 from reconciler.pool.file.pool import FilePool
@@ -89,6 +89,25 @@ def forget(host: Context, name: str) -> str:
     count = f"{len(left)} snapshot{'' if len(left) == 1 else 's'}"
     message = f"image {name} is no longer in the registry" + (f"; {count} of it stay on disk, unmanaged" if left else "")
     host.registry.abandon_image(name, [(row.pool, thin[0]) for row in left if (thin := identified(row.identity))], message)
+    return message
+
+
+def forget_volume(host: Context, key: Key) -> str:
+    """Delete the row of a thin pool's volume; the next run rebuilds it if it is needed, and removes the old device.
+
+    Raises UsageError. A file pool's volume is a file: removing that is enough.
+    """
+    named = [row for row in host.records.volumes().values() if row.chain.startswith(key.name) and key.pool in ("", row.pool)]
+    if len(named) != 1:
+        pools = ", ".join(sorted(row.pool for row in named))
+        hint = f"write volume/POOL/{key.name}, with a pool of {pools}" if named else "see `reconcile state ls`"
+        raise UsageError(f"volume {key.name!r} is {'in several pools' if named else 'not in the registry'}", hint=hint)
+    (row,) = named
+    if isinstance(driver := host.drivers.get(row.pool), FilePool):
+        raise UsageError(f"pool {row.pool} is a file pool", hint=f"remove the volume's file: rm {driver.volume_path(row.chain)}")
+    message = f"volume {row.chain[:12]} of pool {row.pool} is no longer in the registry: the next run rebuilds it if it is needed"
+    host.registry.apply([VolumeGone(row.pool, row.chain)])
+    host.registry.event(Key(Kind.VOLUME, row.pool, row.chain[:12]), "Forgotten", message)
     return message
 
 

@@ -7,7 +7,7 @@ compares registry and pools, and checks each file system. Called by ``cli``, whi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +247,9 @@ def verify(host: Host, names: Sequence[str]) -> tuple[Finding, ...]:
     observed = assess.assess_offline(host).observed
     chains = {row.chain for row in observed.snapshots.values() if row.image in names}
     chains |= {row.chain for name, row in observed.images.items() if name in names and row.chain}
-    found = [*volumes(host, observed, chains if names else None), *snapshots(observed, names)]
+    found = list(volumes(host, observed, chains if names else None))
+    corrupt = {one.subject for one in found if one.reason == VolumeCorrupt.reason}
+    found += snapshots(observed, names, corrupt)
     if not names:
         found += contents(observed)
     return tuple(found)
@@ -269,12 +271,9 @@ def broken(held: VolumeState | SnapshotState | None) -> str:
     return f"{held.condition.value}: {held.detail}" if held else "recorded, but not in the pool"
 
 
-def removal(volume: Path) -> str:
-    """How to remove a damaged base, so that it is rebuilt."""
-    if volume.parent.name != "mapper":
-        return f"remove {volume}"
-    pool, _, rest = volume.name.partition("-.")
-    return f"delete it (dmsetup message {pool} 0 'delete {rest.rpartition('-')[2]}')"
+def removal(key: Key, volume: Path) -> str:
+    """How to remove a damaged base, so that it is rebuilt. A thin pool's volume has a path only while it is read."""
+    return f"`reconcile state rm {key.with_pool}`" if volume.parent.name == "mapper" else f"remove {volume}"
 
 
 def file_system(key: Key, driver: Driver, chain: str) -> Finding:
@@ -282,7 +281,8 @@ def file_system(key: Key, driver: Driver, chain: str) -> Finding:
         with driver.reading(chain) as path:
             checked = e2fsck.check(path)
     except VolumeCorrupt as error:
-        return Finding(ERROR, key, error.reason, str(error), f"{removal(path)}, and run `reconcile --once`")
+        message = error.message.removeprefix(f"{path}: ") if path.parent.name == "mapper" else str(error)
+        return Finding(ERROR, key, error.reason, message, f"{removal(key, path)}, and run `reconcile --once`")
     except ReconcilerError as error:
         return unchecked(key, str(error))
     if not checked:
@@ -294,7 +294,8 @@ def unchecked(key: Key, why: str) -> Finding:
     return Finding(WARNING, key, "NotChecked", f"identity as recorded; its file system can't be checked now: {why}")
 
 
-def snapshots(observed: Observed, names: Sequence[str]) -> Iterator[Finding]:
+def snapshots(observed: Observed, names: Sequence[str], corrupt: Collection[Key]) -> Iterator[Finding]:
+    """``corrupt`` are the volumes in which e2fsck has reported errors: their snapshots began with the same bytes."""
     for (pool, name), row in sorted(observed.snapshots.items()):
         if names and row.image not in names:
             continue
@@ -304,6 +305,9 @@ def snapshots(observed: Observed, names: Sequence[str]) -> Iterator[Finding]:
         elif not held.active:
             message = f"identity as recorded, but {held.detail or 'not active'}"
             yield Finding(WARNING, row.key, "SnapshotInactive", message, "`reconcile --once` activates it")
+        elif (base := Key(Kind.VOLUME, pool, volume_name(row.chain))) in corrupt:
+            message = f"identity as recorded, but it was made from {base}, whose file system is corrupt"
+            yield Finding(WARNING, row.key, "BaseCorrupt", message, "check what its user needs of it, and recreate it")
         else:
             yield Finding(OK, row.key, PASSED, f"identity as recorded; {held.path}")
 

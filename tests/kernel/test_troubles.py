@@ -256,6 +256,30 @@ def test_a_busy_snapshot_is_named_with_its_holder_and_holds_nothing_else_up(host
     host.settled()
 
 
+def test_a_base_with_errors_is_named_and_rebuilt(host: ThinWorkshop) -> None:
+    """The mapping that it was read through is gone by then: neither that nor dmsetup is in the words."""
+    thin_id, (_, chain, _, size) = max((one, row) for one, row in host.devices().items() if row[0] == "volume")
+    dmsetup("create", "hurt-base", "--table", f"0 {size // 512} thin /dev/mapper/{POOL} {thin_id}")
+    with open("/dev/mapper/hurt-base", "r+b") as device:
+        device.seek(4096)
+        device.write(b"x" * 4096)
+    dmsetup("remove", "--retry", "hurt-base")
+
+    done = host.run("verify", "-o", "json").expect(1)
+
+    found = {(one["name"], one["reason"]) for one in done.json["checks"]}
+    assert {("volume", "FilesystemCorrupt"), ("snapshot", "BaseCorrupt")} <= found
+    host.run("verify").words("e2fsck reported errors", f"reconcile state rm volume/{POOL}/{chain[:12]}")
+    assert "dmsetup" not in done.stdout
+    assert ".read-" not in done.stdout
+    host.run("state", "rm", f"volume/{POOL}/{chain[:12]}").expect(0)
+    host.converge()
+    assert thin_id not in host.thin_ids()
+    host.run("verify").expect(0)
+    assert read(host, "a", 4) == b"mine"
+    host.settled()
+
+
 def test_a_suspended_snapshot_is_brought_back(host: ThinWorkshop) -> None:
     dmsetup("suspend", f"{POOL}-a")
 
