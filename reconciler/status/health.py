@@ -294,7 +294,7 @@ def unchecked(key: Key, why: str) -> Finding:
     return Finding(WARNING, key, "NotChecked", f"identity as recorded; its file system can't be checked now: {why}")
 
 
-def snapshots(observed: Observed, names: Sequence[str], corrupt: Collection[Key]) -> Iterator[Finding]:
+def snapshots(observed: Observed, names: Sequence[str], corrupt: Collection[Key] = ()) -> Iterator[Finding]:
     """``corrupt`` are the volumes in which e2fsck has reported errors: their snapshots began with the same bytes."""
     for (pool, name), row in sorted(observed.snapshots.items()):
         if names and row.image not in names:
