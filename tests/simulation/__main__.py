@@ -12,7 +12,7 @@ from collections import Counter
 from random import Random
 
 from tests.simulation.checks import Violation
-from tests.simulation.coverage import report
+from tests.simulation.coverage import covered, report
 from tests.simulation.threads import BEGIN
 from tests.simulation.world import World, script
 
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first world; each further one has the next")
     parser.add_argument("--hours", type=float, default=0.0, help="of virtual time that a script takes; a few steps by default")
     parser.add_argument("--keep-going", action="store_true", help="go on after a violation")
+    parser.add_argument("--coverage", type=float, default=0.0, help="exit 1 where fewer per cent of the transitions are passed")
     parser.add_argument("-v", "--verbose", action="store_true", help="print what happens")
     options = parser.parse_args()
     seen: Counter[tuple[str, str, str]] = Counter()
@@ -50,7 +51,7 @@ def main() -> int:
     count = seed - options.seed + 1
     print(f"{count} worlds, {virtual / 3600:.0f} hours of virtual time, {time.monotonic() - began:.0f} s; {bad} with a violation")
     print("\n".join(report(seen)))
-    return 1 if bad else 0
+    return 1 if bad or covered(seen) < options.coverage else 0
 
 
 if __name__ == "__main__":

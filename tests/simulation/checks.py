@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reconciler.controller.assess import Assessment, prunable
 from reconciler.engine.definitions import Entry, Run
 from reconciler.errors import Guarded, ReconcilerError
-from reconciler.model import Desired, ImageSpec, ReplacePolicy, Verb
+from reconciler.model import Desired, ImageSpec, Kind, ReplacePolicy, Verb
 from reconciler.pool.memory import Step
 from reconciler.pool.memory.storage import PAGE, Object, is_volume, slice_pages
 
@@ -46,6 +46,7 @@ class Checks:
         self.violations: list[str] = []
         self.transitions: Counter[tuple[str, str, str]] = Counter()
         self._healthy: dict[str, tuple[ImageSpec, float]] = {}
+        self._sampled: Process | None = None
 
     def violated(self, name: str, detail: str) -> None:
         text = f"{name}: {detail} (at {self._world.kernel.now:.1f} s)"
@@ -85,6 +86,9 @@ class Checks:
             self.violated(GUARDS, "the manifests are empty")
         if len(gone) > prunable(process.wish.most, len(now.observed.images)):
             self.violated(GUARDS, f"{len(gone)} images of {len(now.observed.images)} are pruned at once")
+        going = sum((a.verb, a.kind) == (Verb.REMOVE, Kind.SNAPSHOT) for a in now.plan.actions)
+        if going > prunable(process.wish.most, len(now.observed.snapshots)):
+            self.violated(GUARDS, f"{going} snapshots of {len(now.observed.snapshots)} are pruned at once")
 
     # ---------------------------------------------------------------------------------------------------- a driver
 
@@ -164,6 +168,9 @@ class Checks:
     def sample(self) -> None:
         """Called every few seconds: images that are healthy and still not ready."""
         process, now = self._world.process, self._world.kernel.now
+        if process is not self._sampled:  # a reboot or a crash was in the way of all images
+            self._sampled = process
+            self._healthy.clear()
         if process is not None and process.kind == "service" and not (process.dead or process.ended or process.stopped):
             self.turned(process, now - process.last_turn)
         healthy = self._world.healthy() if process is not None and process.kind == "service" and not process.dead else {}

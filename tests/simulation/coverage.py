@@ -31,8 +31,14 @@ def possible() -> Iterator[Transition]:
             yield machine, state, "failed"
 
 
+def covered(seen: Mapping[Transition, int]) -> float:
+    """The share of the possible transitions that was passed, in per cent."""
+    every = [*possible()]
+    return 100 * sum(one in seen for one in every) / len(every)
+
+
 def report(seen: Mapping[Transition, int]) -> Iterator[str]:
     every = [*possible()]
     missing = [one for one in every if one not in seen]
-    yield f"transitions between object states: {len(every) - len(missing)} of {len(every)}"
+    yield f"transitions between object states: {len(every) - len(missing)} of {len(every)} ({covered(seen):.0f} %)"
     yield from (f"  never: {machine} {result} {state}" for machine, state, result in missing)

@@ -113,6 +113,8 @@ class Steps:
     def validate(self, context: Context) -> Outcome:
         self.host.process.point()
         context.check()
+        for layer in pipelines.VolumePlan.of(context.run.input).layers:
+            self.host.process.world.sources.judge(layer)
         return Outcome()
 
     def provision(self, context: Context) -> Outcome:

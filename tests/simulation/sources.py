@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from reconciler.errors import DigestMismatch, LayerRefused, SourceNotFound, SourceUnavailable
+from reconciler.errors import BuilderDied, DigestMismatch, LayerRefused, SourceNotFound, SourceUnavailable
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Layer, S3Options, Source
 from tests.simulation.threads import Kernel, VirtualEvent
 
-MODES = ("hang", "hang", "error", "slow", "odd", "missing", "wrong")
+MODES = ("hang", "hang", "error", "slow", "odd", "missing", "wrong", "wrong", "broken")
 
 FETCH_SECONDS = 60.0
 """After so long without a byte a download fails, as the real one does."""
@@ -94,8 +94,14 @@ class SimulatedSources:
             raise SourceNotFound(f"there is no {layer.source.url}")
         if one.mode == "odd":
             raise RuntimeError("a fault of ours")
-        if one.mode == "wrong":
-            raise LayerRefused(f"{layer.source.url} has a member named ..", rule="name-climbs")
         if layer.sha256 not in (None, one.digest):
             raise DigestMismatch(f"{layer.source.url} has digest {one.digest[:12]}")
         return one.head, one.digest
+
+    def judge(self, layer: Layer) -> None:
+        """What the builder makes of the layer's content: it is refused, or the builder dies."""
+        one = self.all[layer.source]
+        if one.mode == "wrong":
+            raise LayerRefused(f"{layer.source.url} has a member named ..", rule="name-climbs")
+        if one.mode == "broken":
+            raise BuilderDied("the builder was killed")

@@ -26,3 +26,10 @@ def test_no_queued_removal_starts_once_the_manifests_have_changed() -> None:
     ops = [(0.0, "declare"), (60.0, "slow_pools"), (1.0, "withdraw"), (50.0, "declare"), (60.0, "wait")]
     for seed in range(6):
         Returning(seed, Options(prune=True, turn=0.2)).run([Op(pause, name, seed) for pause, name in ops])
+
+
+def test_a_reboot_is_in_the_way_of_every_image() -> None:
+    """No image is late a moment after the host has come up, however long it was ready before."""
+    ops = [(0.0, "declare"), (130.0, "wait"), (1.0, "reboot"), (0.3, "wait"), (60.0, "wait")]
+    for seed in range(3):
+        Returning(seed, Options()).run([Op(pause, name, seed) for pause, name in ops])

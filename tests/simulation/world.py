@@ -17,11 +17,12 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 from reconciler.controller.assess import Wish, prunable
+from reconciler.controller.host_labels import HOLD_SECONDS
 from reconciler.image.spec import GIB, Layer, chain_ids
 from reconciler.manifests.faults import Fault
 from reconciler.model import Desired, ImageSpec, PoolSpec, ReplacePolicy, Where
 from reconciler.pool.memory import Storage
-from reconciler.pool.memory.storage import Object
+from reconciler.pool.memory.storage import Object, is_volume
 from reconciler.registry.marks import Mark, What
 from reconciler.registry.reader import Records
 from tests.simulation.checks import CONVERGED, EXIT, Checks, Violation
@@ -294,13 +295,22 @@ class World:
         return self._unpruned()
 
     def _unpruned(self) -> str:
-        if not self.options.prune or not self.desired.images:
+        if not self.options.prune or not self.desired.images or self._is_relabelled():
             return ""
-        rows = self.read(lambda records: records.images())
+        rows, snapshots = self.read(lambda records: records.images()), self.read(lambda records: records.snapshots())
         orphans = [name for name, row in rows.items() if name not in self.desired.images and not row.retain]
-        if orphans and len(orphans) <= prunable("50%", len(rows)):
-            return f"undeclared images {', '.join(orphans)} are still there"
-        return ""
+        declared = {(image.pool, name) for image in self.desired.images.values() for name in image.snapshots}
+        kept = {name for name, row in rows.items() if row.retain}
+        going = sum(place not in declared and row.image not in kept for place, row in snapshots.items())
+        if len(orphans) > prunable("50%", len(rows)) or going > prunable("50%", len(snapshots)):
+            return ""  # a guard refuses to prune so much
+        return f"undeclared images {', '.join(orphans)} are still there" if orphans else ""
+
+    def _is_relabelled(self) -> bool:
+        """Whether nothing is pruned because the labels of the host have changed."""
+        accepted, change = self.read(lambda records: (records.labels(), records.label_change()))
+        recent = change is None or EPOCH + self.kernel.now < change[1] + HOLD_SECONDS
+        return recent and accepted not in (None, {"role": self.role})
 
     # ------------------------------------------------------------------------------------------- steps of a script
 
@@ -391,6 +401,50 @@ class World:
         operation = random.choice(("", "", "observe", "create_snapshot", "create_volume", "seal", "space", "holders", "assemble"))
         self.pool_faults[name] = PoolFault(random.choice(("hang", "error", "slow", "os", "odd")), operation)
         self._spoil(f"pool {name}")
+
+    def fail_an_action(self, random: Random) -> None:
+        """Some calls of a kind fail in every pool, just when an action needs them; later they succeed."""
+        self.heal_pools(random)
+        operation, cause = random.choice(CAUSES)
+        mode = random.choice(("error", "odd"))
+        for name in POOLS:
+            self.pool_faults[name] = PoolFault(mode, operation)
+            self._spoil(f"pool {name}")
+        getattr(self, cause)(random)
+        self._begin()
+        self._pass(random.choice((2.0, 15.0, 120.0)) * random.uniform(0.5, 1.5))
+        self.heal_pools(random)
+
+    def update(self, random: Random) -> None:
+        """An image gets other layers, its snapshots are replaced."""
+        if self.desired.images:
+            name = random.choice([*self.desired.images])
+            source = random.choice([*self.sources.all])
+            image = replace(self.desired.images[name], layers=(Layer(source, self.sources.all[source].digest),))
+            self._declare({**self.desired.images, name: replace(image, replace=ReplacePolicy.RECREATE)})
+
+    def share_layers(self, random: Random) -> None:
+        """An image gets the layers of another one in its pool: its snapshots are replaced, and nothing has to be built."""
+        images = self.desired.images
+        pairs = [(a, b) for a in images for b in images if a != b and images[a].pool == images[b].pool and images[a].snapshots]
+        if pairs:
+            taker, giver = random.choice(pairs)
+            one = replace(images[taker], layers=images[giver].layers, size=images[giver].size, replace=ReplacePolicy.RECREATE)
+            self._declare({**images, taker: replace(one, suspend=False)})
+
+    def withdraw(self, random: Random) -> None:
+        """An image goes."""
+        if len(self.desired.images) > 1:
+            name = random.choice([*self.desired.images])
+            self._declare({other: one for other, one in self.desired.images.items() if other != name})
+
+    def deactivate(self, random: Random) -> None:
+        """Every snapshot loses its device."""
+        for name, storage in self.pools.items():
+            for one in storage.objects.values():
+                one.active = one.active and is_volume(one)
+            storage.changed()
+            self._spoil(f"pool {name}")
 
     def slow_pools(self, random: Random) -> None:
         self.heal_pools(random)  # a call that hangs returns: else nothing would ever end it
@@ -507,6 +561,22 @@ class World:
         return replace(image, layers=layers)
 
 
+CAUSES = (
+    ("space", "update"),
+    ("space", "share_layers"),
+    ("space", "share_layers"),
+    ("space", "edit_snapshots"),
+    ("create_snapshot", "edit_snapshots"),
+    ("activate_snapshot", "deactivate"),
+    ("replace_snapshot", "update"),
+    ("discard_replaced", "update"),
+    ("discard_replaced", "share_layers"),
+    ("remove_snapshot", "withdraw"),
+    ("remove_volume", "withdraw"),
+    ("assemble", "reboot"),
+)
+"""Calls of a driver, and what makes them due."""
+
 WEIGHTS = {
     "edit": 10,
     "edit_snapshots": 3,
@@ -518,6 +588,10 @@ WEIGHTS = {
     "publish": 2,
     "break_pool": 4,
     "slow_pools": 1,
+    "fail_an_action": 6,
+    "update": 2,
+    "share_layers": 2,
+    "withdraw": 2,
     "heal_pools": 3,
     "disk": 2,
     "drift": 4,
