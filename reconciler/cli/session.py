@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from reconciler.cli import faults
 from reconciler.cli import repair as repairs
@@ -177,26 +176,19 @@ def show_validity(paths: Sequence[Path], settings: Settings, *, json: bool) -> E
     """Print whether manifests are valid. Raises ManifestsInvalid, with all faults, where the answer is not JSON."""
     try:
         desired, _, ignored = loader.load_paths(paths)
-        notes = [*map(str, ignored), *pool_notes(desired)]
-        refused = refused_by_host(desired, paths, settings)
+        refused = (f"{one.subject}: {one.text}" for one in refused_by_host(desired, paths, settings))
+        notes = [*map(str, ignored), *pool_notes(desired), *refused]
     except ManifestsInvalid as error:
         if not json:
             raise
         console.document({"valid": False, "faults": [str(fault) for fault in error.faults]})
         return Exit.INVALID
     if json:
-        found: dict[str, Any] = {
-            "images": sorted(desired.images),
-            "pools": sorted(desired.pools),
-            "notes": notes,
-        }
-        found["refused"] = [{"object": one.subject.path, "message": one.message, "hint": one.hint} for one in refused]
-        console.document({"valid": True, "faults": [], **found})
+        declared = {"images": sorted(desired.images), "pools": sorted(desired.pools)}
+        console.document({"valid": True, "faults": [], **declared, "notes": notes})
     else:
         for note in notes:
             console.note(f"note: {note}")
-        for one in refused:
-            console.note(f"note: {one.subject}: {one.text}")
         console.data(f"valid: {len(desired.images)} images, {len(desired.pools)} pools")
     return Exit.OK
 

@@ -22,17 +22,20 @@ HOST_FILE = "/etc/reconciler/host.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """``key`` is the field of the host file that permits it, ``add`` the value to add there."""
+    """``key`` is the field of the host file that permits it, ``add`` the value to add there; ``remedy`` where none permits it."""
 
     key: str
     message: str
     add: str = ""
+    remedy: str = ""
 
     def of(self, subject: str) -> Refusal:
         """The same, about an object."""
         return replace(self, message=f"{subject}: {self.message}")
 
     def hint(self, file: str) -> str:
+        if self.remedy:
+            return self.remedy
         change = f"add {self.add!r} to {self.key}" if self.add else f"change {self.key}"
         return f"to permit it, {change} in {file} on this host"
 
@@ -129,11 +132,22 @@ class Policy:
         """Whether a pool may have its backing in this file, which need not exist."""
         real = os.path.realpath(path)
         roots = [os.path.realpath(self.state), *self.pool_files] if self.state else list(self.pool_files)
-        if not self.limits_pool_files or any(is_within(real, root) for root in roots):
+        permitted = any(is_within(real, root) for root in roots) and not self._is_of_state(real)
+        if not self.limits_pool_files or permitted:
             return None
         where = f" (a link to {real})" if real != path else ""
+        if self._is_of_state(real):
+            return Refusal(
+                "policy.pools.files", f"{path}{where} is a file of the state directory itself", remedy="name another file"
+            )
         outside = f" is outside of the state directory {self.state}" if self.state else " is not listed"
         return Refusal("policy.pools.files", f"{path}{where}{outside}", str(Path(real).parent))
+
+    def _is_of_state(self, real: str) -> bool:
+        """Whether a path is one of what ``settings`` places in the state directory, besides pools."""
+        state = os.path.realpath(self.state) if self.state else ""
+        name = real.removeprefix(f"{state}/").partition("/")[0] if state and is_within(real, state) else ""
+        return name in _OF_STATE or name.startswith(_REGISTRY)
 
     def device_refusal(self, path: str) -> Refusal | None:
         """Whether a pool may use a device of this name; a link is followed, and its name or its target may be listed."""
@@ -160,6 +174,11 @@ class Policy:
         """Raise PolicyRefused for a refusal, where the policy is enforced."""
         if refusal is not None and self.enforced:
             raise self.error(refusal)
+
+
+_OF_STATE = frozenset(("index", "lock", "reserve", "running.json", "spool"))
+_REGISTRY = "registry.sqlite3"
+"""Its log is beside it."""
 
 
 def _address_refusal(host: str, port: int, address: Address | None, found: Scope) -> Refusal:

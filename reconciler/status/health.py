@@ -13,11 +13,11 @@ from typing import Any
 
 from reconciler.controller import assess
 from reconciler.engine.definitions import Status
-from reconciler.errors import BuilderDied, ReconcilerError, VolumeCorrupt
+from reconciler.errors import BuilderDied, PolicyRefused, ReconcilerError, VolumeCorrupt
 from reconciler.host import context as hosts
 from reconciler.host.context import Host
 from reconciler.image import e2fsck
-from reconciler.image.builder import process
+from reconciler.image.builder import confine, process
 from reconciler.image.source import s3
 from reconciler.manifests import refusals
 from reconciler.model import Finding, Key, Kind, Observed, PoolObserved, Severity
@@ -60,13 +60,14 @@ def of_host(severity: Severity, part: str, reason: str, message: str, hint: str 
 
 def health(settings: Settings) -> tuple[Finding, ...]:
     """Check everything that work depends on. A check that can't be made is a finding, not an error."""
-    found = [tools(), builder(), state(settings)]
+    found = [tools(), state(settings)]
     try:
         with hosts.reading(settings, lenient=True) as host:
             read = images.read(host)
             found += [manifests(host), *policy(host), registry(host), *pools(read.observed), *endpoints(host), *runs(read)]
     except ReconcilerError as error:
         found.append(of_host(ERROR, "registry", error.reason, f"{settings.registry}: {error}"))
+    found.insert(1, builder())  # the host's policy, which is in force now, decides what a missing measure means
     return tuple(found)
 
 
@@ -79,18 +80,24 @@ def tools() -> Finding:
 def builder() -> Finding:
     """What confines the process that reads hostile bytes."""
     try:
-        return confinement(process.confinement(), is_root=os.geteuid() == 0)
+        rules = force.current()
+        required = rules.requires_confinement and rules.enforced
+        return confinement(process.confinement(), is_root=os.geteuid() == 0, required=required)
     except ReconcilerError as error:
         return of_host(ERROR, "builder", error.reason, f"the builder process does not start: {error}")
     except OSError as error:
         return of_host(ERROR, "builder", BuilderDied.reason, f"the builder process does not start: {error}")
 
 
-def confinement(measures: Mapping[str, str], *, is_root: bool) -> Finding:
-    """Whether each measure that this user can have is in force."""
+def confinement(measures: Mapping[str, str], *, is_root: bool, required: bool = False) -> Finding:
+    """Whether each measure that this user can have is in force. ``required``: this host's policy refuses layers otherwise."""
+    refused = required and any(gap.required for gap in confine.gaps(measures))
     measures = {name: why for name, why in measures.items() if is_root or name != NEEDS_ROOT}
     missing = [f"{name}: {why}" for name, why in measures.items() if why]
     message = "; ".join(["in force: " + ", ".join(name for name, why in measures.items() if not why), *missing])
+    if refused:
+        hint = "no layer is read: give the host what is missing, or set policy.confinement to best-effort"
+        return of_host(ERROR, "builder", PolicyRefused.reason, message, hint)
     return of_host(WARNING if missing else OK, "builder", "ConfinementIncomplete" if missing else PASSED, message)
 
 

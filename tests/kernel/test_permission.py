@@ -13,7 +13,7 @@ from reconciler.errors import PolicyRefused, PoolUnusable
 from reconciler.image.spec import MIB
 from reconciler.policy import force
 from reconciler.policy.rules import Policy
-from reconciler.pool.thin import loop
+from reconciler.pool.thin import backing, loop
 from reconciler.pool.thin.assembly import Geometry
 from reconciler.pool.thin.backing import Backing
 from reconciler.pool.thin.pool import ThinPool
@@ -62,6 +62,15 @@ def test_a_device_that_holds_a_file_system_is_refused_to_a_new_pool(tmp_path: Pa
         driver.observe({}, {})
         with pytest.raises(PoolUnusable, match="it is not overwritten"):
             driver.assemble()
+
+
+def test_a_device_whose_signature_was_wiped_is_blank(devices: list[Path]) -> None:
+    subprocess.run(["mkfs.ext4", "-q", devices[0]], check=True)
+    assert backing.blank(devices[0])
+
+    subprocess.run(["wipefs", "--quiet", "--all", devices[0]], check=True)
+
+    assert backing.blank(devices[0]) == ""
 
 
 def test_a_pool_on_empty_devices_is_permitted_and_stays_so(tmp_path: Path, devices: list[Path]) -> None:

@@ -145,6 +145,15 @@ def test_backing_files_lie_in_the_state_directory_or_in_a_listed_one(tree: Path)
     assert replace(policy, pool_files=(str(tree / "srv"),)).pool_file_refusal(str(tree / "srv/data")) is None
 
 
+@pytest.mark.parametrize("name", ["registry.sqlite3", "registry.sqlite3-wal", "lock", "spool/x", "pools/../lock"])
+def test_no_pool_has_its_backing_in_a_file_of_the_registry(tree: Path, name: str) -> None:
+    (tree / "state/pools").mkdir()
+
+    found = strict(tree).pool_file_refusal(str(tree / "state" / name))
+
+    assert "a file of the state directory itself" in refused(found, "policy.pools.files").message
+
+
 def test_a_link_in_the_state_directory_leads_no_pool_out_of_it(tree: Path) -> None:
     (tree / "state/pools").symlink_to(tree / "srv")
 

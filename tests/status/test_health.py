@@ -125,6 +125,10 @@ def test_an_ordinary_user_is_not_warned_of_what_only_root_can_have() -> None:
     assert health.NEEDS_ROOT in process.confinement()
     assert health.confinement(measures, is_root=False).severity is Severity.OK
     assert health.confinement(measures, is_root=True).severity is Severity.WARNING
+    optional = {"Landlock": "this kernel does not have it"}
+    assert health.confinement(optional, is_root=True, required=True).severity is Severity.WARNING
+    refused = health.confinement({"seccomp": "libseccomp can't be used"}, is_root=True, required=True)
+    assert (refused.severity, refused.reason) == (Severity.ERROR, "PolicyRefused")
     assert health.confinement(lacking, is_root=False).message == "in force: seccomp; Landlock: this kernel does not have it"
 
 

@@ -190,7 +190,8 @@ def grow(backing: Backing) -> bool:
 def blank(path: Path) -> str:
     """Describe what a device or file holds; empty if it holds nothing recognisable. Raises HostCannot.
 
-    A device in use (by a mount, a mapping) is never blank. Without blkid only zeros are.
+    A device in use (by a mount, a mapping) is never blank. A file with anything but zeros at its ends is not either; nor, without
+    blkid, is a device.
     """
     try:
         head, tail = _ends(path)
@@ -200,8 +201,10 @@ def blank(path: Path) -> str:
         raise HostCannot(f"{path}: can't be read: {error.strerror}", hint="run as root, and check the device") from error
     if metadata.is_superblock(head[:BLOCK]):
         return "the metadata of a thin pool"
-    if (probe := process.find("blkid")) is not None:
-        return _probed(probe, path)
+    probe = process.find("blkid")
+    known = _probed(probe, path) if probe is not None else ""
+    if known or (probe is not None and path.is_block_device()):
+        return known
     return "something (its first or last bytes are not zero)" if any(head) or any(tail) else ""
 
 

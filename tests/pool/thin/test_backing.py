@@ -248,12 +248,21 @@ def test_two_things_at_once_are_something(tmp_path: Path) -> None:
 
 
 @needs_blkid
-def test_zeros_over_a_file_system_make_it_blank(tmp_path: Path) -> None:
+def test_a_file_whose_signature_was_wiped_still_holds_something(tmp_path: Path) -> None:
+    """Its hint is to remove it. Of a device the signature is enough: ``tests/kernel/test_permission.py``."""
     path = formatted(tmp_path / "disk", "mkfs.ext4", "-q", "-F")
 
     subprocess.run(["wipefs", "--quiet", "--all", path], check=True)
 
-    assert blank(path) == ""
+    assert "not zero" in blank(path)
+
+
+def test_a_file_without_a_signature_that_blkid_knows_is_not_blank(tmp_path: Path) -> None:
+    """A pool would be written over it."""
+    path = tmp_path / "ledger.sqlite3"
+    path.write_bytes(b"SQLite format 3\0" + bytes(1 << 20))
+
+    assert "not zero" in blank(path)
 
 
 @pytest.mark.skipif(shutil.which("thin_restore") is None, reason="needs thin_restore (thin-provisioning-tools)")
