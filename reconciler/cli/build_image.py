@@ -1,31 +1,34 @@
 """``reconcile build``: one build without a registry, a pool or root.
 
-Called by ``cli``. State: a hidden partial file beside the output while a build runs, and a temporary spool for s3:// layers.
+Called by ``cli``. State: the output that is being written (``build_output``), and a temporary spool for s3:// layers.
 """
 
 from __future__ import annotations
 
-import errno
-import os
+import re
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from reconciler import atomic_file
-from reconciler.errors import HostCannot, NoSpace, UsageError
+from reconciler.cli.build_output import STANDARD_OUTPUT, Wish, opened
+from reconciler.errors import Stopped, UsageError
 from reconciler.image import e2fsck
 from reconciler.image.builder.feed import Fetch, Input
-from reconciler.image.builder.parent import Build, Milestone, Progress, Request
+from reconciler.image.builder.parent import LABEL_BYTES, Build, Identity, Milestone, Progress, Request
 from reconciler.image.source.spool import Spool
+from reconciler.image.source.stamp import stamp
 from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
 from reconciler.manifests.location import parse_source, resolve
 from reconciler.output import console, progress
-from reconciler.settings import Settings
 from reconciler.sizes import parse_size
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def size(word: str) -> int:
@@ -39,6 +42,13 @@ def size(word: str) -> int:
     return found
 
 
+def mode(word: str) -> int:
+    """``--mode``: octal digits. Raises UsageError."""
+    if not re.fullmatch("0?[0-7]{3}", word):
+        raise UsageError(f"--mode {word}: not a mode", hint="for example 0640")
+    return int(word, 8)
+
+
 def source(word: str, endpoint_url: str | None, anonymous: bool) -> Source:
     """A layer as typed: s3://bucket/key, file:///path or a path. Raises UsageError."""
     try:
@@ -48,6 +58,17 @@ def source(word: str, endpoint_url: str | None, anonymous: bool) -> Source:
     return Source(url, S3Options(endpoint_url=endpoint_url, anonymous=anonymous) if url.startswith("s3://") else S3Options())
 
 
+def identity(uuid: str, label: str) -> Identity:
+    """``--uuid`` and ``--label``. Raises UsageError."""
+    try:
+        chosen = UUID(uuid) if uuid else None
+    except ValueError:
+        raise UsageError(f"--uuid {uuid}: not a UUID", hint="for example 0b1c…: uuidgen prints one") from None
+    if len(label.encode()) > LABEL_BYTES or "\0" in label:
+        raise UsageError(f"--label {label}: longer than {LABEL_BYTES} bytes", hint="ext4 has no longer labels")
+    return Identity(chosen, label)
+
+
 @contextmanager
 def spooling(stop: threading.Event, beside: Path | None = None) -> Iterator[Spool]:
     temporary = tempfile.TemporaryDirectory(prefix=".reconcile-spool-", dir=beside)
@@ -55,65 +76,69 @@ def spooling(stop: threading.Event, beside: Path | None = None) -> Iterator[Spoo
         yield spool
 
 
-def inputs(sources: Sequence[Source], spool: Spool) -> tuple[Input, ...]:
+def inputs(layers: Sequence[Layer], spool: Spool) -> tuple[Input, ...]:
     def begin(layer: Layer) -> Callable[[], Fetch]:
         return lambda: spool.fetch(layer)
 
-    return tuple(Input(one.url, begin(Layer(one))) for one in sources)
+    return tuple(Input(one.source.url, begin(one)) for one in layers)
+
+
+def pinned(sources: Sequence[Source], digests: Sequence[str]) -> tuple[Layer, ...]:
+    """Layers with their ``--sha256``, one for each or none at all. Raises UsageError."""
+    if digests and len(digests) != len(sources):
+        message = f"--sha256 is given {len(digests)} times for {len(sources)} layers"
+        raise UsageError(message, hint="give one for each layer, in the same order")
+    if wrong := next((one for one in digests if not _DIGEST.fullmatch(one)), None):
+        raise UsageError(f"--sha256 {wrong}: not 64 hexadecimal digits", hint="as sha256sum prints it")
+    return tuple(Layer(one, digest) for one, digest in zip_longest(sources, digests))
 
 
 # ------------------------------------------------------------------------------------------------------ build
 
 
-@contextmanager
-def partial(output: Path, size: int) -> Iterator[tuple[int, Path]]:
-    """A private file beside the output that gets its name when the build has succeeded."""
-    with ExitStack() as stack:
-        try:
-            draft = stack.enter_context(atomic_file.draft(output))
-            atomic_file.keep_access(draft.fd, output)
-        except OSError as error:
-            hint = "name a regular file that no other build writes, in a directory that you may write"
-            raise UsageError(f"--output {output}: {error.strerror}", hint=hint) from error
-        try:
-            os.ftruncate(draft.fd, size)
-            yield draft.fd, draft.path
-            draft.publish()
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise NoSpace(f"--output {output}: {error.strerror}", hint=f"free space on {output.parent}") from error
-            raise HostCannot(f"--output {output}: {error.strerror}", hint=f"check {output.parent}") from error
-
-
 def build(
-    sources: Sequence[Source],
-    output: Path,
-    size: int,
+    layers: Sequence[Layer],
+    wish: Wish,
     limits: Limits,
-    settings: Settings,
+    identity: Identity,
     shown: progress.Progress,
     *,
     stop: threading.Event,
 ) -> dict[str, Any]:
-    """Layers to one ext4 image file; what was there under that name is replaced only by a whole new image."""
-    started = time.monotonic()
+    """Layers to one ext4 image. A file of that name is replaced only by a whole new image."""
+    started, name = time.monotonic(), wish.path.name
 
     def tick(now: Progress) -> None:
-        shown.update(output.name, "building", now.read, now.total, now.name)
+        shown.update(name, "building", now.read, now.total, now.name)
 
-    with partial(output, size) as (fd, path), spooling(stop, output.parent) as spool:
+    def zeroing(done: int, total: int) -> None:
+        if stop.is_set():
+            raise Stopped("stopped while the device was zeroed")
+        shown.update(name, "zeroing", done, total)
+
+    for layer in layers:
+        if not layer.source.is_s3:
+            stamp(layer.source.url)  # before a device is touched
+    with opened(wish, zeroing) as target, spooling(stop, target.spool) as spool:
+        size = target.size
         request = Request(
-            inputs(sources, spool), size, lambda digests: chain_ids(size, digests, limits.policy)[-1], limits, volume=fd
+            inputs(layers, spool),
+            size,
+            lambda digests: chain_ids(size, digests, limits.policy)[-1],
+            limits,
+            volume=target.fd,
+            identity=identity,
         )
         with Build(request) as running:
             found = running.wait(Milestone.WRITTEN, stop=stop, tick=tick)
-        checked = e2fsck.check(path)
+        checked = e2fsck.check(target.path, (target.fd,))
     return {
-        "output": str(output),
+        "output": str(wish.path),
         "size": size,
         "chain": found.chain,
-        "layers": [{"source": s.url, "sha256": d} for s, d in zip(sources, found.digests, strict=True)],
+        "layers": [{"source": one.source.url, "sha256": d} for one, d in zip(layers, found.digests, strict=True)],
         "checked": checked,
+        "gaps": [str(gap) for gap in running.gaps],
         "summary": dict(found.summary),
         "totals": list(found.layers),
         "seconds": round(time.monotonic() - started, 3),
@@ -121,8 +146,17 @@ def build(
 
 
 def show_built(built: Mapping[str, Any]) -> None:
-    console.data(f"{built['output']}: {console.size(built['size'])}, chain {built['chain'][:12]}, {built['seconds']:.1f}s")
+    """The result, on standard error where the image went to standard output."""
+    show = console.note if built["output"] == str(STANDARD_OUTPUT) else console.data
+    show(f"{built['output']}: {console.size(built['size'])}, chain {built['chain'][:12]}, {built['seconds']:.1f}s")
     for layer in built["layers"]:
-        console.data(f"  {layer['source']}  sha256:{layer['sha256']}")
+        show(f"  {layer['source']}  sha256:{layer['sha256']}")
     if not built["checked"]:
         console.note("note: e2fsck is not installed, so the image is unchecked")
+    show_gaps(built["gaps"])
+
+
+def show_gaps(gaps: Sequence[str]) -> None:
+    """A note for each confinement measure that the builder lacked."""
+    for gap in gaps:
+        console.note(f"note: the builder process lacks a confinement measure, {gap}")

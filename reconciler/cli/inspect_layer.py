@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from reconciler.cli.build_image import show_gaps
 from reconciler.cli.build_image import source as parse
 from reconciler.errors import BuilderDied, LayerCorrupt, LayerRefused, Stopped, UsageError
 from reconciler.image.builder.feed import Input
@@ -79,6 +80,7 @@ def inspect(source: Source, limits: Limits, *, stop: threading.Event) -> Documen
             verdict, counted = _refusal(source, error), dict(build.seen)
         except Stopped:
             raise Stopped(f"stopped before there was a verdict on {_where(source.url)}") from None
+    show_gaps([str(gap) for gap in build.gaps])
     return _sensible(verdict, counted)
 
 

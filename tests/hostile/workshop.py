@@ -20,9 +20,10 @@ from typing import Any, NoReturn
 
 from reconciler import errors
 from reconciler.cli import build_image
-from reconciler.image.spec import Limits, Source
+from reconciler.cli.build_output import Wish
+from reconciler.image.builder.parent import Identity
+from reconciler.image.spec import Layer, Limits, Source
 from reconciler.output.progress import Silent
-from reconciler.settings import Settings
 
 OUTPUT = "volume.ext4"
 
@@ -113,10 +114,9 @@ def become_a_build(asked: Mapping[str, Any]) -> NoReturn:
 
 def build(asked: Mapping[str, Any]) -> None:
     directory = Path(asked["directory"])
-    sources = [Source(str(directory / f"{number}.tar")) for number in range(asked["layers"])]
-    settings = Settings(manifests=directory, state=directory)
-    limits, stop = Limits(**asked["limits"]), threading.Event()
-    build_image.build(sources, directory / OUTPUT, asked["size"], limits, settings, Silent(), stop=stop)
+    layers = [Layer(Source(str(directory / f"{number}.tar"))) for number in range(asked["layers"])]
+    limits, wish = Limits(**asked["limits"]), Wish(directory / OUTPUT, asked["size"])
+    build_image.build(layers, wish, limits, Identity(), Silent(), stop=threading.Event())
 
 
 def children() -> list[str]:

@@ -177,7 +177,7 @@ def build(channel: Channel, request: Packet, ring: Mapping) -> None:
         channel.send("applied", totals=apply_layer(channel, supply.layer(number), tree, writer, room, limits, survey))
     channel.send("accepted")
     commit = receive(channel)
-    summary = writer.finish(tree.root, UUID(commit.body["uuid"]))
+    summary = writer.finish(tree.root, UUID(commit.body["uuid"]), commit.body["label"].encode())
     if "index_out" in fds:
         with os.fdopen(fds["index_out"], "wb") as file:
             file.write(index.dump(tree, writer.next_block))

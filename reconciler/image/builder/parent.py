@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import Any
+from uuid import UUID
 
 from reconciler import errors
 from reconciler.image.builder import confine, process
@@ -46,6 +47,17 @@ class Milestone(IntEnum):
     CHECKED = 4
 
 
+LABEL_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What an image is named by: a UUID, its chain's where None, and a label of ``LABEL_BYTES`` at most."""
+
+    uuid: UUID | None = None
+    label: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to build. ``chain`` maps the layers' digests to the chain's id; ``volume`` None judges and writes nothing.
@@ -65,6 +77,7 @@ class Request:
     room: int | None = None
     survey: bool = False
     """Have more counted than every build does, of layers that are refused, too: see ``Build.seen``."""
+    identity: Identity = Identity()
     ahead: int = SIZE
     """Most bytes that are fetched before the builder has read them."""
 
@@ -308,7 +321,9 @@ class Build:
         self._reach(Milestone.ACCEPTED, replace(report, layers=tuple(self._applied[self._request.replay :])))
         self._committed = True
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died: its last words, or their lack, tell why
-            self._child.channel.send("commit", uuid=str(filesystem_uuid(report.chain)))
+            identity = self._request.identity
+            uuid = identity.uuid or filesystem_uuid(report.chain)
+            self._child.channel.send("commit", uuid=str(uuid), label=identity.label)
 
     def _take_over(self, summary: Mapping[str, Any]) -> None:
         """The volume and its index are the parent's from here on: no process that has read the layer can write to them."""

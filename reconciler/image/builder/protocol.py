@@ -4,7 +4,7 @@ A ``SOCK_SEQPACKET`` pair keeps packets whole. Either side's death shows as the 
 child only, with its request. Keeps no state but the socket.
 
 Parent to child:   request {size, layers, replay, limits, survey, …} + descriptors; for each layer: layer {name}, length {length}
-                   whenever more of it lies in the ``ring``, end {}; at last commit {uuid, …}
+                   whenever more of it lies in the ``ring``, end {}; at last commit {uuid, label}
 Child to parent:   confined {measures}, progress {layer, read, entries}, seen {totals} where asked for, applied {totals} for each
                    layer, accepted {}, written {summary}, failed {error, message, hint, …}
 Other questions:   probe {} is answered by confined {measures}, check {} + an index's descriptor by checked {} or failed {…}

@@ -53,6 +53,7 @@ SUPERBLOCK_FIELDS = {
     "s_feature_incompat": (0x60, "<I"),
     "s_feature_ro_compat": (0x64, "<I"),
     "s_uuid": (0x68, "16s"),
+    "s_volume_name": (0x78, "16s"),
     "s_journal_inum": (0xE0, "<I"),
     "s_hash_seed": (0xEC, "16s"),
     "s_def_hash_version": (0xFC, "<B"),

@@ -94,13 +94,13 @@ class Writer:
         if self._reads_data:
             data.copy(chunks, parts, inode.extents, self._output.write)
 
-    def finish(self, root: Inode, uuid: UUID) -> Summary:
+    def finish(self, root: Inode, uuid: UUID, label: bytes = b"") -> Summary:
         """Write the metadata, sync, write the superblocks, sync; the writer is used up then.
 
         Raises ImageTooSmall with the size that would do, LayerRefused for an inode that ext4 cannot hold, NoSpace, OSError.
         """
         try:
-            return self._finish(root, uuid)
+            return self._finish(root, uuid, label)
         finally:
             self.close()
 
@@ -108,11 +108,11 @@ class Writer:
         """Let go of the volume as it is; what has not been synced may be lost. Need not be called after ``finish``."""
         self._output.close()
 
-    def _finish(self, root: Inode, uuid: UUID) -> Summary:
+    def _finish(self, root: Inode, uuid: UUID, label: bytes) -> Summary:
         names = numbering.number(root)
         written = metadata.write(names, self._geometry, self.next_block, self._output, uuid)
         self._wipe_superseded()
-        self._write_superblocks(written)
+        self._write_superblocks(written, label)
         return self._summary(written)
 
     def _wipe_superseded(self) -> None:
@@ -120,13 +120,14 @@ class Writer:
             for block in run:
                 self._output.write(block * BLOCK, bytes(BLOCK))
 
-    def _write_superblocks(self, written: Written) -> None:
+    def _write_superblocks(self, written: Written, label: bytes) -> None:
         firsts = superseded.superblocks(self._geometry)
         for first in firsts:
             self._output.write((first + 1) * BLOCK, written.groups.descriptors)
         self._output.sync()
         for first in reversed(firsts):
-            block = structs.superblock({**written.superblock, "s_block_group_nr": first // BLOCKS_PER_GROUP})
+            of_place: dict[str, int | bytes] = {"s_block_group_nr": first // BLOCKS_PER_GROUP, "s_volume_name": label}
+            block = structs.superblock({**written.superblock, **of_place})
             self._output.write(first * BLOCK if first else structs.SUPERBLOCK_OFFSET, block)
         self._output.sync()
 
