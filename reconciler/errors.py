@@ -6,6 +6,7 @@
     │   ├── SourceChanged       the object was replaced while it was read
     │   ├── BuilderDied         the builder process ended without a verdict
     │   ├── NoSpace             the pool is below its reserve, or the host ran out of space
+    │   ├── DeviceFailed        the device or file system of a pool or output fails: an I/O error
     │   ├── PoolUnusable        the pool can't be changed now: read-only, failed, or not as the registry records it
     │   └── Busy                something still holds the device or the file
     ├── Terminal                the same input gives the same failure: needs a new spec or an operator
@@ -93,6 +94,11 @@ class BuilderDied(Retryable):
 
 class NoSpace(Retryable):
     reason = "PoolFull"
+
+
+class DeviceFailed(Retryable):
+    reason = "DeviceFailed"
+    HINT: ClassVar[str] = "check the device, and the kernel's log (dmesg)"
 
 
 class PoolUnusable(Retryable):

@@ -18,6 +18,7 @@ from typing import Any
 from reconciler import atomic_file
 from reconciler.engine.definitions import Context, Outcome
 from reconciler.errors import (
+    DeviceFailed,
     DigestMismatch,
     HostCannot,
     LayerCorrupt,
@@ -184,6 +185,10 @@ class Pipelines:
         except (LayerCorrupt, LayerRefused, DigestMismatch) as error:
             self.close(run)
             raise self._hands.layers.reconsidered(plan.layers, blamed, error) from error
+        except DeviceFailed as error:
+            self.close(run)
+            where = self._hands.driver(plan.pool).location
+            raise DeviceFailed(f"pool {plan.pool}, on {where}: {error.message}", hint=error.hint) from error
         except BaseException:
             self.close(run)
             raise

@@ -166,6 +166,11 @@ class Driver(Protocol):
     name: str
 
     @property
+    def location(self) -> str:
+        """The device, file or directory that its data is in, for messages."""
+        ...
+
+    @property
     def shares_blocks(self) -> bool:
         """True if a volume can be a copy-on-write child of another. Then each layer of a chain is a volume of its own."""
         ...

@@ -215,6 +215,27 @@ def heal(host: ThinWorkshop) -> None:
     dmsetup("remove", "--retry", UNDER)
 
 
+def test_an_io_error_of_the_data_device_names_the_pool_and_the_device(host: ThinWorkshop) -> None:
+    """The data is sound up to its last byte in use, and every write behind that fails."""
+    host.take_down()
+    data, meta = attached(host.backing / "thin.data"), attached(host.metadata_path)
+    sectors, used = (256 << 20) // 512, (16 << 20) // 512
+    table = f"0 {used} linear {data} 0\n{used} {sectors - used} error\n"
+    subprocess.run(["dmsetup", "create", UNDER], input=table, text=True, check=True)
+    pool = f"0 {sectors} thin-pool {meta} /dev/mapper/{UNDER} 128 0 1 error_if_no_space"
+    dmsetup("create", POOL, "--uuid", uuid_of(host), "--table", pool)
+    subprocess.run(["losetup", "--detach", data, meta], check=True)
+    host.image("more", [root("more", {"srv/x": noise(24 << 20)})], size="64MiB")
+
+    done = host.once("-o", "json").expect(1)
+
+    bad = done.object("Volume", volume_of(done))
+    assert bad["reason"] == "DeviceFailed", bad
+    assert f"pool {POOL}, on {host.backing / 'thin.data'}" in bad["message"]
+    assert "Input/output error" in bad["message"]
+    assert read(host, "a", 4) == b"mine"
+
+
 def test_a_pool_whose_metadata_can_not_be_written_becomes_read_only_and_needs_a_check(host: ThinWorkshop) -> None:
     hurt(host)
     host.image("more", [root("more")])

@@ -30,7 +30,14 @@ JOIN_SECONDS = 2.0
 
 VERDICTS: Mapping[str, type[errors.ReconcilerError]] = {
     kind.__name__: kind
-    for kind in (errors.LayerCorrupt, errors.ImageTooSmall, errors.VolumeCorrupt, errors.Terminal, errors.NoSpace)
+    for kind in (
+        errors.LayerCorrupt,
+        errors.ImageTooSmall,
+        errors.VolumeCorrupt,
+        errors.Terminal,
+        errors.NoSpace,
+        errors.DeviceFailed,
+    )
 }
 """The errors that a builder may report of a volume, besides LayerRefused; any other one counts as its death."""
 

@@ -15,7 +15,7 @@ import threading
 from queue import SimpleQueue
 from typing import Protocol
 
-from reconciler.errors import NoSpace
+from reconciler.errors import DeviceFailed, NoSpace
 from reconciler.image.ext4.layout import BLOCK
 
 BUFFER = 4 << 20
@@ -55,7 +55,7 @@ class VolumeOutput:
     """Gathers writes that follow each other within blocks or from one block to the next; the bytes in between become zeros.
 
     What lies behind the volume's ``size`` is dropped: a writer allocates on beyond it, to report how much would have been needed.
-    Raises NoSpace where the host runs out of space, OSError where the device fails, at a later call than the one to blame.
+    Raises NoSpace where the host runs out of space, DeviceFailed where the device fails, at a later call than the one to blame.
     """
 
     def __init__(self, fd: int, size: int) -> None:
@@ -222,4 +222,4 @@ def _start_writeback(fd: int, offset: int, length: int) -> None:
 def _explained(error: OSError) -> Exception:
     if error.errno in FULL:
         return NoSpace(f"no space left for the volume: {error.strerror}", hint="free some space, or move the pool")
-    return error
+    return DeviceFailed(f"the volume can't be written: {error.strerror}", hint=DeviceFailed.HINT)

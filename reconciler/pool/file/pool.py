@@ -62,6 +62,10 @@ class FilePool:
     _shares: bool | None = None
 
     @property
+    def location(self) -> str:
+        return str(self.root)
+
+    @property
     def shares_blocks(self) -> bool:
         """Tested once, without leaving a trace; a guess from the file system's type as long as nothing can be written."""
         if self._shares is not None:

@@ -44,6 +44,10 @@ class MemoryPool:
     _promised: dict[int, int] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
+    @property
+    def location(self) -> str:
+        return "memory"
+
     def __post_init__(self) -> None:
         if self.stamp is None:
             self.stamp = self.storage.stamp

@@ -128,6 +128,11 @@ class Mappings:
                     raise Busy(f"/dev/mapper/{name} is {held}", hint="stop what uses it; it is retried later") from error
                 time.sleep(0.05)
 
+    def is_device(self, name: str, thin_id: int) -> bool:
+        """Whether a mapping is this device: an interrupted replacement that has its name already may be in use."""
+        device = self.dm.info(name)
+        return device is not None and device.uuid == self.names().thin_uuid(thin_id)
+
     def ours(self) -> list[Device]:
         """All mappings of this pool's thin devices, by their UUIDs."""
         mark = self.names().thin_uuid(0)[:-1]

@@ -54,6 +54,10 @@ class ThinPool:
     shares_blocks: bool = True
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
+    @property
+    def location(self) -> str:
+        return str(self.geometry.data.file or self.geometry.data.device)
+
     @cached_property
     def dm(self) -> DeviceMapper:
         """Raises HostCannot where this host has no device-mapper, or we may not use it."""
@@ -370,19 +374,12 @@ class ThinPool:
                     (row.id, row.transaction) not in known
                     and row.id not in self.admission
                     and row.role in (Role.VOLUME, Role.SNAPSHOT)
-                    and not self._has_its_name(row, snapshots)
+                    and not (row.name in snapshots and self.mappings.is_device(self.names.snapshot(row.name), row.id))
                 ):
                     with suppress(Busy):  # reported as a leftover until it is free
                         self.remove(row)
                         gone.append(f"{row} of pool {self.name}")
             return tuple(gone)
-
-    def _has_its_name(self, row: DeviceRow, snapshots: Mapping[str, str]) -> bool:
-        """Whether an interrupted replacement has its name already: it may be in use."""
-        if row.role is not Role.SNAPSHOT or row.name not in snapshots:
-            return False
-        device = self.dm.info(self.names.snapshot(row.name))
-        return device is not None and device.uuid == self.names.thin_uuid(row.id)
 
     # ------------------------------------------------------------------------------------------------ small parts
 
@@ -397,4 +394,4 @@ class ThinPool:
 
     def reported(self, doing: str) -> AbstractContextManager[None]:
         """Convert errors of the kernel and of the host into an error that costs this pool only."""
-        return reported(self.name, doing)
+        return reported(self.name, doing, self.location)

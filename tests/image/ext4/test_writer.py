@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.errors import ImageTooSmall, LayerCorrupt, NoSpace, VolumeCorrupt
+from reconciler.errors import DeviceFailed, ImageTooSmall, LayerCorrupt, NoSpace, VolumeCorrupt
 from reconciler.image.ext4 import Writer, output
 from reconciler.image.tree.tree import Inode
 from tests.support.ext4_images import (
@@ -326,7 +326,7 @@ def test_a_broken_device_stops_the_build(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "pwrite", broken)
-    with pytest.raises(OSError, match="Input/output error"), building(tmp_path / "image", 64 * MIB) as image:
+    with pytest.raises(DeviceFailed, match="Input/output error"), building(tmp_path / "image", 64 * MIB) as image:
         for number in range(40):
             image.file(f"{number}", bytes(MIB))
 
