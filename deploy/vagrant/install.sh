@@ -103,6 +103,7 @@ layers
 [ -e /etc/reconciler/environment ] || install -D -m 644 /dev/stdin /etc/reconciler/environment <<<"RECONCILER_MANIFESTS=$manifests"
 # What the manifests may ask of this machine: besides the defaults, the sample endpoint.
 [ -e /etc/reconciler/host.yaml ] || install -m 644 /dev/stdin /etc/reconciler/host.yaml <<<'policy: {endpoints: {allow: ["127.0.0.1:9460"]}}'
+install -m 644 "$checkout"/deploy/udev/60-reconciler.rules /etc/udev/rules.d
 install -m 644 "$checkout"/deploy/systemd/* "$checkout"/deploy/vagrant/*.{service,timer} /etc/systemd/system
 systemctl daemon-reload
 systemctl enable --quiet sample-s3.service

@@ -14,6 +14,7 @@ reconcile detach thin --apply
 blkdiscard --force --zeroout "$disk" # wipefs does not recognise thin pools
 blockdev --rereadpt "$disk"
 rm -f /etc/systemd/system/{reconcile,reconcile-once,sample-s3,manifests-pull}.{service,timer} /etc/modules-load.d/reconciler.conf
+rm -rf /etc/udev/rules.d/60-reconciler.rules /run/reconciler
 systemctl daemon-reload
 git config --system --unset-all safe.directory /srv/git/manifests.git || true
 git config --system --unset core.fsync || true

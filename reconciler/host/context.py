@@ -247,7 +247,8 @@ def driver(host: Host, spec: PoolSpec) -> Driver:
     data, metadata = (Backing(one.device, one.file, one.size) for one in (spec.thin.data, spec.thin.metadata))
     geometry = Geometry(data, metadata, spec.thin.block_size, spec.reserve_data_percent)
     journal = HostJournal(spec.name, host)
-    return ThinPool(spec.name, geometry, journal, filesystem_uuid, spec.reserve_data_percent, spec.reserve_metadata_percent)
+    reserves = spec.reserve_data_percent, spec.reserve_metadata_percent
+    return ThinPool(spec.name, geometry, journal, filesystem_uuid, *reserves, spec.access)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ import pytest
 from reconciler.errors import Busy, NameTaken, NoSpace, PoolUnusable, Retryable
 from reconciler.image.spec import filesystem_uuid
 from reconciler.pool.driver import Condition
+from reconciler.pool.spec import AccessSpec
 from reconciler.pool.thin.assembly import Geometry
 from reconciler.pool.thin.backing import Backing
+from reconciler.pool.thin.nodes import RULES
 from reconciler.pool.thin.pool import ThinPool
 from reconciler.registry.writer import Registry
 from tests.support.sleeper import await_name, sleeper
@@ -444,3 +446,74 @@ def test_an_id_that_means_something_else_now_is_not_ours(thin: Rig) -> None:
         pool.remove_volume(A)
         state = pool.observe({}, {})
         assert [word.split(" (")[0] for word in state.foreign] == [f"thin id {thin_id}"], "it was not touched"
+
+
+def test_what_has_the_id_of_a_snapshot_is_left_alone_and_set_aside_on_request(thin: Rig) -> None:
+    """Its bytes prove nothing: it is not ours, is never activated, and stays in the pool when the snapshot is made again."""
+    with thin.assembled() as pool:
+        base = volume(pool, A).split()[0][3:]
+        identity = pool.create_snapshot("web", A)
+        thin_id = identity.split()[0][3:]
+        dmsetup("remove", "--retry", f"{thin.name}-web")
+        dmsetup("message", thin.name, "0", f"delete {thin_id}")
+        dmsetup("message", thin.name, "0", f"create_snap {thin_id} {base}")
+
+        state = pool.observe({}, {"web": identity}).snapshots["web"]
+        assert (state.condition, state.active) == (Condition.REPLACED, False)
+        assert state.identity.startswith(f"id={thin_id} tid=")
+        assert state.identity != identity
+        pool.set_aside("web", state.identity)
+        pool.set_aside("web", state.identity)
+        new = pool.create_snapshot("web", A)
+
+        assert new.split()[0] != f"id={thin_id}"
+        state = pool.observe({}, {"web": new})
+        assert state.snapshots["web"].active
+        assert [word.split(" (")[0] for word in (*state.foreign, *state.orphans)] == [f"thin id {thin_id}"], "no run touches it"
+
+
+def test_a_guest_that_changes_its_superblock_has_a_normal_snapshot(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A)
+        volume(pool, B)
+        identity = pool.create_snapshot("web", A)
+        write(pool.snapshot_path("web"), 0, bytes(4096))
+        assert pool.observe({}, {"web": identity}).snapshots["web"].condition is Condition.INTACT
+        with pool.reading(B) as coming:
+            write(pool.snapshot_path("web"), 0, read(coming, 0, 8192))
+
+        new = pool.replace_snapshot("web", B, identity)
+        assert new != identity
+        pool.discard_replaced("web", new)
+        assert pool.observe({}, {"web": new}).snapshots["web"].active
+
+
+def test_nodes_have_the_declared_owner_group_and_mode(thin: Rig) -> None:
+    """After each way in which a device comes to its name; udev's rules get them from a file."""
+    with thin.assembled() as pool:
+        volume(pool, A)
+        volume(pool, B)
+        identity = pool.create_snapshot("old", A)
+    with thin.pool() as pool:
+        pool.access = AccessSpec("65534", "12", 0o640)
+
+        def found(name: str) -> tuple[int, int, int]:
+            node = pool.snapshot_path(name).stat()
+            return node.st_uid, node.st_gid, node.st_mode & 0o777
+
+        state = pool.observe({}, {"old": identity}).snapshots["old"]
+        assert (state.condition, state.active, "owner 0 instead of 65534" in state.detail) == (Condition.INTACT, False, True)
+        pool.activate_snapshot("old", identity)
+        assert found("old") == (65534, 12, 0o640)
+        assert pool.observe({}, {"old": identity}).snapshots["old"].active
+
+        pool.create_snapshot("new", A)
+        assert found("new") == (65534, 12, 0o640)
+        replaced = pool.replace_snapshot("old", B, identity)
+        pool.discard_replaced("old", replaced)
+        assert found("old") == (65534, 12, 0o640)
+        rules = {path.name: path.read_text() for path in RULES.iterdir()}
+        assert set(rules.values()) == {"RECONCILE_OWNER=65534\nRECONCILE_GROUP=12\nRECONCILE_MODE=0640\n"}
+        for name in ("old", "new"):
+            pool.remove_snapshot(name)
+        assert not [name for name in rules if (RULES / name).exists()]

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from reconciler.errors import Busy, PoolUnusable, ReconcilerError, Retryable
 from reconciler.pool.driver import BATCH, Expected, Heartbeat, PoolState, SnapshotRequest, Space, no_heartbeat, nothing
+from reconciler.pool.spec import AccessSpec
 from reconciler.pool.thin import diagnosis, permission, space
 from reconciler.pool.thin.admission import Admission, require_writable
 from reconciler.pool.thin.assembly import SECTOR, Assembly, Geometry
@@ -33,6 +34,7 @@ from reconciler.pool.thin.labelling import Labelling
 from reconciler.pool.thin.mappings import Mappings
 from reconciler.pool.thin.metadata import Metadata
 from reconciler.pool.thin.naming import MAPPER, Names
+from reconciler.pool.thin.nodes import Nodes
 from reconciler.pool.thin.proof import FilesystemUuid
 from reconciler.pool.thin.snapshots import Snapshots, batches, chosen, require_ours
 from reconciler.pool.thin.state import StateReader
@@ -51,6 +53,7 @@ class ThinPool:
     uuid_of: FilesystemUuid
     reserve_data_percent: int = 10
     reserve_metadata_percent: int = 20
+    access: AccessSpec | None = None
     shares_blocks: bool = True
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -85,8 +88,8 @@ class ThinPool:
 
     @cached_property
     def snapshots(self) -> Snapshots:
-        admit = partial(self._admit, expected=0)
-        return Snapshots(self.name, self.assembly, self.transactions, self.mappings, admit, self.remove)
+        admit, nodes = partial(self._admit, expected=0), Nodes(self.name, self.access)
+        return Snapshots(self.name, self.assembly, self.transactions, self.mappings, admit, self.remove, nodes)
 
     # --------------------------------------------------------------------------------------------------- inspecting
 
@@ -128,7 +131,7 @@ class ThinPool:
             seen = self.assembly.inspect()
             listed = self.mappings.listed()
             reserves = self.reserve_data_percent, self.reserve_metadata_percent
-            reader = StateReader(self.name, self.geometry, seen, listed, self.mappings.state)
+            reader = StateReader(self.name, self.geometry, seen, listed, self.mappings.state, self.snapshots.nodes)
             return reader.state(volumes, snapshots, reserves, whole=whole)
 
     # ------------------------------------------------------------------------------------------------ assembling
@@ -251,11 +254,8 @@ class ThinPool:
                 self.labelling.require()
                 made = self.snapshots.create(batch)
             errors = self.snapshots.activate([row for row in made.values() if isinstance(row, DeviceRow)])
-        results: dict[str, str | ReconcilerError] = {}
-        for one in batch:
-            found = errors.get(one.name) or made[one.name]
-            results[one.name] = found if isinstance(found, ReconcilerError) else found.identity
-        return results
+        found = {one.name: errors.get(one.name) or made[one.name] for one in batch}
+        return {name: one if isinstance(one, ReconcilerError) else one.identity for name, one in found.items()}
 
     def _copy(self, name: str, chain: str) -> DeviceRow:
         with self._lock:
@@ -305,10 +305,12 @@ class ThinPool:
                 self.activate_snapshot(name, row.identity)
                 return row.identity
             try:
+                self.snapshots.nodes.announce(names.thin_uuid(row.id))
                 self.mappings.swap(row, names.working("new", row.id), mapping)
             except BaseException:
                 self.abandon(row)
                 raise
+            self.snapshots.nodes.apply(mapping)
             return row.identity
 
     def discard_replaced(self, name: str, identity: str) -> None:
@@ -320,12 +322,7 @@ class ThinPool:
     def set_aside(self, name: str, identity: str) -> None:
         """See ``Driver.set_aside``: the device is deactivated and stays in the pool; it is not ours."""
         with self.reported(f"set snapshot {name} aside"), self._lock:
-            stale = [row for row in self._rows(Role.SNAPSHOT, name) if not diagnosis.proved(row, self._content())]
-            for row in stale:
-                device = self.dm.by_uuid(self.names.thin_uuid(row.id))
-                if device is not None:
-                    self.mappings.deactivate(device.name)
-            self.journal.write(drop=[row.id for row in stale])
+            self.snapshots.set_aside(self._rows(Role.SNAPSHOT, name), self._content())
 
     def remove_snapshot(self, name: str) -> None:
         self._remove_all(Role.SNAPSHOT, name)
@@ -357,6 +354,7 @@ class ThinPool:
         self.mappings.retry_busy(device.name, lambda: discard(device.path))
         self.mappings.deactivate(device.name)
         self.transactions.delete(row)
+        self.snapshots.nodes.forget(self.names.thin_uuid(row.id))
 
     def discard_leftovers(self, volumes: Mapping[str, str], snapshots: Mapping[str, str]) -> tuple[str, ...]:
         """See ``Driver.discard_leftovers``. Does nothing in a pool that is not ready."""

@@ -6,7 +6,7 @@ A batch costs one inspection of the pool, one pool transaction and one wait for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.errors import NameTaken, PoolUnusable, ReconcilerError, Retryable
@@ -17,7 +17,9 @@ from reconciler.pool.thin.devmapper import DmError
 from reconciler.pool.thin.failures import converted
 from reconciler.pool.thin.journal import DeviceRow, Role
 from reconciler.pool.thin.mappings import Mappings
+from reconciler.pool.thin.metadata import Metadata
 from reconciler.pool.thin.naming import Names
+from reconciler.pool.thin.nodes import Nodes
 from reconciler.pool.thin.status import PoolStatus
 from reconciler.pool.thin.transaction import NewDevice, Transactions
 
@@ -34,6 +36,7 @@ class Snapshots:
     mappings: Mappings
     admit: Callable[[PoolStatus], object]
     remove: Callable[[DeviceRow], None]
+    nodes: Nodes
 
     # --------------------------------------------------------------------------------------------------- creation
 
@@ -87,15 +90,31 @@ class Snapshots:
         for row in rows:
             try:
                 require_ours(names, row.name, uuids)
+                self.nodes.announce(names.thin_uuid(row.id))
                 if not self._resumed(names, row, uuids):
                     inactive.append((row, names.snapshot(row.name)))
-            except (DmError, ReconcilerError) as error:
+            except (DmError, ReconcilerError, OSError) as error:
                 errors[row.name] = converted(self.pool, f"activate snapshot {row.name}", error)
         failed = self.mappings.activate_many(inactive)
         for row, _ in inactive:
             if row.id in failed:
                 errors[row.name] = converted(self.pool, f"activate snapshot {row.name}", failed[row.id])
+        for row in rows:
+            if row.name not in errors:
+                try:
+                    self.nodes.apply(names.snapshot(row.name))
+                except (ReconcilerError, OSError) as error:
+                    errors[row.name] = converted(self.pool, f"change owner and mode of snapshot {row.name}", error)
         return errors
+
+    def set_aside(self, rows: Iterable[DeviceRow], content: Metadata) -> None:
+        """Deactivate those whose ids mean other devices now, and forget them: the devices are not ours."""
+        names, stale = self.mappings.names(), [row for row in rows if not diagnosis.proved(row, content)]
+        for row in stale:
+            device = self.mappings.dm.by_uuid(names.thin_uuid(row.id))
+            if device is not None:
+                self.mappings.deactivate(device.name)
+        self.transactions.journal.write(drop=[row.id for row in stale])
 
     def _resumed(self, names: Names, row: DeviceRow, uuids: Mapping[str, str]) -> bool:
         """Whether its device is active already; another device under its name is deactivated."""

@@ -14,6 +14,7 @@ from reconciler.pool.thin.assembly import Geometry, Inspection
 from reconciler.pool.thin.devices import Listed
 from reconciler.pool.thin.journal import DeviceRow
 from reconciler.pool.thin.naming import MAPPER, Names
+from reconciler.pool.thin.nodes import Nodes
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class StateReader:
     seen: Inspection
     listed: Mapping[str, Listed]
     state_of: Callable[[Listed], tuple[bool, bool]]
+    nodes: Nodes
 
     @property
     def names(self) -> Names:
@@ -87,4 +89,4 @@ class StateReader:
             return "not active"
         if suspended:
             return "suspended"
-        return "" if (MAPPER / mapping).exists() else "its device node is missing"
+        return self.nodes.difference(mapping)
