@@ -10,7 +10,6 @@ import click
 from reconciler.cli.options import about_layers, options, shared
 from reconciler.cli.signals import Interrupted
 from reconciler.errors import Exit, Stopped, UsageError
-from reconciler.manifests.limits import parse as parse_limits
 
 
 @click.command()
@@ -26,6 +25,7 @@ def inspect(
     LAYER is s3://bucket/key, a path, or - for standard input.
     """
     from reconciler.cli import inspect_layer
+    from reconciler.manifests.limits import parse as parse_limits
     from reconciler.output import console
 
     chosen = options(context)
@@ -78,6 +78,7 @@ def build(
     A file is replaced only by a whole image; a block device is written in place.
     """
     from reconciler.cli import build_image, build_output
+    from reconciler.manifests.limits import parse as parse_limits
     from reconciler.output import console
 
     chosen, to_pipe = options(context), output == build_output.STANDARD_OUTPUT
