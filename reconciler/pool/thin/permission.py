@@ -1,6 +1,6 @@
 """Whether this host's policy lets a thin pool have its backing where the manifest places it.
 
-Called by ``pool.thin.pool`` before a pool is observed, and by ``pool.thin.assembly`` whenever it inspects the backing, and so
+Called by ``pool.thin.pool`` before it opens device-mapper, and by ``pool.thin.assembly`` whenever it inspects the backing, and so
 before anything is created, grown or activated. A pool that the registry has is used where it is: its metadata and its data are
 proved to be its own. No state; ``policy.force`` has the policy.
 """

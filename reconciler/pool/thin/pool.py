@@ -63,7 +63,8 @@ class ThinPool:
 
     @cached_property
     def dm(self) -> DeviceMapper:
-        """Raises HostCannot where this host has no device-mapper, or we may not use it."""
+        """Raises HostCannot where this host has no device-mapper, or we may not use it; PolicyRefused first."""
+        permission.require(self.name, self.geometry.backings, recorded=self.journal.pool() is not None)
         return DeviceMapper.open()
 
     @cached_property
@@ -126,7 +127,6 @@ class ThinPool:
 
     def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
         """See ``Driver.observe``. Changes nothing, whether the pool is assembled or not. Raises PoolUnusable."""
-        permission.require(self.name, self.geometry.backings, recorded=self.journal.pool() is not None)
         with self.reported("read it"):
             seen = self.assembly.inspect()
             listed = self.mappings.listed()
