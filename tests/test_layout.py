@@ -177,6 +177,11 @@ def test_help_and_completion_import_nothing_heavy() -> None:
     assert not heavy & set(loaded)
 
 
+def test_the_control_loop_stays_small() -> None:
+    """A page that a new maintainer can follow: ten modules. What an invocation works on belongs to ``host``."""
+    assert len([path for path in ROOT.glob("controller/*.py") if path.name != "__init__.py"]) <= 10
+
+
 def test_files_stay_small() -> None:
     """One file, one idea: above 400 lines a file is split."""
     long = {name(path): count for path in MODULES if (count := len(path.read_text().splitlines())) > 400}

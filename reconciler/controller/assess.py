@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from reconciler.controller.host_labels import pending_change
 from reconciler.errors import Guarded, ReconcilerError
 from reconciler.host.context import Host
 from reconciler.host.head_requests import ANSWER_SECONDS, FAILED_SECONDS
+from reconciler.host.label_change import pending_change
 from reconciler.host.observe import POOL_SECONDS, held, identities, observe, resolutions
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Source

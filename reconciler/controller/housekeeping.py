@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from reconciler.controller.assess import Assessment, Wish
-from reconciler.controller.host_labels import note_labels
 from reconciler.engine.definitions import Run, Status
 from reconciler.errors import LayerCorrupt, LayerRefused
 from reconciler.host.context import Host
+from reconciler.host.label_change import note_labels
 from reconciler.model import Failure, ImageSpec, Plan, Verb
 from reconciler.registry.marks import Mark, undeclared
 

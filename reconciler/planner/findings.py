@@ -8,7 +8,7 @@
     Suspended  LastKnownChain  DeclaredTwice  Unpinned  LayoutOutdated               of what is declared
     SnapshotOutdated  SnapshotInUse  PossibleRename  SnapshotUnrecognised            of what has changed
     Retained  Protected  GracePeriod  Replaced  PoolUnknown                          of what is no longer declared
-    LabelsChanged                                                                    of the host (controller.host_labels)
+    LabelsChanged                                                                    of the host (host.label_change)
 
 Called by ``plan``. Pure.
 """

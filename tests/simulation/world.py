@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 from reconciler.controller.assess import Wish, prunable
-from reconciler.controller.host_labels import HOLD_SECONDS
+from reconciler.host.label_change import HOLD_SECONDS
 from reconciler.image.spec import GIB, Layer, chain_ids
 from reconciler.manifests.faults import Fault
 from reconciler.model import Desired, ImageSpec, PoolSpec, ReplacePolicy, Where
