@@ -249,7 +249,7 @@ class Assembly:
     def _claim(self, now: Inspection) -> PoolRow:
         """Ensure that nothing is overwritten, record that the pool is being created, and create its files."""
         for found in (now.data, now.metadata):
-            if found.present and (held := backing.blank(found.path)):
+            if found.present and (held := backing.content(found)):
                 hint = f"to overwrite it: {backing.wiping(found)}"
                 raise PoolUnusable(f"pool {self.name}: {found.path} holds {held}; it is not overwritten", hint=hint)
         row = now.row or PoolRow(secrets.randbelow((1 << 31) - 1) + 1, 0)

@@ -25,6 +25,7 @@ _ENTRY = 48
 _ENDS = 64 << 10
 _PROBE_SECONDS = 60
 _NOTHING_FOUND, _AMBIVALENT = 2, 8
+_WRITTEN = "something (its first or last bytes are not zero)"
 
 
 class Kind(StrEnum):
@@ -190,8 +191,7 @@ def grow(backing: Backing) -> bool:
 def blank(path: Path) -> str:
     """Describe what a device or file holds; empty if it holds nothing recognisable. Raises HostCannot.
 
-    A device in use (by a mount, a mapping) is never blank. A file with anything but zeros at its ends is not either; nor, without
-    blkid, is a device.
+    A device in use (by a mount, a mapping) is never blank. Without blkid only zeros are.
     """
     try:
         head, tail = _ends(path)
@@ -201,11 +201,16 @@ def blank(path: Path) -> str:
         raise HostCannot(f"{path}: can't be read: {error.strerror}", hint="run as root, and check the device") from error
     if metadata.is_superblock(head[:BLOCK]):
         return "the metadata of a thin pool"
-    probe = process.find("blkid")
-    known = _probed(probe, path) if probe is not None else ""
-    if known or (probe is not None and path.is_block_device()):
-        return known
-    return "something (its first or last bytes are not zero)" if any(head) or any(tail) else ""
+    if (probe := process.find("blkid")) is not None:
+        return _probed(probe, path)
+    return _WRITTEN if any(head) or any(tail) else ""
+
+
+def content(found: Found) -> str:
+    """The same of what a new pool would be written over; of a file, also content that no tool has a name for."""
+    if (held := blank(found.path)) or found.kind is Kind.DEVICE:
+        return held
+    return _WRITTEN if any(map(any, _ends(found.path))) else ""
 
 
 def wiping(found: Found) -> str:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from reconciler import process
 from reconciler.errors import HostCannot
 from reconciler.pool.thin import backing, loop
-from reconciler.pool.thin.backing import Backing, Found, Kind, blank, grow, make, metadata_size, probe
+from reconciler.pool.thin.backing import Backing, Found, Kind, blank, content, grow, make, metadata_size, probe
 from reconciler.pool.thin.metadata import BLOCK, LARGEST
 from tests.pool.thin.test_metadata import restore
 
@@ -248,21 +248,22 @@ def test_two_things_at_once_are_something(tmp_path: Path) -> None:
 
 
 @needs_blkid
-def test_a_file_whose_signature_was_wiped_still_holds_something(tmp_path: Path) -> None:
-    """Its hint is to remove it. Of a device the signature is enough: ``tests/kernel/test_permission.py``."""
+def test_zeros_over_a_file_system_make_it_blank(tmp_path: Path) -> None:
     path = formatted(tmp_path / "disk", "mkfs.ext4", "-q", "-F")
 
     subprocess.run(["wipefs", "--quiet", "--all", path], check=True)
 
-    assert "not zero" in blank(path)
+    assert blank(path) == ""
 
 
-def test_a_file_without_a_signature_that_blkid_knows_is_not_blank(tmp_path: Path) -> None:
-    """A pool would be written over it."""
+def test_a_file_with_anything_in_it_is_no_place_for_a_new_pool(tmp_path: Path) -> None:
+    """blkid has no name for most files."""
     path = tmp_path / "ledger.sqlite3"
     path.write_bytes(b"SQLite format 3\0" + bytes(1 << 20))
+    assert "not zero" in content(probe(Backing(None, str(path), 4 * MIB)))
 
-    assert "not zero" in blank(path)
+    path.write_bytes(bytes(1 << 20))
+    assert content(probe(Backing(None, str(path), 4 * MIB))) == ""
 
 
 @pytest.mark.skipif(shutil.which("thin_restore") is None, reason="needs thin_restore (thin-provisioning-tools)")
