@@ -62,6 +62,7 @@ from tests.stories.test_unpinned import (  # noqa: F401
 from tests.stories.test_updates import (  # noqa: F401
     installed,
     site,
+    test_a_guest_can_neither_lose_its_snapshot_nor_fake_its_replacement,
     test_a_snapshot_in_use_waits_until_it_is_free,
     test_back_to_the_old_version_before_anything_was_replaced,
     test_recreating_a_snapshot_in_use_fails_and_names_its_holder,

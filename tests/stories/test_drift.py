@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from .layers import change, noise, root
-from .workshop import Workshop, cat, contents, fsck, inventory, write
+from .workshop import Workshop, cat, contents, fsck, inventory, tool, write
 from .zygote import Zygote
 
 
@@ -167,7 +167,7 @@ def test_a_restored_snapshot_is_kept_by_import(host: Workshop) -> None:
 
 
 def change_uuid(path: Path) -> None:
-    subprocess.run(["/sbin/tune2fs", "-U", "random", path], check=True, capture_output=True)
+    subprocess.run([tool("tune2fs"), "-U", "random", path], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("guest", [change_uuid, lambda path: path.write_bytes(bytes(path.stat().st_size))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from .layers import change, root
-from .workshop import Workshop, WorkshopAt, cat, digest, fsck, names, write
+from .workshop import Workshop, WorkshopAt, cat, digest, fsck, names, tool, write
 
 BASE = root("base")
 OLD = [BASE, change("v1", {"srv/app": b"v1"})]
@@ -155,3 +156,30 @@ def test_whoever_looks_under_the_name_sees_the_old_or_the_new_one(site: Workshop
 
     assert seen <= {old, digest(site.snapshot("a"))}
     assert digest(site.snapshot("a")) != old
+
+
+def test_a_guest_can_neither_lose_its_snapshot_nor_fake_its_replacement(site: Workshop) -> None:
+    """It may write what it likes: another UUID, no file system at all, the superblock of the image that is to come."""
+    subprocess.run([tool("tune2fs"), "-U", "random", site.snapshot("a")], check=True, capture_output=True)
+    with site.snapshot("b").open("r+b") as disk:
+        disk.write(bytes(8192))
+    site.settled()
+    site.image("web", NEW, snapshots=["a", "b", "c"])
+    site.once().expect(0).words("SnapshotOutdated")
+    for name in ("a", "b"):
+        with site.snapshot("c").open("rb") as coming, site.snapshot(name).open("r+b") as disk:
+            disk.write(coming.read(4096))
+            disk.seek(15 << 20)
+            disk.write(b"the guest is still here")
+    site.once().expect(0)
+
+    site.image("web", NEW, snapshots=["a", "b", "c"], replacePolicy="Recreate")
+    answer = site.once("-o", "json").expect(0)
+
+    assert done(answer) == {"a": "replace", "b": "replace", "c": "none"}
+    for name in ("a", "b"):
+        assert cat(site.snapshot(name), "/srv/app") == b"v2"
+        with site.snapshot(name).open("rb") as disk:
+            disk.seek(15 << 20)
+            assert disk.read(4) != b"the "
+    site.settled()
