@@ -74,9 +74,11 @@ class Todo:
             if until <= now:
                 self.add(replace(action, after=()), slot, ())
 
-    def keep(self, keys: Collection[Key]) -> None:
-        """Remove what rests and is not among these."""
+    def keep(self, keys: Collection[Key]) -> frozenset[str]:
+        """Remove what rests and is not among these; return the pools in which its runs may have left something half-done."""
+        gone = [action for action, _, _ in self._resting.values() if action.key not in keys]
         self._resting = {key: found for key, found in self._resting.items() if key in keys}
+        return frozenset(action.pool for action in gone if action.pool)
 
     def discard(self, key: Key) -> Action | None:
         """Remove an action; what comes after it goes on waiting for its ``finished``."""

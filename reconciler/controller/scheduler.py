@@ -278,7 +278,7 @@ class Scheduler:
             if action.key in withheld or not self._admits(action, event, unmade, out):
                 out.add(action.key)
         if whole:
-            self._todo.keep({action.key for action in plan.actions})
+            self._clean |= self._todo.keep({action.key for action in plan.actions})
         self._cleaning = frozenset()
         if whole:
             (self.at_first if first else self.assessed)(event.found)

@@ -6,7 +6,7 @@ from random import Random
 
 from reconciler.image.spec import GIB, Layer
 from reconciler.model import ImageSpec
-from tests.simulation.world import Op, Options, World
+from tests.simulation.world import Op, Options, PoolFault, World
 
 
 class Returning(World):
@@ -20,6 +20,26 @@ class Returning(World):
 
     def withdraw(self, random: Random) -> None:
         self._declare({name: image for name, image in self.desired.images.items() if name != "web"})
+
+
+class Replacing(World):
+    """The old snapshots of two images in one pool can't be discarded for a while after they were replaced."""
+
+    def declare(self, random: Random) -> None:
+        sources = zip(("web", "db"), self.sources.all, strict=False)
+        layers = {name: (Layer(source, self.sources.all[source].digest),) for name, source in sources}
+        self._declare({name: ImageSpec(name, "a", GIB, one, (f"{name}-0", f"{name}-1")) for name, one in layers.items()})
+
+    def replace(self, random: Random) -> None:
+        self.pool_faults["a"] = PoolFault("odd", "discard_replaced")
+        self.share_layers(random)
+
+
+def test_a_replaced_snapshot_that_could_not_be_discarded_goes_later() -> None:
+    """The next plan has no replacement any more: what its run has left is discarded with the other leftovers of the pool."""
+    for seed in range(2):
+        script = [Op(0.0, "declare", 1), Op(60.0, "replace", seed), Op(100.0, "heal_pools", 1), Op(30.0, "wait", 1)]
+        Replacing(seed, Options()).run(script)
 
 
 def test_no_queued_removal_starts_once_the_manifests_have_changed() -> None:

@@ -292,7 +292,19 @@ class World:
                 snapshots = self.read(lambda records, name=image.name: records.snapshots([name]))
                 if any(snapshots[image.pool, name].chain != chain for name in image.snapshots):
                     return f"a snapshot of image {image.name} has another chain"
-        return self._unpruned()
+        return self._unpruned() or self._leftovers()
+
+    def _leftovers(self) -> str:
+        """What is left half-done in a pool that a service looks after."""
+        if self.options.kind != "service":
+            return ""
+        volumes, snapshots = self.read(lambda records: (records.volumes(), records.snapshots()))
+        recorded = {row.identity for row in (*volumes.values(), *snapshots.values())}
+        for name, storage in self.pools.items():
+            for one in storage.objects.values() if storage.assembled else ():
+                if not one.foreign and not one.orphan and one.identity not in recorded:
+                    return f"pool {name} holds {one}, which nothing needs"
+        return ""
 
     def _unpruned(self) -> str:
         if not self.options.prune or not self.desired.images or self._is_relabelled():
