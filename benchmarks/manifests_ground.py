@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samples import layers as samples
+from tests.support import policy
 
 TEAM = 100
 """Images in a directory and of a chain."""
@@ -50,7 +51,8 @@ class Ground:
         return self.root / "state"
 
     def command(self, *words: str) -> list[str]:
-        where = ("-f", str(self.manifests), "--state", str(self.state))
+        host_file = policy.write(self.root / "host.yaml")
+        where = ("-f", str(self.manifests), "--state", str(self.state), "--host-file", str(host_file))
         return [sys.executable, "-m", "reconciler.cli.main", *words[:1], *where, *words[1:]]
 
     def declare(self) -> None:

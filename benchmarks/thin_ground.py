@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import yaml
 from benchmarks.measure import Spread
 from reconciler.errors import HostCannot
 from reconciler.pool.thin.devmapper import DeviceMapper
+from tests.support import policy
 from tests.support.guest import DISK, Guest, make_disk, unusable
 
 API = "reconciler/v1alpha1"
@@ -100,6 +102,7 @@ class Ground:
     def __post_init__(self) -> None:
         for directory in (self.manifests, self.layers):
             directory.mkdir(parents=True, exist_ok=True)
+        os.environ["RECONCILER_HOST_FILE"] = str(policy.write(self.root / "host.yaml"))
 
     @property
     def manifests(self) -> Path:
