@@ -119,6 +119,8 @@ def build(
     for layer in layers:
         if not layer.source.is_s3:
             stamp(layer.source.url)  # before a device is touched
+            if wish.path.exists() and wish.path.samefile(layer.source.url):
+                raise UsageError(f"--output {wish.path} is the layer {layer.source.url}", hint="name another output")
     with opened(wish, zeroing) as target, spooling(stop, target.spool) as spool:
         size = target.size
         request = Request(

@@ -20,12 +20,11 @@ from pathlib import Path
 
 from reconciler import atomic_file
 from reconciler.errors import Guarded, HostCannot, NoSpace, UsageError
-from reconciler.image.ext4.layout import BLOCK
 from reconciler.image.spec import GIB, MIB
-from reconciler.pool.thin import backing
 from reconciler.sizes import format_size
 
 STANDARD_OUTPUT = Path("-")
+BLOCK = 4096
 
 BLKZEROOUT = 0x127F
 SLICE, TAIL = GIB, MIB
@@ -120,6 +119,8 @@ def _device(wish: Wish, path: Path, tick: Tick) -> Iterator[Target]:
     """A block device, held so that nothing else mounts, maps or writes it; every byte that the image leaves unwritten is zero."""
     if wish.mode is not None:
         raise UsageError("--mode: a device's node keeps its mode", hint="leave --mode out, or name a file")
+    from reconciler.pool.thin import backing
+
     os.close(_held(path))
     if (found := backing.blank(path)) and not wish.force:
         raise Guarded(f"--output {wish.path} holds {found}", hint="give --force to overwrite it")

@@ -112,6 +112,16 @@ def test_a_killed_build_leaves_a_partial_that_the_next_one_replaces(layer: Path)
     assert not partial.exists()
 
 
+def test_a_layer_is_not_overwritten_by_its_image(layer: Path) -> None:
+    before = layer.read_bytes()
+    other = layer.parent / "other"
+    other.hardlink_to(layer)
+
+    refused(build(layer, layer), "is the layer")
+    refused(build(layer, other), "is the layer")
+    assert layer.read_bytes() == before
+
+
 def test_digests_are_compared_layer_by_layer(layer: Path) -> None:
     right = hashlib.sha256(layer.read_bytes()).hexdigest()
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from threading import Lock
 from typing import Protocol
 
 from reconciler.errors import Stopped
@@ -52,7 +54,11 @@ class Feed:
         self.ring = ring
         self.ended = 0
         """Layers that have been handed over to their last byte."""
+        self._channel: Channel | None = None
         self._sent = 0
+        self._announced = 0
+        """How far the builder may read."""
+        self._sending = Lock()
 
     def run(self, channel: Channel, begun: Callable[[int], None]) -> tuple[str, ...] | None:
         """Pass the builder each layer as it arrives; return the digests, None where the builder has ended before.
@@ -60,6 +66,7 @@ class Feed:
         Raises what went wrong with a layer. ``begun`` is called with the number of each layer.
         """
         digests: list[str] = []
+        self._channel = channel
         for number, layer in enumerate(self._layers):
             begun(number)
             fetch = layer.begin()
@@ -78,22 +85,35 @@ class Feed:
         """Hand over one layer; False where the builder reads no more of it."""
         self._begins.append(self.ring.filled)
         channel.send("layer", name=name)
-        length = 0
         while space := self.ring.space(reading.PIECE):
             got = fetch.readinto(space)
             if not got:
+                self._announce(0)
                 self.ended += 1
                 self._moved()
                 channel.send("end")
                 return True
-            length += got
             self.ring.fill(got)
-            self._sent += 1
             self._moved()
-            channel.send("length", length=length)
+            self._announce(self.ring.returned)
         return False
 
-    def position(self, layer: int, read: int) -> int:
+    def _announce(self, held_back: int) -> None:
+        """Report how far the ring is filled, unless that is little more than before and the builder has enough to read."""
+        with self._sending:
+            left, more = self._announced - self.ring.read, self.ring.filled - self._announced
+            if self._channel is not None and more and (left <= held_back or more >= held_back):
+                self._announced += more
+                self._sent += 1
+                self._channel.send("length", length=self._announced - self._begins[-1])
+
+    def take(self, layer: int, read: int) -> None:
+        """The builder has read so much of a layer; what was held back is announced before it runs dry. Raises ValueError."""
+        self.ring.take(self._position(layer, read))
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._announce(self.ring.returned)
+
+    def _position(self, layer: int, read: int) -> int:
         """Where in the ring a layer's byte lies. Raises ValueError where the layer has not begun."""
         if not 0 <= layer < len(self._begins) or read < 0:
             raise ValueError(f"progress on layer {layer}")

@@ -290,7 +290,7 @@ class Build:
         elif not self._confined:
             raise ValueError(kind)
         elif kind == "progress" and body["layer"] == done:
-            self._feed.ring.take(self._feed.position(done, body["read"]))
+            self._feed.take(done, body["read"])
             if self._progress.layer == done:
                 self._progress = replace(self._progress, read=body["read"], entries=body["entries"])
         elif kind == "seen":

@@ -16,8 +16,8 @@ from threading import Condition
 from reconciler.errors import HostCannot
 from reconciler.image.spec import MIB
 
-SIZE = 8 * MIB
-"""Bytes. All of it is in use while the builder is the slower side, so that it should fit a processor's cache."""
+SIZE = 16 * MIB
+"""Bytes. All of it is in use while the builder is the slower side: more than a processor's cache holds costs time."""
 
 _F_ADD_SEALS = 1033
 _SEALS = 0x1 | 0x2 | 0x4 | 0x10
