@@ -49,6 +49,11 @@ def image_names(context: click.Context, param: click.Parameter, incomplete: str)
     return _starting(incomplete, (f"image/{name}" for name in _names(context, "image")))
 
 
+def names_to_retry(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """``snapshot/NAME`` after ``--recreate``, ``image/NAME`` otherwise."""
+    return (snapshot_names if context.params.get("recreate") else image_names)(context, param, incomplete)
+
+
 def plain_image_names(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """``NAME`` of an image."""
     return _starting(incomplete, _names(context, "image"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from reconciler.cli.complete import image_names
+from reconciler.cli.complete import image_names, names_to_retry
 from reconciler.cli.options import TEXT, options, shared
 
 image = click.argument("object_", metavar="image/NAME", type=TEXT, shell_complete=image_names)
@@ -72,7 +72,7 @@ def unprotect(context: click.Context, /, object_: str, **_: Any) -> int:
 
 @click.command(short_help="Retry the failed actions of an image now.")
 @shared
-@click.argument("object_", metavar="image/NAME", type=TEXT, shell_complete=image_names)
+@click.argument("object_", metavar="image/NAME", type=TEXT, shell_complete=names_to_retry)
 @click.option("--recreate", is_flag=True, help="Of snapshot/NAME: set aside what has its name, and create it again.")
 @click.pass_context
 def retry(context: click.Context, /, object_: str, recreate: bool, **_: Any) -> int:

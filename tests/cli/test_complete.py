@@ -100,3 +100,8 @@ def test_completing_imports_nothing_heavy(env: dict[str, str]) -> None:
 
     assert "image/here" in done.stdout
     assert not {"pydantic", "boto3", "yaml", "sqlmodel", "sqlalchemy", "rich"} & set(done.stderr.split())
+
+
+def test_retry_completes_images_and_snapshots_that_are_to_be_created_again(env: dict[str, str]) -> None:
+    assert complete("retry", "image/", env=env) == ["image/here", "image/old"]
+    assert complete("retry", "--recreate", "snapshot/", env=env) == complete("describe", "snapshot/", env=env)
