@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from reconciler.errors import PolicyRefused, SourceNotFound
+from reconciler.image.source import local
+from reconciler.image.source.local import LocalFile
 from reconciler.image.source.s3 import head_one
-from reconciler.image.spec import Source
+from reconciler.image.source.stamp import Stamp, stamp
+from reconciler.image.spec import Layer, Source
 from reconciler.policy import force
 from reconciler.policy.addresses import parse_allowed
 from reconciler.policy.rules import Policy
@@ -90,3 +94,25 @@ def test_a_proxy_of_the_environment_is_the_hosts_own(origin: Origin, monkeypatch
         head_one(Source(source.url, replace(source.s3, endpoint_url="http://minio.example")))
 
     assert origin.asked
+
+
+def test_a_link_that_leads_elsewhere_by_the_time_a_file_is_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link is moved between the two checks of its place."""
+    inside, secret, link = tmp_path / "repository/1.tar", tmp_path / "secret.tar", tmp_path / "repository/link.tar"
+    inside.parent.mkdir()
+    for file in (inside, secret):
+        file.write_bytes(b"data")
+    link.symlink_to(inside)
+
+    def moved(path: str) -> Stamp:
+        link.unlink()
+        link.symlink_to(secret)
+        return stamp(path)
+
+    monkeypatch.setattr(local, "stamp", moved)
+    force.use(Policy(manifests=str(inside.parent), limits_files=True))
+
+    with pytest.raises(PolicyRefused, match=f"a link to {secret}"):
+        LocalFile(Layer(Source(str(link))))
