@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.cli.operate import EVENTS
+from reconciler.cli.marking import EVENTS
 from reconciler.planner.reasons import REASONS
 from reconciler.registry.reasons import RENAMED
 from reconciler.registry.writer import Registry
