@@ -28,6 +28,7 @@ from reconciler.errors import (
     Terminal,
 )
 from reconciler.host.head_requests import Sources
+from reconciler.image.builder.confine import Gap
 from reconciler.image.builder.feed import Fetch, Input
 from reconciler.image.builder.parent import Build, Milestone, Progress, Report, Request
 from reconciler.image.source.reading import Fetched
@@ -35,6 +36,7 @@ from reconciler.image.source.spool import Spool
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
 from reconciler.model import LayerSeen
+from reconciler.output import log
 from reconciler.pool.driver import Driver, Heartbeat, OpenVolume, no_heartbeat
 from reconciler.settings import Settings
 
@@ -171,6 +173,7 @@ class Pipelines:
         self._hands = hands
         self._open: dict[str, Pipeline] = {}
         self._lock = threading.Lock()
+        self._noted = False
 
     def reach(self, context: Context, milestone: Milestone) -> tuple[Pipeline, Report]:
         """Wait until the run's stream has passed the milestone; an error ends the stream and discards the volume."""
@@ -179,7 +182,9 @@ class Pipelines:
         try:
             pipeline = self._of(run, plan, context.check)
             try:
-                return pipeline, pipeline.build.wait(milestone, stop=context.stop, tick=lambda now: tell(context, now))
+                report = pipeline.build.wait(milestone, stop=context.stop, tick=lambda now: tell(context, now))
+                self._note(pipeline.build.gaps)
+                return pipeline, report
             finally:
                 blamed = pipeline.build.blamed
         except (LayerCorrupt, LayerRefused, DigestMismatch) as error:
@@ -192,6 +197,13 @@ class Pipelines:
         except BaseException:
             self.close(run)
             raise
+
+    def _note(self, gaps: tuple[Gap, ...]) -> None:
+        """A line for what the builders of this host lack, once."""
+        if gaps and not self._noted:
+            self._noted = True
+            missing = "; ".join(map(str, gaps))
+            log.write(f"note: the builder process is not fully confined: {missing}", "warning", reason="ConfinementIncomplete")
 
     def close(self, run: str) -> None:
         """End the run's stream and discard its volume, if there are any left."""

@@ -201,3 +201,39 @@ def test_a_builder_needs_no_writable_directory() -> None:
     measures = measures_under("unshare", "-m", "sh", "-c", script, "sh")
 
     assert measures["empty root directory"] == measures["own uid"] == ""
+
+
+MANIFEST = """\
+apiVersion: reconciler/v1alpha1
+kind: Pool
+metadata: {name: files}
+spec: {file: {}}
+---
+apiVersion: reconciler/v1alpha1
+kind: Image
+metadata: {name: web}
+spec: {pool: files, size: 16MiB, layers: [{source: layer.tar}]}
+"""
+
+
+@pytest.mark.skipif(subprocess.run(["unshare", "-Ur", "true"], check=False).returncode != 0, reason="no user namespaces")
+@pytest.mark.parametrize("verb", ["build", "inspect", "--once"])
+def test_a_missing_measure_is_a_note_of_each_verb_that_reads_a_layer(tmp_path: Path, verb: str) -> None:
+    """A namespace that may have no further namespaces, as containers forbid them."""
+    layer = tmp_path / "layer.tar"
+    samples.pack(layer, [samples.file("etc/hostname", "here\n")])
+    manifest = tmp_path / "image.yaml"
+    manifest.write_text(MANIFEST)
+    words = {
+        "build": [str(layer), "--output", str(tmp_path / "image"), "--size", "16MiB"],
+        "inspect": [str(layer)],
+        "--once": ["-f", str(tmp_path), "--state", str(tmp_path / ".state")],
+    }[verb]
+    script = 'echo 0 > /proc/sys/user/max_net_namespaces; exec "$@"'
+    command = ["unshare", "-Ur", "sh", "-c", script, "sh", sys.executable, "-m", "reconciler.cli.main", verb, *words]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    notes = [line for line in done.stderr.splitlines() if "confine" in line and "namespaces: " in line]
+    assert len(notes) == 1 and notes[0].startswith("note: the builder process ")
