@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -94,9 +95,8 @@ def unwrapped(address: Address) -> Address:
         return address
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    return IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else address
+    inner = address.sixtofour or (IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None)
+    return inner if inner is not None and scope(inner) is not Scope.PUBLIC else address  # it may be this host's own as it is
 
 
 _NAT64 = ip_network("64:ff9b::/96")
@@ -115,11 +115,23 @@ def scope(address: Address) -> Scope:
 
 
 def is_own(address: Address) -> bool:
-    """Whether this host has the address: the kernel then chooses it as the source, too. No packet is sent."""
-    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+    """Whether this host has the address: a socket can then be bound to it. No packet is sent.
+
+    Where the kernel lets sockets have foreign addresses (``ip_nonlocal_bind``), whether it chooses the address as the source.
+    """
+    family, version = (socket.AF_INET, "ipv4") if isinstance(address, IPv4Address) else (socket.AF_INET6, "ipv6")
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        if not _binds_foreign(version):
+            probe.bind((str(address), 0))
+            return True
         probe.connect((str(address), 9))
         return ip_address(str(probe.getsockname()[0]).partition("%")[0]) == address
+    return False
+
+
+def _binds_foreign(version: str) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/sys/net/{version}/ip_nonlocal_bind").read_text().strip() != "0"
     return False
 
 

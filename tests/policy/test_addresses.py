@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
+import sys
 from ipaddress import ip_address
 
 import pytest
@@ -54,6 +57,30 @@ def test_each_address_has_a_scope(text: str, expected: Scope) -> None:
 
 def test_an_address_of_this_host_is_recognised() -> None:
     assert scope(unwrapped(ip_address(own_address()))) is Scope.OWN
+
+
+SECONDARY = """
+import subprocess, sys
+from ipaddress import ip_address
+from reconciler.policy.addresses import scope, unwrapped
+for words in ("link set lo up", "link add own type dummy", "link set own up", "addr add 10.9.2.3/24 dev own",
+              "addr add 10.9.2.4/24 dev own", "-6 addr add 2002:c000:204::1/64 dev own nodad"):
+    subprocess.run(["ip", *words.split()], check=True)
+asked = "10.9.2.3", "10.9.2.4", "2002:c000:204::1", "10.9.2.5", "2002:c000:205::1"
+print(*(scope(unwrapped(ip_address(text))).name for text in asked))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(shutil.which("ip") is None, reason="needs ip (iproute2)")
+def test_secondary_addresses_of_this_host_are_its_own_too() -> None:
+    """The kernel chooses another one as the source for them."""
+    command = ["unshare", "--net", sys.executable, "-c", SECONDARY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "dummy" in done.stderr or "Not supported" in done.stderr:
+        pytest.skip("this kernel makes no dummy devices")
+
+    assert done.stdout.split() == ["OWN", "OWN", "OWN", "PRIVATE", "PUBLIC"], done.stderr
 
 
 @pytest.mark.parametrize("text", ["127.1", "0x7f000001", "2130706433", "017700000001", "[::1]", "127.0.0.1"])

@@ -304,6 +304,21 @@ def thin(host: Workshop, backing: dict[str, str], metadata: dict[str, str]) -> N
     declare(host, "good", {"source": "good.tar", "sha256": BASE.sha256}, pool="default")
 
 
+def test_a_row_that_a_failed_creation_has_left_exempts_a_pool_from_nothing(host: Workshop) -> None:
+    """The pool has no stamp yet: nothing proves that the files are its own."""
+    declare(host, "good", {"source": "good.tar", "sha256": BASE.sha256}, pool="default")
+    host.converge()
+    with closing(sqlite3.connect(host.state / "registry.sqlite3")) as registry, registry:
+        registry.execute("INSERT INTO pool (name, stamp, \"transaction\") VALUES ('thin', 7, 0)")
+    place = host.root / "etc"
+    place.mkdir()
+    thin(host, {"file": f"{place}/data", "size": "64MiB"}, {"file": f"{host.state}/meta"})
+
+    refused(host, f"pool thin: {place}/data", "is outside of the state directory", "policy.pools.files", str(place))
+
+    assert not list(place.iterdir())
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_pools_file_outside_of_the_state_directory_is_refused(host: Workshop, linked: bool) -> None:
     place = host.root / "etc"

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.errors import BuilderDied
 from reconciler.pool.file.admission import Admission
 from reconciler.pool.file.directory import Shelf
 from reconciler.pool.file.failures import reported
@@ -36,6 +37,8 @@ class VolumeFile:
         self.shelf.discard(self.chain)
 
     def seal(self) -> str:
+        if (found := os.fstat(self.fd).st_size) != self.size:  # the builder has the descriptor
+            raise BuilderDied(f"volume {self.chain[:12]} is {found} bytes long, {self.size} were promised")
         with reported(f"can't seal volume {self.chain[:12]}", self.path):
             os.fchmod(self.fd, 0o444)
             os.fsync(self.fd)

@@ -17,6 +17,7 @@ from reconciler import atomic_file, process
 from reconciler.errors import HostCannot
 from reconciler.pool.thin import loop, metadata
 from reconciler.pool.thin.devices import SYSFS
+from reconciler.pool.thin.label import Label
 from reconciler.pool.thin.metadata import BLOCK, LARGEST
 
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
@@ -201,6 +202,8 @@ def blank(path: Path) -> str:
         raise HostCannot(f"{path}: can't be read: {error.strerror}", hint="run as root, and check the device") from error
     if metadata.is_superblock(head[:BLOCK]):
         return "the metadata of a thin pool"
+    if Label.parse(head[:BLOCK]) is not None:  # blkid has no name for it
+        return "the data of a thin pool"
     if (probe := process.find("blkid")) is not None:
         return _probed(probe, path)
     return _WRITTEN if any(head) or any(tail) else ""
@@ -218,7 +221,8 @@ def wiping(found: Found) -> str:
     if found.kind is Kind.FILE:
         return f"rm {found.path}"
     with found.path.open("rb") as device:
-        is_pool = metadata.is_superblock(device.read(BLOCK))
+        block = device.read(BLOCK)
+    is_pool = metadata.is_superblock(block) or Label.parse(block) is not None
     return f"dd if=/dev/zero of={found.path} bs={BLOCK} count=1 conv=fsync" if is_pool else f"wipefs --all {found.path}"
 
 

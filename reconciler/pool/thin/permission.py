@@ -1,8 +1,8 @@
 """Whether this host's policy lets a thin pool have its backing where the manifest places it.
 
-Called by ``pool.thin.pool`` before it opens device-mapper, and by ``pool.thin.assembly`` whenever it inspects the backing, and so
-before anything is created, grown or activated. A pool that the registry has is used where it is: its metadata and its data are
-proved to be its own. No state; ``policy.force`` has the policy.
+Called by ``pool.thin.pool`` before it opens device-mapper, and by ``pool.thin.assembly`` whenever it inspects the backing, and
+so before anything is created, grown or activated. A pool that the registry has, with its stamp, is used where it is: its
+metadata and its data are proved to be its own. No state; ``policy.force`` has the policy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from reconciler.pool.thin.backing import Backing
 
 
 def require(name: str, backings: tuple[Backing, ...], *, recorded: bool) -> None:
-    """Raise PolicyRefused where one is refused. ``recorded``: the registry has the pool."""
+    """Raise PolicyRefused where one is refused. ``recorded``: the registry has the pool, with its stamp.
+
+    A row without a stamp is what a creation that failed has left: it proves nothing, and exempts from nothing.
+    """
     policy = force.current()
     for one in backings:
         if one.file is not None:

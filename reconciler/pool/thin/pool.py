@@ -64,7 +64,7 @@ class ThinPool:
     @cached_property
     def dm(self) -> DeviceMapper:
         """Raises HostCannot where this host has no device-mapper, or we may not use it; PolicyRefused first."""
-        permission.require(self.name, self.geometry.backings, recorded=self.journal.pool() is not None)
+        permission.require(self.name, self.geometry.backings, recorded=bool((row := self.journal.pool()) and row.transaction))
         return DeviceMapper.open()
 
     @cached_property

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.errors import Busy, NoSpace, PoolUnusable, Retryable, SnapshotUnrecognised, Stopped, Terminal
+from reconciler.errors import BuilderDied, Busy, NoSpace, PoolUnusable, Retryable, SnapshotUnrecognised, Stopped, Terminal
 from reconciler.pool import holders
 from reconciler.pool.driver import Condition, Driver, SnapshotRequest, Space
 from reconciler.pool.file.clone import CHUNK, extents, reflink, sparse_copy
@@ -87,6 +87,16 @@ def test_a_sealed_volume_is_whole_read_only_and_has_its_name(pool: FilePool) -> 
     state = pool.observe({A: identity}, {}).volumes[A]
     assert (state.condition, state.size, state.detail) == (Condition.INTACT, 16 * MIB, "")
     assert 0 < state.used < MIB, "what was not written takes no space"
+
+
+@pytest.mark.parametrize("size", [15 * MIB, 17 * MIB])
+def test_a_volume_whose_builder_changed_its_size_is_not_sealed(pool: FilePool, size: int) -> None:
+    with pool.create_volume(A, 16 * MIB, None) as volume:
+        os.ftruncate(volume.fd, size)
+        with pytest.raises(BuilderDied, match=f"is {size} bytes long, {16 * MIB} were promised"):
+            volume.seal()
+
+    assert not pool.observe({}, {}, whole=True).volumes
 
 
 def test_a_volume_has_no_name_before_it_is_sealed(pool: FilePool) -> None:
@@ -702,7 +712,7 @@ def test_names_that_must_not_become_files_are_refused(pool: FilePool) -> None:
 
 def test_five_hundred_snapshots_are_observed_without_reading_them(pool: FilePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What guests write proves nothing; the time that it takes is for the benchmarks."""
-    with pool.create_volume(A, MIB, None) as volume:
+    with pool.create_volume(A, 8 * MIB, None) as volume:
         filesystem(volume.fd, A)
         volume.seal()
     identity = pool.create_snapshot("s0", A)
@@ -869,7 +879,7 @@ def test_a_file_system_that_runs_full_costs_nothing_that_was_there(tmp_path: Pat
                 return Space(1 << 40, 1 << 40, 0)
 
         with pytest.raises(NoSpace, match="No space left on device"):
-            Blind("default", pool.root, 0).create_snapshot("two", A)
+            Blind("default", pool.root, 0, KeptIntents()).create_snapshot("two", A)
         assert everything(pool.root) == {f"volumes/{A}.ext4", "snapshots/one.ext4"}
     finally:
         run("umount", point)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from reconciler import process
 from reconciler.errors import HostCannot
 from reconciler.pool.thin import backing, loop
-from reconciler.pool.thin.backing import Backing, Found, Kind, blank, content, grow, make, metadata_size, probe
+from reconciler.pool.thin.backing import Backing, Found, Kind, blank, content, grow, make, metadata_size, probe, wiping
+from reconciler.pool.thin.label import Label, new_id
 from reconciler.pool.thin.metadata import BLOCK, LARGEST
 from tests.pool.thin.test_metadata import restore
 
@@ -274,6 +275,15 @@ def test_the_metadata_of_a_pool_is_not_blank(tmp_path: Path) -> None:
     path = restore(tmp_path / "metadata", text)
 
     assert blank(path) == "the metadata of a thin pool"
+
+
+def test_the_label_of_a_pool_is_not_blank(tmp_path: Path) -> None:
+    """blkid has no name for it, and wipefs does not clear it."""
+    path = sparse(tmp_path / "data")
+    path.write_bytes(Label(1, new_id(), "thin").encoded().ljust(8 * MIB, b"\0"))
+
+    assert blank(path) == "the data of a thin pool"
+    assert wiping(Found(path, True, 8 * MIB, Kind.DEVICE)).startswith(f"dd if=/dev/zero of={path} ")
 
 
 @pytest.mark.parametrize("at", [0, 64 * KIB - 1, 8 * MIB - 1])
