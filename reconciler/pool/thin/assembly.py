@@ -101,8 +101,8 @@ class Assembly:
         return replace(seen, unready=self._unready(seen) if verdict.trouble is None else self._unready_if_newer(seen))
 
     def _elsewhere(self, seen: Inspection) -> Trouble | None:
-        """Whether the kernel has the pool active on other devices than the declared ones."""
-        if seen.status is None:
+        """Whether the kernel has the pool active on other devices than the declared ones; not of a pool that has failed."""
+        if seen.status is None or seen.status.mode is Mode.FAIL:
             return None
         (target,) = self.dm.table(self.name)
         table = PoolTable.parse(target.params)
