@@ -99,7 +99,8 @@ def test_the_quickstarts_images(host: ThinWorkshop, sample_layers: Mapping[str, 
 
     host.converge()
 
-    assert len(host.devices()) == len(set(prefixes(samples.IMAGES.values()))) + 2 * len(paths), "a volume for each distinct chain"
+    made = [role for role, *_ in host.devices().values() if role != "label"]
+    assert len(made) == len(set(prefixes(samples.IMAGES.values()))) + 2 * len(paths), "a volume for each distinct chain"
     for name, chain in paths.items():
         as_gnu_tar_unpacks(host, name, chain, [list(layers.entries(path)) for path in chain], 512 * MIB)
     written_to(host, "slim")
