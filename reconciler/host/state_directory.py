@@ -18,7 +18,7 @@ from reconciler import atomic_file
 from reconciler.errors import HostCannot
 
 MODE = 0o711
-HINT = "choose another one with --state"
+HINT = "choose a state directory with --state"
 
 
 def make_state(state: Path) -> None:
