@@ -26,6 +26,9 @@ from reconciler.image.spec import Layer
 PROOF_BYTES = 64 << 20
 """One proof for every so many bytes is kept, so that a damaged end does not cost the whole prefix."""
 
+SPARE_BYTES = 1 << 30
+"""What no download takes of the file system, or a twentieth of a small one: the registry and guests' disks may be on it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manner:
@@ -141,12 +144,11 @@ class Download:
     def _require_space(self, descriptor: int, needed: int) -> None:
         """Fail early, and not in the middle of the transfer."""
         status = os.fstatvfs(descriptor)
-        free = status.f_bavail * status.f_frsize
-        if free < needed:
+        free, kept = status.f_bavail * status.f_frsize, min(SPARE_BYTES, status.f_blocks * status.f_frsize // 20)
+        if free < needed + kept:
             hint = "free some, or put the state directory on a larger file system"
-            raise NoSpace(
-                f"{self._partial.bytes.parent} has {free} bytes left, and {self._layer.source.url} needs {needed}", hint=hint
-            )
+            wanted = f"{self._layer.source.url} needs {needed}, and {kept} must stay free"
+            raise NoSpace(f"{self._partial.bytes.parent} has {free} bytes left: {wanted}", hint=hint)
 
     def _require_digest(self, digest: str, *, resumed: bool) -> None:
         url, wanted = self._layer.source.url, self._layer.sha256

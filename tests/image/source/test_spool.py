@@ -600,6 +600,16 @@ def test_a_layer_that_can_not_fit_is_refused_before_it_is_fetched(origin: Origin
         fetch.result()
 
 
+def test_a_layer_as_large_as_the_disk_is_refused_although_it_would_fit(origin: Origin, spool: Spool) -> None:
+    """The registry and the disks of guests may be there too."""
+    status = os.statvfs(spool.directory.parent)
+    size = status.f_bavail * status.f_frsize - MIB
+    origin.script = lambda asked: Answer(206, {"ETag": '"x"', "Content-Range": f"bytes 0-{MIB - 1}/{size}"}, bytes(MIB))
+
+    with pytest.raises(NoSpace, match="must stay free"), spool.fetch(Layer(origin.source(), SHA256)) as fetch:
+        fetch.result()
+
+
 def test_a_disk_that_fills_up_is_named(origin: Origin, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
