@@ -162,6 +162,11 @@ def only_adds(plan: Plan) -> bool:
     return all(one.provisional or one.verb in ADDING or (one.verb, one.kind) == recorded for one in plan.actions)
 
 
+def leftovers(plan: Plan) -> frozenset[str]:
+    """Pools that hold a partial result of an interrupted run: discarding it failed, or came before it; it is due again."""
+    return frozenset(one.subject.name for one in plan.findings if one.reason == "Leftover")
+
+
 def slot_of(action: Action, local: Collection[str]) -> Slot:
     """What the action occupies while it runs; ``local`` are the digests of the layers that are whole in the spool."""
     if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:

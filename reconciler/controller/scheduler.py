@@ -22,7 +22,7 @@ from reconciler.controller.assess import Assessment, Patience, Wish, assess, ass
 from reconciler.controller.events import Answered, Assessed, Beating, Event, Finished, Job, Wanted, Woken
 from reconciler.controller.executor import Done, Ledger, approval, dependent, failed, perform, perform_many, perform_rows
 from reconciler.controller.housekeeping import release_runs
-from reconciler.controller.queue import DESTRUCTIVE, TOGETHER, Slot, Todo, images_of, is_admissible, only_adds, slot_of
+from reconciler.controller.queue import DESTRUCTIVE, TOGETHER, Slot, Todo, images_of, is_admissible, leftovers, only_adds, slot_of
 from reconciler.controller.withheld import Withheld
 from reconciler.errors import CommandError, Stopped
 from reconciler.host.calls import Mailbox
@@ -278,7 +278,7 @@ class Scheduler:
             if action.key in withheld or not self._admits(action, event, unmade, out):
                 out.add(action.key)
         if whole:
-            self._clean |= self._todo.keep({action.key for action in plan.actions})
+            self._clean |= self._todo.keep({action.key for action in plan.actions}) | leftovers(plan)
         self._cleaning = frozenset()
         if whole:
             (self.at_first if first else self.assessed)(event.found)

@@ -35,6 +35,18 @@ class Replacing(World):
         self.share_layers(random)
 
 
+class Damaged(Replacing):
+    """Volumes that snapshots were made of are damaged from outside."""
+
+    def damage(self, random: Random) -> None:
+        storage = self.pools["a"]
+        storage.outside = True
+        for one in [one for one in storage.objects.values() if len(one.name) == 64]:
+            storage.damage(one.name)
+        storage.outside = False
+        self._spoil("pool a")
+
+
 def test_a_replaced_snapshot_that_could_not_be_discarded_goes_later() -> None:
     """The next plan has no replacement any more: what its run has left is discarded with the other leftovers of the pool."""
     for seed in range(2):
@@ -53,3 +65,10 @@ def test_a_reboot_is_in_the_way_of_every_image() -> None:
     ops = [(0.0, "declare"), (130.0, "wait"), (1.0, "reboot"), (0.3, "wait"), (60.0, "wait")]
     for seed in range(3):
         Returning(seed, Options()).run([Op(pause, name, seed) for pause, name in ops])
+
+
+def test_what_a_rebuild_has_left_is_discarded_by_the_service_that_rebuilt() -> None:
+    """The pool was cleaned once when the service began: the damaged volume lay in it until the next restart."""
+    ops = [(0.0, "declare"), (60.0, "damage"), (1300.0, "wait"), (1300.0, "wait")]
+    for seed in range(3):
+        Damaged(seed, Options()).run([Op(pause, name, seed) for pause, name in ops])
