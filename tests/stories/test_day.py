@@ -71,6 +71,12 @@ class Day:
 
     # ------------------------------------------------------------------------------------------------------ the host
 
+    def rests(self) -> bool:
+        """Whether the service has printed nothing for a while: what it did is done and reported."""
+        before = self.service.said()
+        time.sleep(1.5)
+        return self.service.said() == before
+
     def pull(self, branch: str = "main", *options: str) -> None:
         """As a timer does it that takes whatever is there, and fears no rewritten history."""
         git(self.clone, "fetch", "-q", "origin")
@@ -190,6 +196,7 @@ def test_a_day_of_commits(day: Day) -> None:
     day.write("zebra")
     day.push("Hundreds of images that are suspended")
     git(day.desk, "checkout", "-q", "main")
+    day.service.until(day.rests, "its last recap")
     passes = day.service.said().count("RECAP")
     began = time.monotonic()
     day.pull("many", *SLOW)
