@@ -146,11 +146,10 @@ class Checks:
         row = rows.get((pool, one.name))
         if row is None or row.identity != one.identity:
             return
-        run = next((r for r in process.records.open_runs() if r.subject.name == one.name and r.subject.pool == pool), None)
-        if run is None or run.machine not in ("removal", "replacement"):
-            machine = run.machine if run else "no run"
-            if not one.damaged and row.chain == one.chain and machine != "snapshot":
-                self.violated(RECORDED, f"{one} of pool {pool} is deleted by {machine}")
+        runs = {run.machine for run in process.records.open_runs() if (run.subject.pool, run.subject.name) == (pool, one.name)}
+        # The activation of a snapshot that was withdrawn meanwhile stays open until housekeeping cancels it.
+        if not runs & {"removal", "replacement"} and not one.damaged and row.chain == one.chain and "snapshot" not in runs:
+            self.violated(RECORDED, f"{one} of pool {pool} is deleted by {', '.join(runs) or 'no run'}")
 
     def content(self) -> None:
         """Every recorded snapshot has the layers of its chain."""

@@ -20,7 +20,7 @@ from reconciler.controller.assess import Wish, prunable
 from reconciler.host.label_change import HOLD_SECONDS
 from reconciler.image.spec import GIB, Layer, chain_ids
 from reconciler.manifests.faults import Fault
-from reconciler.model import Desired, ImageSpec, PoolSpec, ReplacePolicy, Where
+from reconciler.model import Desired, ImageRow, ImageSpec, PoolSpec, ReplacePolicy, Where
 from reconciler.pool.memory import Storage
 from reconciler.pool.memory.storage import Object, is_volume
 from reconciler.registry.marks import Mark, What
@@ -279,7 +279,9 @@ class World:
         return ""
 
     def unsettled(self) -> str:
-        """How the host differs from what is declared; empty where it has converged."""
+        """How the host differs from what is declared; empty where it has converged, or where a guard refuses the run."""
+        if self.options.kind == "once" and self.options.prune and self._is_guarded():
+            return ""
         for image in self.desired.images.values():
             if missing := self.unready(image):
                 return f"image {image.name} lacks {missing}"
@@ -307,16 +309,21 @@ class World:
         return ""
 
     def _unpruned(self) -> str:
-        if not self.options.prune or not self.desired.images or self._is_relabelled():
+        if not self.options.prune or not self.desired.images or self._is_relabelled() or self._is_guarded():
             return ""
+        orphans = self._undeclared(self.read(lambda records: records.images()))
+        return f"undeclared images {', '.join(orphans)} are still there" if orphans else ""
+
+    def _undeclared(self, rows: Mapping[str, ImageRow]) -> list[str]:
+        return [name for name, row in rows.items() if name not in self.desired.images and not row.retain]
+
+    def _is_guarded(self) -> bool:
+        """Whether a guard refuses to prune as much as is undeclared."""
         rows, snapshots = self.read(lambda records: records.images()), self.read(lambda records: records.snapshots())
-        orphans = [name for name, row in rows.items() if name not in self.desired.images and not row.retain]
         declared = {(image.pool, name) for image in self.desired.images.values() for name in image.snapshots}
         kept = {name for name, row in rows.items() if row.retain}
         going = sum(place not in declared and row.image not in kept for place, row in snapshots.items())
-        if len(orphans) > prunable("50%", len(rows)) or going > prunable("50%", len(snapshots)):
-            return ""  # a guard refuses to prune so much
-        return f"undeclared images {', '.join(orphans)} are still there" if orphans else ""
+        return len(self._undeclared(rows)) > prunable("50%", len(rows)) or going > prunable("50%", len(snapshots))
 
     def _is_relabelled(self) -> bool:
         """Whether nothing is pruned because the labels of the host have changed."""
