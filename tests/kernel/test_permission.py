@@ -96,5 +96,5 @@ def test_the_pool_of_another_registry_is_refused(tmp_path: Path, devices: list[P
             rig.take_down()
     force.use(ROOT)
 
-    with Registry.open(tmp_path / "other.sqlite3") as registry, pytest.raises(PolicyRefused, match="the metadata of a thin pool"):
+    with Registry.open(tmp_path / "other.sqlite3") as registry, pytest.raises(PolicyRefused, match="data of a thin pool"):
         pool(registry, rig, devices).observe({}, {})
