@@ -92,14 +92,15 @@ class Policy:
         if not self.limits_files:
             return None
         try:
-            return self._outside(path, str(Path(f"/proc/self/fd/{fd}").readlink()))
+            return self._outside(path, os.readlink(f"/proc/self/fd/{fd}"))  # noqa: PTH115 - Path costs as much again, for each file
         except OSError as error:
             return Refusal("policy.fileSources", f"{path}: /proc can't be read to find out where it lies: {error.strerror}")
 
     def _outside(self, path: str, real: str) -> Refusal | None:
-        roots = [_cached_repository(self.manifests), *self.file_sources] if self.manifests else list(self.file_sources)
-        if any(is_within(real, root) for root in roots):
-            return None
+        roots = (_cached_repository(self.manifests), *self.file_sources) if self.manifests else self.file_sources
+        for root in roots:
+            if is_within(real, root):
+                return None
         where = f" (a link to {real})" if real != os.path.normpath(path) else ""
         message = f"{path}{where} is outside of the manifests' repository {roots[0]}" if self.manifests else f"{path}{where}"
         return Refusal("policy.fileSources", message, str(Path(real).parent))
@@ -208,7 +209,7 @@ def repository(manifests: str) -> str:
 def _cached_repository(manifests: str) -> str:
     """The same, found once for each directory that the path has led to: thousands of files are compared with it."""
     try:
-        found = Path(manifests).stat()
+        found = os.stat(manifests)  # noqa: PTH116 - as above
     except OSError:
         return repository(manifests)
     return _repository_of(manifests, found.st_dev, found.st_ino)
