@@ -116,9 +116,10 @@ class Machine:
         return self.ssh("journalctl --no-pager --lines 60 --unit reconcile.service --unit manifests-pull.service").stdout
 
     def mappings(self) -> dict[str, dict[str, str]]:
-        """The rows of ``dmsetup info`` by name."""
+        """The rows of ``dmsetup info`` by name. It is run again where a mapping goes while it lists them: it then fails."""
         columns = ("name", "uuid", "suspended", "open")
-        listed = self.run(f"dmsetup info --columns --noheadings --separator '|' --options {','.join(columns)}")
+        command = f"dmsetup info --columns --noheadings --separator '|' --options {','.join(columns)}"
+        listed = self.run(f"for n in 1 2 3 4; do {command} 2>/dev/null && exit; sleep 1; done; {command}")
         rows = (dict(zip(columns, line.split("|"), strict=True)) for line in listed.splitlines() if "|" in line)
         return {row["name"]: row for row in rows}
 
