@@ -26,7 +26,10 @@ EVENTS = {
 
 
 def mark(settings: Settings, word: str, what: What, *, reason: str = "", until: float = 0.0) -> int:
-    name = existing(settings, word)
+    return _record(settings, existing(settings, word), what, reason, until)
+
+
+def _record(settings: Settings, name: str, what: What, reason: str = "", until: float = 0.0) -> int:
     with host.noting(settings) as registry:
         registry.mark(Mark(name, what, reason, time.time(), until))
         registry.event(Key(Kind.IMAGE, "", name), EVENTS[what][0], reason)
@@ -61,9 +64,10 @@ def retry(settings: Settings, word: str) -> int:
     """Request a retry of an image's failed actions. Raises Guarded where it is suspended."""
     name = session.parse_image(word)
     with host.reading(settings, lenient=True) as ours:
+        session.require(ours, Kind.IMAGE, name)
         if _is_suspended(ours, name):
             raise Guarded(f"image/{name} is suspended; it has no actions to retry", hint=f"reconcile resume image/{name}")
-    return mark(settings, word, What.RETRY)
+    return _record(settings, name, What.RETRY)
 
 
 def recreate(settings: Settings, word: str) -> int:

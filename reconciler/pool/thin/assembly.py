@@ -87,7 +87,7 @@ class Assembly:
 
         Raises PolicyRefused if this host's policy refuses the backing's place.
         """
-        permission.require(self.name, self.geometry.backings, recorded=bool((row := self.journal.pool()) and row.transaction))
+        permission.require(self.name, self.geometry.backings, self.journal.pool())
         data, meta = backing.probe(self.geometry.data), backing.probe(self._metadata())
         content = metadata.read(meta.path) if meta.present else None
         row, rows, device = self.journal.pool(), self.journal.devices(), self.dm.info(self.name)

@@ -200,13 +200,18 @@ def blank(path: Path) -> str:
         if error.errno == errno.EBUSY:
             return "something in use: it is mounted, or part of another device"
         raise HostCannot(f"{path}: can't be read: {error.strerror}", hint="run as root, and check the device") from error
-    if metadata.is_superblock(head[:BLOCK]):
-        return "the metadata of a thin pool"
-    if Label.parse(head[:BLOCK]) is not None:  # blkid has no name for it
-        return "the data of a thin pool"
+    if held := _of_a_pool(head[:BLOCK]):
+        return held
     if (probe := process.find("blkid")) is not None:
         return _probed(probe, path)
     return _WRITTEN if any(head) or any(tail) else ""
+
+
+def _of_a_pool(block: bytes) -> str:
+    """What of a thin pool begins with this block; empty for anything else. blkid has no name for its label."""
+    if metadata.is_superblock(block):
+        return "the metadata of a thin pool"
+    return "the data of a thin pool" if Label.parse(block) is not None else ""
 
 
 def content(found: Found) -> str:
@@ -221,8 +226,7 @@ def wiping(found: Found) -> str:
     if found.kind is Kind.FILE:
         return f"rm {found.path}"
     with found.path.open("rb") as device:
-        block = device.read(BLOCK)
-    is_pool = metadata.is_superblock(block) or Label.parse(block) is not None
+        is_pool = _of_a_pool(device.read(BLOCK))
     return f"dd if=/dev/zero of={found.path} bs={BLOCK} count=1 conv=fsync" if is_pool else f"wipefs --all {found.path}"
 
 

@@ -12,14 +12,15 @@ from pathlib import Path
 from reconciler.policy import force
 from reconciler.pool.thin import backing
 from reconciler.pool.thin.backing import Backing
+from reconciler.pool.thin.journal import PoolRow
 
 
-def require(name: str, backings: tuple[Backing, ...], *, recorded: bool) -> None:
-    """Raise PolicyRefused where one is refused. ``recorded``: the registry has the pool, with its stamp.
+def require(name: str, backings: tuple[Backing, ...], row: PoolRow | None) -> None:
+    """Raise PolicyRefused where one is refused. ``row`` is the registry's, where it has the pool.
 
     A row without a stamp is what a creation that failed has left: it proves nothing, and exempts from nothing.
     """
-    policy = force.current()
+    policy, recorded = force.current(), row is not None and row.transaction != 0
     for one in backings:
         if one.file is not None:
             refusal = None if recorded else policy.pool_file_refusal(one.file)

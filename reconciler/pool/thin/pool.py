@@ -64,7 +64,7 @@ class ThinPool:
     @cached_property
     def dm(self) -> DeviceMapper:
         """Raises HostCannot where this host has no device-mapper, or we may not use it; PolicyRefused first."""
-        permission.require(self.name, self.geometry.backings, recorded=bool((row := self.journal.pool()) and row.transaction))
+        permission.require(self.name, self.geometry.backings, self.journal.pool())
         return DeviceMapper.open()
 
     @cached_property
