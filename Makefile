@@ -5,12 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 KERNEL ?= auto
+ROWS ?=
 
-ATTACKS := tests/hostile tests/fidelity tests/fuzz tests/differential
+ATTACKS := tests/hostile tests/fidelity tests/fuzz tests/differential tests/public
 
-.PHONY: run test unit attacks stories kernel rest vagrant-test bench bench-thin fuzz differential lint clean
+.PHONY: run test unit coverage attacks stories kernel rest vagrant-test bench bench-peers bench-suites bench-short bench-thin bench-fleet fuzz differential lint clean
 
-run: $(BIN)/.ready
+run: $(BIN)/.demo
 	$(BIN)/python -m samples.quickstart $(ARGS)
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -19,7 +20,11 @@ test: lint unit attacks stories kernel
 
 # Each module by itself: run it all the time.
 unit: $(BIN)/.ready
-	$(PYTEST) --ignore tests/stories --ignore tests/kernel --ignore tests/vagrant $(ATTACKS:%=--ignore %) -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+	$(PYTEST) --ignore tests/stories --ignore tests/kernel --ignore tests/vagrant $(ATTACKS:%=--ignore %) -m "not slow" $(ARGS)
+
+# Which lines the unit tier runs.
+coverage: $(BIN)/.ready
+	$(MAKE) unit ARGS="--cov --cov-report=term:skip-covered $(ARGS)"
 
 # Hostile archives, legitimate ones from real writers, and generated ones, against the reader, the builder and other programs.
 attacks: $(BIN)/.ready
@@ -47,8 +52,24 @@ lint: $(BIN)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Beside other programs, as root: ten minutes, and some more to make the inputs the first time. ROWS=build,commands chooses rows,
+# ARGS="--quick" shows in minutes that all of it runs; `python -m benchmarks.report FILE` makes docs/benchmarks.md of a result.
 bench: $(BIN)/.ready
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-group-by=group $(ARGS)
+	$(BIN)/python -m benchmarks $(if $(ROWS),--rows $(ROWS)) $(ARGS)
+
+# The programs of Debian that `make bench` compares with; it names those that are missing.
+bench-peers: $(BIN)/.ready
+	apt-get install -y -q tar libarchive-tools e2fsprogs erofs-utils squashfs-tools-ng umoci skopeo attr curl openssl xfsprogs zstd mmdebstrap
+	$(BIN)/python -m benchmarks.peers
+
+# The parts of a build by themselves, and the throughput of files, loop devices and thin snapshots.
+bench-suites: $(BIN)/.ready
+	$(BIN)/python -m pytest benchmarks/suites --benchmark-only --benchmark-group-by=group $(ARGS)
+
+# All of it with small inputs and without times, so that it can't break unseen.
+bench-short: $(BIN)/.ready
+	$(BIN)/python -m pytest benchmarks/suites --short --benchmark-disable $(ARGS)
+	$(BIN)/python -m benchmarks --quick --rows build-small --json .benchmarks/short.json
 
 # Thin pools, on device-mapper as root, in User-Mode Linux elsewhere: a quarter of an hour.
 bench-thin: $(BIN)/.ready
@@ -56,6 +77,10 @@ bench-thin: $(BIN)/.ready
 	$(BIN)/python -m benchmarks.thin_boot
 	$(BIN)/python -m benchmarks.thin_sharing
 	$(BIN)/python -m benchmarks.thin_devices
+
+# Many hosts, one database: 40 MiB of memory for each agent, and a quiet machine with a core for every ten.
+bench-fleet: $(BIN)/.ready
+	$(BIN)/python -m benchmarks.fleet --agents 10,30,100 $(ARGS)
 
 # Hostile archives, guided by coverage, for as long as ARGS="--seconds N" says: docs/fuzzing.md.
 fuzz: $(BIN)/.ready
@@ -66,13 +91,20 @@ fuzz: $(BIN)/.ready
 differential: $(BIN)/.ready
 	$(BIN)/python -m tests.differential $(ARGS)
 
-$(BIN)/.ready: pyproject.toml
+# What `make run` needs; the tools of the tests are five times as large.
+$(BIN)/.demo: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m virtualenv -q $(VENV) 2>/dev/null \
 	  || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip -q --python $(BIN)/python install pip; } 2>/dev/null \
 	  || { rm -rf $(VENV); test "$$(id -u)" = 0 && apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); } \
 	  || { rm -rf $(VENV); echo "this Python can't make virtual environments: install your system's python3-venv package and run again" >&2; exit 1; }
+	$(BIN)/python -m pip install -q -e '.[demo]'
+	@$(BIN)/python -m compileall -q reconciler samples
+	@touch $@
+
+$(BIN)/.ready: $(BIN)/.demo
 	$(BIN)/python -m pip install -q -e '.[test]'
+	@$(BIN)/python -m compileall -q tests benchmarks
 	@touch $@
 
 clean:

@@ -15,8 +15,9 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from reconciler.dataclass import dataclass
 
 MODE = 0o600
 WAIT_SECONDS = 2.0

@@ -7,7 +7,8 @@ control loop (``controller.withheld`` keeps actions back until their wait is ove
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+
+from reconciler.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,15 @@
     │   ├── DeviceFailed        the device or file system of a pool or output fails: an I/O error
     │   ├── PoolUnusable        the pool can't be changed now: read-only, failed, or not as the registry records it
     │   └── Busy                something still holds the device or the file
+    │       └── SnapshotInUse   the snapshot is claimed
     ├── Terminal                the same input gives the same failure: needs a new spec or an operator
     │   ├── SourceNotFound      no such bucket, key or file
     │   ├── SourceForbidden     credentials are missing or not allowed
     │   ├── DigestMismatch      the bytes are not the ones that the manifest names
     │   ├── LayerCorrupt        truncated or damaged: not a whole tar, not a whole compressed stream
     │   ├── LayerRefused        a whole tar that a rule refuses
+    │   ├── ImageRefused        a manifest, configuration or archive that is not an image that can be built
+    │   ├── FileRefused         a file of a snapshot that can't be written where its path leads
     │   ├── NameTaken           the device's name belongs to a device that is not ours
     │   ├── ImageTooSmall       the file system's declared size cannot hold the layers
     │   ├── PolicyRefused       this host's policy does not permit what a manifest asks for
@@ -24,9 +27,16 @@
     └── CommandError            ends the whole command with an exit code
         ├── ManifestsInvalid    4   nothing touched
         ├── Guarded             5   refused by a guard
+        │   ├── ClaimForbidden          the claim belongs to another user
+        │   ├── ClaimEnded              the claim was released, or has expired
+        │   ├── TtlRefused              the ttl is longer than the manifest permits
+        │   └── IdempotencyKeyReused    the key was used for another request
         ├── NotConverged        6   time is up; safe to run again
+        │   └── NoneReady               no snapshot is ready and unclaimed
         ├── UsageError          64
+        │   └── ClaimNotFound
         ├── HostCannot          69
+        │   └── RegistryUpgraded    a newer version has migrated the registry
         └── LockHeld            75
 
 Raised everywhere; caught by ``engine`` (the first four branches) and by ``cli`` (all). Any other exception is an internal error,
@@ -56,19 +66,23 @@ class Exit(IntEnum):
     SIGTERM = 143
 
 
+def visible(text: str) -> str:
+    """The text on one line without control characters, which come from servers, archives and foreign files, for a terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class ReconcilerError(Exception):
     """An error that this package expects.
 
-    ``message`` names the object and what is wrong; ``hint`` is what to do about it.
-    ``reason`` is a CamelCase word from a closed, documented set.
+    ``message`` names the object and what is wrong; ``hint`` is what to do about it. Both are ``visible``, as words of servers
+    and archives may be in them. ``reason`` is a CamelCase word from a closed, documented set.
     """
 
     reason: ClassVar[str] = "Error"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = visible(message), visible(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -107,6 +121,10 @@ class PoolUnusable(Retryable):
 
 class Busy(Retryable):
     reason = "DeviceBusy"
+
+
+class SnapshotInUse(Busy):
+    reason = "SnapshotInUse"
 
 
 class Terminal(ReconcilerError):
@@ -148,6 +166,10 @@ class LayerRefused(Terminal):
         self.offset = offset
 
 
+class ImageRefused(Terminal):
+    reason = "ImageRefused"
+
+
 class NameTaken(Terminal):
     reason = "NameTaken"
 
@@ -159,7 +181,19 @@ class SnapshotUnrecognised(Terminal):
 
 
 class ImageTooSmall(Terminal):
+    """``needed`` is the size in bytes that holds the layers; 0 where that is unknown."""
+
     reason = "ImageTooSmall"
+
+    def __init__(self, message: str, *, hint: str = "", needed: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.needed = needed
+
+
+class FileRefused(Terminal):
+    """A file of a snapshot can't be written where its path leads."""
+
+    reason = "FileRefused"
 
 
 class PolicyRefused(Terminal):
@@ -218,7 +252,8 @@ class ManifestsInvalid(CommandError):
     exit = Exit.INVALID
 
     def __init__(self, faults: tuple[ManifestFault, ...]) -> None:
-        super().__init__("\n".join(map(str, faults)))
+        super().__init__("")
+        self.message = "\n".join(map(str, faults))  # a line each
         self.faults = faults
 
 
@@ -237,9 +272,39 @@ class UsageError(CommandError):
     exit = Exit.USAGE
 
 
+class ClaimForbidden(Guarded):
+    reason = "ClaimForbidden"
+
+
+class ClaimEnded(Guarded):
+    reason = "ClaimEnded"
+
+
+class TtlRefused(Guarded):
+    reason = "TtlRefused"
+
+
+class IdempotencyKeyReused(Guarded):
+    reason = "IdempotencyKeyReused"
+
+
+class NoneReady(NotConverged):
+    reason = "NoneReady"
+
+
+class ClaimNotFound(UsageError):
+    reason = "ClaimNotFound"
+
+
 class HostCannot(CommandError):
     reason = "HostUnsupported"
     exit = Exit.HOST_CANNOT
+
+
+class RegistryUpgraded(HostCannot):
+    """A newer version has migrated the registry: this one neither reads nor writes it. A service of it ends with exit code 0."""
+
+    reason = "RegistryUpgraded"
 
 
 class LockHeld(CommandError):

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
-from reconciler.image.spec import Layer, Limits, Source
+from reconciler.claim import Claim, Recycle, SnapshotSet
+from reconciler.dataclass import dataclass, field, replace
+from reconciler.image.custom import CustomSpec
+from reconciler.image.spec import ImageReference, Layer, Limits, Packed, Resolved, Source
 from reconciler.pool.driver import PoolState, SnapshotState, VolumeState
 from reconciler.pool.spec import AccessSpec as AccessSpec
 from reconciler.pool.spec import BackingSpec as BackingSpec
 from reconciler.pool.spec import ThinSpec as ThinSpec
+from reconciler.settings import HostFacts as HostFacts
 
 
 class Kind(StrEnum):
@@ -60,20 +63,6 @@ def labels(keys: Iterable[Key]) -> dict[Key, str]:
     return {key: key.with_pool if alike[key.kind, key.name] > 1 else str(key) for key in every}
 
 
-class Phase(StrEnum):
-    """An image's phase is derived from its volumes, snapshots and runs; never stored."""
-
-    PENDING = "Pending"
-    DOWNLOADING = "Downloading"
-    VALIDATING = "Validating"
-    PROVISIONING = "Provisioning"
-    SNAPSHOTTING = "Snapshotting"
-    READY = "Ready"
-    DEGRADED = "Degraded"
-    FAILED = "Failed"
-    REMOVING = "Removing"
-
-
 @dataclass(frozen=True, slots=True)
 class Where:
     """The place in a manifest that declares something (1-based line and column)."""
@@ -112,7 +101,12 @@ class ReplacePolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """``snapshots`` holds the full names, counts expanded, in the manifest's order. ``size`` in bytes."""
+    """``snapshots`` holds the reserved names, of all ``sets``, in the manifest's order. ``size`` in bytes.
+
+    Before ``not_before`` (seconds since the epoch) an assessment makes the image ``scheduled``: suspended by the time alone.
+    ``bytes_per_inode`` is 0 where the manifest leaves it out; ``custom`` is what snapshots have besides the image, by name.
+    With a ``reference`` the manifest lists no layers: they are those of its resolution, empty before (``planner.references``).
+    """
 
     name: str
     pool: str
@@ -123,8 +117,14 @@ class ImageSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     retain: bool = False
     suspend: bool = False
+    not_before: float = field(default=0.0, repr=False)
+    scheduled: str = field(default="", repr=False)
     where: Where | None = None
     replace: ReplacePolicy = ReplacePolicy.KEEP
+    reference: ImageReference | None = field(default=None, repr=False)
+    bytes_per_inode: int = 0
+    sets: tuple[SnapshotSet, ...] = field(default=(), repr=False)
+    custom: Mapping[str, CustomSpec] = field(default_factory=dict, repr=False)
 
     @property
     def key(self) -> Key:
@@ -133,27 +133,27 @@ class ImageSpec:
     @property
     def digest(self) -> str:
         """Of the specification alone: comments, order and labels of the manifest don't change it."""
-        specified = replace(self, labels={}, where=None)
-        return hashlib.sha256(repr(specified).encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True, slots=True)
-class HostFacts:
-    """What manifests select a host by. ``id`` decides which share of all hosts it belongs to (``hosts.percent``)."""
-
-    name: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    id: str = ""
+        specified = replace(self, labels={}, where=None, suspend=self.suspend and not self.scheduled)
+        referred = repr(self.reference) if self.reference else ""
+        referred += repr(self.not_before) if self.not_before else ""
+        if claimed := [one for one in self.sets if one.ttl or one.is_elastic or one.recycle is not Recycle.NEVER]:
+            referred += repr(claimed)
+        referred += "".join(f"{name}{one.text}" for name, one in self.custom.items())
+        return hashlib.sha256(f"{specified!r}{referred}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the manifests declare for this host."""
+    """What the manifests declare for this host, whose name is ``host``. ``source`` is the directory that it was read from."""
 
     pools: Mapping[str, PoolSpec]
     images: Mapping[str, ImageSpec]
     source: str = ""
-    """The directory that it was read from."""
+    host: str = ""
+    upgraded: Collection[str] = ()
+    """Images that get the newest layout although nothing else of them differs (``--upgrade-layout``)."""
+    revision: str = field(default="", compare=False)
+    """The commit or the target of the link that ``source`` was at before it was read; empty where it is neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +181,19 @@ class VolumeRow:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRow:
+    """``custom`` is the digest of what it was created with besides its chain, ``size`` a size of its own; empty and 0 if none.
+
+    ``filesystem`` is the size of the file system that it was created with, where it has grown since; 0 elsewhere. Bytes, both.
+    """
+
     pool: str
     name: str
     image: str
     chain: str
     identity: str
+    custom: str = ""
+    size: int = 0
+    filesystem: int = 0
 
     @property
     def key(self) -> Key:
@@ -224,6 +232,20 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageResolution:
+    """What the reference of an image stands for now.
+
+    ``error``: why that is unknown; ``found`` is then what it stood for last. ``packed``: its archive is to be decompressed.
+    """
+
+    reference: ImageReference
+    found: Resolved | None = None
+    error: str = ""
+    reason: str = ""
+    packed: Packed | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PoolObserved:
     """``state`` is None where the pool can't be read, which is not the same as empty; ``problem`` is the reason."""
 
@@ -234,18 +256,23 @@ class PoolObserved:
     waited: float = 0.0
     """Seconds that it has not answered for; 0 where it has."""
     reason: str = "PoolUnavailable"
-    """Of the problem."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Registry rows joined with what the pools hold. Volumes and snapshots are keyed by (pool, chain) and (pool, name)."""
+    """Registry rows joined with what the pools hold. Volumes and snapshots are keyed by (pool, chain) and (pool, name).
+
+    ``files``: digests of the host's files that snapshots get; ``unreadable``: why others can't be read. ``spooled``: see
+    ``Spool.whole_layers``.
+    """
 
     pools: Mapping[str, PoolObserved]
     images: Mapping[str, ImageRow] = field(default_factory=dict)
     volumes: Mapping[tuple[str, str], VolumeRow] = field(default_factory=dict)
     snapshots: Mapping[tuple[str, str], SnapshotRow] = field(default_factory=dict)
     resolutions: Mapping[Source, Resolution] = field(default_factory=dict)
+    references: Mapping[ImageReference, ImageResolution] = field(default_factory=dict)
+    spooled: frozenset[str] = frozenset()
     failures: Mapping[Key, Failure] = field(default_factory=dict)
     spared: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Images that must not be pruned now: reason and message."""
@@ -253,11 +280,14 @@ class Observed:
     """Where nothing is pruned anyhow: when the grace period of an undeclared image ends, in words."""
     refused: Mapping[Key, Finding] = field(default_factory=dict)
     """Images that this host's policy refuses (ERROR), or would refuse if it were enforced (WARNING)."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     holders: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Who holds a snapshot, by (pool, name); asked only of those that are to be replaced (``planner.replacing``)."""
-
     asides: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """What `retry --recreate` sets aside, by (pool, name) of the snapshot whose name it has: its identity then."""
+    claims: Mapping[tuple[str, str], Claim] = field(default_factory=dict)
+    """Claims that have not ended, by (pool, name) of the snapshot, in the state that they have now."""
 
     def volume_state(self, pool: str, chain: str) -> VolumeState | None:
         state = self.pools[pool].state if pool in self.pools else None
@@ -272,13 +302,15 @@ class Verb(StrEnum):
     ASSEMBLE = "assemble"
     """Make a pool usable: after a reboot, for the first time, or after a crash. Its content is observed again afterwards."""
     RESOLVE = "resolve"
-    """Fetch an unpinned layer once, to learn its digest; the chain is not resolved before."""
+    """Fetch an unpinned layer or a compressed archive once; the chain is not resolved before."""
     BUILD = "build"
     REBUILD = "rebuild"
     CREATE = "create"
     REPAIR = "repair"
     ACTIVATE = "activate"
     """Bring an intact snapshot back to its path; its content does not change."""
+    GROW = "grow"
+    """Give a snapshot's device or file a larger size; its content does not change."""
     REPLACE = "replace"
     """Give a snapshot's name to a new one of another chain, in one step; data written to the old one is discarded."""
     RECORD = "record"
@@ -302,13 +334,20 @@ class Action:
     parent: str | None = None
     size: int = 0
     layers: tuple[Layer, ...] = ()
-    """BUILD: every layer of the chain from the bottom, all pinned; RESOLVE: the one layer."""
+    """BUILD: every layer of the chain from the bottom, all pinned; RESOLVE: the one layer, or the archive of ``unpack``."""
+    unpack: ImageReference | None = None
     limits: Limits = field(default_factory=Limits)
+    bytes_per_inode: int = 0
+    """BUILD: 0 where no manifest declares it."""
     after: tuple[Key, ...] = ()
     images: tuple[str, ...] = ()
     """The images that want it; one that fails makes these fail."""
+    fetch: int = field(default=0, compare=False)
+    """Bytes that have to be fetched for it, and for no action before it; as far as their sizes are known."""
+    custom: str = ""
+    """The digest of what a snapshot gets besides its chain (``Inputs.custom``). ACTIVATE: as recorded, where it has a seed."""
     identity: str = ""
-    """ACTIVATE and REPLACE: the registry's identity of the existing snapshot. CREATE and REPAIR: of what is set aside before."""
+    """ACTIVATE, GROW and REPLACE: the registry's, of the existing snapshot. CREATE and REPAIR: of what is set aside before."""
 
     @property
     def key(self) -> Key:
@@ -359,38 +398,3 @@ class Plan:
     blocked: tuple[Failure, ...] = ()
     findings: tuple[Finding, ...] = ()
     unchanged: tuple[Key, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeSealed:
-    row: VolumeRow
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeGone:
-    pool: str
-    chain: str
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotMade:
-    row: SnapshotRow
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotGone:
-    pool: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSeen:
-    """The bytes of ``source`` with this ETag and length have this digest."""
-
-    source: Source
-    etag: str
-    size: int
-    digest: str
-
-
-Fact = VolumeSealed | VolumeGone | SnapshotMade | SnapshotGone | LayerSeen  # recorded with the step's transition

@@ -1,15 +1,17 @@
 """The one door to other programs: argument lists, a chosen environment, no inherited standard input.
 
-Called by ``image.e2fsck``, ``image.builder`` and ``pool`` drivers. No state.
+Called by ``image.builder``, ``image.oci.credentials`` and ``pool`` drivers. No state.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
-import shutil
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reconciler.dataclass import dataclass
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
@@ -30,16 +32,27 @@ class Completed:
 
 def find(program: str) -> str | None:
     """Absolute path of a program on the administrator's path, or None where it is not installed."""
-    return shutil.which(program, path=ENVIRONMENT["PATH"])
+    places = (Path(directory, program) for directory in ENVIRONMENT["PATH"].split(":"))
+    return next((str(place) for place in places if place.is_file() and os.access(place, os.X_OK)), None)
 
 
-def run(argv: Sequence[str], *, timeout: float, pass_fds: Sequence[int] = ()) -> Completed:
-    """Run a program to its end and return what it said, whatever its exit code; ``timeout`` in seconds.
+TimeoutExpired = subprocess.TimeoutExpired
 
-    Raises subprocess.TimeoutExpired (the program is killed) and FileNotFoundError.
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    pass_fds: Sequence[int] = (),
+    text: str = "",
+    environment: Mapping[str, str] = ENVIRONMENT,
+) -> Completed:
+    """Run a program to its end and return what it printed, whatever its exit code; ``text`` is its standard input.
+
+    ``timeout`` is in seconds. Raises TimeoutExpired (the program is killed) and FileNotFoundError.
     """
     done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, env=ENVIRONMENT, timeout=timeout, pass_fds=pass_fds, check=False
+        argv, input=text.encode(), capture_output=True, env=environment, timeout=timeout, pass_fds=pass_fds, check=False
     )
     return Completed(
         shlex.join(argv), done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.dataclass import dataclass, field
+
 HOST_FILE = Path("/etc/reconciler/host.yaml")
+SYSTEM_STATE = Path("/var/lib/reconciler")
+API_SOCKET = Path("/run/reconciler/api.sock")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """``manifests`` is as typed, ``state`` absolute. ``timeout`` is in seconds.
 
-    ``jobs`` bounds the volumes built at once from layers that are here, ``downloads`` those whose layers are being fetched.
+    ``jobs`` bounds the volumes built at once from layers that are here, ``downloads`` those whose layers are being fetched,
+    of which one endpoint has all but one at most (``controller.queue.room``).
     """
 
     manifests: Path
@@ -43,6 +47,11 @@ class Settings:
         return self.state / "lock"
 
     @property
+    def api(self) -> Path:
+        """The socket of the local API."""
+        return API_SOCKET if self.state == SYSTEM_STATE else self.state / "api.sock"
+
+    @property
     def running(self) -> Path:
         """What runs now, for ``top`` (``telemetry.activity``)."""
         return self.state / "running.json"
@@ -57,6 +66,16 @@ class Settings:
         """Member indexes of sealed volumes, by chain; re-made from the layers where lost."""
         return self.state / "index"
 
+    @property
+    def seeds(self) -> Path:
+        """Disks from which cloud-init configures snapshots (``host.seeds``)."""
+        return self.state / "seeds"
+
+    @property
+    def parsed(self) -> Path:
+        """What manifests were parsed to; may be removed at any time (``manifests.stored``)."""
+        return self.state / "parsed"
+
     def pool(self, name: str) -> Path:
         """Where a file pool keeps its files, and a loop-backed thin pool its own."""
         return self.state / "pools" / name
@@ -69,6 +88,15 @@ def default_host_file(environ: Mapping[str, str] = os.environ) -> Path:
 def default_state(environ: Mapping[str, str] = os.environ, *, root: bool | None = None) -> Path:
     """``/var/lib/reconciler`` for root, the user's XDG state directory otherwise."""
     if os.geteuid() == 0 if root is None else root:
-        return Path("/var/lib/reconciler")
+        return SYSTEM_STATE
     base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "reconciler"
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What manifests select a host by. ``id`` decides which share of all hosts it belongs to (``hosts.percent``)."""
+
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""

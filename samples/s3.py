@@ -17,9 +17,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,13 @@ App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request; ``path`` is /bucket/key, ``range`` the header, empty if there was none."""
+    """One request; ``path`` is /bucket/key, ``range`` the header, empty if there was none, ``at`` seconds since the epoch."""
 
     method: str
     path: str
     range: str
     status: int
+    at: float = field(default=0.0, compare=False)
 
 
 class S3Server:
@@ -121,7 +123,7 @@ class Recorder:
 
         def noting(status: str, *rest: Any) -> Any:
             asked = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_RANGE", "")
-            self._seen.append(Request(*asked, int(status.split()[0])))
+            self._seen.append(Request(*asked, int(status.split()[0]), time.time()))
             return start_response(status, *rest)
 
         return self._app(environ, noting)
@@ -156,8 +158,13 @@ class Ranges:
         return _slice(self._buffer(bucket, key), int(first), int(last) + 1)
 
 
+_rolling_over = threading.Lock()
+"""``SpooledTemporaryFile.fileno`` moves the bytes to disk, which two threads must not do at once."""
+
+
 def _slice(buffer: Any, start: int, stop: int) -> Iterator[bytes]:
-    descriptor = buffer.fileno()
+    with _rolling_over:
+        descriptor = buffer.fileno()
     while start < stop and (piece := os.pread(descriptor, min(CHUNK, stop - start), start)):
         yield piece
         start += len(piece)

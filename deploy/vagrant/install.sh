@@ -75,7 +75,7 @@ bare_repository() {
   local draft
   draft=$(mktemp -d)
   git init --quiet --initial-branch main "$draft"
-  cp "$checkout"/manifests/quickstart/{base,python,slim}.yaml "$checkout/samples/manifests/vagrant/pool.yaml" "$draft"
+  cp "$checkout"/manifests/quickstart/{base,python}.yaml "$checkout"/samples/manifests/vagrant/*.yaml "$draft"
   sed -i '/yaml-language-server/d' "$draft"/*.yaml # no schema beside them here
   git -C "$draft" add .
   git -C "$draft" -c user.name=reconciler -c user.email=root@localhost commit --quiet --message 'The quickstart, on a thin pool'

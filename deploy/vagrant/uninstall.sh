@@ -13,7 +13,7 @@ systemctl disable --quiet --now reconcile.service reconcile-once.timer manifests
 reconcile detach thin --apply
 blkdiscard --force --zeroout "$disk" # wipefs does not recognise thin pools
 blockdev --rereadpt "$disk"
-rm -f /etc/systemd/system/{reconcile,reconcile-once,sample-s3,manifests-pull}.{service,timer} /etc/modules-load.d/reconciler.conf
+rm -f /etc/systemd/system/{reconcile,reconcile-once,sample-s3,manifests-pull}.{service,timer,socket} /etc/modules-load.d/reconciler.conf
 rm -rf /etc/udev/rules.d/60-reconciler.rules /run/reconciler
 systemctl daemon-reload
 git config --system --unset-all safe.directory /srv/git/manifests.git || true

@@ -5,34 +5,50 @@ Called by ``cli``. State: the output that is being written (``build_output``), a
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from reconciler.cli.build_output import STANDARD_OUTPUT, Wish, opened
-from reconciler.errors import Stopped, UsageError
+from reconciler.dataclass import dataclass, replace
+from reconciler.errors import HostCannot, ImageTooSmall, Stopped, UsageError
 from reconciler.image import e2fsck
 from reconciler.image.builder.feed import Fetch, Input
 from reconciler.image.builder.parent import LABEL_BYTES, Build, Identity, Milestone, Progress, Request
+from reconciler.image.oci.platform import Platform
+from reconciler.image.oci.platform import host as host_platform
+from reconciler.image.oci.reference import Reference, is_reference
 from reconciler.image.source.spool import Spool
 from reconciler.image.source.stamp import stamp
-from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
+from reconciler.image.spec import MIB, ImageReference, Layer, Limits, Resolved, S3Options, Source, chain_ids
 from reconciler.manifests.location import parse_source, resolve
 from reconciler.output import console, progress
 from reconciler.sizes import parse_size
+
+if TYPE_CHECKING:
+    import tempfile
+
+AUTO = 0
+"""The size that stands for what the layers need."""
+
+SMALLEST, MARGIN = 16 * MIB, 32 * MIB
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def size(word: str) -> int:
-    """``--size``: as in the manifest. Raises UsageError."""
+    """``--size``: as in the manifest, or ``auto``. Raises UsageError."""
+    if word == "auto":
+        return AUTO
     try:
         found = parse_size(word)
     except ValueError as error:
@@ -49,6 +65,12 @@ def mode(word: str) -> int:
     return int(word, 8)
 
 
+def wish(output: Path, size_: str | None, mode_: str | None, force: bool) -> Wish:
+    """``--output``, ``--size``, ``--mode`` and ``--force``. Raises UsageError."""
+    path = output if output == STANDARD_OUTPUT else output.absolute()
+    return Wish(path, None if size_ is None else size(size_), None if mode_ is None else mode(mode_), force)
+
+
 def source(word: str, endpoint_url: str | None, anonymous: bool) -> Source:
     """A layer as typed: s3://bucket/key, file:///path or a path. Raises UsageError."""
     try:
@@ -56,6 +78,43 @@ def source(word: str, endpoint_url: str | None, anonymous: bool) -> Source:
     except ValueError as error:
         raise UsageError(f"layer {word!r} {error}") from None
     return Source(url, S3Options(endpoint_url=endpoint_url, anonymous=anonymous) if url.startswith("s3://") else S3Options())
+
+
+def image(
+    words: Sequence[str], digests: Sequence[str], endpoint_url: str | None, anonymous: bool, platform: str
+) -> ImageReference | None:
+    """The reference that is given instead of layers, if one is. Raises UsageError."""
+    if not any(map(is_reference, words)):
+        if platform:
+            raise UsageError("--platform is given without an image", hint="layers have no platform")
+        return None
+    if len(words) > 1:
+        raise UsageError("an image is given beside other layers", hint="give one image, or layers")
+    if digests:
+        raise UsageError("--sha256 is given for an image", hint="pin it in its reference: …@sha256:DIGEST")
+    return reference(words[0], endpoint_url, anonymous, platform)
+
+
+def reference(word: str, endpoint_url: str | None, anonymous: bool, platform: str) -> ImageReference:
+    """An image as typed. Raises UsageError."""
+    try:
+        found = Reference.parse(word).resolve(str(Path.cwd()))
+    except ValueError as error:  # without the text: it may hold a password
+        raise UsageError(f"the image's source {error}") from None
+    try:
+        wanted = Platform.parse(platform) if platform else host_platform()
+    except ValueError as error:
+        raise UsageError(f"--platform {platform!r} {error}") from None
+    s3 = S3Options(endpoint_url=endpoint_url, anonymous=anonymous) if found.is_s3 else S3Options()
+    return ImageReference(Source(str(found), s3), str(wanted))
+
+
+def resolved(wanted: ImageReference, directory: Callable[[], Path], limits: Limits, stop: threading.Event) -> Resolved:
+    """The image's layers. What reads registries and archives is imported for images alone."""
+    from reconciler.image.oci import unpacked
+    from reconciler.image.oci.resolve import resolve
+
+    return resolve(unpacked.plain(wanted, directory, limits, stop=stop))
 
 
 def identity(uuid: str, label: str) -> Identity:
@@ -70,17 +129,46 @@ def identity(uuid: str, label: str) -> Identity:
 
 
 @contextmanager
-def spooling(stop: threading.Event, beside: Path | None = None) -> Iterator[Spool]:
-    temporary = tempfile.TemporaryDirectory(prefix=".reconcile-spool-", dir=beside)
-    with temporary as directory, Spool(Path(directory), stop=stop) as spool:
-        yield spool
+def scratch(output: Path | None = None) -> Iterator[Callable[[], Path]]:
+    """Makes a private directory when it is called, beside a file that is to be written; removed at the end."""
+    beside = output.parent if output is not None and not output.is_block_device() else None
+    with ExitStack() as stack:
+        yield lambda: Path(stack.enter_context(_private_directory(beside)))
+
+
+@contextmanager
+def spooling(layers: Sequence[Layer], stop: threading.Event, beside: Path | None = None) -> Iterator[Spool]:
+    """A spool in a private directory, which is made where a layer is not a file of this host. Raises UsageError, HostCannot."""
+    with ExitStack() as stack:
+        needed = any(layer.source.is_remote for layer in layers)
+        if beside is not None and not needed and not beside.is_dir():
+            raise _unusable(beside, os.strerror(errno.ENOTDIR if beside.exists() else errno.ENOENT))
+        directory = stack.enter_context(_private_directory(beside)) if needed else os.devnull
+        yield stack.enter_context(Spool(Path(directory), stop=stop))
+
+
+def _private_directory(beside: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """A directory beside the output, else in the system's temporary directory. Raises UsageError, HostCannot."""
+    import tempfile
+
+    try:
+        return tempfile.TemporaryDirectory(prefix=".reconcile-spool-", dir=beside)
+    except OSError as error:
+        if beside is not None:
+            raise _unusable(beside, error.strerror or "") from error
+        raise HostCannot(f"temporary directory: {error.strerror}", hint="set TMPDIR to a directory that you may write") from error
+
+
+def _unusable(directory: Path, why: str) -> UsageError:
+    hint = "name an output in a directory that exists and that you may write"
+    return UsageError(f"--output: its directory {directory}: {why}", hint=hint)
 
 
 def inputs(layers: Sequence[Layer], spool: Spool) -> tuple[Input, ...]:
     def begin(layer: Layer) -> Callable[[], Fetch]:
         return lambda: spool.fetch(layer)
 
-    return tuple(Input(one.source.url, begin(one)) for one in layers)
+    return tuple(Input(one.source.url, begin(one), declared=one.declared, diff_id=one.diff_id) for one in layers)
 
 
 def pinned(sources: Sequence[Source], digests: Sequence[str]) -> tuple[Layer, ...]:
@@ -96,6 +184,60 @@ def pinned(sources: Sequence[Source], digests: Sequence[str]) -> tuple[Layer, ..
 # ------------------------------------------------------------------------------------------------------ build
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asks for: an image, or layers if ``image`` is None."""
+
+    image: ImageReference | None
+    layers: tuple[Layer, ...]
+    wish: Wish
+    limits: Limits
+    identity: Identity
+
+
+def build_wanted(wanted: Wanted, shown: progress.Progress, *, stop: threading.Event) -> dict[str, Any]:
+    """Resolve an image, build what is wanted, and describe it. Raises what ``build`` raises."""
+    output = wanted.wish.path
+    with scratch(None if output == STANDARD_OUTPUT else output) as directory:
+        if wanted.image is None:
+            return build(wanted.layers, wanted.wish, wanted.limits, wanted.identity, shown, stop=stop)
+        found = resolved(wanted.image, directory, wanted.limits, stop)
+        built = build(found.layers, wanted.wish, wanted.limits, wanted.identity, shown, stop=stop)
+        return built | {"digest": found.digest, "manifest": found.manifest, "config": json.loads(found.config)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """Shows how far a build is, and ends it where it is stopped. Raises Stopped."""
+
+    shown: progress.Progress
+    name: str
+    stop: threading.Event
+
+    def building(self, now: Progress) -> None:
+        self.shown.update(self.name, "building", now.read, now.total, now.name)
+
+    def zeroing(self, done: int, total: int) -> None:
+        self._go_on("the device was zeroed")
+        self.shown.update(self.name, "zeroing", done, total)
+
+    def checking(self) -> None:
+        self._go_on("the image was checked")
+
+    def _go_on(self, meanwhile: str) -> None:
+        if self.stop.is_set():
+            raise Stopped(f"stopped while {meanwhile}")
+
+
+def _require_apart(source: Source, output: Path) -> None:
+    """Before a device is touched, see that a local layer is there, and is not the output. Raises UsageError, SourceNotFound."""
+    if source.is_remote:
+        return
+    stamp(source.whole)
+    if output.exists() and output.samefile(source.whole):
+        raise UsageError(f"--output {output} is the layer {source.whole}", hint="name another output")
+
+
 def build(
     layers: Sequence[Layer],
     wish: Wish,
@@ -106,22 +248,16 @@ def build(
     stop: threading.Event,
 ) -> dict[str, Any]:
     """Layers to one ext4 image. A file of that name is replaced only by a whole new image."""
-    started, name = time.monotonic(), wish.path.name
-
-    def tick(now: Progress) -> None:
-        shown.update(name, "building", now.read, now.total, now.name)
-
-    def zeroing(done: int, total: int) -> None:
-        if stop.is_set():
-            raise Stopped("stopped while the device was zeroed")
-        shown.update(name, "zeroing", done, total)
-
+    started, watched = time.monotonic(), _Watched(shown, wish.path.name, stop)
     for layer in layers:
-        if not layer.source.is_s3:
-            stamp(layer.source.url)  # before a device is touched
-            if wish.path.exists() and wish.path.samefile(layer.source.url):
-                raise UsageError(f"--output {wish.path} is the layer {layer.source.url}", hint="name another output")
-    with opened(wish, zeroing) as target, spooling(stop, target.spool) as spool:
+        _require_apart(layer.source, wish.path)
+    with ExitStack() as stack:
+        spool = None
+        if wish.size == AUTO:
+            spool = stack.enter_context(spooling(layers, stop, None if wish.path == STANDARD_OUTPUT else wish.path.parent))
+            wish = replace(wish, size=needed(layers, limits, spool, watched.building, stop=stop))
+        target = stack.enter_context(opened(wish, watched.zeroing))
+        spool = spool or stack.enter_context(spooling(layers, stop, target.spool))
         size = target.size
         request = Request(
             inputs(layers, spool),
@@ -131,9 +267,9 @@ def build(
             volume=target.fd,
             identity=identity,
         )
-        with Build(request) as running:
-            found = running.wait(Milestone.WRITTEN, stop=stop, tick=tick)
-        checked = e2fsck.check(target.path, (target.fd,))
+        with Build(request, stop) as running:
+            found = running.wait(Milestone.WRITTEN, stop=stop, tick=watched.building)
+        checked = e2fsck.check(target.path, (target.fd,), proceed=watched.checking)
     return {
         "output": str(wish.path),
         "size": size,
@@ -145,6 +281,29 @@ def build(
         "totals": list(found.layers),
         "seconds": round(time.monotonic() - started, 3),
     }
+
+
+def needed(
+    layers: Sequence[Layer], limits: Limits, spool: Spool, tick: Callable[[Progress], None], *, stop: threading.Event
+) -> int:
+    """Bytes that a file system needs for some layers, and a margin: they are checked against one that is too small for anything.
+
+    Layers that are fetched for it stay in the spool. Raises what a build raises.
+    """
+    request = Request(inputs(layers, spool), SMALLEST, lambda digests: chain_ids(SMALLEST, digests)[-1], limits)
+    try:
+        with Build(request, stop) as running:
+            running.wait(Milestone.WRITTEN, stop=stop, tick=tick)
+    except ImageTooSmall as error:
+        if not error.needed:
+            raise
+        return with_margin(error.needed)
+    return with_margin(SMALLEST)
+
+
+def with_margin(size: int) -> int:
+    """A size with room to work in, a whole number of MiB."""
+    return -(-(size + size // 8 + MARGIN) // MIB) * MIB
 
 
 def show_built(built: Mapping[str, Any]) -> None:

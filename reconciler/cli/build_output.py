@@ -12,13 +12,12 @@ import os
 import stat
 import struct
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import atomic_file
+from reconciler.dataclass import dataclass
 from reconciler.errors import Guarded, HostCannot, NoSpace, UsageError
 from reconciler.image.spec import GIB, MIB
 from reconciler.sizes import format_size
@@ -89,15 +88,17 @@ def _file(wish: Wish) -> Iterator[Target]:
     with ExitStack() as stack:
         try:
             draft = stack.enter_context(atomic_file.draft(output))
-            atomic_file.keep_access(draft.fd, output)
-            if wish.mode is not None:
-                os.fchmod(draft.fd, wish.mode)
         except OSError as error:
+            partial = error.filename == str(atomic_file.private(output)) and isinstance(error, FileExistsError)
+            problem = f"{error.filename}, under which it is written, {error.strerror}" if partial else error.strerror
             hint = "name a regular file that no other build writes, in a directory that you may write"
-            raise UsageError(f"--output {output}: {error.strerror}", hint=hint) from error
+            raise UsageError(f"--output {output}: {problem}", hint="remove it" if partial else hint) from error
         with _reporting(f"--output {output}", output.parent):
             os.ftruncate(draft.fd, size)
             yield Target(draft.fd, draft.path, size, output.parent)
+            atomic_file.keep_access(draft.fd, output)
+            if wish.mode is not None:
+                os.fchmod(draft.fd, wish.mode)
             draft.publish()
 
 
@@ -106,7 +107,10 @@ def _reporting(what: str, directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno == errno.EFBIG:
+            hint = f"the file system of {directory} has no files of that size; name a block device, or a file elsewhere"
+            raise HostCannot(f"{what}: {error.strerror}", hint=hint) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(f"{what}: {error.strerror}", hint=f"free space on {directory}") from error
         raise HostCannot(f"{what}: {error.strerror}", hint=f"check {directory}") from error
 
@@ -154,14 +158,26 @@ def _held(path: Path) -> int:
 
 
 def _zero(fd: int, size: int, capacity: int, tick: Tick) -> None:
-    """Zeros, written or as the device makes them, never a discard, from the start on: old signatures go first. Durable."""
+    """Zeros as the device makes them or written, never a discard, from the start on: old signatures go first. Durable."""
     places = [*((at, min(SLICE, size - at)) for at in range(0, size, SLICE))]
     if (tail := max(size, capacity - TAIL)) < capacity:
         places.append((tail, (capacity - tail) // 512 * 512))
     for start, length in places:
         tick(start, size)
-        fcntl.ioctl(fd, BLKZEROOUT, struct.pack("QQ", start, length))
+        if not _deallocated(fd, start, length):
+            fcntl.ioctl(fd, BLKZEROOUT, struct.pack("QQ", start, length))
     os.fsync(fd)
+
+
+def _deallocated(fd: int, start: int, length: int) -> bool:
+    """Have the device deallocate a range, where it guarantees that such a range reads as zeros; else False."""
+    from reconciler.image.builder import libc  # for devices only
+
+    try:
+        libc.punch_hole(fd, start, length)
+    except OSError:  # writing zeros reports what is wrong with the device, if anything is
+        return False
+    return True
 
 
 # ------------------------------------------------------------------------------------------------------ standard output
@@ -175,6 +191,8 @@ def _standard_output(wish: Wish) -> Iterator[Target]:
         raise UsageError("--mode: standard output has none", hint="leave --mode out, or name a file")
     if os.isatty(1):
         raise UsageError("standard output is a terminal", hint="redirect it: reconcile build … --output - > image")
+    import tempfile  # for standard output only: it loads as much as all the rest
+
     directory = Path(tempfile.gettempdir()) if "TMPDIR" in os.environ or not os.access(LARGE, os.W_OK) else LARGE
     with _reporting(f"an unnamed file in {directory}", directory), tempfile.TemporaryFile(dir=directory, buffering=0) as file:
         os.ftruncate(file.fileno(), size)

@@ -20,6 +20,7 @@ from reconciler.settings import default_state
 KINDS = ("image", "pool", "snapshot", "volume")
 
 TABLES = {
+    "claim": "SELECT id FROM claim WHERE state = 'claimed'",
     "image": "SELECT name FROM image",
     "snapshot": "SELECT name FROM snapshot",
     "volume": "SELECT substr(chain, 1, 12) FROM volume",
@@ -69,9 +70,25 @@ def snapshot_names(context: click.Context, param: click.Parameter, incomplete: s
     return _starting(incomplete, (f"snapshot/{name}" for name in _names(context, "snapshot")))
 
 
+def claimable(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """``image/NAME`` or ``snapshot/NAME``."""
+    found = [*image_names(context, param, incomplete), *snapshot_names(context, param, incomplete)]
+    return found if "/" in incomplete else [f"{one}/" for one in ("image", "snapshot") if one.startswith(incomplete)]
+
+
+def bootable(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """``snapshot/NAME``, or a claim."""
+    return [*snapshot_names(context, param, incomplete), *claims(context, param, incomplete)]
+
+
+def claims(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """``CLAIM`` of a claim that can be released."""
+    return _starting(incomplete, _names(context, "claim"))
+
+
 def kinds(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """``images``, ``pools`` …"""
-    return _starting(incomplete, (f"{kind}s" for kind in KINDS))
+    return _starting(incomplete, [*(f"{kind}s" for kind in KINDS), "claims"])
 
 
 def declared_kinds(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

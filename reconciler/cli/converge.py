@@ -4,63 +4,75 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from reconciler.cli.options import changing, options, shared, working
+from reconciler import sizes
+from reconciler.cli.options import changing, options, reported, shared, working
 from reconciler.cli.signals import Interrupted
-from reconciler.errors import Exit, Guarded, UsageError
+from reconciler.dataclass import replace
+from reconciler.errors import CommandError, Exit, Guarded, NotConverged, UsageError
 
 if TYPE_CHECKING:
     from reconciler.controller.assess import Assessment, Wish
+    from reconciler.controller.summary import Reports
     from reconciler.host.context import Host
     from reconciler.model import Action
+    from reconciler.output.progress import Progress
     from reconciler.planner.plan_file import Saved
 
 
 def wished(context: click.Context, *, on_invalid: str = "fail") -> Wish:
     """The wish that the options make. Raises UsageError."""
     from reconciler.controller import assess
-    from reconciler.registry import marks
 
     params = context.params
     most, grace = params["prune_max"] or assess.MOST_PRUNED, params["prune_grace"] or assess.PRUNE_GRACE
     try:
         assess.prunable(most, 0)
-        seconds = marks.duration(grace, zero=True)
     except ValueError as error:
-        raise UsageError(f"--prune-max {most} or --prune-grace {grace}: {error}", hint="for example 10, 20%; 15m, 2h") from None
-    confirmed = params["confirm_labels"]
-    return assess.Wish(params["prune"], params["selector"], params["diff"], seconds, most, on_invalid, confirmed)
+        raise UsageError(f"--prune-max {most}: {error}", hint="for example 10, 20%") from None
+    try:
+        seconds = sizes.parse_duration(grace, zero=True)
+    except ValueError as error:
+        raise UsageError(f"--prune-grace: {error}", hint="for example 15m, 2h") from None
+    confirmed, upgraded = params["confirm_labels"], params["upgrade_layout"]
+    return assess.Wish(params["prune"], params["selector"], params["diff"], seconds, most, on_invalid, confirmed, upgraded)
 
 
 def run(context: click.Context, *, once: bool) -> int:
-    from reconciler.cli import session
+    from reconciler.cli import faults, reporting
     from reconciler.controller import once as run_once
-    from reconciler.controller import service, summary
-    from reconciler.host import context as host
+    from reconciler.controller import summary
     from reconciler.output import console, print_result
     from reconciler.telemetry import activity
 
     chosen, params = options(context), context.params
     wish = wished(context, on_invalid=params["on_invalid"] or ("fail" if once else "freeze"))
+    if wish.upgrade_layout and not once:
+        raise UsageError("--upgrade-layout is for --once and plan", hint="stop the service, run `reconcile --once` with it")
     shown = activity.Board(console.progress("none" if chosen.json else params["progress"]), chosen.settings.running)
     with (
         Interrupted().installed() as interrupted,
-        host.writing(chosen.settings, stop=interrupted.stop, on_invalid=wish.on_invalid) as ours,
+        reporting.working(
+            context,
+            chosen.settings,
+            interrupted.stop,
+            service=not once,
+            on_invalid=wish.on_invalid,
+            told=(CommandError,) if once else (),
+        ) as (ours, reports),
     ):
         if wish.confirm_labels:
             ours.registry.accept_labels(ours.facts.labels)
             wish = replace(wish, confirm_labels=False)  # a later change is one that nobody has confirmed
         if not once:
-            telling = service.Telling(params["metrics_file"], params["metrics_port"])
-            service.Service(ours, wish, shown, telling, stop=interrupted.stop).run()
-            return ended(interrupted, chosen.settings.timeout)
-        session.note_ignored(ours)
-        result = run_once.converge(ours, wish, shown, stop=interrupted.stop)
+            superseded = serve(context, ours, wish, shown, interrupted, reports)
+            return Exit.OK if superseded else ended(interrupted, chosen.settings.timeout)
+        faults.note_ignored(ours)
+        result = run_once.converge(ours, wish, shown, stop=interrupted.stop, reports=reports)
     if chosen.json:
         console.document(print_result.result_json(result))
     else:
@@ -68,6 +80,26 @@ def run(context: click.Context, *, once: bool) -> int:
     if interrupted.signal:
         return interrupted.exit
     return summary.exit_code(result, detailed=params["detailed_exitcode"])
+
+
+def serve(
+    context: click.Context, ours: Host, wish: Wish, shown: Progress, interrupted: Interrupted, reports: Reports | None
+) -> bool:
+    """Run the service until it is to stop; whether a newer version has taken the registry over."""
+    from reconciler.api import server
+    from reconciler.cli import reporting
+    from reconciler.controller import service
+
+    params = context.params
+    telling = service.Telling(params["metrics_file"], params["metrics_port"], reports, params["metrics_address"])
+    running = service.Service(ours, wish, shown, telling, stop=interrupted.stop)
+    with server.serving(options(context).settings, running):
+        try:
+            running.run()
+        except CommandError as error:
+            reporting.unfinished(running.host, reports, error)
+            raise
+    return running.superseded
 
 
 def ended(interrupted: Interrupted, timeout: float | None) -> Exit:
@@ -78,7 +110,7 @@ def ended(interrupted: Interrupted, timeout: float | None) -> Exit:
 
 
 def show_plan(context: click.Context, out: Path | None = None) -> int:
-    from reconciler.cli import session
+    from reconciler.cli import faults
     from reconciler.controller import assess, summary
     from reconciler.host import context as host
     from reconciler.output import console, print_plan
@@ -86,8 +118,8 @@ def show_plan(context: click.Context, out: Path | None = None) -> int:
     chosen, params = options(context), context.params
     wish = wished(context)
     with host.reading(chosen.settings) as ours:
-        session.note_ignored(ours)
-        found = assess.assess(ours, wish)
+        faults.note_ignored(ours)
+        found = assess.with_refetched(ours, assess.assess(ours, wish))
         if out is not None:
             save(out, ours, found, wish)
         selected = assess.selected(ours.desired, params["selector"])
@@ -103,12 +135,7 @@ def save(out: Path, ours: Host, now: Assessment, wish: Wish) -> None:
     """Write the plan of ``now`` to a file. Raises Guarded where it has a layer whose digest is unresolved, and UsageError."""
     from reconciler.planner import plan_file
 
-    if unknown := plan_file.unresolved(now.plan.actions):
-        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise Guarded(
-            f"the plan can't be saved: {unknown[0]}{more} is unpinned and was never fetched, so its digest is unresolved",
-            hint="declare its sha256; or fetch it into the spool first: reconcile plan --out FILE --fetch",
-        )
+    plan_file.require_resolved(now.plan.actions)
     plan_file.write(out, saved(ours, now, wish))
 
 
@@ -119,9 +146,9 @@ def saved(ours: Host, now: Assessment, wish: Wish) -> Saved:
     marks = (f"{key} {mark}" for key, mark in sorted(ours.records.marks().items()))
     runs = (f"{run.subject.path} {run.status}" for run in ours.records.open_runs())
     basis = plan_file.basis(ours.desired, now.observed, (*marks, *runs))
-    names = ("prune", "selector", "grace", "most", "confirm_labels")
+    names = ("prune", "selector", "grace", "most", "confirm_labels", "upgrade_layout")
     asked = {name: getattr(wish, name) for name in names}
-    sources = plan_file.held_by(now.observed.resolutions.values())
+    sources = plan_file.held_by(now.observed.resolutions.values(), now.observed.references.values())
     return plan_file.Saved(ours.name, time.time(), ours.revision, basis, asked, now.plan.actions, sources)
 
 
@@ -133,7 +160,7 @@ def as_wished(plan: Saved) -> Wish:
 
 
 def fetch(context: click.Context) -> Exit:
-    """Fetch the layers whose digests are unresolved, and report those that can't be fetched."""
+    """Fetch the layers whose digests are unresolved, and archives, and report those that can't be fetched."""
     from reconciler.controller import once
     from reconciler.host import context as host
     from reconciler.output import console
@@ -154,7 +181,7 @@ def fetch(context: click.Context) -> Exit:
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="Also write the plan to FILE, for `reconcile apply FILE`."
 )
-@click.option("--fetch", "fetched", is_flag=True, help="With --out: first fetch the layers whose digests are unresolved.")
+@click.option("--fetch", "fetched", is_flag=True, help="With --out: first fetch the layers and archives that are unresolved.")
 @click.pass_context
 def plan(context: click.Context, /, out: Path | None, fetched: bool, **_: Any) -> int:
     """Show what would change, and why. Read-only, except with --fetch."""
@@ -165,6 +192,7 @@ def plan(context: click.Context, /, out: Path | None, fetched: bool, **_: Any) -
 
 @click.command()
 @shared
+@reported
 @working
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 if something changed.")
 @click.argument("file", type=click.Path(path_type=Path))
@@ -174,9 +202,9 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, progre
 
     Exits with 5 if manifests, registry, pools or unpinned layers have changed.
     """
+    from reconciler.cli import reporting
     from reconciler.controller import once as run_once
     from reconciler.controller import summary
-    from reconciler.host import context as host
     from reconciler.output import console, print_result
     from reconciler.planner import plan_file
     from reconciler.telemetry import activity
@@ -184,13 +212,16 @@ def apply(context: click.Context, /, file: Path, detailed_exitcode: bool, progre
     chosen, plan = options(context), plan_file.read(file)
     wish = as_wished(plan)
     shown = activity.Board(console.progress("none" if chosen.json else progress), chosen.settings.running)
-    with Interrupted().installed() as interrupted, host.writing(chosen.settings, stop=interrupted.stop) as ours:
+    with (
+        Interrupted().installed() as interrupted,
+        reporting.working(context, chosen.settings, interrupted.stop, told=(NotConverged,)) as (ours, reports),
+    ):
 
         def approved(now: Assessment) -> Sequence[Action]:
             plan_file.check(plan, saved(ours, now, wish))
             return plan.actions
 
-        result = run_once.converge(ours, wish, shown, stop=interrupted.stop, approved=approved)
+        result = run_once.converge(ours, wish, shown, stop=interrupted.stop, approved=approved, reports=reports)
     if chosen.json:
         console.document(print_result.result_json(result))
     else:

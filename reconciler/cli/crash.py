@@ -17,6 +17,7 @@ from pathlib import Path
 
 from reconciler import __version__
 from reconciler.cli.options import Invocation
+from reconciler.errors import visible
 from reconciler.output import log
 
 KEPT = 10
@@ -45,7 +46,7 @@ def _subject(error: BaseException, invocation: Invocation) -> str:
 
 
 def _summary(error: BaseException) -> str:
-    message = " ".join(str(error).split())
+    message = visible(" ".join(str(error).split()))
     return f"{type(error).__name__}: {message[:200]}" if message else type(error).__name__
 
 

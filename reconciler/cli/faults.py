@@ -6,15 +6,19 @@ Called by ``cli.main`` and ``cli.session``. Reads the manifest's file again for 
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.errors import Exit, ManifestFault, ManifestsInvalid
+from reconciler.manifests.faults import ignored_documents
 from reconciler.output import console, log
 from reconciler.policy import force
+
+if TYPE_CHECKING:
+    from reconciler.host.context import Host
 
 LARGEST = 1 << 22
 """Bytes of a manifest; a larger file is not read for its line."""
@@ -34,17 +38,29 @@ def warn(faults: Sequence[ManifestFault]) -> None:
         log.write(f"note: {counted(faults)}; the last valid manifests are used instead", "warning", reason="InvalidSpec")
 
 
+def note_ignored(host: Host) -> None:
+    """Name on standard error the documents that belong to other tools."""
+    if line := ignored_documents(host.notes):
+        console.note(line)
+
+
 def show(faults: Sequence[ManifestFault]) -> None:
     """One line a fault; on a terminal also the line that it is about."""
     drawn = sys.stderr.isatty() and not log.is_json()
     for fault in faults:
-        lines = [str(fault), *excerpt(fault, shutil.get_terminal_size().columns)] if drawn else [str(fault)]
+        lines = [str(fault), *excerpt(fault, _width())] if drawn else [str(fault)]
         log.write("\n".join(lines), "error", reason="InvalidSpec")
 
 
 def counted(faults: Sequence[ManifestFault]) -> str:
     files = {fault.where.file for fault in faults}
     return f"{console.counted(len(faults), 'fault')} in {console.counted(len(files), 'file')}"
+
+
+def _width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def excerpt(fault: ManifestFault, width: int = 80) -> list[str]:

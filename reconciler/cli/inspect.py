@@ -45,12 +45,22 @@ def schema(what: str, **_: Any) -> int:
 @click.argument("kind", type=TEXT, required=False, shell_complete=complete.kinds)
 @click.pass_context
 def list_(context: click.Context, /, kind: str | None, **_: Any) -> int:
-    """List images, snapshots, volumes and pools with state and size."""
+    """List images, snapshots, volumes and pools, or claims."""
     from reconciler.cli import session
     from reconciler.output import console
     from reconciler.status import inventory
 
     chosen = options(context)
+    if kind in ("claim", "claims"):
+        from reconciler.cli import claiming
+
+        found = claiming.listed(chosen.settings)
+        if chosen.json:
+            console.document({"claims": found})
+        else:
+            rows = [(c["claim"], f"{c['pool']}/{c['snapshot']}", c["state"], c["holder"], c["expires"] or "-") for c in found]
+            console.table(("CLAIM", "SNAPSHOT", "STATE", "HOLDER", "EXPIRES"), rows)
+        return Exit.OK
     wanted = session.parse_kind(kind) if kind else None
     with session.reading(chosen.settings) as ours:
         listing = inventory.listing(ours)
@@ -180,9 +190,8 @@ def verify(context: click.Context, /, names: tuple[str, ...], **_: Any) -> int:
 @click.pass_context
 def graph(context: click.Context, /, svg: bool, **_: Any) -> int:
     """Show the dependency graph of pools, volumes, images and snapshots."""
-    from dataclasses import asdict
-
     from reconciler.cli import session
+    from reconciler.dataclass import asdict
     from reconciler.output import console
     from reconciler.status import graph as drawing
     from reconciler.status import image

@@ -16,7 +16,7 @@ from typing import Any
 
 from reconciler.cli.build_image import show_gaps
 from reconciler.cli.build_image import source as parse
-from reconciler.errors import BuilderDied, LayerCorrupt, LayerRefused, Stopped, UsageError
+from reconciler.errors import BuilderDied, LayerCorrupt, LayerRefused, Stopped, UsageError, visible
 from reconciler.image.builder.feed import Input
 from reconciler.image.builder.parent import Build, Milestone, Request
 from reconciler.image.source.local import Descriptor, LocalFile
@@ -63,7 +63,7 @@ def source(word: str, endpoint_url: str | None, anonymous: bool) -> Source:
 def origin(source: Source) -> Origin:
     if source.url == STANDARD_INPUT:
         return Descriptor(0)
-    return Ranges(source) if source.is_s3 else LocalFile(Layer(source))
+    return Ranges(source) if source.is_remote else LocalFile(Layer(source))
 
 
 def inspect(source: Source, limits: Limits, *, stop: threading.Event) -> Document:
@@ -72,7 +72,7 @@ def inspect(source: Source, limits: Limits, *, stop: threading.Event) -> Documen
     request = Request(
         (layer,), UNBOUNDED, lambda digests: chain_ids(UNBOUNDED, digests)[-1], limits, survey=True, ahead=FIRST_RANGE
     )
-    with _reporting_builder_death(), Build(request) as build:
+    with reporting_builder_death(), Build(request, stop) as build:
         try:
             found = build.wait(Milestone.ACCEPTED, stop=stop)
             verdict, counted = _acceptance(source, found.digests[0]), {**found.layers[0], **build.seen}
@@ -85,7 +85,7 @@ def inspect(source: Source, limits: Limits, *, stop: threading.Event) -> Documen
 
 
 @contextmanager
-def _reporting_builder_death() -> Iterator[None]:
+def reporting_builder_death() -> Iterator[None]:
     """A broken pipe to the builder is an error, unlike one of standard output."""
     try:
         yield
@@ -141,7 +141,7 @@ def moment(nanoseconds: int) -> str:
 
 
 def show(document: Mapping[str, Any]) -> None:
-    console.data(f"{console.verdict(document['verdict'])}  {console.visible(_where(document['source']))}")
+    console.data(f"{console.verdict(document['verdict'])}  {visible(_where(document['source']))}")
     for line in lines(document):
         console.data(line)
 
@@ -169,7 +169,7 @@ Named = tuple[str, ...]
 def _lines(named: Iterable[Named]) -> Iterator[str]:
     for name, *texts in named:
         for number, text in enumerate(filter(None, texts)):
-            yield f"  {'' if number else name:<11} {console.visible(text)}"
+            yield f"  {'' if number else name:<11} {visible(text)}"
 
 
 def _why(document: Mapping[str, Any]) -> Iterator[Named]:
@@ -193,6 +193,12 @@ def _measures(document: Mapping[str, Any]) -> Iterator[Named]:
     yield "entries", f"{document['entries']}" + (f": {types}" if types else "")
     if document["impliedDirectories"]:
         yield "", f"and {console.counted(document['impliedDirectories'], 'directory')} that no entry describes"
+    yield "inodes", inodes(document)
+
+
+def inodes(document: Mapping[str, Any]) -> str:
+    """Of a file system that holds this and nothing else; empty where not everything was seen."""
+    return f"{document['inodes']}, those that ext4 reserves included" if "inodes" in document else ""
 
 
 def _contents(document: Mapping[str, Any]) -> Iterator[Named]:
@@ -253,8 +259,13 @@ def _listed(document: Mapping[str, Any]) -> Iterator[tuple[str, int, list[str]]]
         yield "files without their privileges (limits.setuid)", document["stripped"], []
     if clamped := document["clampedTimes"]["count"]:
         yield "times moved into ext4's range (limits.times)", clamped, document["clampedTimes"]["names"]
+    if unknown := document["unknownAclNames"]["count"]:
+        names = document["unknownAclNames"]["names"]
+        yield "ACL entries dropped, names that the image lacks", unknown, names
     if document["aufsMetadata"]:
         yield "files of AUFS, skipped", document["aufsMetadata"], []
+    if document["estargzFiles"]:
+        yield "files of eStargz, skipped", document["estargzFiles"], []
 
 
 def _some(names: list[str], count: int) -> str:

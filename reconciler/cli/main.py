@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from reconciler import __version__
-from reconciler.cli.options import Forwarding, Invocation, changing, logged, shared, working
+from reconciler.cli.options import Duration, Forwarding, Invocation, changing, logged, reported, shared, working
 from reconciler.errors import CommandError, Exit, HostCannot, ManifestsInvalid, ReconcilerError, Stopped
 from reconciler.output import log, streams
 
@@ -32,7 +32,9 @@ VERBS = {
         *("operate.suspend", "operate.resume", "operate.protect", "operate.unprotect"),
         *("operate.retry", "operate.wait"),
     ),
-    "Author": ("inspect.validate", "manifests.explain", "inspect.schema", "layers.inspect", "layers.build"),
+    "Claim": ("claims.claim", "claims.renew", "claims.release", "claims.recycle", "boot.boot-config"),
+    "Fleet": ("fleet.fleet",),
+    "Author": ("inspect.validate", "manifests.explain", "inspect.schema", "pin.pin", "layers.inspect", "layers.build"),
     "Repair": ("state.state", "state.import", "pools.adopt", "pools.gc", "pools.detach"),
     "Shell": ("main.completion",),
 }
@@ -52,7 +54,7 @@ class Grouped(Forwarding):
             return super().get_command(ctx, cmd_name)
         module = importlib.import_module(f"reconciler.cli.{HOMES[cmd_name]}")
         # A verb that is a word of Python's own has an underscore behind it there.
-        found: click.Command = vars(module).get(cmd_name) or vars(module)[f"{cmd_name}_"]
+        found: click.Command = vars(module).get(cmd_name.replace("-", "_")) or vars(module)[f"{cmd_name}_"]
         return found
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
@@ -94,12 +96,14 @@ EXITS = {
 @click.option("--check", is_flag=True, help="Show what would change, as `plan` does, and change nothing.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=1),
-    metavar="SECONDS",
+    type=Duration(1),
+    metavar="DURATION",
     help="Observe everything again after this time.  [default: 300]",
 )
 @click.option("--metrics-file", type=click.Path(path_type=Path), help="Write Prometheus metrics to FILE after each pass.")
-@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics on 127.0.0.1:PORT.")
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics on PORT.")
+@click.option("--metrics-address", default="127.0.0.1", show_default=True, help="Serve them on this address of the host.")
+@reported
 @click.option(
     "--on-invalid",
     type=click.Choice(("freeze", "hold", "fail")),
@@ -194,7 +198,7 @@ def _code_of(current: Invocation) -> int:
         return ended.exit_code
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "reconcile"
-        return complain(ReconcilerError(error.format_message(), hint=f"{where} --help"), Exit.USAGE)
+        return complain(ReconcilerError(" ".join(error.format_message().split()), hint=f"{where} --help"), Exit.USAGE)
     except (click.Abort, KeyboardInterrupt) as error:
         return Exit(getattr(error, "exit", Exit.SIGINT))
     except ManifestsInvalid as error:

@@ -14,8 +14,9 @@ from reconciler.host.context import Host
 from reconciler.model import Key, Kind
 from reconciler.output import console
 from reconciler.pool.driver import Condition
-from reconciler.registry.marks import Mark, What, duration
+from reconciler.registry.marks import Mark, What
 from reconciler.settings import Settings
+from reconciler.sizes import parse_duration
 
 EVENTS = {
     What.PROTECTED: ("Protected", "Unprotected"),
@@ -107,6 +108,6 @@ def _is_suspended(ours: Host, name: str) -> bool:
 
 def _seconds(text: str) -> float:
     try:
-        return duration(text)
+        return parse_duration(text)
     except ValueError as error:
         raise UsageError(f"--for: {error}") from None

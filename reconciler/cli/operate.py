@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from reconciler.cli.complete import image_names, names_to_retry
-from reconciler.cli.options import TEXT, options, shared
+from reconciler.cli.options import TEXT, Duration, options, shared
 
 image = click.argument("object_", metavar="image/NAME", type=TEXT, shell_complete=image_names)
 reason = click.option("--reason", type=TEXT, default="", help="Shown with the image: your name and the cause.")
@@ -92,9 +92,7 @@ def retry(context: click.Context, /, object_: str, recreate: bool, **_: Any) -> 
 @click.option(
     "--for", "condition", type=click.Choice(("ready", "gone")), default="ready", show_default=True, help="The condition."
 )
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", default=600.0, show_default=True, help="Stop after this time."
-)
+@click.option("--timeout", type=Duration(), metavar="DURATION", default=600.0, show_default=True, help="Stop after this time.")
 @click.pass_context
 def wait(context: click.Context, /, object_: str, condition: str, timeout: float, **_: Any) -> int:
     """Wait until an image is ready or gone.

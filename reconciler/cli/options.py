@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from reconciler.dataclass import dataclass
 from reconciler.manifests.selectors import parse_labels
 from reconciler.output import log
 from reconciler.settings import Settings, default_host_file, default_state
+from reconciler.sizes import parse_duration
 
 FORMATS = ("table", "json")
 
@@ -44,6 +45,27 @@ class Text(click.types.StringParamType):
 
 
 TEXT = Text()
+
+
+class Duration(click.ParamType[float]):
+    """Seconds as a number, or a duration such as 90s or 15m; at least ``least``, more than that where ``above``."""
+
+    name = "duration"
+
+    def __init__(self, least: float = 0.0, *, above: bool = False) -> None:
+        self._least, self._above = least, above
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            try:
+                seconds = parse_duration(value, zero=True)
+            except ValueError as error:
+                self.fail(f"{error}, or a number of seconds", param, ctx)
+        if not (seconds > self._least if self._above else seconds >= self._least):
+            self.fail(f"{value} is not {'more than' if self._above else 'at least'} {self._least:g} seconds", param, ctx)
+        return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +182,7 @@ def changing(command: Callable[..., Any]) -> Callable[..., Any]:
             envvar="RECONCILER_PRUNE_GRACE",
             help="Prune only what has been undeclared for this long: 0s, 2h, 3d.  [default: 15m]",
         ),
+        click.option("--upgrade-layout", is_flag=True, help="Rebuild images of an older layout (with -l: these only)."),
         click.option("--confirm-labels", is_flag=True, help="Prune although the labels of this host have changed."),
         click.option(
             "--prune-max",
@@ -177,12 +200,18 @@ def working(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the verbs that converge."""
     for option in (
         click.option("--progress", type=click.Choice(("auto", "plain", "none")), default="auto", help="How to show progress."),
-        click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after this time."),
+        click.option("--timeout", type=Duration(above=True), metavar="DURATION", help="Stop after this time."),
         click.option("--jobs", type=click.IntRange(1, 64), help="Volumes built at once from local layers.  [default: 2]"),
         click.option("--downloads", type=click.IntRange(1, 64), help="Volumes built at once while layers arrive.  [default: 4]"),
     ):
         command = option(command)
     return command
+
+
+def reported(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Of the runs that report to the sink of the fleet."""
+    about = "Report to this PostgreSQL database (docs/fleet.md), or the one whose URL is in FILE."
+    return click.option("--report-to", metavar="URL|FILE", envvar="RECONCILER_REPORT_TO", help=about)(command)
 
 
 def about_layers(command: Callable[..., Any]) -> Callable[..., Any]:

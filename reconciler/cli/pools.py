@@ -34,12 +34,17 @@ def repair(context: click.Context, act: str, *arguments: Any) -> int:
 @click.command()
 @repairing
 @click.option("--snapshot", "named", type=TEXT, multiple=True, metavar="NAME=ID", help="Register thin id ID as snapshot NAME.")
+@click.option("--chain", "vouched", type=TEXT, multiple=True, metavar="NAME=CHAIN", help="Chain that snapshot NAME has.")
 @click.pass_context
-def adopt(context: click.Context, /, named: tuple[str, ...], **_: Any) -> int:
-    """Rebuild the registry's entries for a thin pool from its metadata."""
+def adopt(context: click.Context, /, named: tuple[str, ...], vouched: tuple[str, ...], **_: Any) -> int:
+    """Rebuild the registry's entries for a thin pool from its metadata.
+
+    A snapshot without a row in the registry is of an unknown chain, unless --chain names it: its guest can have written what
+    its file system shows.
+    """
     from reconciler.cli import session
 
-    return repair(context, "adopt", session.parse_named(named))
+    return repair(context, "adopt", session.parse_named(named), session.parse_chains(vouched))
 
 
 @click.command(short_help="Delete orphaned thin devices.")

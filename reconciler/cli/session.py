@@ -9,23 +9,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.cli import faults
-from reconciler.cli import repair as repairs
-from reconciler.cli.repair import Change
-from reconciler.errors import Exit, ManifestsInvalid, NotConverged, UsageError
+from reconciler.dataclass import replace
+from reconciler.errors import Exit, ManifestsInvalid, NotConverged, UsageError, visible
 from reconciler.host import context as hosts
+from reconciler.host import own
 from reconciler.host.context import Host
-from reconciler.manifests import loader, refusals
-from reconciler.manifests.faults import did_you_mean, ignored_documents
-from reconciler.model import Desired, Finding, Key, Kind, Phase, Severity
+from reconciler.manifests import refusals
+from reconciler.manifests.faults import did_you_mean
+from reconciler.model import Desired, Finding, Key, Kind, Severity, SnapshotRow
 from reconciler.output import console
-from reconciler.pool.thin import backing
+from reconciler.planner.status import Phase
 from reconciler.settings import Settings
 from reconciler.status import image as images
-from reconciler.status.health import check_json
+
+if TYPE_CHECKING:
+    from reconciler.cli.repair import Change
 
 
 @contextmanager
@@ -39,12 +41,6 @@ def reading(settings: Settings, *objects: tuple[Kind, str], past: bool = False) 
             require(ours, kind, name, past=past)
         faults.warn(ours.faults)
         yield ours
-
-
-def note_ignored(host: Host) -> None:
-    """Name on standard error the documents that belong to other tools."""
-    if line := ignored_documents(host.notes):
-        console.note(line)
 
 
 # ---------------------------------------------------------------------------------------------- names of objects
@@ -85,6 +81,19 @@ def parse_named(words: Sequence[str]) -> dict[str, int]:
     return named
 
 
+def parse_chains(words: Sequence[str]) -> dict[str, str]:
+    """Chains by the name of their snapshot, from NAME=CHAIN."""
+    found = {}
+    for word in words:
+        name, _, chain = word.partition("=")
+        if not name or not chain:
+            raise UsageError(
+                f"{word!r} is not a snapshot's name and its chain", hint="write NAME=CHAIN, such as web-a=248cc7e9bc8e"
+            )
+        found[name] = chain
+    return found
+
+
 def names(ours: Host, kind: Kind) -> set[str]:
     """All objects of a kind that are declared, recorded or marked."""
     desired, records = ours.desired, ours.records
@@ -114,6 +123,15 @@ def require(ours: Host, kind: Kind, name: str, *, past: bool = False) -> None:
         raise ManifestsInvalid(ours.faults)
     hint = f"list them with: reconcile list {kind.lower()}s"
     raise UsageError(f"there is no {kind.lower()} {name!r}{did_you_mean(name, names(ours, kind))}", hint=hint)
+
+
+def recorded(ours: Host, key: Key) -> SnapshotRow:
+    """The row of a snapshot. Raises UsageError where no pool or several have one of the name, and none is named."""
+    found = [row for row in ours.records.snapshots().values() if row.name == key.name and key.pool in ("", row.pool)]
+    if len(found) != 1:
+        where = " and ".join(row.pool for row in found) or "no pool"
+        raise UsageError(f"{key} is in {where}", hint="write snapshot/POOL/NAME" if found else "reconcile list snapshots")
+    return found[0]
 
 
 def existed(ours: Host, kind: Kind, name: str) -> bool:
@@ -151,6 +169,8 @@ def wait(settings: Settings, name: str, condition: str, timeout: float) -> Exit:
 def show_checks(found: Sequence[Finding], *, json: bool) -> Exit:
     bad = [one for one in found if one.severity is Severity.ERROR]
     if json:
+        from reconciler.status.health import check_json
+
         console.document({"healthy": not bad, "checks": [check_json(one) for one in found]})
     else:
         rows = [(one.severity.value, one.subject.with_pool, one.reason, one.text) for one in found]
@@ -161,12 +181,14 @@ def show_checks(found: Sequence[Finding], *, json: bool) -> Exit:
 def refused_by_host(desired: Desired, paths: Sequence[Path], settings: Settings) -> list[Finding]:
     """What this host's policy would refuse of these manifests, by names alone."""
     directory = paths[0] if paths[0].is_dir() else paths[0].parent
-    policy = hosts.policy_for(replace(settings, manifests=directory))
+    policy = own.policy_for(replace(settings, manifests=directory))
     return [*refusals.of_images(desired, policy).values(), *refusals.of_pools(desired, policy).values()]
 
 
 def pool_notes(desired: Desired) -> Iterator[str]:
     """What is valid, and can't be used as declared."""
+    from reconciler.pool.thin import backing
+
     for pool in desired.pools.values():
         if pool.thin and (limit := backing.undescribed(pool.thin.data.size or 0, pool.thin.block_size)):
             yield f"{pool.where}: pool {pool.name}: {limit}"
@@ -174,6 +196,8 @@ def pool_notes(desired: Desired) -> Iterator[str]:
 
 def show_validity(paths: Sequence[Path], settings: Settings, *, json: bool) -> Exit:
     """Print whether manifests are valid. Raises ManifestsInvalid, with all faults, where the answer is not JSON."""
+    from reconciler.manifests import loader
+
     try:
         desired, _, ignored = loader.load_paths(paths)
         refused = (f"{one.subject}: {one.text}" for one in refused_by_host(desired, paths, settings))
@@ -193,22 +217,22 @@ def show_validity(paths: Sequence[Path], settings: Settings, *, json: bool) -> E
     return Exit.OK
 
 
-Repair = Callable[..., tuple[Change, ...]]
-REPAIRS: Mapping[str, Repair] = {"adopt": repairs.adopt, "gc": repairs.collect, "detach": repairs.detach}
-
-
 def repair(settings: Settings, act: str, pool: str, *arguments: object, apply: bool, json: bool) -> Exit:
     """Show what the repair of a pool would change, or carry it out."""
+    from reconciler.cli import repair as repairs
+
+    acts: Mapping[str, Callable[..., tuple[Change, ...]]]
+    acts = {"adopt": repairs.adopt, "gc": repairs.collect, "detach": repairs.detach}
     if apply:
         policy = "freeze" if act == "gc" else "fail"  # what is an orphan follows from the registry alone
         with hosts.writing(settings, stop=threading.Event(), on_invalid=policy) as ours:
             faults.warn(ours.faults)
             require(ours, Kind.POOL, pool)
-            found = REPAIRS[act](ours, pool, *arguments, apply=True)
+            found = acts[act](ours, pool, *arguments, apply=True)
     else:
         with hosts.reading(settings) as ours:
             require(ours, Kind.POOL, pool)
-            found = REPAIRS[act](ours, pool, *arguments, apply=False)
+            found = acts[act](ours, pool, *arguments, apply=False)
     return show_changes(found, applied=apply, json=json)
 
 
@@ -218,7 +242,7 @@ def show_changes(found: Sequence[Change], *, applied: bool, json: bool) -> Exit:
         console.document({"applied": applied, "changes": found})
         return Exit.OK
     for change in found:
-        console.data(f"{change.what:9}  {console.visible(change.message)}")
+        console.data(f"{change.what:9}  {visible(change.message)}")
     if not found:
         console.data("nothing to do")
     elif not applied:

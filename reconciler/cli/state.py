@@ -76,7 +76,9 @@ def rm(context: click.Context, /, object_: str, **_: Any) -> int:
 @shared
 @click.argument("objects", metavar="snapshot/NAME...", type=TEXT, nargs=-1, required=True, shell_complete=snapshot_names)
 @click.option("--image", type=TEXT, required=True, shell_complete=plain_image_names, help="Image that declares it.")
-@click.option("--chain", type=TEXT, default="", help="Chain that it was made from, where its file system does not show it.")
+@click.option(
+    "--chain", type=TEXT, default="", help="Chain that it was made from; without it, unknown if the registry has no row of it."
+)
 @click.pass_context
 def import_(context: click.Context, /, objects: Sequence[str], image: str, chain: str, **_: Any) -> int:
     """Register existing snapshot files of a file pool.

@@ -14,7 +14,7 @@ from reconciler.cli.options import Options, options, shared
 from reconciler.errors import Exit
 
 if TYPE_CHECKING:
-    from reconciler.manifests.loader import ManifestCache
+    from reconciler.manifests.cache import ManifestCache
     from reconciler.status.top import Scene
     from reconciler.telemetry.activity import Running
 
@@ -59,7 +59,7 @@ def top(context: click.Context, /, frames: int | None, every: float, **_: Any) -
 
 def scenes(chosen: Options) -> Iterator[Scene]:
     """A new scene each time that it is asked for."""
-    from reconciler.manifests.loader import ManifestCache
+    from reconciler.manifests.cache import ManifestCache
 
     before: Sequence[Running] = ()
     cached = ManifestCache()
@@ -71,6 +71,7 @@ def scenes(chosen: Options) -> Iterator[Scene]:
 
 def observe(chosen: Options, before: Sequence[Running], cached: ManifestCache) -> Scene:
     from reconciler.host import context as host
+    from reconciler.planner.claims import stocks
     from reconciler.registry import lock
     from reconciler.status import image, top
     from reconciler.telemetry import activity
@@ -90,6 +91,7 @@ def observe(chosen: Options, before: Sequence[Running], cached: ManifestCache) -
             events=ours.records.events(limit=top.EVENTS),
             pending=len(images.plan.actions),
             faults=len(ours.faults),
+            stocks=stocks(ours.desired, images.observed),
         )
 
 

@@ -7,21 +7,27 @@ but for half-built leftovers, which ``assess`` discards where the scheduler asks
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 
+from reconciler.dataclass import dataclass, field, replace
 from reconciler.errors import Guarded, ReconcilerError
+from reconciler.host import claims, references
+from reconciler.host.calls import Calls
 from reconciler.host.context import Host
-from reconciler.host.head_requests import ANSWER_SECONDS, FAILED_SECONDS
+from reconciler.host.head_requests import ANSWER_SECONDS, FAILED_SECONDS, Answer
 from reconciler.host.label_change import pending_change
 from reconciler.host.observe import POOL_SECONDS, held, identities, observe, resolutions
+from reconciler.host.references import PENDING
 from reconciler.image.source.stamp import Head
-from reconciler.image.spec import Source
+from reconciler.image.spec import LAYOUT, Layer, Source
 from reconciler.manifests import refusals
 from reconciler.manifests.selectors import Selector
 from reconciler.model import (
     Desired,
     Failure,
+    Finding,
+    ImageResolution,
     ImageRow,
     ImageSpec,
     Key,
@@ -29,12 +35,16 @@ from reconciler.model import (
     Observed,
     Plan,
     Resolution,
+    Severity,
     SnapshotRow,
     Verb,
     VolumeRow,
 )
-from reconciler.planner.goals import chains, resolved_layers
+from reconciler.output import console
+from reconciler.planner.goals import chains, refetched, resolved_layers
+from reconciler.planner.inputs import Inputs
 from reconciler.planner.plan import plan
+from reconciler.planner.references import wanted, with_layers
 from reconciler.planner.replacement import candidates
 from reconciler.planner.unpinned import resolved_digests
 from reconciler.policy import force
@@ -61,6 +71,8 @@ class Wish:
     on_invalid: str = "fail"
     confirm_labels: bool = False
     """Whether the labels of this host count although they have changed."""
+    upgrade_layout: bool = False
+    """Whether images of an older layout are rebuilt although nothing else of them differs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +106,19 @@ class Patience:
 # ------------------------------------------------------------------------------------------------------- assess
 
 
-def assess_offline(host: Host) -> Assessment:
-    """Observe and plan without asking any source: unpinned layers are taken to be what they were when last applied."""
+def assess_offline(host: Host, *, calls: Calls | None = None, patience: float = POOL_SECONDS) -> Assessment:
+    """Observe and plan without asking any source: unpinned layers are taken to be what they were when last applied.
+
+    A pool that has not answered after ``patience`` seconds is unknown; so is, at once, one that a call of ``calls`` waits for.
+    """
     marks, now = host.records.marks(), host.threads.time()
     desired = suspending(host.desired, marks, now)
-    observed = observe(desired, host.records, host.drivers, lambda sources: {})
-    refused = refusals.of_images(desired, force.current())
-    observed = replace(observed, refused=refused, spared=spared(marks, now, 0.0), asides=host.records.asides())
+    resolved = references.offline(host, desired)
+    desired = with_layers(desired, resolved)
+    seen = observe(desired, host.records, host.drivers, lambda _: {}, calls=calls, patience=patience, seeds=host.seeds)
+    refused, kept = refusals.of_images(desired, force.current()), spared(marks, now, 0.0)
+    observed = replace(seen, references=resolved, refused=refused, spared=kept, asides=host.records.asides())
+    observed = replace(observed, claims=claims.current(host))
     images = {name: as_applied(image, observed) for name, image in desired.images.items()}
     desired = replace(desired, images=images)
     observed = replace(observed, holders=held(host.drivers, candidates(desired, observed)))
@@ -128,6 +146,10 @@ def assess(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Co
     marks, now, began = host.records.marks(), host.threads.time(), host.threads.monotonic()
     desired = suspending(host.desired, marks, now)
     selection = selected(desired, wish.selector)
+    references.look_again(host, desired, retried(marks), now)
+    referred = references.resolved(host, wanted(desired, selection), patience.sources)
+    desired = with_layers(desired, referred)
+    desired = upgrading(desired, wish, selection)
     observed = observe(
         desired,
         host.records,
@@ -137,16 +159,20 @@ def assess(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Co
         calls=host.calls,
         patience=patience.pools,
         discard=dict.fromkeys(clean, lambda pool, driver: discard_leftovers(host, pool, driver)),
+        seeds=host.seeds,
     )
     dated = undeclared(desired, observed.images, observed.snapshots.values(), marks, now)
     observed = replace(
         observed,
+        references=referred,
+        spooled=host.spool.whole_layers() if referred else frozenset(),
         refused=refusals.of_images(desired, force.current()),
         spared=spared(dated, now, wish.grace if wish.prune else 0.0),
         due={} if wish.prune else {image: utc(end) for image, end in grace_ends(dated, now, wish.grace).items()},
         asides=host.records.asides(),
-        holders=held(host.drivers, candidates(desired, observed, selection)),
+        claims=claims.current(host),
     )
+    observed = replace(observed, holders=held(host.drivers, candidates(desired, observed, selection)))
     change = None if wish.confirm_labels else pending_change(host, now, wish.grace)
     prune = wish.prune and not host.faults and not change
     found = plan(desired, observed, prune=prune, selection=selection)
@@ -154,7 +180,7 @@ def assess(host: Host, wish: Wish, *, patience: Patience = Patience(), clean: Co
         guard(desired, observed, found, wish.most)
     if change and (wish.prune or found.held):
         found = replace(found, findings=(*found.findings, change.finding()))
-    end = min(next_end(dated, now, wish.grace), change.until if change else float("inf"))
+    end = min(next_end(dated, now, wish.grace, desired), change.until if change else float("inf"))
     ends = _next_end(observed, began, began + end - now)
     return Assessment(observed, found, desired, _pending(observed, began), retried(marks), now, ends)
 
@@ -165,15 +191,38 @@ def retried(marks: Marks) -> dict[str, float]:
 
 def _next_end(observed: Observed, began: float, ends: float) -> float:
     """``ends``, or the time at which a source that could not be asked is due again, if that is earlier."""
-    failed = any(found.error and found.reason != PENDING for found in observed.resolutions.values())
+    failed = any(found.error and found.reason != PENDING for found in _answers(observed))
     return min(ends, began + FAILED_SECONDS) if failed else ends
+
+
+def _answers(observed: Observed) -> Iterator[Resolution | ImageResolution]:
+    return chain(observed.resolutions.values(), observed.references.values())
 
 
 def _pending(observed: Observed, began: float) -> float | None:
     """When the last answer that is still due has to be there; None where none is."""
-    due = [began + ANSWER_SECONDS for found in observed.resolutions.values() if found.reason == PENDING]
+    due = [began + ANSWER_SECONDS for found in _answers(observed) if found.reason == PENDING]
     due += [began + POOL_SECONDS - pool.waited for pool in observed.pools.values() if 0 < pool.waited < POOL_SECONDS]
     return max(due, default=None)
+
+
+def with_refetched(host: Host, found: Assessment) -> Assessment:
+    """The assessment with a finding for each image that gets a newer layout: how much is fetched again."""
+    inputs = Inputs.of(found.desired, found.observed)
+    built = {name for action in found.plan.actions if action.kind is Kind.VOLUME for name in action.images}
+    images = (found.desired.images[name] for name in sorted(built))
+    again = {image.key: layers for image in images if (layers := refetched(image, inputs))}
+    heads = host.sources.answers({layer.source for layers in again.values() for layer in layers}) if again else {}
+    notes = (refetching(key, layers, heads) for key, layers in again.items())
+    return replace(found, plan=replace(found.plan, findings=(*found.plan.findings, *notes)))
+
+
+def refetching(image: Key, layers: Sequence[Layer], heads: Mapping[Source, Answer | None]) -> Finding:
+    sizes = [head.size for layer in layers if isinstance(head := heads.get(layer.source), Head)]
+    unknown = len(layers) - len(sizes)
+    size = console.size(sum(sizes)) + (f", and {unknown} whose size is unknown" if unknown else "")
+    noun = "1 layer is" if len(layers) == 1 else f"{len(layers)} layers are"
+    return Finding(Severity.NOTE, image, "LayoutUpgraded", f"gets layout {LAYOUT}: {noun} fetched again ({size})")
 
 
 def assess_images(host: Host, names: Collection[str], wish: Wish, *, patience: Patience = Patience()) -> Assessment:
@@ -183,6 +232,9 @@ def assess_images(host: Host, names: Collection[str], wish: Wish, *, patience: P
     desired = suspending(few.desired, few.records.marks(), few.threads.time())
     chosen = selected(desired, wish.selector)
     selection = frozenset(desired.images) if chosen is None else chosen
+    referred = references.resolved(few, wanted(desired, selection), patience.sources)
+    desired = with_layers(desired, referred)
+    desired = upgrading(desired, wish, selection)
     resolved = resolutions(desired, lambda sources: resolve(few, sources, patience.sources), selection)
     rows = RowsOf(few.records, desired, resolved_digests(resolved))
     observed = observe(
@@ -194,10 +246,12 @@ def assess_images(host: Host, names: Collection[str], wish: Wish, *, patience: P
         whole=False,
         calls=host.calls,
         patience=patience.pools,
+        seeds=host.seeds,
     )
     refused = refusals.of_images(desired, force.current())
+    observed = replace(observed, claims=claims.current(few))
     holders = held(few.drivers, candidates(desired, observed, selection))
-    observed = replace(observed, refused=refused, asides=few.records.asides(), holders=holders)
+    observed = replace(observed, refused=refused, asides=few.records.asides(), holders=holders, references=referred)
     asked = retried(few.records.marks())
     return Assessment(observed, plan(desired, observed, selection=selection), desired, _pending(observed, began), asked)
 
@@ -264,6 +318,13 @@ def discard_leftovers(host: Host, pool: str, driver: Driver) -> None:
         host.registry.event(Key(Kind.VOLUME, pool, name), "LeftoverDiscarded", message)
 
 
+def upgrading(desired: Desired, wish: Wish, selection: Collection[str] | None) -> Desired:
+    """The same with the images that ``--upgrade-layout`` means."""
+    if not wish.upgrade_layout:
+        return desired
+    return replace(desired, upgraded=frozenset(desired.images if selection is None else selection))
+
+
 def selected(desired: Desired, selector: str | None) -> frozenset[str] | None:
     if selector is None:
         return None
@@ -286,9 +347,11 @@ def guard(desired: Desired, observed: Observed, found: Plan, most: str) -> None:
             hint="check -f/--manifests; to remove an image, leave at least one other declared",
         )
     held = {"images": len(observed.images), "snapshots": len(observed.snapshots)}
+    removed = [(one.pool, one.name) for one in found.actions if (one.verb, one.kind) == (Verb.REMOVE, Kind.SNAPSHOT)]
+    declared = Inputs.of(desired, observed).owners.keys() if removed else ()
     going = {
         "images": sum(action.verb is Verb.FORGET for action in found.actions),
-        "snapshots": sum((action.verb, action.kind) == (Verb.REMOVE, Kind.SNAPSHOT) for action in found.actions),
+        "snapshots": sum(place not in declared or place not in observed.claims for place in removed),
     }
     for noun, count in going.items():
         if count > (limit := prunable(most, held[noun])):
@@ -304,10 +367,6 @@ def prunable(most: str, held: int) -> int:
     if most.endswith("%"):
         return max(HANDFUL, held * int(most[:-1]) // 100)
     return int(most)
-
-
-PENDING = "SourcePending"
-"""The reason of a source that was asked and may still answer in time."""
 
 
 def resolve(host: Host, sources: Sequence[Source], patience: float = ANSWER_SECONDS + 1) -> Mapping[Source, Resolution]:

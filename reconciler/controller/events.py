@@ -1,28 +1,56 @@
-"""What threads report to the scheduler, and what it keeps of those under way. Values; no state."""
+"""What threads report to the scheduler, and what it keeps of those under way. State: jobs under way."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from reconciler.controller.assess import Assessment
 from reconciler.controller.executor import Done
 from reconciler.controller.queue import Slot
+from reconciler.dataclass import dataclass, field
 from reconciler.engine.definitions import Run
 from reconciler.host.calls import Threads
 from reconciler.host.context import Host
-from reconciler.model import Action, Key
+from reconciler.model import Action, Key, Kind
+from reconciler.output import console
 from reconciler.output.progress import Progress
+
+STUCK_SECONDS = 1800.0
+"""A job that has reported nothing for so long loses its slot: a check of a large volume takes minutes."""
 
 
 @dataclass(eq=False)
 class Job:
-    """Actions under way in one thread. ``beat`` is when it last reported anything."""
+    """Actions under way in one thread. ``beat`` is when it last reported anything.
+
+    ``version`` counts the changes of the manifests until it began. What removes or replaces is not tried again after another one.
+    """
 
     actions: tuple[Action, ...]
     slot: Slot
     beat: float
+    version: int
     stuck: bool = False
+
+    @property
+    def pool(self) -> str:
+        """The pool that it works on; empty for a layer's transfer."""
+        return pool_of(self.actions[0])
+
+    def supervise(self, now: float) -> None:
+        """Decide whether it is stuck at ``now``, and report it once where it is."""
+        stuck = now - self.beat > STUCK_SECONDS
+        if stuck and not self.stuck:
+            others = f"; other actions on pool {self.pool} wait for it" if self.pool else ""
+            what = f"{self.actions[0].verb} {self.actions[0].key}"
+            hint = "check the device or file system below it (dmesg); `reconcile events` shows the last step"
+            console.note(f"warning: {what} has made no progress for {STUCK_SECONDS / 60:.0f} minutes{others}. {hint}", "warning")
+        self.stuck = stuck
+
+
+def pool_of(action: Action) -> str:
+    """The pool that an action works on; empty where it works on none."""
+    return action.pool or (action.name if action.kind is Kind.POOL else "")
 
 
 @dataclass(frozen=True)

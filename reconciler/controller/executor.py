@@ -5,15 +5,19 @@ Called by ``scheduler`` in a thread of the action's own. State: the Ledger of on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 
+from reconciler.dataclass import dataclass, field
 from reconciler.engine.definitions import Run, Status
-from reconciler.host import machines
+from reconciler.errors import visible
 from reconciler.host.context import Host
 from reconciler.model import Action, ImageRow, Key, Kind, Verb
 from reconciler.output.progress import Progress
+from reconciler.planner.goals import volume_name
 from reconciler.telemetry import tracing
+
+TOGETHER_BYTES = 256 << 20
+"""Snapshots that copy more than this in all are created one by one: each is there as soon as it is copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,26 @@ def approval(action: Action) -> str:
     return f"{action.verb} {action.key.path} {content}"
 
 
+COPYING = frozenset((Verb.BUILD, Verb.REBUILD, Verb.CREATE, Verb.REPAIR, Verb.REPLACE))
+"""What begins with a copy of a volume, where it has one to copy."""
+
+REMOVING = (Verb.REMOVE, Verb.FORGET)
+
+
+def base_of(action: Action) -> Key | None:
+    """The volume that has to exist while the action runs: that of a new snapshot, or the parent of a volume that is built."""
+    chain = {Kind.VOLUME: action.parent, Kind.SNAPSHOT: action.chain}.get(action.kind)
+    return Key(Kind.VOLUME, action.pool, volume_name(chain)) if chain and action.verb in COPYING else None
+
+
+def opposes(one: Action, other: Action) -> bool:
+    """Whether one of two actions removes what the other one creates, changes or copies."""
+    if (one.verb in REMOVING) == (other.verb in REMOVING):
+        return False
+    removal, kept = (one, other) if one.verb in REMOVING else (other, one)
+    return removal.key in (kept.key, base_of(kept))
+
+
 @dataclass
 class Ledger:
     """What an invocation has carried out so far, by the action's key; the last result of each."""
@@ -50,12 +74,23 @@ class Ledger:
     def result(self, key: Key) -> Done | None:
         return self.withheld.get(key) or self.done.get(key)
 
+    def opposing(self, action: Action) -> list[Key]:
+        """The keys of results that removed what the action creates or copies, or created what it removes."""
+        keys = {action.key, base_of(action)} & self.done.keys()
+        return [key for key in keys if key and opposes(self.done[key].action, action)]
+
     def is_done(self, action: Action) -> bool:
-        """Whether the action was tried. A snapshot that was activated, or has changed owners, may still have to be replaced."""
+        """Whether the action was tried.
+
+        A snapshot that was activated, or has changed owners, may still have to grow or to be replaced.
+        What was removed may have to be created.
+        """
         done = self.done.get(action.key)
+        if done is not None and done.action.verb in REMOVING and action.verb not in REMOVING:
+            return False
         if done is None or not done.ok:
             return done is not None
-        order = (Verb.ACTIVATE, Verb.RECORD, Verb.REPLACE)
+        order = (Verb.ACTIVATE, Verb.RECORD, Verb.GROW, Verb.REPLACE)
         return done.action.verb not in order or action.verb not in order[order.index(done.action.verb) + 1 :]
 
 
@@ -70,7 +105,9 @@ def perform(host: Host, action: Action, name: str, progress: Progress) -> Done:
     if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:
         record(host, action)
         return Done(action, True)
-    machine, value = machines.run_input(action)
+    from reconciler.host.machines import run_input
+
+    machine, value = run_input(action)
     run = host.engine.open(machine, action.key, value)
     with tracing.span(f"{action.verb} {action.kind.lower()}", object=run.subject.path, run=run.id) as told:
         try:
@@ -86,9 +123,24 @@ def perform(host: Host, action: Action, name: str, progress: Progress) -> Done:
     return done
 
 
+def perform_all(host: Host, actions: Sequence[Action], names: Mapping[Key, str], progress: Progress) -> Iterator[Done]:
+    """Carry out the actions of one job: together where that is possible and none of them takes long, else one by one."""
+    if len(actions) > 1 and _is_quick(host, actions):
+        yield from perform_many(host, actions, names, progress)
+    else:
+        yield from (perform(host, action, names[action.key], progress) for action in actions)
+
+
+def _is_quick(host: Host, actions: Sequence[Action]) -> bool:
+    driver = host.drivers[actions[0].pool]
+    return sum(driver.copied_bytes(action.chain or "") for action in actions if action.verb is Verb.CREATE) <= TOGETHER_BYTES
+
+
 def perform_many(host: Host, actions: Sequence[Action], names: Mapping[Key, str], progress: Progress) -> list[Done]:
     """Carry out actions of one kind, verb and pool together. Snapshots only: their machines can act on many at once."""
-    inputs = [machines.run_input(action) for action in actions]
+    from reconciler.host.machines import run_input
+
+    inputs = [run_input(action) for action in actions]
     requests = [(action.key, value) for action, (_, value) in zip(actions, inputs, strict=True)]
 
     def report(run: Run, done: int, total: int) -> None:
@@ -130,7 +182,7 @@ def verdict(action: Action, run: Run, now: float) -> Done:
         return Done(action, False, "Stopped", "stopped before it was finished; the next run goes on")
     if run.status is Status.NEEDS_OPERATOR:
         hint = "" if "`reconcile retry" in run.message else f"; then: reconcile retry image/{action.image or 'NAME'}"
-        return Done(action, False, run.reason, f"{run.message}{hint}")
+        return Done(action, False, run.reason, f"{run.message}{hint}".replace("image/NAME", f"image/{action.image or 'NAME'}"))
     return Done(action, False, run.reason, run.message)
 
 
@@ -150,4 +202,4 @@ def record(host: Host, action: Action) -> None:
 def failed(action: Action, error: BaseException | None) -> Done:
     """The result of an action whose job ended with an error."""
     reason = getattr(error, "reason", "InternalError")
-    return Done(action, False, reason, str(error) if hasattr(error, "reason") else f"{type(error).__name__}: {error}")
+    return Done(action, False, reason, str(error) if hasattr(error, "reason") else visible(f"{type(error).__name__}: {error}"))

@@ -1,4 +1,4 @@
-"""What is due after an assessment besides its plan: end runs that nothing needs, sweep the spool, date what is undeclared.
+"""What is due after an assessment besides its plan: end runs that nothing needs, sweep spool and seeds, date what is undeclared.
 
 Called by ``once`` and ``service`` in a thread of theirs; callers hold the writer's lock. No state.
 
@@ -14,10 +14,13 @@ from typing import Any
 
 from reconciler.controller.assess import Assessment, Wish
 from reconciler.engine.definitions import Run, Status
-from reconciler.errors import LayerCorrupt, LayerRefused
+from reconciler.errors import DigestMismatch, ImageRefused, LayerCorrupt, LayerRefused
+from reconciler.host import references
 from reconciler.host.context import Host
 from reconciler.host.label_change import note_labels
-from reconciler.model import Failure, ImageSpec, Plan, Verb
+from reconciler.image.oci.reference import Reference
+from reconciler.image.source.spool import UNPACKED
+from reconciler.model import Failure, ImageSpec, Kind, Plan, Verb
 from reconciler.registry.marks import Mark, undeclared
 
 HISTORY = 10_000
@@ -30,13 +33,16 @@ GONE_SECONDS = 7 * 86_400.0
 def after_assessment(host: Host, now: Assessment, retried: Collection[Mark], wish: Wish, *, idle: bool = True) -> None:
     """All of it. ``retried`` are the marks that the plan has honoured.
 
-    The spool is swept only while nothing runs (``idle``).
+    Spool and seeds are swept only while nothing runs (``idle``).
     """
     if wish.selector is None and not host.faults:
         outside = [image for name, image in now.desired.images.items() if image.suspend or name in _blocked(now)]
         cancel_unwanted(host, now, outside)
         if idle:
             sweep(host, now, outside)
+    if idle and host.settings.seeds.exists():
+        states = {name: pool.state for name, pool in now.observed.pools.items()}
+        host.seeds.sweep(host.records.snapshots().values(), states, now.at)
     note_undeclared(host, retried)
     note_labels(host, wish.grace)
 
@@ -45,6 +51,7 @@ def prune(host: Host) -> None:
     """Drop what the registry remembers of the past beyond its bounds, and of images that are gone."""
     host.registry.prune_history(HISTORY)
     if not host.faults:
+        references.forget_undeclared(host)
         host.registry.forget_gone(host.desired.images, time.time() - GONE_SECONDS)
 
 
@@ -62,6 +69,7 @@ def cancel_unwanted(host: Host, now: Assessment, outside: Collection[ImageSpec])
 
 def _may_need(run: Run, images: Collection[ImageSpec]) -> bool:
     urls = {layer.source.url for image in images for layer in image.layers}
+    urls |= {Reference.parse(image.reference.source.url).path for image in images if image.reference}
     return run.input.get("image") in {image.name for image in images} or not urls.isdisjoint(_urls(run.input))
 
 
@@ -82,20 +90,21 @@ def sweep(host: Host, now: Assessment, outside: Collection[ImageSpec]) -> None:
 
     Layers that were refused are not kept: another try would come to the same.
     """
-    left = now.plan.actions
-    if any(action.verb is Verb.RESOLVE for action in left) or not host.settings.spool.exists():
-        return
-    if any(layer.sha256 is None for image in outside for layer in image.layers):
-        return  # which downloads are theirs is not known
     refused = {key for key, failure in host.records.failures().items() if _is_refusal(failure)}
-    hopeful = [action for action in left if action.key not in refused]
-    keep = {layer.sha256 for action in hopeful for layer in action.layers}
-    keep |= {layer.sha256 for image in outside for layer in image.layers}
-    host.spool.sweep({digest for digest in keep if digest})
+    hopeful = [action for action in now.plan.actions if action.key not in refused]
+    if any(action.verb is Verb.RESOLVE for action in hopeful) or not host.settings.spool.exists():
+        return
+    unresolved = any(image.reference and not image.layers for image in outside)
+    if unresolved or any(layer.sha256 is None for image in outside for layer in image.layers):
+        return  # which downloads are theirs is not known
+    kept = [*(layer for action in hopeful for layer in action.layers), *(layer for image in outside for layer in image.layers)]
+    archives = {f"{UNPACKED}{layer.source.packed[0]}" for layer in kept if layer.source.packed}
+    host.spool.sweep(archives | {layer.sha256 for layer in kept if layer.sha256})
 
 
 def _is_refusal(failure: Failure) -> bool:
-    return failure.reason in (LayerRefused.reason, LayerCorrupt.reason)
+    of_archive = failure.kind is Kind.LAYER and failure.reason in (ImageRefused.reason, DigestMismatch.reason)
+    return of_archive or failure.reason in (LayerRefused.reason, LayerCorrupt.reason)
 
 
 def note_undeclared(host: Host, retried: Collection[Mark]) -> None:

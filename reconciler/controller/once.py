@@ -9,10 +9,10 @@ from reconciler.controller import housekeeping
 from reconciler.controller.assess import Assessment, Wish
 from reconciler.controller.executor import Done
 from reconciler.controller.scheduler import Scheduler
-from reconciler.controller.summary import outcome
+from reconciler.controller.summary import Reports, outcome
 from reconciler.errors import NotConverged
-from reconciler.host import pipelines
 from reconciler.host.context import Host
+from reconciler.host.state_directory import discard_unfinished_indexes
 from reconciler.model import Action, Verb
 from reconciler.output import print_plan
 from reconciler.output.progress import Progress
@@ -28,6 +28,7 @@ def converge(
     *,
     stop: threading.Event,
     approved: Callable[[Assessment], Iterable[Action]] | None = None,
+    reports: Reports | None = None,
 ) -> Result:
     """Carry out plans until one is empty, or all that is left has failed. Raises NotConverged when time is up.
 
@@ -37,7 +38,7 @@ def converge(
     retries = [mark for mark in host.records.marks().values() if mark.what is What.RETRY]
     scheduler = Scheduler(host, wish, progress, stop, at_first=lambda now: print_plan.note_plan(now.plan) if wish.diff else None)
     with tracing.span("pass", revision=host.revision), deadline(host.settings.timeout, stop) as expired, progress:
-        pipelines.discard_unfinished_indexes(host.settings.indexes)
+        discard_unfinished_indexes(host.settings.indexes)
         now = scheduler.run_until_idle(approved)
         if expired.is_set():
             raise NotConverged(f"not converged within {host.settings.timeout:g} s", hint="run again: it goes on where it stopped")
@@ -45,11 +46,14 @@ def converge(
         housekeeping.after_assessment(host, now, retries, wish)
     if scheduler.ledger.done:
         housekeeping.prune(host)
-    return outcome(host.name, now.desired, now.observed, now.plan, scheduler.ledger, host.threads.monotonic() - started)
+    result = outcome(host.name, now.desired, now.observed, now.plan, scheduler.ledger, host.threads.monotonic() - started)
+    if reports is not None:
+        reports.offer(host, now, result)
+    return result
 
 
 def fetch(host: Host, wish: Wish, progress: Progress, *, stop: threading.Event) -> list[Done]:
-    """Fetch the layers whose digests are unresolved into the spool, and nothing else; return those that failed."""
+    """Fetch the layers and archives that are unresolved into the spool, and nothing else; return those that failed."""
     scheduler = Scheduler(host, wish, progress, stop)
     with progress:
         scheduler.run_until_idle(lambda now: [action for action in now.plan.actions if action.verb is Verb.RESOLVE])

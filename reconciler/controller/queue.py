@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from reconciler.controller.executor import approval
+from reconciler.dataclass import replace
 from reconciler.model import Action, Key, Kind, Plan, Verb
+from reconciler.settings import Settings
+
+BLOCKED_SECONDS = 5.0
+"""After so long what is queued and has no slot keeps no assessment waiting."""
 
 Slot = tuple[str, str]
-"""What an action needs one of: ``("download", "")``, ``("build", "")``, ``("pool", NAME)``, ``("row", "")``."""
+"""What an action needs one of: ``("download", ENDPOINTS)``, ``("build", "")``, ``("pool", NAME)``, ``("row", "")``.
+
+ENDPOINTS are those of the layers that are transferred, with spaces between them.
+"""
 
 
 class Todo:
@@ -120,10 +127,11 @@ class Todo:
         candidates = [action for action, _ in zip(self._ready[slot].values(), range(most), strict=False)]
         return min(candidates, key=lambda action: busy.get(action.image, 0), default=None)
 
-    def batch(self, slot: Slot, like: Action, most: int) -> list[Action]:
-        """Ready actions of the same verb and kind as ``like``, it first."""
+    def batch(self, slot: Slot, like: Action, most: int, *, same_chain: bool = False) -> list[Action]:
+        """Ready actions of the same verb and kind as ``like``, it first; and of the same chain where that is asked for."""
         same = (a for a in self._ready[slot].values() if a.key != like.key and (a.verb, a.kind) == (like.verb, like.kind))
-        return [like, *(action for action, _ in zip(same, range(most - 1), strict=False))]
+        fitting = (a for a in same if not same_chain or a.chain == like.chain)
+        return [like, *(action for action, _ in zip(fitting, range(most - 1), strict=False))]
 
 
 def images_of(actions: Iterable[Action]) -> Counter[str]:
@@ -168,12 +176,28 @@ def leftovers(plan: Plan) -> frozenset[str]:
 
 
 def slot_of(action: Action, local: Collection[str]) -> Slot:
-    """What the action occupies while it runs; ``local`` are the digests of the layers that are whole in the spool."""
+    """What the action occupies while it runs; ``local`` is what is whole in the spool (``Spool.whole_layers``)."""
     if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:
         return "row", ""
-    if action.verb is Verb.RESOLVE:
-        return "download", ""
+    transferred = action.layers[-1:] if action.parent is not None else action.layers
+    sources = [layer.source for layer in transferred if layer.sha256 not in local]
+    missing = [source for source in sources if source.is_remote and not source.is_in(local)]
+    if action.verb is Verb.RESOLVE or (action.verb in (Verb.BUILD, Verb.REBUILD) and action.kind is Kind.VOLUME and missing):
+        return "download", " ".join(sorted({source.endpoint for source in missing}))
     if action.kind is Kind.VOLUME and action.verb in (Verb.BUILD, Verb.REBUILD):
-        is_local = all(not layer.source.is_s3 or layer.sha256 in local for layer in action.layers)
-        return ("build" if is_local else "download"), ""
+        return "build", ""
     return "pool", action.pool or action.name
+
+
+def room(slot: Slot, running: Collection[Slot], settings: Settings) -> int:
+    """How many more actions may begin in a slot beside those that are ``running``.
+
+    One endpoint has all downloads but one at most: however slow its transfers are, the layers of others get one. Of a single
+    download it may have that one.
+    """
+    same = [one for one in running if one[0] == slot[0]]
+    if slot[0] != "download":
+        return {"build": settings.jobs, "row": 1}.get(slot[0], max(2, settings.jobs)) - same.count(slot)
+    held = Counter(endpoint for _, endpoints in same for endpoint in endpoints.split(" "))
+    most = max(held[endpoint] for endpoint in slot[1].split(" "))
+    return min(settings.downloads - len(same), max(1, settings.downloads - 1) - most)

@@ -15,16 +15,18 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from queue import Empty
 
+from reconciler.controller import queue
 from reconciler.controller.assess import Assessment, Patience, Wish, assess, assess_images
-from reconciler.controller.events import Answered, Assessed, Beating, Event, Finished, Job, Wanted, Woken
-from reconciler.controller.executor import Done, Ledger, approval, dependent, failed, perform, perform_many, perform_rows
+from reconciler.controller.events import Answered, Assessed, Beating, Event, Finished, Job, Wanted, Woken, pool_of
+from reconciler.controller.executor import Done, Ledger, approval, dependent, failed, opposes, perform_all, perform_rows
 from reconciler.controller.housekeeping import release_runs
-from reconciler.controller.queue import DESTRUCTIVE, TOGETHER, Slot, Todo, images_of, is_admissible, leftovers, only_adds, slot_of
+from reconciler.controller.queue import DESTRUCTIVE, TOGETHER, Slot, Todo, is_admissible, room, slot_of
 from reconciler.controller.withheld import Withheld
+from reconciler.dataclass import dataclass, field, replace
 from reconciler.errors import CommandError, Stopped
+from reconciler.host import claims
 from reconciler.host.calls import Mailbox
 from reconciler.host.context import Host
 from reconciler.model import Action, Key, Kind, Plan, Verb, labels
@@ -37,9 +39,6 @@ TURN_SECONDS = 0.2
 STOP_SECONDS = 4.0
 """How long a stop waits for running work to reach a boundary."""
 
-STUCK_SECONDS = 1800.0
-"""A job that has reported nothing for so long loses its slot: a check of a large volume takes minutes."""
-
 ASSESS_SHARE = 0.05
 """Most of one core that assessments may take while actions run."""
 
@@ -49,10 +48,8 @@ ASSESS_PAUSE = 0.5
 IMPATIENT = Patience(pools=5.0, sources=1.0)
 """While there is other work, answers that are late are taken into account when they arrive."""
 
-
 Read = Callable[[Host, Wanted], tuple[Host, Wanted]]
 """Reads the manifests anew in an assessment's thread: the host as declared now, and what is to be assessed."""
-
 
 ROWS = 256  # rows that one job writes at most
 
@@ -75,14 +72,15 @@ class Scheduler:
     at_first: Callable[[Assessment], None] = lambda now: None
 
     ledger: Ledger = field(default_factory=Ledger)
-    last: Assessment | None = None
-    """The last full assessment."""
+    last: Assessment | None = None  # the last full assessment
+    cost: float = 0.0  # seconds of CPU of the last assessment
 
     def __post_init__(self) -> None:
         self._threads = self.host.threads
         self._mailbox: Mailbox[Event] = self._threads.mailbox()
         self._todo = Todo()
         self._jobs: dict[Key, Job] = {}
+        self._begun: dict[Slot, float] = {}
         self._touched: dict[Key, int] = {}
         self._events = 0
         self._version = 0
@@ -167,16 +165,21 @@ class Scheduler:
         return not (self._jobs or self._assessing or self._wanted or todo or self._pending or self._stale)
 
     @property
+    def queued(self) -> int:
+        """How many actions wait for others, for a slot, or for their next attempt."""
+        return len(self._todo) + len(self._todo.resting)
+
+    @property
     def jobs(self) -> tuple[Job, ...]:
         return tuple(dict.fromkeys(self._jobs.values()))
 
     def turn(self, seconds: float) -> None:
-        """Wait for an event up to so many seconds, then do what has become possible."""
+        """Wait for an event up to so many seconds, but not where an assessment is due; then do what has become possible."""
         self.progress.tick()
-        self._receive(seconds)
+        self._receive(seconds if self._wanted is None or self._assessing else 0.0)
         if self.stop.is_set():
             return
-        self._notice_late_answers()
+        self._stale |= self._pending is not None and self._threads.monotonic() >= self._pending
         self._todo.rested(self._threads.monotonic())
         self._begin_assessment()
         self._start()
@@ -188,9 +191,8 @@ class Scheduler:
             self.progress.tick()
             with suppress(Exception):  # what ends the scheduler is reported already
                 self._receive(TURN_SECONDS)
-        late = "did not stop in time; the next run goes on"
         for action in self._running():
-            self._record(Done(action, False, "Stopped", late))
+            self._record(Done(action, False, "Stopped", "did not stop in time; the next run goes on"))
         for action in self._todo.resting if self.stop.is_set() else ():
             self._record(Done(action, False, "Stopped", "stopped before its next attempt; the next run goes on"))
 
@@ -217,16 +219,14 @@ class Scheduler:
 
     # ----------------------------------------------------------------------------------------------------- assessments
 
-    def _notice_late_answers(self) -> None:
-        if self._pending is not None and self._threads.monotonic() >= self._pending:
-            self._stale = True
-
     def _begin_assessment(self) -> None:
         """Assess where that was asked for, or where nothing of the last plan can be started and something has changed since."""
         if self._assessing is not None:
             return
-        due = self._hinted or (self._stale and not self._todo.slots())
-        if self._wanted is None and due and self._threads.monotonic() >= self._not_before:
+        slots, since = self._todo.slots(), self._threads.monotonic() - self._not_before
+        blocked = since >= queue.BLOCKED_SECONDS and not any(self._room(slot) > 0 for slot in slots)
+        due = self._hinted or (self._stale and (blocked or not slots))
+        if self._wanted is None and due and since >= 0:
             self._wanted = Wanted()
         if self._wanted is None:
             return
@@ -243,6 +243,7 @@ class Scheduler:
         started, host = self._threads.thread_time(), self.host
         try:
             host, wanted = self.read(host, begun.wanted)
+            claims.expire(host)
             if wanted.names is not None:
                 found = assess_images(host, wanted.names, self.wish, patience=self._patience)
             else:
@@ -262,8 +263,8 @@ class Scheduler:
             self._cleaning = frozenset()
             raise event.error or Stopped("an assessment ended without a result")
         self._local = event.local
-        first, whole = self.last is None, event.wanted.names is None
-        plan = event.found.plan if whole or only_adds(event.found.plan) else Plan()
+        first, whole, self.cost = self.last is None, event.wanted.names is None, event.seconds
+        plan = event.found.plan if whole or queue.only_adds(event.found.plan) else Plan()
         if whole:
             self._todo.clear()
             self._pending = event.found.pending
@@ -278,7 +279,7 @@ class Scheduler:
             if action.key in withheld or not self._admits(action, event, unmade, out):
                 out.add(action.key)
         if whole:
-            self._clean |= self._todo.keep({action.key for action in plan.actions}) | leftovers(plan)
+            self._clean |= self._todo.keep({action.key for action in plan.actions}) | queue.leftovers(plan)
         self._cleaning = frozenset()
         if whole:
             (self.at_first if first else self.assessed)(event.found)
@@ -291,8 +292,13 @@ class Scheduler:
 
     def _admits(self, action: Action, event: Assessed, unmade: Collection[str], out: Collection[Key]) -> bool:
         """Queue the action unless it can't be started on the grounds of this plan; whether it is queued, running or done."""
+        if any(opposes(one, action) for one in self._running()):
+            return False
         if action.key in self._jobs or self._todo.rests(action):
             return True
+        if any(self._touched[key] > event.began for key in self.ledger.opposing(action)):
+            self._stale = True
+            return False
         if self._touched.get(action.key, -1) > event.began:
             self._stale = True  # the assessment has seen it as it was before
             done = self.ledger.done.get(action.key)
@@ -314,9 +320,7 @@ class Scheduler:
     # --------------------------------------------------------------------------------------------------- actions
 
     def _room(self, slot: Slot) -> int:
-        settings = self.host.settings
-        most = {"build": settings.jobs, "download": settings.downloads, "row": 1}.get(slot[0], max(2, settings.jobs))
-        return most - sum(1 for job in self.jobs if job.slot == slot and not job.stuck)
+        return room(slot, [job.slot for job in self.jobs if not job.stuck], self.host.settings)
 
     def _is_busy(self, pool: str) -> bool:
         return any(action.pool == pool or (action.kind is Kind.POOL and action.name == pool) for action in self._running())
@@ -327,38 +331,36 @@ class Scheduler:
     def _start(self) -> None:
         now = self._threads.monotonic()
         for job in self.jobs:
-            job.stuck = now - job.beat > STUCK_SECONDS
-        busy = images_of(self._running())
-        for slot in self._todo.slots():
-            room = self._room(slot)
-            while room > 0 and (action := self._todo.next(slot, busy)) is not None and not self._waits(action):
+            job.supervise(now)
+        busy = queue.images_of(self._running())
+        for slot in sorted(self._todo.slots(), key=lambda one: self._begun.get(one, 0.0)):
+            free = self._room(slot)
+            while free > 0 and (action := self._todo.next(slot, busy)) is not None and not self._waits(action):
                 self._begin(action, slot, busy)
-                room -= 1
+                free -= 1
 
     def _waits(self, action: Action) -> bool:
         """While leftovers of its pool are discarded nothing is begun there; nor while an earlier job on the pool is stuck."""
-        pool = action.pool or (action.name if action.kind is Kind.POOL else "")
-        if pool and pool in self._cleaning:
-            return True
-        return any(job.stuck and pool and job.actions[0].pool == pool for job in self.jobs)
+        pool = pool_of(action)
+        return bool(pool) and (pool in self._cleaning or any(job.stuck and job.pool == pool for job in self.jobs))
 
     def _begin(self, action: Action, slot: Slot, busy: Counter[str]) -> None:
         actions = [action]
         if slot[0] == "row":
             actions = self._todo.batch(slot, action, ROWS)
-        elif action.kind is Kind.SNAPSHOT and action.verb in TOGETHER and self._is_quick(action.pool):
-            actions = self._todo.batch(slot, action, BATCH)
-        job = Job(tuple(actions), slot, self._threads.monotonic())
+        elif action.kind is Kind.SNAPSHOT and action.verb in TOGETHER:
+            actions = self._todo.batch(slot, action, BATCH, same_chain=not self._shares_blocks(action.pool))
+        job = Job(tuple(actions), slot, self._threads.monotonic(), self._version)
+        self._begun[slot] = job.beat
         for one in actions:
             self._todo.discard(one.key)
             self._jobs[one.key] = job
             self._touched[one.key] = self._events + 1
             busy[one.image] += 1
-        host = self.host
+        host = self.host.with_engine()
         self._threads.start(lambda: self._mailbox.put(self._run(job, host)), f"{action.verb} {action.name}")
 
-    def _is_quick(self, pool: str) -> bool:
-        """Whether a snapshot of this pool shares its blocks: copies that take their time are made one by one."""
+    def _shares_blocks(self, pool: str) -> bool:
         found = self.last.observed.pools.get(pool) if self.last else None
         return found is not None and found.shares_blocks
 
@@ -366,11 +368,8 @@ class Scheduler:
         done: list[Done] = []
         try:
             progress = Beating(self.progress, job, self._threads)
-            if job.slot[0] == "row":
-                return Finished(job, tuple(perform_rows(host, job.actions)))
-            if len(job.actions) > 1:
-                return Finished(job, tuple(perform_many(host, job.actions, self._names, progress)))
-            done.extend(perform(host, action, self._names[action.key], progress) for action in job.actions)
+            rows = job.slot[0] == "row"
+            done.extend(perform_rows(host, job.actions) if rows else perform_all(host, job.actions, self._names, progress))
             return Finished(job, tuple(done))
         except BaseException as error:
             return Finished(job, tuple(done), error)
@@ -381,7 +380,8 @@ class Scheduler:
             del self._jobs[action.key]
             done = ended.get(action.key) or failed(action, event.error)
             if done.again:
-                self._todo.rest(action, event.job.slot, self._threads.monotonic() + done.again)
+                if action.verb not in DESTRUCTIVE or event.job.version == self._version:
+                    self._todo.rest(action, event.job.slot, self._threads.monotonic() + done.again)
                 continue
             self._record(done, learn=done.ok or action.key not in ended)
             for later in self._todo.finished(action.key, ok=done.ok):

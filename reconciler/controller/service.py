@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,19 +20,24 @@ from reconciler.controller import housekeeping
 from reconciler.controller.assess import Assessment, Wish, changed
 from reconciler.controller.events import Wanted
 from reconciler.controller.executor import Ledger
-from reconciler.controller.scheduler import TURN_SECONDS, Scheduler
-from reconciler.controller.summary import outcome
+from reconciler.controller.scheduler import Scheduler
+from reconciler.controller.summary import Reports, outcome
 from reconciler.controller.withheld import Withheld
-from reconciler.errors import Guarded, ManifestFault, NotConverged, ReconcilerError, Stopped
-from reconciler.host import pipelines
-from reconciler.host.calls import Call, Mailbox
-from reconciler.host.context import Host, file_identity
+from reconciler.dataclass import dataclass, replace
+from reconciler.errors import Guarded, ManifestFault, NotConverged, ReconcilerError, RegistryUpgraded, Stopped
+from reconciler.host import claims
+from reconciler.host.calls import Mailbox
+from reconciler.host.context import Host
+from reconciler.host.pulses import PULSE_SECONDS, Pulses
+from reconciler.host.state_directory import discard_unfinished_indexes
+from reconciler.image.oci.server import answered
 from reconciler.manifests.faults import ignored_documents
 from reconciler.manifests.watch import EVERYTHING, Watch
 from reconciler.model import Action, Finding
 from reconciler.output import console, print_result
 from reconciler.output.progress import Progress
 from reconciler.output.result import Result
+from reconciler.planner.claims import stocks
 from reconciler.registry import reserve
 from reconciler.registry.marks import What
 from reconciler.telemetry.systemd import Heart, notify
@@ -40,8 +45,11 @@ from reconciler.telemetry.systemd import Heart, notify
 if TYPE_CHECKING:
     from reconciler.telemetry.metrics import Metrics
 
-PULSE_SECONDS = 0.5
-"""How often pools and the registry are asked whether they have changed."""
+PULSE_REST = 4.0
+"""Seconds without an assessment at the pulses for each second of CPU of the last one: claims change the registry all the time."""
+
+COUNT_SECONDS = 5.0
+"""The shortest time between two counts of claims that were no reason to assess: metrics and reports are no faster."""
 
 MANY_IMAGES = 500
 """Above this number the images whose manifests have changed are assessed before all others."""
@@ -55,37 +63,21 @@ BETWEEN_ASSESSMENTS = Backoff(1.0, 60.0, jitter=(1, 1))
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """Where metrics go: a file, a port on loopback, both or neither."""
+    """Where metrics go: a file, a port of one address, both or neither; and where the host reports to."""
 
     file: Path | None = None
     port: int | None = None
+    reports: Reports | None = None
+    address: str = "127.0.0.1"
 
 
-@dataclass
-class Pulses:
-    """What pools and registry were like when the last assessment began, at little cost; a change is a reason to assess."""
-
-    seconds: float = PULSE_SECONDS
-    base: Mapping[str, Hashable] = field(default_factory=dict)
-    _next: float = 0.0
-    _calls: dict[str, Call[Hashable]] = field(default_factory=dict)
-
-    def take(self, host: Host) -> None:
-        """Called in an assessment's thread, before it observes anything. What does not answer at once is not compared."""
-        answers = host.calls.gather({("base", name): one for name, one in host.pulses().items()}, 1.0)
-        self.base = {name: call.result() for (_, name), call in answers.items() if isinstance(call, Call)}
-
-    def changed(self, host: Host) -> bool:
-        """Whether anything has changed; asks in the background, and answers with what has been heard of so far."""
-        now = host.threads.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + self.seconds
-        found = {name: call.result() for name, call in self._calls.items() if call.returned}
-        begun = {name: host.calls.begin(("pulse", name), one) for name, one in host.pulses().items()}
-        waiting = {name: call for name, call in self._calls.items() if not call.returned}
-        self._calls = waiting | {name: call for name, call in begun.items() if call is not None}
-        return any(name in self.base and self.base[name] != value for name, value in found.items())
+def file_identity(path: Path) -> Hashable:
+    """Differs once the file is another one, or has been written to; None where it can't be found out."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def watched(host: Host, stop: threading.Event) -> Iterator[frozenset[str] | None]:
@@ -100,7 +92,7 @@ def watched(host: Host, stop: threading.Event) -> Iterator[frozenset[str] | None
 class Pace:
     """Seconds between two turns of the main thread, and between two assessments at the pulses, while nothing happens."""
 
-    turn: float = TURN_SECONDS
+    turn: float = PULSE_SECONDS
     pulse: float = PULSE_SECONDS
 
 
@@ -142,14 +134,23 @@ class Service:
         self._changed = self._measured = self._threads.time()
         self._due = self._threads.monotonic() + 2 * host.settings.resync
         self._failures = 0
+        self._rested = self._counted = 0.0
+        self._outcome: tuple[Host, Assessment, Result] | None = None
         self._idle, self._late = self._threads.monotonic(), False
         self._kept = self._threads.event()
-        self._file = telling.file
+        self.superseded = False
+        self._file, self._reports = telling.file, telling.reports
         self._metrics = _metrics(telling)
 
     @property
-    def _host(self) -> Host:
+    def host(self) -> Host:
+        """The host as it is declared now. Called from any thread."""
         return self._scheduler.host
+
+    @property
+    def last(self) -> Assessment | None:
+        """The last assessment. Called from any thread."""
+        return self._scheduler.last
 
     def run(self) -> None:
         """Converge now, and again whenever something may have changed, until asked to stop.
@@ -157,7 +158,7 @@ class Service:
         Manifests with faults are reported; what they declared last stays as it is, and nothing is pruned.
         """
         notify({"READY": "1", "STATUS": "first pass"})
-        pipelines.discard_unfinished_indexes(self._host.settings.indexes)
+        discard_unfinished_indexes(self.host.settings.indexes)
         self._threads.start(self._watch, "watch")
         self._threads.start(self._do_chores, "chores")
         shown = False
@@ -165,13 +166,15 @@ class Service:
             if shown != bool(self._scheduler.jobs):
                 shown = not shown
                 self._heart.__enter__() if shown else self._heart.__exit__(None, None, None)
-            if not shown:
-                self._heart.beat()  # nothing runs, so that nothing can be stuck
             try:
                 self._scheduler.turn(self._pace.turn)
                 self._wake()
             except Stopped:
                 break
+            except RegistryUpgraded as error:
+                console.note(f"note: {error}; the service ends, so that the newer version can start", "warning")
+                self.superseded = True
+                self._stop.set()
             except Exception as error:
                 self._fail(error)
             self._check_time()
@@ -183,11 +186,11 @@ class Service:
         self._kept.wait(CHORE_SECONDS)
         if self._late:
             hint = "start it again: it goes on where it stopped"
-            raise NotConverged(f"not converged within {self._host.settings.timeout:g} s", hint=hint)
+            raise NotConverged(f"not converged within {self.host.settings.timeout:g} s", hint=hint)
 
     def _check_time(self) -> None:
         """Stop where a pass, from the change that began it to the end of all that it led to, takes longer than ``--timeout``."""
-        now, timeout = self._threads.monotonic(), self._host.settings.timeout
+        now, timeout = self._threads.monotonic(), self.host.settings.timeout
         if self._scheduler.idle:
             self._idle = now
         elif timeout is not None and now - self._idle > timeout and not self._stop.is_set():
@@ -198,20 +201,26 @@ class Service:
         """Turn changes of the manifests into requests; a watcher that fails begins anew."""
         while not self._stop.is_set():
             try:
-                for named in self._changes(self._host, self._stop):
+                for named in self._changes(self.host, self._stop):
                     self._scheduler.wake(named)
             except Exception as error:
-                console.note(f"error: watching {self._host.settings.manifests} failed: {error}", "error")
+                console.note(f"error: watching {self.host.settings.manifests} failed: {error}", "error")
                 self._stop.wait(BETWEEN_ASSESSMENTS.longest)
 
     def _wake(self) -> None:
-        """Ask for an assessment where a timer has run out, or where a pool or the registry has changed."""
+        """Ask for an assessment where a timer has run out, a claim has expired, or a pool or the registry has changed."""
         now = self._threads.monotonic()
         if now >= self._due:
-            self._due = now + 2 * self._host.settings.resync  # where nothing watches the manifests any more
+            self._due = now + 2 * self.host.settings.resync  # where nothing watches the manifests any more
             self._scheduler.hint()
-        elif now >= min(self._withheld.next(), self._scheduler.next_end) or self._pulses.changed(self._host):
+        elif now >= min(self._withheld.next(), self._scheduler.next_end, self._pulses.expiry):
             self._scheduler.hint()
+        elif now >= self._rested:
+            if self._pulses.changed(self.host):
+                self._scheduler.hint()
+            elif self._outcome and now >= self._counted + COUNT_SECONDS and self._pulses.claimed():
+                self._counted = now
+                self._chores.put(partial(self._count, *self._outcome))
 
     def _fail(self, error: Exception) -> None:
         """An assessment failed: report it, and assess again after a pause. What a guard protects stays; the rest is done."""
@@ -222,7 +231,7 @@ class Service:
             self._scheduler.wish = replace(self._wish, prune=False)
             self._scheduler.request()
             return
-        reserve.settle(self._host.settings.reserve)
+        reserve.settle(self.host.settings.reserve)
         text = str(error) if isinstance(error, ReconcilerError) else "".join(traceback.format_exception_only(error)).strip()
         console.note(f"error: {text}", "error")
         notify({"STATUS": f"error: {text}"})
@@ -234,6 +243,7 @@ class Service:
     def _read(self, host: Host, wanted: Wanted) -> tuple[Host, Wanted]:
         """The manifests as they are now: the files that are named, or all of them."""
         notify({"STATUS": "observing"})
+        host.records.check_schema()
         if wanted.names is not None:
             few = host.glanced(wanted.names)
             if few is None:
@@ -257,12 +267,13 @@ class Service:
 
     def _assessed(self, now: Assessment) -> None:
         self._failures = 0
+        self._rested = self._threads.monotonic() + PULSE_REST * self._scheduler.cost
         self._refused = self._scheduler.wish.prune != self._wish.prune
         self._scheduler.wish = self._wish
         awaited = any(one.reason == "SnapshotInUse" for one in now.plan.findings)
         self._withheld.await_release(self._threads.monotonic(), awaited=awaited)
         ledger, self._scheduler.ledger = self._scheduler.ledger, Ledger()
-        host = self._host
+        host = self.host
         shown = Ledger({**ledger.done, **ledger.withheld})
         result = outcome(host.name, now.desired, now.observed, now.plan, shown, 0.0)
         news = self._news(result)
@@ -271,7 +282,8 @@ class Service:
         ready = sum(1 for one in result.objects if one.ok)
         faults = console.counted(len(host.faults), "fault")
         notify({"STATUS": f"{ready}/{len(result.objects)} ready, {len(result.held)} held, {faults}"})
-        self._chores.put(partial(self._keep_house, host, now, result, done=bool(ledger.done)))
+        self._outcome = host, now, result
+        self._chores.put(partial(self._keep_house, *self._outcome, done=bool(ledger.done)))
 
     # ------------------------------------------------------------------------------------------------- in a thread of its own
 
@@ -292,17 +304,47 @@ class Service:
                 housekeeping.prune(host)
         finally:
             reserve.settle(host.settings.reserve)
-            self._measure(host, result)
+            if self._reports is not None:
+                self._reports.offer(host, now, result)
+            self._measure(host, now, result)
 
-    def _measure(self, host: Host, result: Result) -> None:
+    def _count(self, host: Host, now: Assessment, result: Result) -> None:
+        """Claims have begun that were no reason to assess: what is shown of the last assessment has them too."""
+        if self._reports is not None:
+            self._reports.offer(host, now, result)
+        if self._metrics is not None:
+            self._metrics.count(stocks(now.desired, replace(now.observed, claims=claims.current(host))))
+            if self._file is not None:
+                self._metrics.write(self._file)
+
+    def claimed(self, image: str, result: str, seconds: float) -> None:
+        """Count an answer to a request for a claim. Called from any thread."""
+        if self._metrics is not None:
+            self._metrics.claim(image if image in self.host.desired.images else "", result, seconds)
+
+    def _measure(self, host: Host, now: Assessment, result: Result) -> None:
         if self._metrics is None:
             return
         from reconciler.telemetry.metrics import Pass
 
         attempts = host.records.attempts(self._measured)
         self._measured = max((one.ended for one in attempts), default=self._measured)
-        told = Pass(result, len(host.faults), host.records.marks(), attempts, self._heart.downloaded)
-        self._metrics.record(replace(told, prune_refused=self._refused, manifests_changed=self._changed, revision=host.revision))
+        told = Pass(
+            result,
+            len(host.faults),
+            host.records.marks(),
+            attempts,
+            self._heart.downloaded,
+            queued=self._scheduler.queued,
+            stuck=Counter(job.pool for job in self._scheduler.jobs if job.stuck),
+            prune_refused=self._refused,
+            manifests_changed=self._changed,
+            revision=host.revision,
+            registries=dict(answered),
+            reporting=self._reports.state if self._reports else None,
+            stocks=stocks(now.desired, now.observed),
+        )
+        self._metrics.record(told)
         if self._file is not None:
             self._metrics.write(self._file)
 
@@ -351,5 +393,5 @@ def _metrics(telling: Telling) -> Metrics | None:
 
     metrics = Metrics()
     if telling.port is not None:
-        metrics.serve(telling.port)
+        metrics.serve(telling.port, telling.address)
     return metrics

@@ -1,21 +1,34 @@
 """What an invocation comes to: every object once, with what was done to it, its phase, and the exit code.
 
-Called by ``loop`` and ``cli`` with finished values. Pure.
+Called by ``once``, ``service`` and ``cli`` with finished values. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from typing import Protocol
 
+from reconciler.controller.assess import Assessment
 from reconciler.controller.executor import Done, Ledger
-from reconciler.errors import Exit, HostCannot, PolicyRefused
+from reconciler.dataclass import replace
+from reconciler.errors import CommandError, Exit, HostCannot, PolicyRefused, SnapshotInUse
+from reconciler.host.context import Host
 from reconciler.model import Desired, Kind, Observed, Plan, Verb
-from reconciler.output.result import ObjectResult, Result
+from reconciler.output.result import ObjectResult, Reporting, Result
+from reconciler.planner.replacement import may_be_kept
 from reconciler.planner.status import statuses
 
 SAID = frozenset({"SnapshotInUse", "SnapshotOutdated"})
 """Findings about an object that is as it should be for now, and will not be for ever."""
+
+
+class Reports(Protocol):
+    """Where outcomes go, besides metrics (``fleet.reporter``)."""
+
+    @property
+    def state(self) -> Reporting: ...
+    def offer(self, host: Host, now: Assessment, result: Result, ended: CommandError | None = None) -> None:
+        """Returns at once; the newest outcome counts. ``ended`` is what ended the run before it was done."""
 
 
 def outcome(host: str, desired: Desired, observed: Observed, plan: Plan, ledger: Ledger, seconds: float) -> Result:
@@ -23,7 +36,7 @@ def outcome(host: str, desired: Desired, observed: Observed, plan: Plan, ledger:
     objects = [acted(done) for done in ledger.done.values() if done.action.kind is not Kind.IMAGE]
     touched = {one.key for one in objects}
     said = {one.subject: (one.reason, one.text) for one in plan.findings if one.reason in SAID}
-    kept = [action.key for action in plan.actions if action.provisional and action.verb is Verb.REPLACE]
+    kept = [action.key for action in plan.actions if may_be_kept(action)]
     objects += [
         ObjectResult(key.kind, key.name, "none", "Ready", *said.get(key, ("", "")), pool=key.pool)
         for key in (*plan.unchanged, *kept)
@@ -39,16 +52,23 @@ def outcome(host: str, desired: Desired, observed: Observed, plan: Plan, ledger:
 
 def acted(done: Done) -> ObjectResult:
     verb, key = done.action.verb.value, done.action.key
+    if waits(done):
+        return ObjectResult(key.kind, key.name, "none", "Ready", done.reason, done.message, pool=key.pool)
     state = "Failed" if not done.ok else "Gone" if done.action.verb is Verb.REMOVE else "Ready"
     return ObjectResult(key.kind, key.name, verb, state, done.reason, done.message, done.ok, changed=done.ok, pool=key.pool)
 
 
+def waits(done: Done) -> bool:
+    """Whether an action is not carried out because its snapshot was claimed since the plan, or needs one that is not."""
+    return not done.ok and done.reason == SnapshotInUse.reason
+
+
 def images(desired: Desired, observed: Observed, plan: Plan, ledger: Ledger) -> list[ObjectResult]:
     blocked = {failure.name: failure for failure in plan.blocked}
-    rows = {done.action.name: done for done in ledger.done.values() if done.action.kind is Kind.IMAGE}
+    rows = {done.action.name: done for done in ledger.done.values() if done.action.kind is Kind.IMAGE and not waits(done)}
     bad_of: dict[str, Done] = {}
     for done in ledger.done.values():
-        for image in () if done.ok else {*done.action.images, done.action.image}:
+        for image in () if done.ok or waits(done) else {*done.action.images, done.action.image}:
             bad_of.setdefault(image, done)
     current = statuses(desired, observed, plan)
     found = []

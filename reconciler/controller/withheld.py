@@ -13,13 +13,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
 
 from reconciler.backoff import Backoff
 from reconciler.controller.assess import Assessment
 from reconciler.controller.executor import Done, dependent, verdict
+from reconciler.dataclass import dataclass, replace
 from reconciler.engine.definitions import BETWEEN_RUNS, Run, Status
-from reconciler.host import machines
 from reconciler.model import Action, Key, Kind, Verb
 
 BETWEEN_REPEATS = Backoff(2.0, BETWEEN_RUNS.longest, jitter=(1, 1))
@@ -106,7 +105,9 @@ def _is_of(run: Run, action: Action) -> bool:
     """Whether the run is what the action would be now; otherwise it is another attempt."""
     if action.kind is Kind.IMAGE or action.verb is Verb.RECORD:
         return False
-    machine, value = machines.run_input(action)
+    from reconciler.host.machines import run_input
+
+    machine, value = run_input(action)
     return run.machine == machine and run.input == json.loads(json.dumps(value))
 
 

@@ -21,13 +21,14 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Protocol
 
 from reconciler.backoff import Backoff
-from reconciler.model import Fact, Key
+from reconciler.dataclass import asdict, dataclass, field
+from reconciler.engine.facts import Fact
+from reconciler.model import Key
 
 Json = Mapping[str, Any]
 """A JSON object: strings to what ``json`` writes and reads back unchanged."""
@@ -295,6 +296,10 @@ class Context:
     """Seconds until the deadline, 0.0 when it has passed: the time-out to give to whatever blocks."""
     progress: Callable[[int, int], None]
     """``progress(done, total)`` in the step's own unit, ``total`` 0 where unknown. Shown, never stored."""
+
+
+class Conflict(Exception):
+    """The stored run is not the one that was read: another thread or process changed it. The stored one is valid."""
 
 
 class Store(Protocol):

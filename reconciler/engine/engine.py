@@ -28,10 +28,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
 
+from reconciler.dataclass import dataclass, field, replace
 from reconciler.engine.definitions import (
     BETWEEN_RUNS,
+    Conflict,
     Context,
     Entry,
     Json,
@@ -43,6 +44,7 @@ from reconciler.engine.definitions import (
     Step,
     Store,
 )
+from reconciler.engine.facts import Fact
 from reconciler.engine.verdicts import (
     after_error,
     called_off,
@@ -53,7 +55,7 @@ from reconciler.engine.verdicts import (
     unknown,
 )
 from reconciler.errors import Retryable, Stopped
-from reconciler.model import Fact, Key
+from reconciler.model import Key
 
 POLL = 1.0
 """Seconds between two reads of the store for a cancel that another thread or process requested."""
@@ -62,10 +64,6 @@ Progress = Callable[[Run, int, int], None]
 """``progress(run, done, total)``, as the run's step reports it."""
 
 Listener = Callable[[Run, Entry], None]
-
-
-class Conflict(Exception):
-    """The stored run is not the one that was read: another thread or process changed it. The stored one is valid."""
 
 
 class Cancelled(Stopped):

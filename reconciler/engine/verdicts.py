@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-import traceback
-from dataclasses import replace
 from pathlib import Path
 
+from reconciler.dataclass import replace
 from reconciler.engine.definitions import (
     Entry,
     Machine,
@@ -15,7 +14,7 @@ from reconciler.engine.definitions import (
     Run,
     Status,
 )
-from reconciler.errors import CommandError, NeedsOperator, Retryable, Stopped, Terminal
+from reconciler.errors import CommandError, NeedsOperator, Retryable, Stopped, Terminal, visible
 
 INTERNAL_ATTEMPTS = 2
 """Attempts of a step that fails by an internal error: the second separates a rare state from a plain mistake."""
@@ -48,9 +47,11 @@ def describe(error: Exception) -> tuple[str, str]:
     """Reason and message of an error; one that isn't ours names the innermost calls as well."""
     if isinstance(error, Retryable | Terminal | NeedsOperator | Stopped | CommandError):
         return error.reason, str(error)
+    import traceback
+
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     trail = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
-    return "InternalError", f"{type(error).__name__}: {error} [{trail}]"
+    return "InternalError", visible(f"{type(error).__name__}: {error} [{trail}]")
 
 
 def rested(run: Run) -> Run:

@@ -12,9 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar
+
+from reconciler.claim import Moment
+from reconciler.dataclass import dataclass, field
+from reconciler.errors import HostCannot
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -51,6 +55,10 @@ class Threads:
     def time(self) -> float:
         """Seconds since the epoch."""
         return time.time()
+
+    def moment(self) -> Moment:
+        """The time by which claims expire."""
+        return Moment.now()
 
     def thread_time(self) -> float:
         """Seconds of CPU of the calling thread."""
@@ -103,6 +111,10 @@ class Unanswered:
     seconds: float
 
 
+def _refuse(error: RuntimeError) -> NoReturn:
+    raise HostCannot(str(error), hint="raise the limits of tasks: TasksMax of the unit, ulimit -u") from error
+
+
 class Calls:
     """Starts calls. ``on_late_return`` is called, in the call's thread, where a caller has gone on without its result."""
 
@@ -120,7 +132,7 @@ class Calls:
                 return None
             self._out[resource] = call  # type: ignore[assignment]
 
-        def body() -> None:
+        def body(work: Callable[[], T] = work) -> None:
             call.run(work)
             with self._lock:  # before anybody learns of the result: the next call on the resource may begin at once
                 del self._out[resource]
@@ -129,7 +141,10 @@ class Calls:
             if late:
                 self.on_late_return()
 
-        self._threads.start(body, str(resource))
+        try:
+            self._threads.start(body, str(resource))
+        except RuntimeError as error:
+            body(partial(_refuse, error))
         return call
 
     def out(self, resource: Hashable) -> Call[object] | None:

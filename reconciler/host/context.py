@@ -6,48 +6,48 @@ Called by ``cli``; the one place that chooses a driver for a pool. ``reading`` w
 from __future__ import annotations
 
 import gc
-import os
-import socket
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.engine.engine import Engine
-from reconciler.errors import ManifestFault, ManifestsInvalid
+from reconciler.dataclass import dataclass, field, replace
+from reconciler.errors import LockHeld, ManifestFault, ManifestsInvalid
 from reconciler.host.calls import THREADS, Calls, Threads
 from reconciler.host.head_requests import Sources
-from reconciler.host.machines import machines
-from reconciler.host.pipelines import Hands, Layers, Pipelines
+from reconciler.host.moved import record
+from reconciler.host.own import put_in_force
+from reconciler.host.seeds import Seeds
 from reconciler.host.state_directory import make_state
 from reconciler.image.source.spool import Spool
-from reconciler.image.spec import filesystem_uuid
+from reconciler.image.spec import ImageReference, Resolved, filesystem_uuid
 from reconciler.manifests import last_good
+from reconciler.manifests.cache import ManifestCache
 from reconciler.manifests.faults import Fault, shown
-from reconciler.manifests.host_file import HostFile, load_host, policy_of
-from reconciler.manifests.loader import ManifestCache
 from reconciler.manifests.revision import revision
+from reconciler.manifests.stored import Store
 from reconciler.model import Desired, HostFacts, PoolSpec
-from reconciler.policy import force
-from reconciler.policy.rules import Policy
 from reconciler.pool.driver import Driver
 from reconciler.pool.file.intents import Intent
-from reconciler.pool.file.pool import FilePool
-from reconciler.pool.thin.assembly import Geometry
-from reconciler.pool.thin.backing import Backing
-from reconciler.pool.thin.journal import DeviceRow, PoolRow
-from reconciler.pool.thin.pool import ThinPool
 from reconciler.registry import reserve
-from reconciler.registry.database import enforces_policy
+from reconciler.registry.database import is_outdated
 from reconciler.registry.lock import lock
 from reconciler.registry.reader import Records
 from reconciler.settings import Settings
 
 if TYPE_CHECKING:
+    from reconciler.engine.engine import Engine
+    from reconciler.host.pipelines import Hands, Pipelines
+    from reconciler.image.oci.unpacked import Archives
+    from reconciler.pool.thin.journal import DeviceRow, PoolRow
     from reconciler.registry.writer import Registry
+
+
+REGISTRY = "registry"
+"""Its name among the pulses."""
+_ONE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,6 @@ class Host:
     """Of the manifests without fault, by path."""
     cached: ManifestCache = field(default_factory=ManifestCache)
     """Parsed manifests; the passes of a service share it."""
-
     calls: Calls = field(default_factory=Calls)
     """Blocking calls that have not returned; all invocations of ``assess`` of one process share them."""
     sources: Sources = field(default_factory=lambda: Sources(0.0))
@@ -88,7 +87,7 @@ class Host:
         settings = self.settings
         last = self.last_good if on_invalid != "fail" else {}
         try:
-            own = put_in_force(settings)
+            own = put_in_force(settings, self.cached.store)
             now = last_good.read(settings.manifests, last, host=own, policy=on_invalid, cached=self.cached)
         except ManifestsInvalid as error:
             if not lenient:
@@ -121,6 +120,7 @@ class Host:
             mutable(other.drivers).update({name: driver for name, driver in made.items() if name not in kept})
         for made_once in ("drivers", "registry", "hands", "pipelines", "engine"):
             self.__dict__[made_once] = getattr(other, made_once)
+        self.hands.customizing.declare(self.desired)
         return self
 
     @property
@@ -148,7 +148,7 @@ class Host:
     @cached_property
     def revision(self) -> str:
         """Which state of their source the manifests are in."""
-        return revision(self.settings.manifests, self.texts)
+        return self.desired.revision or revision(self.settings.manifests, self.texts)
 
     @cached_property
     def facts(self) -> HostFacts:
@@ -164,9 +164,9 @@ class Host:
         return drivers(self)
 
     def pulses(self) -> dict[str, Callable[[], Hashable]]:
-        """What differs once a pool or (by another process) the registry has changed; each may block."""
+        """What differs once a pool has changed, or (by others) the registry in a way that matters; each may block."""
         found: dict[str, Callable[[], Hashable]] = {f"pool {name}": driver.pulse for name, driver in self.drivers.items()}
-        return found | {"registry": lambda: self.records.others}
+        return found | {REGISTRY: lambda: self.records.change_counts(self.threads.moment())}
 
     @cached_property
     def registry(self) -> Registry:
@@ -175,47 +175,52 @@ class Host:
 
         return Registry.over(self.records)
 
+    @property
+    def seeds(self) -> Seeds:
+        return Seeds(self.settings.seeds)
+
     @cached_property
     def hands(self) -> Hands:
-        layers = Layers(self.spool, self.sources, lambda digest: self.registry.forget_seen(digest))
-        return Hands(self.settings, self.drivers, layers)
+        from reconciler.host.customizing import Customizing
+        from reconciler.host.pipelines import Hands, Layers
+
+        layers = Layers(
+            self.spool, self.sources, self._archives, lambda digest: self.registry.forget_seen(digest), self._record_reference
+        )
+        return Hands(self.settings, self.drivers, layers, Customizing(self.desired, self.settings.seeds))
+
+    @cached_property
+    def archives(self) -> Archives:
+        from reconciler.image.oci.unpacked import Archives
+
+        return Archives(self.spool, self.stop)
+
+    def _archives(self) -> Archives:
+        """One for all workers: the first that needs it makes it."""
+        with _ONE:
+            return self.archives
+
+    def _record_reference(self, reference: ImageReference, found: Resolved) -> None:
+        before = self.records.recorded([reference]).get(reference)
+        record(self.registry, self.desired, reference, before, found)
 
     @cached_property
     def pipelines(self) -> Pipelines:
+        from reconciler.host.pipelines import Pipelines
+
         return Pipelines(self.hands)
 
     @cached_property
     def engine(self) -> Engine:
+        from reconciler.engine.engine import Engine
+        from reconciler.host.machines import machines
+
         return Engine(self.registry, machines(self.hands, self.pipelines), stop=self.stop)
 
-
-MACHINE_ID = Path("/etc/machine-id")
-
-
-def put_in_force(settings: Settings) -> HostFacts:
-    """Put the policy of the host file in force, and return name, labels and id of this host.
-
-    Raises ManifestsInvalid where the file has faults.
-    """
-    own = load_host(settings.host_file)
-    force.use(_policy(own, settings))
-    name = own.name or socket.gethostname()
-    try:
-        machine = MACHINE_ID.read_text().strip()
-    except OSError:
-        machine = ""
-    return HostFacts(name, own.labels | dict(settings.host_labels), own.name or machine or name)
-
-
-def policy_for(settings: Settings) -> Policy:
-    """The policy of the host file, without putting it in force. Raises ManifestsInvalid where the file has faults."""
-    return _policy(load_host(settings.host_file), settings)
-
-
-def _policy(own: HostFile, settings: Settings) -> Policy:
-    root = os.geteuid() == 0
-    enforced = own.policy is not None or not root or enforces_policy(settings.registry)
-    return policy_of(own, settings.host_file, settings.manifests, settings.state, root=root, enforced=enforced)
+    def with_engine(self) -> Host:
+        """This host. Its engine, which most invocations do not need, is made now: one thread makes it, and workers share it."""
+        _ = self.engine
+        return self
 
 
 def drivers(host: Host) -> dict[str, Driver]:
@@ -223,15 +228,6 @@ def drivers(host: Host) -> dict[str, Driver]:
     known = {pool for pool in host.records.pools() if host.records.thin_pool(pool) is None}
     specs = dict(host.desired.pools) | {name: PoolSpec(name) for name in known - set(host.desired.pools)}
     return {name: driver(host, spec) for name, spec in sorted(specs.items())}
-
-
-def file_identity(path: Path) -> Hashable:
-    """Differs once the file is another one, or has been written to; None where it can't be found out."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def mutable(drivers: Mapping[str, Driver]) -> dict[str, Driver]:
@@ -242,8 +238,14 @@ def mutable(drivers: Mapping[str, Driver]) -> dict[str, Driver]:
 
 def driver(host: Host, spec: PoolSpec) -> Driver:
     if spec.thin is None:
+        from reconciler.pool.file.pool import FilePool
+
         intents = HostIntents(spec.name, host)
         return FilePool(spec.name, host.settings.pool(spec.name), spec.reserve_data_percent, intents, spec.access)
+    from reconciler.pool.thin.assembly import Geometry
+    from reconciler.pool.thin.backing import Backing
+    from reconciler.pool.thin.pool import ThinPool
+
     data, metadata = (Backing(one.device, one.file, one.size) for one in (spec.thin.data, spec.thin.metadata))
     geometry = Geometry(data, metadata, spec.thin.block_size, spec.reserve_data_percent)
     journal = HostJournal(spec.name, host)
@@ -298,13 +300,14 @@ def reading(settings: Settings, *, lenient: bool = False, cached: ManifestCache 
     ``faults`` then says what is wrong. ``cached`` is shared by repeated calls. Raises ManifestsInvalid
     where it is not lenient, and HostCannot.
     """
-    stop = threading.Event()
+    stop, once = threading.Event(), cached is None
+    cached = cached or ManifestCache(Store(settings.parsed))
     with Records.of(settings.registry, read_only=True) as records, Spool(settings.spool, stop=stop) as spool:
-        sources = Sources(settings.resync)
-        host = Host(settings, Desired({}, {}), records, spool, stop, cached=cached or ManifestCache(), sources=sources)
-        host.cached.texts = None  # another process writes them
+        sources = Sources(settings.resync, known_images=records.resolved)
+        host = Host(settings, Desired({}, {}), records, spool, stop, cached=cached, sources=sources)
+        cached.texts = None  # another process writes them
         host = host.informed("freeze" if lenient else "fail", lenient=lenient)
-        if cached is None:
+        if once:
             gc.freeze()  # as in ``writing``
         yield host
 
@@ -315,10 +318,12 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
 
     Raises ManifestsInvalid, HostCannot, LockHeld.
     """
-    cached = ManifestCache()
-    early = None
+    store = Store(settings.parsed, writes=True)
+    cached = ManifestCache(store)
+    early = own = None
     if on_invalid == "fail":
-        early = last_good.read(settings.manifests, {}, host=put_in_force(settings), policy="fail", cached=cached)
+        own = put_in_force(settings, store)
+        early = last_good.read(settings.manifests, {}, host=own, policy="fail", cached=cached)
     make_state(settings.state)
     with (
         lock(settings.lock),
@@ -326,25 +331,43 @@ def writing(settings: Settings, *, stop: threading.Event, on_invalid: str = "fai
         Records.of(settings.registry) as records,
         Spool(settings.spool, stop=stop) as spool,
     ):
-        sources = Sources(settings.resync)
+        sources = Sources(settings.resync, known_images=records.resolved)
         if early is not None:
             host = Host(settings, early.desired, records, spool, stop, texts=early.good, notes=early.notes, cached=cached)
-            host = replace(host, sources=sources)
+            host = replace(host, sources=sources, own_facts=own)
         else:
-            host = Host(settings, Desired({}, {}), records, spool, stop, sources=sources).informed(on_invalid)
+            host = Host(settings, Desired({}, {}), records, spool, stop, cached=cached, sources=sources).informed(on_invalid)
         host.remember()
+        store.write()
+        cached.store = None  # a service parses what changes, and compares with what it has parsed
         gc.freeze()  # what the manifests declare stays: a collector that walks it frees nothing, for a tenth of the time
         yield host
 
 
 @contextmanager
 def noting(settings: Settings) -> Iterator[Registry]:
-    """For the verbs that only note something of an image. No lock: they may be given beside a service, which is woken by it."""
+    """For the verbs that only note something of an image. No lock: they may be given beside a service, which is woken by it.
+
+    Only a registry of an older schema takes the lock, to migrate it. Raises LockHeld where a service of an older version has it.
+    """
     from reconciler.registry.writer import Registry
 
     make_state(settings.state)
-    with Records.of(settings.registry) as records:
-        yield Registry.over(records)
+    with ExitStack() as stack:
+        if is_outdated(settings.registry):
+            stack.enter_context(migrating(settings.lock))
+        yield Registry.over(stack.enter_context(Records.of(settings.registry)))
+
+
+@contextmanager
+def migrating(path: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(path))
+        except LockHeld as held:
+            hint = "it is of an older version: restart it, so that this version migrates the registry"
+            raise LockHeld(held.message, hint=hint) from None
+        yield
 
 
 @contextmanager

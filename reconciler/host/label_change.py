@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from reconciler.dataclass import dataclass
 from reconciler.host.context import Host
 from reconciler.model import Finding, Key, Kind, Severity
 

@@ -1,5 +1,5 @@
-"""The machines: volume (downloading, validating, provisioning), snapshot (snapshotting), activation, replacement, removal, the
-assembly of a pool, and the fetch of an unpinned layer.
+"""The machines: volume (downloading, validating, provisioning), snapshot (snapshotting), activation, growth, replacement,
+removal, the assembly of a pool, and the fetch of an unpinned layer or of a compressed archive.
 
 ``executor`` opens runs of these machines with the inputs that ``run_input`` makes; ``engine`` executes them. No state: builds
 under way are in ``pipelines``.
@@ -8,25 +8,15 @@ under way are in ``pipelines``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
+from reconciler.dataclass import asdict
 from reconciler.engine.definitions import Context, Machine, Outcome, Run, Step
+from reconciler.engine.facts import SnapshotGone, SnapshotGrown, SnapshotMade, VolumeGone, VolumeSealed
 from reconciler.errors import NeedsOperator, ReconcilerError
 from reconciler.host.pipelines import Hands, Pipelines, VolumePlan, layer_input, layer_of
-from reconciler.image import e2fsck
-from reconciler.image.builder.parent import Milestone
-from reconciler.model import (
-    Action,
-    Kind,
-    SnapshotGone,
-    SnapshotMade,
-    SnapshotRow,
-    Verb,
-    VolumeGone,
-    VolumeRow,
-    VolumeSealed,
-)
+from reconciler.image.builder import notes
+from reconciler.model import Action, Kind, SnapshotRow, Verb, VolumeRow
 from reconciler.pool.driver import SnapshotRequest
 
 HOUR = 3600.0
@@ -35,26 +25,38 @@ HOUR = 3600.0
 def run_input(action: Action) -> tuple[str, dict[str, Any]]:
     """The machine that carries out an action, and the run's input: plain JSON, all that a resumed run needs."""
     if action.verb is Verb.RESOLVE:
-        return "layer", {"layer": layer_input(action.layers[0])}
+        wanted = {"layer": layer_input(action.layers[0])}
+        if action.unpack is None:
+            return "layer", wanted
+        return "archive", wanted | {"limits": asdict(action.limits), "reference": asdict(action.unpack)}
     if action.verb is Verb.ASSEMBLE:
         return "pool", {"name": action.name}
     common = {"pool": action.pool, "chain": action.chain}
     if action.verb is Verb.ACTIVATE:
-        return "activation", common | {"name": action.name, "identity": action.identity}
+        seed = {"image": action.image, "custom": action.custom, "sizes": [0, action.size]} if action.custom else {}
+        return "activation", common | {"name": action.name, "identity": action.identity} | seed
+    if action.verb is Verb.GROW:
+        return "growth", {"pool": action.pool, "name": action.name, "identity": action.identity, "size": action.size}
     if action.verb is Verb.REPLACE:
-        return "replacement", common | {"name": action.name, "image": action.image, "identity": action.identity}
+        return "replacement", common | {"name": action.name, "image": action.image, "identity": action.identity} | _custom(action)
     if action.verb is Verb.REMOVE:
         return "removal", common | {"kind": action.kind.value, "name": action.name}
     if action.kind is Kind.SNAPSHOT:
         aside = {"aside": action.identity} if action.identity else {}
-        return "snapshot", common | {"name": action.name, "image": action.image} | aside
+        return "snapshot", common | {"name": action.name, "image": action.image} | aside | _custom(action)
     layers = [layer_input(layer) for layer in action.layers]
     return "volume", common | {
         "parent": action.parent,
         "size": action.size,
         "layers": layers,
         "limits": asdict(action.limits),
+        "bytes_per_inode": action.bytes_per_inode,
     }
+
+
+def _custom(action: Action) -> dict[str, Any]:
+    """What a snapshot gets besides its chain: a digest, no content."""
+    return {"custom": action.custom, "size": action.size} if action.custom else {}
 
 
 # ------------------------------------------------------------------------------------------------------ volume
@@ -73,6 +75,8 @@ class VolumeMachine:
         return Outcome()
 
     def download(self, context: Context) -> Outcome:
+        from reconciler.image.builder.parent import Milestone
+
         _, report = self._pipelines.reach(context, Milestone.DOWNLOADED)
         expected = context.run.input["chain"]
         if report.chain != expected:
@@ -85,14 +89,20 @@ class VolumeMachine:
         return self._hands.layers.spool.held(VolumePlan.of(run.input).layers)
 
     def validate(self, context: Context) -> Outcome:
+        from reconciler.image.builder.parent import Milestone
+
         _, report = self._pipelines.reach(context, Milestone.ACCEPTED)
-        return Outcome(data={"layers": [dict(layer) for layer in report.layers]})
+        noted = notes.of_layers(VolumePlan.of(context.run.input).layers, report.layers)
+        return Outcome(data={"layers": [dict(layer) for layer in report.layers]}, message=noted)
 
     def provision(self, context: Context) -> Outcome:
+        from reconciler.image import e2fsck
+        from reconciler.image.builder.parent import Milestone
+
         plan, run = VolumePlan.of(context.run.input), context.run.id
         try:
             pipeline, report = self._pipelines.reach(context, Milestone.WRITTEN)
-            checked = e2fsck.check(pipeline.volume.path)
+            checked = e2fsck.check(pipeline.volume.path, proceed=context.check)
             pipeline.build.wait(Milestone.CHECKED, stop=context.stop)
             if pipeline.index is not None:
                 pipeline.index.publish()
@@ -135,7 +145,9 @@ def snapshot(hands: Hands) -> Machine:
         driver = hands.driver(wish["pool"])
         if "aside" in wish:
             driver.set_aside(wish["name"], wish["aside"])
-        return made(wish, driver.create_snapshot(wish["name"], wish["chain"], context.check))
+        with hands.customizing.editor(context.check, [wish]) as editor:
+            custom = hands.customizing.custom(wish, editor)
+            return made(wish, driver.create_snapshot(wish["name"], wish["chain"], context.check, custom))
 
     def one_of(context: Context) -> Outcome | Exception:
         try:
@@ -147,13 +159,14 @@ def snapshot(hands: Hands) -> Machine:
         if any("aside" in context.run.input for context in contexts):
             return [one_of(context) for context in contexts]
         wishes = [context.run.input for context in contexts]
-        requests = [SnapshotRequest(wish["name"], wish["chain"]) for wish in wishes]
-        found = hands.driver(wishes[0]["pool"]).create_snapshots(requests, contexts[0].check)
+        with hands.customizing.editor(contexts[0].check, wishes) as editor:
+            requests = [SnapshotRequest(wish["name"], wish["chain"], hands.customizing.custom(wish, editor)) for wish in wishes]
+            found = hands.driver(wishes[0]["pool"]).create_snapshots(requests, contexts[0].check)
         results = [found[wish["name"]] for wish in wishes]
         return [made(wish, one) if isinstance(one, str) else one for wish, one in zip(wishes, results, strict=True)]
 
     def made(wish: Mapping[str, Any], identity: str) -> Outcome:
-        return Outcome(facts=(SnapshotMade(SnapshotRow(wish["pool"], wish["name"], wish["image"], wish["chain"], identity)),))
+        return Outcome(facts=(SnapshotMade(snapshot_row(wish, identity)),))
 
     return Machine(
         "snapshot",
@@ -166,21 +179,49 @@ def snapshot(hands: Hands) -> Machine:
     )
 
 
+def snapshot_row(wish: Mapping[str, Any], identity: str) -> SnapshotRow:
+    custom, size = wish.get("custom", ""), wish.get("size", 0)
+    return SnapshotRow(wish["pool"], wish["name"], wish["image"], wish["chain"], identity, custom, size)
+
+
 def activation(hands: Hands) -> Machine:
     """Back under its path after a reboot, or after it was deactivated by hand: no content changes."""
 
     def activate(context: Context) -> Outcome:
         wish = context.run.input
         hands.driver(wish["pool"]).activate_snapshot(wish["name"], wish.get("identity", ""))
+        return seeded(wish)
+
+    def seeded(wish: Mapping[str, Any]) -> Outcome:
+        hands.customizing.seed(wish)
         return Outcome()
+
+    def seeded_or_error(wish: Mapping[str, Any]) -> Outcome | Exception:
+        try:
+            return seeded(wish)
+        except ReconcilerError as error:
+            return error
 
     def activate_many(contexts: Sequence[Context]) -> list[Outcome | Exception]:
         wishes = [context.run.input for context in contexts]
         errors = hands.driver(wishes[0]["pool"]).activate_snapshots({wish["name"]: wish.get("identity", "") for wish in wishes})
-        return [errors.get(wish["name"]) or Outcome() for wish in wishes]
+        return [errors.get(wish["name"]) or seeded_or_error(wish) for wish in wishes]
 
     steps = (Step("activating", activate, "ready", timeout=HOUR, act_many=activate_many),)
     return Machine("activation", steps, "activating", frozenset({"ready"}))
+
+
+def growth(hands: Hands) -> Machine:
+    """A larger device or file, in use or not; its content does not change, the file system in it included."""
+
+    def grow(context: Context) -> Outcome:
+        wish = context.run.input
+        identity = hands.driver(wish["pool"]).grow_snapshot(wish["name"], wish["identity"], wish["size"])
+        fact = SnapshotGrown(wish["pool"], wish["name"], identity, wish["size"])
+        return Outcome(facts=(fact,), message=f"{wish['size']} bytes")
+
+    steps = (Step("growing", grow, "ready", timeout=HOUR),)
+    return Machine("growth", steps, "growing", frozenset({"ready"}))
 
 
 def replacement(hands: Hands) -> Machine:
@@ -195,8 +236,10 @@ def replacement(hands: Hands) -> Machine:
 
     def replace(context: Context) -> Outcome:
         wish = context.run.input
-        identity = hands.driver(wish["pool"]).replace_snapshot(wish["name"], wish["chain"], wish["identity"], context.check)
-        row = SnapshotRow(wish["pool"], wish["name"], wish["image"], wish["chain"], identity)
+        with hands.customizing.editor(context.check, [wish]) as editor:
+            custom, driver = hands.customizing.custom(wish, editor), hands.driver(wish["pool"])
+            identity = driver.replace_snapshot(wish["name"], wish["chain"], wish["identity"], context.check, custom)
+        row = snapshot_row(wish, identity)
         return Outcome({"identity": identity}, (SnapshotMade(row),), f"now of chain {wish['chain'][:12]}")
 
     def discard(context: Context) -> Outcome:
@@ -251,7 +294,12 @@ def layer(hands: Hands) -> Machine:
     return Machine("layer", steps, "downloading", frozenset({"ready"}))
 
 
+def archive(hands: Hands) -> Machine:
+    steps = (Step("downloading", hands.layers.unpack, "ready", timeout=12 * HOUR),)
+    return Machine("archive", steps, "downloading", frozenset({"ready"}))
+
+
 def machines(hands: Hands, pipelines: Pipelines) -> Sequence[Machine]:
     """All machines, bound to these hands. Whoever has executed a run closes what it may have left in ``pipelines``."""
-    copies = snapshot(hands), activation(hands), replacement(hands)
-    return (volume(hands, pipelines), *copies, removal(hands), pool(hands), layer(hands))
+    copies = snapshot(hands), activation(hands), growth(hands), replacement(hands)
+    return (volume(hands, pipelines), *copies, removal(hands), pool(hands), layer(hands), archive(hands))

@@ -13,6 +13,9 @@ from typing import Protocol
 
 from reconciler.errors import PolicyRefused, ReconcilerError
 from reconciler.host.calls import Call, Calls, Unanswered
+from reconciler.host.customizing import examine
+from reconciler.host.seeds import Seeds
+from reconciler.image.custom import has_seed
 from reconciler.image.spec import Source
 from reconciler.model import (
     Desired,
@@ -25,7 +28,7 @@ from reconciler.model import (
     SnapshotRow,
     VolumeRow,
 )
-from reconciler.pool.driver import Driver
+from reconciler.pool.driver import Driver, PoolState
 
 Resolve = Callable[[Sequence[Source]], Mapping[Source, Resolution]]
 """Asks what unpinned sources hold now; this may need the network."""
@@ -57,19 +60,27 @@ def observe(
     calls: Calls | None = None,
     patience: float = POOL_SECONDS,
     discard: Mapping[str, Discard] | None = None,
+    seeds: Seeds | None = None,
 ) -> Observed:
     """Observe everything once. ``selection`` (names of images) limits whose sources are asked.
 
     Pools are read whole, or, where the rows are not all that there are, for what these name and nothing else. A pool that has no
     driver, whose driver raises, or that has not answered after ``patience`` seconds has a ``problem`` and no state.
-    ``discard`` is called for the pools that it names before these are observed.
+    ``discard`` is called for the pools that it names before these are observed. Snapshots without their ``seeds`` are not active.
     """
     volumes, snapshots = registry.volumes(), registry.snapshots()
+    rows = [row for row in snapshots.values() if has_seed(row.custom)] if seeds else ()
+
+    def beside(state: PoolState, pool: str) -> PoolState:
+        spec = desired.pools.get(pool)
+        return seeds.joined(pool, state, rows, spec.access if spec else None) if seeds and rows else state
+
     work = {
-        ("pool", name): partial(_pool, name, driver, volumes, snapshots, whole=whole, discard=(discard or {}).get(name))
+        ("pool", name): partial(_pool, name, driver, volumes, snapshots, beside, whole, (discard or {}).get(name))
         for name, driver in drivers.items()
     }
     answers = (calls or Calls()).gather(work, patience)
+    contents = files(desired, calls or Calls(), patience)
     return Observed(
         pools={
             name: _answered(name, answers[("pool", name)])
@@ -80,9 +91,23 @@ def observe(
         images=registry.images(),
         volumes=volumes,
         snapshots=snapshots,
+        files={path: found for path, (found, _) in contents.items() if found},
+        unreadable={path: why for path, (found, why) in contents.items() if not found},
         resolutions=resolutions(desired, resolve, selection),
         failures=registry.failures(),
     )
+
+
+def files(desired: Desired, calls: Calls, patience: float) -> Mapping[str, tuple[str, str]]:
+    """The digest of each of the host's files that snapshots get; or an empty one, and why it could not be read."""
+    paths = {path for image in desired.images.values() for one in image.custom.values() for path in one.sources}
+    work = {("file", path): partial(examine, path) for path in sorted(paths)}
+    answers = calls.gather(work, patience) if work else {}
+    return {path: _examined(path, call) for (_, path), call in answers.items()}
+
+
+def _examined(path: str, call: Call[tuple[str, str]] | Unanswered) -> tuple[str, str]:
+    return ("", f"{path} has not answered for {call.seconds:.0f} s") if isinstance(call, Unanswered) else call.result()
 
 
 def _answered(name: str, call: Call[PoolObserved] | Unanswered) -> PoolObserved:
@@ -96,7 +121,7 @@ def _pool(
     driver: Driver,
     volumes: Mapping[tuple[str, str], VolumeRow],
     snapshots: Mapping[tuple[str, str], SnapshotRow],
-    *,
+    beside: Callable[[PoolState, str], PoolState],
     whole: bool,
     discard: Discard | None,
 ) -> PoolObserved:
@@ -105,7 +130,7 @@ def _pool(
         if discard is not None:
             discard(name, driver)
         state = driver.observe(*identities(name, volumes, snapshots), whole=whole)
-        return PoolObserved(name, driver.shares_blocks, state)
+        return PoolObserved(name, driver.shares_blocks, beside(state, name))
     except PolicyRefused as error:
         return PoolObserved(name, False, None, str(error), reason=error.reason)
     except (ReconcilerError, OSError) as error:

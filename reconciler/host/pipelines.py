@@ -1,9 +1,9 @@
 """Builds under way: the layers of a volume and the stream that writes them to the volume of the pool's driver.
 
-``Layers`` fetches layers, returns their sizes, and drops what an unpinned one that is refused had in the registry. ``Pipelines``
-holds one stream for each volume in progress; here, and only here, a volume is a file descriptor and a size. Used by ``machines``.
-State: the spool, the sources' last answers, and in memory the pipelines. They are rebuilt after a crash: a step that is resumed
-starts its stream again from the spool.
+``Layers`` fetches layers and archives, returns their sizes, and drops what the registry had of an unpinned one that is refused.
+``Pipelines`` holds one stream for each volume in progress; here, and only here, a volume is a file descriptor and a size. Used by
+``machines``. State: the spool, the sources' last answers, and in memory the pipelines. They are rebuilt after a crash: a step
+that is resumed starts its stream again from the spool. What builds and decompresses is imported when the first stream starts.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reconciler import atomic_file
+from reconciler.dataclass import asdict, dataclass, field
 from reconciler.engine.definitions import Context, Outcome
+from reconciler.engine.facts import LayerSeen
 from reconciler.errors import (
     DeviceFailed,
     DigestMismatch,
@@ -27,53 +28,69 @@ from reconciler.errors import (
     SourceChanged,
     Terminal,
 )
+from reconciler.host.customizing import Customizing
 from reconciler.host.head_requests import Sources
-from reconciler.image.builder.confine import Gap
-from reconciler.image.builder.feed import Fetch, Input
-from reconciler.image.builder.parent import Build, Milestone, Progress, Report, Request
-from reconciler.image.source.reading import Fetched
+from reconciler.image.source.reading import Fetched, ended
 from reconciler.image.source.spool import Spool
 from reconciler.image.source.stamp import Head
-from reconciler.image.spec import Layer, Limits, S3Options, Source, chain_ids
-from reconciler.model import LayerSeen
+from reconciler.image.spec import ImageReference, Layer, Limits, Packed, Resolved, S3Options, Source, chain_ids
 from reconciler.output import log
-from reconciler.pool.driver import Driver, Heartbeat, OpenVolume, no_heartbeat
+from reconciler.pool.driver import Driver, Heartbeat, OpenVolume
 from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.image.builder.feed import Fetch
+    from reconciler.image.builder.measures import Gap
+    from reconciler.image.builder.parent import Build, Milestone, Progress, Report
+    from reconciler.image.oci.unpacked import Archives
 
 
 def layer_input(layer: Layer) -> dict[str, Any]:
     """A layer in a run's input."""
-    found = {"url": layer.source.url, "s3": asdict(layer.source.s3), "sha256": layer.sha256}
+    found: dict[str, Any] = {"url": layer.source.url, "s3": asdict(layer.source.s3), "sha256": layer.sha256}
+    found |= {"size": layer.size, "diff_id": layer.diff_id} if layer.diff_id else {}
+    found |= {"compression": layer.compression} if layer.compression else {}
+    found |= {"others": [asdict(one) for one in layer.others]} if layer.others else {}
     return found | {"learnt": True} if layer.learnt and layer.sha256 else found
 
 
 def layer_of(value: Mapping[str, Any]) -> Layer:
-    return Layer(Source(value["url"], S3Options(**value["s3"])), value["sha256"], value.get("learnt", False))
+    about = value.get("learnt", False), value.get("size", 0), value.get("diff_id", "")
+    others = tuple(Source(one["url"], S3Options(**one["s3"])) for one in value.get("others", ()))
+    return Layer(Source(value["url"], S3Options(**value["s3"])), value["sha256"], *about, others, value.get("compression", ""))
+
+
+def reference_of(value: Mapping[str, Any]) -> ImageReference:
+    """A reference in a run's input (``asdict``)."""
+    source = value["source"]
+    return ImageReference(Source(source["url"], S3Options(**source["s3"])), value["platform"])
 
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """``forget_seen`` drops from the registry which ETags stand for a digest."""
+    """``forget_seen`` drops from the registry which ETags stand for a digest, ``record`` writes what a reference stands for."""
 
     spool: Spool
     sources: Sources
+    archives: Callable[[], Archives]
     forget_seen: Callable[[str], None]
+    record: Callable[[ImageReference, Resolved], None]
 
-    def beginning(self, layer: Layer) -> Callable[[], Fetch]:
-        return lambda: self.spool.fetch(layer)
+    def beginning(self, layer: Layer, limits: Limits) -> Callable[[], Fetch]:
+        return lambda: self.archives().fetch(layer, limits)
 
     def stored_size(self, layer: Layer) -> int:
         """Bytes that a layer is stored as; 0 where that is unknown. A source is asked only where nothing else has it."""
         size = self.spool.size(layer.sha256) if layer.sha256 else None
-        if size is not None:
-            return size
+        if size is not None or layer.size:
+            return size or layer.size
         head = self.sources.last(layer.source)
-        return head.size if head else self.spool.length(layer.source)
+        return head.size if head else self.spool.length(layer)
 
     def download(self, context: Context) -> Outcome:
         """Fetch an unpinned layer, and learn its digest: the step of a layer's run."""
         wanted = layer_of(context.run.input["layer"])
-        head = self.sources.last(wanted.source) if wanted.source.is_s3 else None
+        head = self.sources.last(wanted.source) if wanted.source.is_remote else None
         try:
             got = self._fetched(context, wanted, head)
         except (SourceChanged, Terminal):
@@ -81,6 +98,22 @@ class Layers:
             raise
         seen = LayerSeen(wanted.source, got.etag, got.size, got.digest)
         return Outcome(data={"digest": got.digest}, facts=(seen,))
+
+    def unpack(self, context: Context) -> Outcome:
+        """Fetch and decompress an archive, and learn what is in it: the step of its run."""
+        from reconciler.image.oci.resolve import look_up
+
+        wish = context.run.input
+        archive, reference = layer_of(wish["layer"]).source, reference_of(wish["reference"])
+        try:
+            self.archives().unpack(archive, Limits(**wish["limits"]), lambda now: tell(context, now))
+            found = look_up(reference, unless=lambda: ended(context.check), unpacked=self.spool.unpacked)
+        finally:
+            self.sources.forget_packed(archive)
+        if isinstance(found, Packed):
+            raise SourceChanged(f"{archive.url} has changed since it was fetched", hint="the next attempt takes it as it is")
+        self.record(reference, found)
+        return Outcome(data={"digest": found.digest})
 
     def _fetched(self, context: Context, wanted: Layer, head: Head | None) -> Fetched:
         with contextlib.closing(self.spool.fetch(wanted, head)) as fetching:
@@ -99,7 +132,7 @@ class Layers:
         """
         resumed = False
         for layer in layers:
-            if layer.source.url != blamed or not layer.source.is_s3 or layer.sha256 is None:
+            if layer.source.url != blamed or not layer.source.is_remote or layer.sha256 is None:
                 continue
             if layer.learnt:
                 self.forget_seen(layer.sha256)
@@ -119,6 +152,7 @@ class Hands:
     settings: Settings
     drivers: Mapping[str, Driver]
     layers: Layers
+    customizing: Customizing = field(default_factory=lambda: Customizing())
 
     def driver(self, pool: str) -> Driver:
         if pool not in self.drivers:
@@ -139,6 +173,7 @@ class VolumePlan:
     size: int
     layers: tuple[Layer, ...]
     limits: Limits
+    bytes_per_inode: int
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> VolumePlan:
@@ -149,11 +184,17 @@ class VolumePlan:
             value["size"],
             tuple(layer_of(layer) for layer in value["layers"]),
             Limits(**value["limits"]),
+            value.get("bytes_per_inode", 0),
         )
 
     @property
     def digests(self) -> tuple[str, ...]:
         return tuple(layer.sha256 or "" for layer in self.layers)
+
+    def chain_of(self, digests: Sequence[str]) -> str:
+        """The chain's id with these digests at its top."""
+        whole = (*self.digests[: len(self.layers) - len(digests)], *digests)
+        return chain_ids(self.size, whole, self.limits.policy, bytes_per_inode=self.bytes_per_inode)[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +221,7 @@ class Pipelines:
         run, plan = context.run.id, VolumePlan.of(context.run.input)
         blamed = ""
         try:
-            pipeline = self._of(run, plan, context.check)
+            pipeline = self._of(context, plan)
             try:
                 report = pipeline.build.wait(milestone, stop=context.stop, tick=lambda now: tell(context, now))
                 self._note(pipeline.build.gaps)
@@ -212,11 +253,12 @@ class Pipelines:
         if pipeline is not None:
             pipeline.close()
 
-    def _of(self, run: str, plan: VolumePlan, heartbeat: Heartbeat) -> Pipeline:
+    def _of(self, context: Context, plan: VolumePlan) -> Pipeline:
+        run = context.run.id
         with self._lock:
             found = self._open.get(run)
         if found is None:
-            found = start(self._hands, plan, heartbeat)
+            found = start(self._hands, plan, context.check, context.stop)
             with self._lock:
                 self._open[run] = found
         return found
@@ -227,8 +269,11 @@ def tell(context: Context, now: Progress) -> None:
     context.progress(now.read, now.total or 0)
 
 
-def start(hands: Hands, plan: VolumePlan, heartbeat: Heartbeat = no_heartbeat) -> Pipeline:
+def start(hands: Hands, plan: VolumePlan, heartbeat: Heartbeat, stop: threading.Event) -> Pipeline:
     """Open the volume and its stream; layers below the parent are not fetched unless the parent's index is lost."""
+    from reconciler.image.builder.feed import Input
+    from reconciler.image.builder.parent import Build, Request
+
     driver = hands.driver(plan.pool)
     with contextlib.ExitStack() as stack:
         volume = stack.enter_context(
@@ -238,19 +283,22 @@ def start(hands: Hands, plan: VolumePlan, heartbeat: Heartbeat = no_heartbeat) -
         index = stack.enter_context(writing(hands.index(plan.chain))) if driver.shares_blocks else None
         layers = plan.layers[-1:] if index_in is not None else plan.layers
         request = Request(
-            layers=tuple(Input(layer.source.url, hands.layers.beginning(layer)) for layer in layers),
+            layers=tuple(
+                Input(one.source.url, hands.layers.beginning(one, plan.limits), declared=one.declared, diff_id=one.diff_id)
+                for one in layers
+            ),
             size=plan.size,
-            chain=lambda digests: chain_ids(
-                plan.size, (*plan.digests[: len(plan.layers) - len(layers)], *digests), plan.limits.policy
-            )[-1],
+            chain=plan.chain_of,
             limits=plan.limits,
+            bytes_per_inode=plan.bytes_per_inode,
             volume=volume.fd,
             index_in=index_in,
             index_out=index.fd if index else None,
             replay=below,
             room=volume.room,
+            check_space=volume.check_space,
         )
-        build = stack.enter_context(Build(request))
+        build = stack.enter_context(Build(request, stop))
         kept = stack.pop_all()
     return Pipeline(volume, build, index, kept.close)
 
@@ -277,9 +325,3 @@ def writing(index: Path) -> Iterator[atomic_file.Draft]:
     atomic_file.make_directory(index.parent)
     with atomic_file.draft(index, lock=False) as draft:
         yield draft
-
-
-def discard_unfinished_indexes(directory: Path) -> None:
-    """Remove what a run that was cut off left: its chain may never be built again. Callers hold the lock."""
-    for path in directory.glob(atomic_file.private(directory / "*.idx").name):
-        path.unlink(missing_ok=True)

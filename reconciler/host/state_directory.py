@@ -2,6 +2,7 @@
 
     <state>                            0711: a microVM's user reaches its disk below, and can list nothing
     <state>/pools/<pool>/snapshots     0711, and the directories above it
+    <state>/seeds/<pool>               0711
     everything else                    directories 0700, files 0600
 
 Called by ``host.context`` before anything in it is opened for writing. State: the directory.
@@ -62,3 +63,9 @@ def _chmod(path: Path, mode: int) -> None:
     with suppress(FileNotFoundError):
         if not path.is_symlink():
             path.chmod(mode)
+
+
+def discard_unfinished_indexes(directory: Path) -> None:
+    """Remove what a run that was cut off left: its chain may never be built again. Callers hold the lock."""
+    for path in directory.glob(atomic_file.private(directory / "*.idx").name):
+        path.unlink(missing_ok=True)

@@ -7,8 +7,10 @@ so that a fault shows wherever the repository is read first.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 
+from reconciler import sizes
+from reconciler.dataclass import dataclass, field
+from reconciler.errors import Terminal
 from reconciler.image.spec import Layer, Source
 from reconciler.manifests.desired import DEFAULT_POOL, Declared, Document, Documents
 from reconciler.manifests.faults import Fault, Loc, did_you_mean, quoted
@@ -44,6 +46,7 @@ def check(documents: Documents, *, has_every_pool: bool = True, taken: Taken | N
     yield from _backing_faults(documents.pools)
     yield from _snapshot_faults(documents, taken.snapshots)
     yield from _contradicting_digests(documents.images, taken.pinned)
+    yield from _customizing_faults(documents)
 
 
 def fits(few: Documents, taken: Taken, instead_of: Collection[Declared[ImageDocument]]) -> bool:
@@ -105,12 +108,13 @@ def _snapshot_faults(documents: Documents, first: dict[tuple[str, str], _Snapsho
     thin = {pool.name: pool for pool in documents.pools if pool.document.spec.thin}
     total = 0
     for entry in _snapshot_entries(documents):
-        total += entry.snapshot.count or 1
+        names = entry.snapshot.set
+        total += names.most
         if total > MAX_SNAPSHOTS:
             yield entry.fault(f"with this one more than {MAX_SNAPSHOTS} snapshots are declared")
             return
         is_thin = entry.pool in thin
-        for name in entry.snapshot.names:
+        for name in names.names:
             device = f"{entry.pool}-{name}"
             if len(device) > MAX_DEVICE_NAME:
                 yield entry.fault(f"its device's name, {quoted(device)}, has more than {MAX_DEVICE_NAME} characters")
@@ -125,6 +129,33 @@ def _snapshot_faults(documents: Documents, first: dict[tuple[str, str], _Snapsho
                     _taken(f"snapshot {name!r} of pool {entry.pool!r}", f" (device {device})" if is_thin else "", other)
                 )
                 break
+
+
+def _customizing_faults(documents: Documents) -> Iterator[Fault]:
+    """Sizes that no file system of the image can be grown to, and paths that two files have."""
+    for image in documents.images:
+        spec = image.document.spec
+        for index, snapshot in enumerate(spec.snapshots):
+            loc: Loc = ("spec", "snapshots", index)
+            if snapshot.size and (message := _size_fault(snapshot.size, spec.size, spec.bytes_per_inode)):
+                yield image.fault(message, *loc, "size")
+            paths = [one.path for one in snapshot.files]
+            for at, path in enumerate(paths):
+                if path in paths[:at]:
+                    yield image.fault(f"another file has the path {quoted(path)} already", *loc, "files", at, "path")
+
+
+def _size_fault(size: int, of_image: int, bytes_per_inode: int | None) -> str:
+    if size < of_image:
+        return f"is less than the image's {sizes.format_size(of_image)}: a file system is grown, never shrunk"
+    from reconciler.image.ext4.grow import grown
+    from reconciler.image.ext4.layout import Geometry
+
+    try:
+        grown(Geometry.of_bytes(of_image, bytes_per_inode), size)
+    except Terminal as error:
+        return f"can't be reached from the image's {sizes.format_size(of_image)}: {error.hint}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,11 +7,14 @@ the values that follow from it alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
 
-from reconciler.image.spec import Layer, Limits, S3Options, Source
+from reconciler.dataclass import dataclass, field
+from reconciler.image.custom import CustomSpec, FileSpec
+from reconciler.image.oci.platform import host as host_platform
+from reconciler.image.oci.reference import Reference
+from reconciler.image.spec import ImageReference, Layer, Limits, S3Options, Source
 from reconciler.manifests.faults import Fault, Origin
 from reconciler.manifests.hosts import selects
 from reconciler.manifests.image import ImageDocument, LimitsBody
@@ -50,6 +53,16 @@ class Declared(Generic[Document]):
     @cached_property
     def layers(self: Declared[ImageDocument]) -> tuple[Layer, ...]:
         return tuple(_layers(self))
+
+    @cached_property
+    def reference(self: Declared[ImageDocument]) -> ImageReference | None:
+        spec = self.document.spec
+        if spec.source is None:
+            return None
+        reference = Reference.parse(spec.source).resolve(self.directory)
+        return ImageReference(
+            Source(str(reference), _options(self) if reference.is_s3 else NO_OPTIONS), spec.platform or str(host_platform())
+        )
 
     def image(self: Declared[ImageDocument], pool: str) -> ImageSpec:
         """The image that is declared, in the pool that the manifests together put it in."""
@@ -92,7 +105,7 @@ def assemble(documents: Documents, *, source: str, host: HostFacts | None) -> De
         for image, pool in documents.placed
         if host is None or image.document.spec.hosts is None or selects(image.document.spec.hosts, host, image.name)
     }
-    return Desired(pools, images, source)
+    return Desired(pools, images, source, host.name if host else "")
 
 
 def _pool(pool: Declared[PoolDocument]) -> PoolSpec:
@@ -108,19 +121,46 @@ def _backing(backing: Backing) -> BackingSpec:
 
 def _image(image: Declared[ImageDocument], pool: str) -> ImageSpec:
     spec = image.document.spec
+    sets = tuple(snapshot.set for snapshot in spec.snapshots)
     return ImageSpec(
         name=image.name,
         pool=pool,
         size=spec.size,
         layers=image.layers,
-        snapshots=tuple(name for snapshot in spec.snapshots for name in snapshot.names),
+        snapshots=tuple(name for one in sets for name in one.names),
         limits=_limits(spec.limits),
         labels=image.document.metadata.labels,
         retain=spec.deletion_policy == "Retain",
         suspend=spec.suspend,
+        not_before=(spec.hosts and spec.hosts.not_before) or 0.0,
         where=image.origin.where(()),
         replace=ReplacePolicy(spec.replace_policy),
+        reference=image.reference,
+        bytes_per_inode=spec.bytes_per_inode or 0,
+        sets=sets,
+        custom=dict(_customized(image)),
     )
+
+
+def _customized(image: Declared[ImageDocument]) -> Iterator[tuple[str, CustomSpec]]:
+    """What snapshots have besides the image; files are shared by all that are declared together."""
+    for body in image.document.spec.snapshots:
+        if body.customized:
+            files = tuple(
+                FileSpec(
+                    one.path,
+                    one.content or "",
+                    resolve(one.from_, image.directory) if one.from_ is not None else "",
+                    int(one.mode, 8),
+                    one.uid,
+                    one.gid,
+                )
+                for one in body.files
+            )
+            given = body.seed.nocloud.files if body.seed else {}
+            seed = tuple((name, resolve(path, image.directory)) for name, path in given.items())
+            for index, name in enumerate(body.set.names):
+                yield name, CustomSpec(body.size or 0, body.unique_ids, files, index, body.read_only, seed)
 
 
 def _limits(body: LimitsBody) -> Limits:
@@ -130,8 +170,12 @@ def _limits(body: LimitsBody) -> Limits:
 
 def _layers(image: Declared[ImageDocument]) -> Iterator[Layer]:
     """Layers with absolute sources. Only S3 sources get S3 options, so that a file is the same source for every image."""
-    spec, s3 = image.document.spec, image.document.spec.s3
-    options = S3Options(s3.endpoint_url, s3.region, s3.anonymous) if s3.model_fields_set else NO_OPTIONS
-    for layer in spec.layers:
+    options = _options(image)
+    for layer in image.document.spec.layers or ():
         source = Source(resolve(layer.source, image.directory), NO_OPTIONS)
-        yield Layer(Source(source.url, options) if source.is_s3 and s3.model_fields_set else source, layer.sha256)
+        yield Layer(Source(source.url, options) if source.is_s3 and options is not NO_OPTIONS else source, layer.sha256)
+
+
+def _options(image: Declared[ImageDocument]) -> S3Options:
+    s3 = image.document.spec.s3
+    return S3Options(s3.endpoint_url, s3.region, s3.anonymous) if s3.model_fields_set else NO_OPTIONS

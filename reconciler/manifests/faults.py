@@ -6,14 +6,14 @@ raised as ``ManifestsInvalid``. No state.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
+from reconciler.dataclass import dataclass
+from reconciler.errors import visible
 from reconciler.model import Where
 
 Loc = tuple[str | int, ...]
@@ -76,8 +76,7 @@ def ignored_documents(notes: Sequence[Fault]) -> str:
 @lru_cache(maxsize=1 << 15)
 def shown(path: str) -> str:
     """A path on one printable line: bytes that are not UTF-8 and control characters are escaped."""
-    text = os.fsencode(path).decode(errors="backslashreplace")
-    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return visible(os.fsencode(path).decode(errors="backslashreplace"))
 
 
 def path_of(loc: Loc) -> str:
@@ -104,6 +103,8 @@ def quoted(text: str) -> str:
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A hint to append to a message; empty where no choice is similar."""
     plain = {_folded(choice): choice for choice in choices}
+    import difflib
+
     near = difflib.get_close_matches(_folded(word), plain, n=1, cutoff=0.6) if len(word) <= _LONGEST_QUOTE else []
     return f" (did you mean {plain[near[0]]!r}?)" if near else ""
 

@@ -10,9 +10,9 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.dataclass import dataclass
 from reconciler.manifests.faults import Fault, shown
 from reconciler.model import Where
 from reconciler.policy import force

@@ -1,19 +1,12 @@
-"""``/etc/reconciler/host.yaml``: the name and the labels of this host, and what it permits to the authors of manifests.
-
-Read by ``host/context``. The file has to belong to root or to this user, and nobody else may write to it: its policy limits
-what manifests can do as this user. No state.
-"""
+"""The fields of ``/etc/reconciler/host.yaml``. Read by ``host_policy``; ``explain`` and the schema follow from here. Pure."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from reconciler.errors import ManifestsInvalid
-from reconciler.manifests import files
 from reconciler.manifests.faults import Fault, report, shown
 from reconciler.manifests.fields import (
     AbsolutePath,
@@ -23,14 +16,16 @@ from reconciler.manifests.fields import (
     LabelKey,
     LabelValue,
     RegistryHost,
+    Repositories,
     Root,
     validate,
 )
 from reconciler.manifests.files import ManifestFile
+from reconciler.manifests.host_policy import DeclaredPolicy, HostValues
 from reconciler.manifests.parser import Entries, Located, Reader
 from reconciler.manifests.problems import DocumentInvalid
 from reconciler.model import Where
-from reconciler.policy.rules import Policy, Registries
+from reconciler.policy.rules import Registries
 
 
 class Endpoints(Fields):
@@ -44,6 +39,12 @@ class Endpoints(Fields):
     private: Literal["allow", "refuse"] = Field(
         default="allow", description="Private addresses. As root, loopback, link-local and own ones are refused unless listed."
     )
+    credentials: tuple[AllowedAddress, ...] | None = Field(
+        default=None,
+        description="The endpoints that get requests signed with the host's AWS credentials, besides Amazon's own over https. As "
+        "root no others by default, otherwise all. Named as in `allow`; a name is not resolved for this.",
+        examples=["minio.internal:9000"],
+    )
 
 
 class RegistriesBody(Fields):
@@ -51,7 +52,12 @@ class RegistriesBody(Fields):
 
     allow: tuple[RegistryHost, ...] | None = Field(default=None, description="The only registries; every public one by default.")
     plain_http: tuple[RegistryHost, ...] = Field(default=(), description="Registries that are asked without TLS.")
-    mirrors: dict[RegistryHost, tuple[RegistryHost, ...]] = Field(default={}, description="Asked first, by registry.")
+    mirrors: dict[Repositories, tuple[Repositories, ...]] = Field(
+        default={},
+        description="Asked first, by registry or by a path below one. A mirror takes the place of that prefix in the name of a "
+        "repository; the longest prefix counts.",
+        examples=[{"docker.io": ["mirror.example/dockerhub"]}],
+    )
     ca_files: dict[RegistryHost, AbsolutePath] = Field(default={}, description="Certificates to trust, by registry.")
     auth_file: AbsolutePath | None = Field(default=None, description="Credentials, in the format of containers-auth.json(5).")
 
@@ -97,69 +103,36 @@ class HostFile(Fields):
     policy: PolicyBody | None = Field(default=None, description="What manifests may ask of this host.")
 
 
-def load_host(path: Path) -> HostFile:
-    """The content of the file; nothing without a file. Raises ManifestsInvalid."""
-    if not path.exists():
-        return HostFile()
-    file = next(files.read_paths([path]), None)
-    if isinstance(file, Fault):
-        raise ManifestsInvalid((file,))
-    if why := _untrusted(path):
-        raise ManifestsInvalid((Fault(Where(shown(str(path)), 1, 1), "file", why),))
-    return _parse(file) if file else HostFile()
-
-
-def _untrusted(path: Path) -> str:
-    """Why the file can't hold this host's policy; empty where it can."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if found.st_uid not in (0, os.geteuid()):
-        return f"belongs to user {found.st_uid} (chown it to root, or to the user who runs reconcile)"
-    return "can be written by others (chmod go-w)" if found.st_mode & 0o022 else ""
-
-
-def _parse(file: ManifestFile) -> HostFile:
+def parse(file: ManifestFile) -> HostValues:
+    """The values of the file. Raises ManifestsInvalid."""
     name = shown(file.path)
     reader = Reader(file.text, name)
     roots = [root for root, _ in reader.documents()]
     if not reader.faults and len(roots) == 1 and isinstance(root := roots[0], Entries):
         try:
-            return validate(HostFile, root, Located(name, root))
+            return _values(validate(HostFile, root, Located(name, root)))
         except DocumentInvalid as error:
             raise ManifestsInvalid(report(error.faults, file.path)) from None
     single = Fault(Where(name, 1, 1), "document", "is not one mapping with name, labels and policy")
     raise ManifestsInvalid(report(reader.faults or [single], file.path))
 
 
-def policy_of(host: HostFile, path: Path, manifests: Path, state: Path, *, root: bool, enforced: bool = True) -> Policy:
-    """The policy of this host, defaults included. ``enforced`` False where it has none and may not refuse anything yet."""
-    body = host.policy or PolicyBody()
-    endpoints, pools = body.endpoints, body.pools
-    return Policy(
-        file=shown(str(path)),
-        manifests=str(manifests),
-        limits_files=root or body.file_sources is not None,
-        file_sources=_resolved(body.file_sources),
-        limits_addresses=root,
-        private=endpoints.private == "allow",
+def _values(found: HostFile) -> HostValues:
+    return HostValues(found.name, found.labels, _policy(found.policy) if found.policy else None)
+
+
+def _policy(body: PolicyBody) -> DeclaredPolicy:
+    endpoints, registries = body.endpoints, body.registries
+    return DeclaredPolicy(
+        file_sources=body.file_sources,
         allow=endpoints.allow,
-        registries=_registries(body.registries),
-        state=str(state),
-        limits_pool_files=root or pools.files is not None,
-        pool_files=_resolved(pools.files),
-        limits_devices=root,
-        pool_devices=pools.devices,
+        private=endpoints.private == "allow",
+        credentials=endpoints.credentials,
+        registries=Registries(
+            registries.allow, registries.plain_http, registries.mirrors, registries.ca_files, registries.auth_file or ""
+        ),
+        pool_files=body.pools.files,
+        pool_devices=body.pools.devices,
         requires_pins=body.pinned == "required",
-        requires_confinement=body.confinement == "required" or (root and body.confinement is None),
-        enforced=enforced or host.policy is not None,
+        confinement=body.confinement,
     )
-
-
-def _resolved(paths: tuple[str, ...] | None) -> tuple[str, ...]:
-    return tuple(os.path.realpath(path) for path in paths or ())
-
-
-def _registries(body: RegistriesBody) -> Registries:
-    return Registries(body.allow, body.plain_http, body.mirrors, body.ca_files, body.auth_file or "")

@@ -11,13 +11,24 @@ import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.dataclass import dataclass
 from reconciler.manifests.files import SUFFIXES
 
 STEP_SECONDS = 0.1
-"""Interval of ``SILENCE``: it delays the detection of files at rest by as much."""
+"""Interval of ``SILENCE`` after an event: it delays the detection of files at rest by as much."""
+
+QUIET_SECONDS = 0.5
+"""The same where there was no event for ``BUSY_SECONDS``: it delays that of a swapped root."""
+
+BUSY_SECONDS = 1.0
+
+LOOK_SECONDS = 0.02, 0.1
+"""How often watchfiles looks whether there was an event: after one, and else. It polls, for each two steps of delay."""
+
+POLL_MILLISECONDS = 300
+"""How often watchfiles looks at the files themselves, where the kernel has no inotify."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +61,20 @@ def hints(directory: Path, identity: Callable[[], Hashable], stop: threading.Eve
 
 
 def _events(directory: Path, stop: threading.Event) -> Iterator[Hint]:
-    import watchfiles
+    from watchfiles._rust_notify import RustNotify  # ``watchfiles.watch`` can't change its pace
 
-    step = int(1000 * STEP_SECONDS)
     root = os.path.join(os.getcwd(), directory)  # noqa: PTH109, PTH118 - as it is spelled: a link may be swapped
-    for changes in watchfiles.watch(
-        root, watch_filter=None, stop_event=stop, rust_timeout=step, yield_on_timeout=True, debounce=100, step=20
-    ):
-        yield Hint(True, frozenset(_manifests(root, directory, (path for _, path in changes)))) if changes else SILENCE
+    last = -BUSY_SECONDS
+    with RustNotify([root], False, False, POLL_MILLISECONDS, True, False) as watcher:
+        while not stop.is_set():
+            quiet = time.monotonic() - last > BUSY_SECONDS
+            look, silence = LOOK_SECONDS[quiet], QUIET_SECONDS if quiet else STEP_SECONDS
+            found = watcher.watch(100, int(1000 * look), int(1000 * silence), stop)
+            if isinstance(found, str):  # "timeout", "stop"
+                yield SILENCE
+                continue
+            last = time.monotonic()
+            yield Hint(True, frozenset(_manifests(root, directory, (path for _, path in found))))
 
 
 def _manifests(root: str, directory: Path, paths: Iterable[str]) -> Iterator[str]:

@@ -2,20 +2,21 @@
 
 Called by ``host/context``. Where a directory can't be read, or the last good texts contradict the current files, the last
 good texts of all files are in force. What can't be read never means "declares nothing", and with ``faults`` nothing is pruned.
-State: none here; the registry keeps the last good texts.
+What an earlier invocation has parsed is not parsed again (``stored``). State: none here; the registry keeps the last good texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.dataclass import dataclass, field, replace
 from reconciler.errors import ManifestsInvalid
-from reconciler.manifests import files, loader
+from reconciler.manifests import files, revision, stored
+from reconciler.manifests.cache import ManifestCache
 from reconciler.manifests.faults import Fault, report, shown
 from reconciler.manifests.files import ManifestFile
-from reconciler.manifests.loader import ManifestCache
+from reconciler.manifests.stored import Parsed
 from reconciler.model import Desired, HostFacts
 
 POLICIES = ("freeze", "hold", "fail")
@@ -41,20 +42,33 @@ def read(
 
     Raises ManifestsInvalid where there is a fault and the policy is ``fail``, or where no last good text exists.
     """
-    cached = cached or ManifestCache()
+    named = revision.named(directory)  # before the files: a revision is never reported for texts that are older
+    found = _read(directory, last, host, policy, cached or ManifestCache())
+    return replace(found, desired=replace(found.desired, revision=named))
+
+
+def _read(directory: Path, last: Mapping[str, str], host: HostFacts, policy: str, cached: ManifestCache) -> InForce:
     source = str(directory)
     found = list(files.read_tree(directory, cached.files))
     cached.files = {item.path: item for item in found if isinstance(item, ManifestFile)}
     broken = [item for item in found if isinstance(item, Fault)]
+    uses = cached.store is not None and not broken and cached.store.is_used(stored.MANIFESTS)
+    key = stored.key_of_tree(cached.files.values(), source, host) if uses else ""
+    if key and not cached.parsed and (known := _stored(key, source, host, cached)):
+        return known
     readable = {shown(file.path): file for file in cached.files.values()}
     is_complete = not any(fault.path == files.DIRECTORY for fault in broken)
     if policy == "freeze" and is_complete:
         in_force = _frozen(readable, broken, last, source, host, cached)
     else:
+        from reconciler.manifests import loader
+
         combined = loader.combine(readable.values(), source, host, cached)
         broken += combined.faults
         in_force = None if broken else InForce(combined.desired, good=_texts(readable, ()), notes=combined.notes)
     if in_force is not None:
+        if key and cached.store and not in_force.faults:
+            cached.store.keep(stored.MANIFESTS, key, Parsed.of(in_force.desired, in_force.notes))
         return in_force
     reported = report(broken, source)
     if policy == "fail" or not last:
@@ -62,8 +76,22 @@ def read(
     return InForce(_all_last_good(last, source, host, reported, cached), reported, tuple(sorted(last)))
 
 
+def _stored(key: str, source: str, host: HostFacts, cached: ManifestCache) -> InForce | None:
+    """What an earlier invocation has parsed these files to, where it is known."""
+    known = cached.store.read(Parsed, stored.MANIFESTS, key) if cached.store else None
+    if known is None:
+        return None
+    cached.in_force = None
+    texts = {file.path: file.text for file in cached.files.values()}
+    return InForce(known.desired(source, host), good=texts, notes=known.notes)
+
+
 def read_changed(directory: Path, named: Iterable[str], *, host: HostFacts, cached: ManifestCache) -> Desired | None:
     """What is declared if only the named files have changed; None where that needs all files, or where one has a fault."""
+    if cached.checked is None:
+        return None
+    from reconciler.manifests import loader
+
     changed = files.read_named(directory, named, cached.files)
     return None if changed is None else loader.combine_changed(changed, host, cached)
 
@@ -80,6 +108,8 @@ def _frozen(
 
     ``broken`` collects all faults.
     """
+    from reconciler.manifests import loader
+
     last_good: dict[str, ManifestFile] = {}
     bad = {fault.where.file for fault in broken}
     while True:
@@ -102,6 +132,8 @@ def _frozen(
 def _all_last_good(
     last: Mapping[str, str], source: str, host: HostFacts, reported: tuple[Fault, ...], cached: ManifestCache
 ) -> Desired:
+    from reconciler.manifests import loader
+
     own = ManifestCache()
     desired, faults, _ = loader.combine([_last_good(path, text) for path, text in sorted(last.items())], source, host, own)
     cached.in_force = own.parsed

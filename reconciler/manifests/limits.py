@@ -6,9 +6,9 @@ Used by ``documents`` for its fields and by ``cli`` for ``--limit NAME=VALUE``. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+from reconciler.dataclass import replace
 from reconciler.errors import UsageError
 from reconciler.image.spec import POLICIES, Limits
 from reconciler.manifests import scalars

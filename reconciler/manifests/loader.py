@@ -11,14 +11,15 @@ import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from reconciler.dataclass import dataclass, replace
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import documents, files
+from reconciler.manifests.cache import ManifestCache
 from reconciler.manifests.conflicts import Taken, check, fits
 from reconciler.manifests.desired import Declared, Documents, assemble
 from reconciler.manifests.faults import MAX_FAULTS, Fault, report, shown
@@ -80,18 +81,18 @@ def combine(
         together = check(documents, has_every_pool=gathered.has_every_pool, taken=taken)
         faults = [*gathered.faults, *islice(together, MAX_FAULTS)]
         if faults:
-            return Combined(Desired({}, {}, source), faults, gathered.notes)
+            return Combined(Desired({}, {}, source), faults, tuple(gathered.notes))
         desired = assemble(documents, source=source, host=host)
         cached.checked = Checked(documents.pools, taken, desired, host)
-        return Combined(desired, (), gathered.notes)
+        return Combined(desired, (), tuple(gathered.notes))
 
 
 def combine_changed(few: Sequence[ManifestFile], host: HostFacts, cached: ManifestCache) -> Desired | None:
     """What is declared with these files in place of their cached state; None where that needs a check of all files."""
-    checked = cached.checked
+    checked: Checked | None = cached.checked
     if checked is None or checked.host != host:
         return None
-    before = [cached.parsed[file.path] for file in few if file.path in cached.parsed]
+    before: list[ParsedFile] = [cached.parsed[file.path] for file in few if file.path in cached.parsed]
     now = [ParsedFile(file) for file in few]
     if any(one.faults or one.pools or not one.has_every_pool for one in now) or any(one.pools for one in before):
         return None
@@ -116,26 +117,21 @@ class Checked:
     host: HostFacts | None
 
 
-@dataclass
-class ManifestCache:
-    """Files that have not changed since they were read, and what each of them declares."""
-
-    files: Mapping[str, ManifestFile] = field(default_factory=dict)
-    parsed: Mapping[str, ParsedFile] = field(default_factory=dict)
-    texts: Mapping[str, str] | None = None
-    """The last good text of each file, as the registry has it; None until it is read from there."""
-    checked: Checked | None = None
-    in_force: Mapping[str, ParsedFile] = field(default_factory=dict)
-    """The files that Desired was assembled from: those of ``parsed``, or the last good ones where these are in force."""
+def in_force(cached: ManifestCache) -> Mapping[str, ParsedFile]:
+    """The files that Desired was assembled from."""
+    if cached.in_force is None:
+        cached.in_force = cached.parsed = {path: ParsedFile(file) for path, file in cached.files.items()}
+    return cached.in_force
 
 
 def _gather(found: Iterable[ManifestFile | Fault], cached: ManifestCache) -> _Gathered:
-    gathered, parsed = _Gathered(), {}
+    gathered = _Gathered()
+    parsed: dict[str, ParsedFile] = {}
     for file in found:
         if isinstance(file, Fault):
             gathered.blame(file)
         else:
-            before = cached.parsed.get(file.path)
+            before: ParsedFile | None = cached.parsed.get(file.path)
             parsed[file.path] = one = before if before and before.file is file else ParsedFile(file)
             gathered.add(one)
         if len(gathered.faults) >= MAX_FAULTS:

@@ -16,9 +16,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST_KEY = 1024
 _INSTEAD = {
     "http": "put the file into a bucket and name it s3://bucket/key with spec.s3.endpointUrl, or download it and give its path",
-    "docker": "registries are not read: export the layers as tar files",
+    "oci": "a reference names a whole image: give it as spec.source, without layers",
+    "docker": "an image of a registry is given as spec.source: oci://host/repository:tag",
 }
-_INSTEAD |= {"https": _INSTEAD["http"], "oci": _INSTEAD["docker"]}
+_INSTEAD |= {"https": _INSTEAD["http"]}
 
 
 def parse_source(text: str) -> str:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import yaml
 
+from reconciler.dataclass import dataclass
 from reconciler.manifests.faults import MAX_FAULTS, Fault, Loc, path_of, quoted
 from reconciler.manifests.problems import Absent
 from reconciler.model import Where
 
 MAX_DEPTH = 32
 MAX_EVENTS = 200_000
+MOST_EVENTS = 8
+"""No character makes so many: the three of ``{:}`` make four, a mapping's beginning and end and two empty scalars."""
 
 _Parser: Any = yaml.cyaml.CParser if yaml.__with_libyaml__ else yaml.SafeLoader  # type: ignore[attr-defined]
 """Eight times as fast where PyYAML was built with libyaml."""
@@ -138,6 +140,8 @@ class Reader:
             return
         parser = _Parser(self._text)
         self._event: Callable[[], Any] = parser.get_event
+        # A text of so few characters has no more events than may be read, so they are not counted.
+        self._next = self._event if len(self._text) * MOST_EVENTS < MAX_EVENTS else self._counted
         try:
             while not isinstance(event := self._next(), yaml.StreamEndEvent):
                 if isinstance(event, yaml.DocumentStartEvent):
@@ -163,7 +167,7 @@ class Reader:
                 return False
         return True
 
-    def _next(self) -> Any:
+    def _counted(self) -> Any:
         event = self._event()
         self._left = left = self._left - 1
         if left < 0:
@@ -193,15 +197,22 @@ class Reader:
 
     def _mapping(self, start: Any) -> Entries:
         entries = Entries(start.start_mark)
-        while not isinstance(event := self._next(), yaml.MappingEndEvent):
-            key = self._key(event, entries)
-            value_event = self._next()
-            value = self._within(getattr(event, "value", "?"), value_event)
+        marks, following = entries.marks, self._next
+        while True:
+            event = following()
+            # What ``_key`` does with a plain new key, without its calls: almost every entry has one.
+            if type(event) is yaml.ScalarEvent and event.tag is None and event.anchor is None and event.value not in entries:
+                key: str | None = event.value if event.value != "<<" else self._key(event, entries)
+            elif isinstance(event, yaml.MappingEndEvent):
+                return entries
+            else:
+                key = self._key(event, entries)
+            value_event = following()
+            value = _scalar(value_event) if _is_bare(value_event) else self._within(getattr(event, "value", "?"), value_event)
             if key is not None:
                 entries[key] = value
                 start, value_start = event.start_mark, value_event.start_mark
-                entries.marks[key] = start, event.end_mark.column, value_start, value_event.end_mark.column
-        return entries
+                marks[key] = start, event.end_mark.column, value_start, value_event.end_mark.column
 
     def _within(self, part: str | int, event: Any) -> object:
         if _is_bare(event):
@@ -213,11 +224,11 @@ class Reader:
 
     def _key(self, event: Any, entries: Entries) -> str | None:
         """The key, or None where the entry can't be kept: the fault is noted, and its value read only to get past it."""
-        if not isinstance(event, yaml.ScalarEvent):
-            self._within("?", event)
-            self._blame(event, "a key must be text")
-            return None
         if not _is_bare(event):
+            if not isinstance(event, yaml.ScalarEvent):
+                self._within("?", event)
+                self._blame(event, "a key must be text")
+                return None
             self._node(event)
         key: str = event.value
         if key == "<<" and event.implicit[0]:

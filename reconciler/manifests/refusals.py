@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from reconciler.errors import PolicyRefused
-from reconciler.image.spec import Layer, Source
+from reconciler.image.oci.reference import Reference
+from reconciler.image.spec import ImageReference, Layer, S3Options, Source
 from reconciler.model import BackingSpec, Desired, Finding, ImageSpec, Key, Kind, PoolSpec, Severity
-from reconciler.policy.rules import Policy, Refusal
+from reconciler.policy.rules import PORTS, Policy, Refusal
 
 REFUSED, TOLERATED = PolicyRefused.reason, "PolicyWouldRefuse"
 """Reasons; the second one is that of a host that has no policy yet, and whose registry is older than this version."""
-
-_PORTS = {"http": 80, "https": 443}
 
 
 def of_images(desired: Desired, policy: Policy) -> dict[Key, Finding]:
@@ -50,28 +49,53 @@ def finding(key: Key, refusal: Refusal, policy: Policy) -> Finding:
 
 
 def _of_layers(image: ImageSpec, policy: Policy, checked: dict[Source, Refusal | None]) -> Iterator[Refusal]:
+    for path in dict.fromkeys(path for one in image.custom.values() for path in one.sources):
+        if refusal := policy.file_refusal(path):
+            yield refusal
+    if image.reference is not None:
+        yield from _of_reference(image.reference, policy)
+        return
     for number, layer in enumerate(image.layers, start=1):
         if policy.requires_pins and layer.sha256 is None:
-            yield Refusal("policy.pinned", f"layer {number}, {layer.source.url}, has no sha256")
+            yield Refusal("policy.pinned", f"layer {number}, {layer.source.url}, has no sha256 (`reconcile pin` writes it)")
         if layer.source not in checked:
             checked[layer.source] = _of_source(layer, policy)
         if refusal := checked[layer.source]:
             yield refusal
 
 
+def _of_reference(wanted: ImageReference, policy: Policy) -> Iterator[Refusal]:
+    reference = Reference.parse(wanted.source.url)
+    if policy.requires_pins and not reference.pinned:
+        yield Refusal("policy.pinned", f"its source {reference} has no digest (`reconcile pin` writes it)")
+    if reference.is_registry:
+        refusal = policy.registry_refusal(reference.host)
+    elif reference.is_s3:
+        refusal = _of_endpoint(wanted.source.s3, policy)
+    else:
+        refusal = policy.file_refusal(reference.path)
+    if refusal:
+        yield refusal
+
+
 def _of_source(layer: Layer, policy: Policy) -> Refusal | None:
     source = layer.source
     if not source.is_s3:
         return policy.file_refusal(source.url)
-    if source.s3.endpoint_url is None:
+    return _of_endpoint(source.s3, policy)
+
+
+def _of_endpoint(options: S3Options, policy: Policy) -> Refusal | None:
+    if options.endpoint_url is None:
         return None
-    parts = urlsplit(source.s3.endpoint_url)
-    return policy.host_refusal(parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0))
+    parts = urlsplit(options.endpoint_url)
+    refusal = policy.host_refusal(parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0))
+    return refusal or (None if options.anonymous else policy.credentials_refusal(options.endpoint_url))
 
 
 def _of_backing(pool: PoolSpec, policy: Policy) -> Iterator[Refusal]:
     backings: tuple[BackingSpec, ...] = (pool.thin.data, pool.thin.metadata) if pool.thin else ()
     for one in backings:
-        refusal = policy.pool_file_refusal(one.file) if one.file else policy.device_refusal(one.device or "")
+        refusal = policy.pool_file_refusal(one.file, pool.name) if one.file else policy.device_refusal(one.device or "")
         if refusal:
             yield refusal

@@ -16,7 +16,12 @@ SHORT = 12
 
 
 def revision(directory: Path, texts: Mapping[str, str]) -> str:
-    """``git:<commit>``, ``link:<target>`` or ``tree:<digest>``. Never raises: it is for display only."""
+    """``git:<commit>``, ``link:<target>`` or ``tree:<digest>``. Never raises."""
+    return named(directory) or of_texts(texts)
+
+
+def named(directory: Path) -> str:
+    """``git:<commit>`` or ``link:<target>``; empty where the directory is neither. Never raises."""
     try:
         if commit := _commit(directory.resolve()):
             return f"git:{commit[:SHORT]}"
@@ -24,6 +29,11 @@ def revision(directory: Path, texts: Mapping[str, str]) -> str:
             return f"link:{directory.readlink().name}"
     except (OSError, ValueError):
         pass
+    return ""
+
+
+def of_texts(texts: Mapping[str, str]) -> str:
+    """``tree:<digest>``."""
     digest = hashlib.sha256()
     for path, text in sorted(texts.items()):
         digest.update(f"{len(path)} {path} {len(text)} ".encode(errors="surrogatepass") + text.encode(errors="surrogatepass"))

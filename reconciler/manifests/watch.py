@@ -14,9 +14,9 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.dataclass import dataclass, field
 from reconciler.manifests.files import MAX_ENTRIES, RACY_NANOSECONDS, SUFFIXES
 from reconciler.manifests.inotify import ChangedFiles, hints
 
@@ -44,7 +44,6 @@ class TreeState:
 
     root: tuple[str, int, int]
     entries: frozenset[Entry]
-    locked: bool = False
     seconds: float = field(default=0.0, compare=False)
 
 
@@ -55,7 +54,7 @@ def scan(directory: Path) -> TreeState:
     """The state of every manifest below a directory. A missing directory has a state, too; never raises OSError."""
     started = time.thread_time()
     entries = frozenset(_entries(directory))
-    return TreeState(identity(directory), entries, git_is_busy(directory), time.thread_time() - started)
+    return TreeState(identity(directory), entries, time.thread_time() - started)
 
 
 def identity(directory: Path) -> tuple[str, int, int]:
@@ -66,6 +65,15 @@ def identity(directory: Path) -> tuple[str, int, int]:
     except OSError:
         return NOWHERE
     return where, found.st_dev, found.st_ino
+
+
+def inode(directory: Path) -> tuple[int, int]:
+    """The part of the identity that costs one call: a swap leaves it only where the number of a removed root is used again."""
+    try:
+        found = os.stat(directory)  # noqa: PTH116
+    except OSError:
+        return NOWHERE[1:]
+    return found.st_dev, found.st_ino
 
 
 def _entries(directory: Path) -> Iterator[Entry]:
@@ -175,7 +183,7 @@ class Watch:
         """
         self.set_baseline()
         yield EVERYTHING
-        for hint in hints(self._directory, lambda: identity(self._directory), self._stop, TICK_SECONDS):
+        for hint in hints(self._directory, lambda: inode(self._directory), self._stop, TICK_SECONDS):
             if self._stop.is_set():
                 return
             self._tick()
@@ -228,7 +236,7 @@ class Watch:
             seen is None
             or time.monotonic() >= self._due
             or self._pulse() != self._pulse_before
-            or identity(self._directory) != seen.root
+            or inode(self._directory) != seen.root[1:]
         )
 
     def _is_at_rest(self, named: Collection[str]) -> bool:
@@ -257,7 +265,7 @@ class Watch:
         last = scan(self._directory)
         while not self._stop.wait(SETTLE_SECONDS) and time.monotonic() < give_up:
             now = scan(self._directory)
-            if same_content(last, now) and not now.locked:
+            if same_content(last, now) and not git_is_busy(self._directory):
                 return now
             last = now
         return last

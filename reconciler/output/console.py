@@ -12,13 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from reconciler.errors import HostCannot
-from reconciler.model import Kind
+from reconciler.dataclass import asdict, is_dataclass
+from reconciler.errors import HostCannot, visible
 from reconciler.output import log, streams
 from reconciler.output.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from reconciler.model import Kind
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -61,8 +63,16 @@ def data(text: str) -> None:
         raise HostCannot(f"standard output: {error.strerror}", hint="free space there, or send the output elsewhere") from error
 
 
+PLAIN = frozenset({str, int, float, bool, type(None)})
+
+READABLE = 256 << 10
+"""Characters of a document that is indented: a longer one is for programs, and Python takes five times as long to indent it."""
+
+
 def plain(value: Any) -> Any:
     """A value in the types of JSON; bytes are escaped, dataclasses become objects."""
+    if type(value) in PLAIN:
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, Mapping):
@@ -76,14 +86,9 @@ def plain(value: Any) -> Any:
 
 def document(value: Any) -> None:
     """One JSON document on standard output."""
-    data(json.dumps(plain(value), indent=2, ensure_ascii=not streams.is_unicode(sys.stdout)))
-
-
-def visible(text: str) -> str:
-    """The text without control characters: names come from hostile archives and foreign files, and must not reach a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == " " else f"\\x{ord(c):02x}" for c in text)
+    found, escaped = plain(value), not streams.is_unicode(sys.stdout)
+    text = json.dumps(found, ensure_ascii=escaped)
+    data(text if len(text) > READABLE else json.dumps(found, indent=2, ensure_ascii=escaped))
 
 
 def verdict(word: str) -> str:
@@ -187,4 +192,6 @@ def progress(mode: str) -> Progress:
 
 def kinds() -> dict[str, Kind]:
     """Words that users type for kinds: ``image``, ``images``, ``Image``."""
+    from reconciler.model import Kind
+
     return {form: kind for kind in Kind if kind is not Kind.HOST for form in (kind.lower(), f"{kind.lower()}s", kind.value)}

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable
 from typing import IO
 
+from reconciler.errors import visible
+from reconciler.image.custom import has_seed
 from reconciler.model import Action, Finding, Key, Plan, Verb, labels
 from reconciler.output import console
 
@@ -18,6 +20,7 @@ GLYPHS = {
     Verb.REBUILD: "~",
     Verb.REPAIR: "~",
     Verb.ACTIVATE: "↑",
+    Verb.GROW: "~",
     Verb.REPLACE: "-/+",
     Verb.REMOVE: "-",
     Verb.FORGET: "-",
@@ -31,11 +34,15 @@ SPELLED_OUT = 2
 
 def action_line(action: Action, stream: IO[str] | None = None, label: str = "") -> str:
     glyph = GLYPHS[action.verb]
-    head = f"{glyph} {action.verb.value:8} {console.visible(label or str(action.key))}"
+    head = f"{glyph} {action.verb.value:8} {visible(label or str(action.key))}"
     return (
         console.paint(head, COLOURS[glyph], stream or sys.stdout)
-        + f"  {console.visible(action.because)}{PROVISIONAL * action.provisional}"
+        + f"  {visible(action.because)}{_to_fetch(action)}{PROVISIONAL * action.provisional}"
     )
+
+
+def _to_fetch(action: Action) -> str:
+    return f"; {console.size(action.fetch)} to fetch" if action.fetch else ""
 
 
 def difference(action: Action) -> list[str]:
@@ -48,6 +55,10 @@ def difference(action: Action) -> list[str]:
     ]
     if action.size:
         fields.append(("size", console.size(action.size)))
+    if action.custom:
+        fields.append(("own", f"files, identity and size of sha256:{action.custom}"))
+    if has_seed(action.custom):
+        fields.append(("seed", "a disk for cloud-init, with what that digest includes"))
     fields += [(f"layer {n}", f"{layer.source.url} sha256:{layer.sha256 or '?'}") for n, layer in enumerate(action.layers, 1)]
     return [f"    {name}: {value}" for name, value in fields if value]
 
@@ -101,8 +112,8 @@ def show_findings(findings: Iterable[Finding]) -> None:
         shown = alike if len(alike) <= SPELLED_OUT else alike[:1]
         more = f" (and {len(alike) - 1} more like it: `reconcile plan -o json` lists them)" if len(shown) < len(alike) else ""
         for finding in shown:
-            name = console.visible(names[finding.subject])
-            console.note(f"note: {name}: {console.visible(finding.text)} [{reason}]{more}", "notice", object=name, reason=reason)
+            name = visible(names[finding.subject])
+            console.note(f"note: {name}: {visible(finding.text)} [{reason}]{more}", "notice", object=name, reason=reason)
 
 
 def note_plan(plan: Plan) -> None:
@@ -122,6 +133,8 @@ def action_json(action: Action) -> dict[str, object]:
         "chain": action.chain,
         "parent": action.parent,
         "size": action.size or None,
+        "custom": action.custom or None,
+        "fetch": action.fetch or None,
         "layers": [{"source": layer.source.url, "sha256": layer.sha256} for layer in action.layers],
         "after": [key.path for key in action.after],
         "provisional": action.provisional,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from reconciler.errors import visible
 from reconciler.model import labels
 from reconciler.output import console, log
 from reconciler.output.print_plan import key_json, show_findings
@@ -44,7 +45,7 @@ def show_result(result: Result) -> None:
     for o in result.objects:
         name = names[o.key]
         if not o.ok:
-            failed = f"failed   {name}  {o.reason}: {console.visible(o.message)}"
+            failed = f"failed   {name}  {o.reason}: {visible(o.message)}"
             console.note(console.paint(failed, "31", sys.stderr), level="error", **_fields(o, name))
         elif o.changed:
             console.note(console.paint(f"changed  {name}  {o.action}", "33", sys.stderr), **_fields(o, name))

@@ -1,13 +1,13 @@
 """The result of one invocation: every object once, with what was done to it. Frozen values.
 
-Made by ``controller.summary``; read by ``console``, ``telemetry`` and ``cli``.
+Made by ``controller.summary`` (``Reporting``: by ``fleet.reporter``); read by ``console``, ``telemetry`` and ``cli``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from reconciler.dataclass import dataclass, field
 from reconciler.model import Action, Finding, Key, Kind
 from reconciler.pool.driver import PoolState
 
@@ -65,3 +65,16 @@ class Result:
     @property
     def unchanged(self) -> int:
         return len(self.objects) - self.changed - self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """How reports to the sink of the fleet go. ``succeeded``: seconds since the epoch, 0 before the first."""
+
+    succeeded: float = 0.0
+    failures: int = 0
+    """Attempts that failed since the last success."""
+    reason: str = ""
+    """Of the last failure; empty after a success."""
+    batches: int = 0
+    rows: int = 0

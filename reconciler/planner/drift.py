@@ -5,8 +5,7 @@ Called by ``cli`` for ``drift`` and by ``status``. Pure.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from reconciler.dataclass import replace
 from reconciler.model import Plan, Verb
 
 REPAIRS = (Verb.ASSEMBLE, Verb.REBUILD, Verb.REPAIR, Verb.ACTIVATE)

@@ -6,9 +6,9 @@ Called by ``plan`` and the rest of ``planner``. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from itertools import takewhile
 
+from reconciler.dataclass import replace
 from reconciler.image.spec import GIB, LAYOUT, OLDER_LAYOUTS, Layer, Source, chain_ids
 from reconciler.model import ImageSpec, VolumeRow
 from reconciler.planner.inputs import Goal, Inputs
@@ -31,20 +31,21 @@ def _goal(image: ImageSpec, inputs: Inputs) -> Goal:
     layers = resolved_layers(image, inputs.digests)
     pool = inputs.observed.pools.get(image.pool)
     goal = Goal(image, layers, chains(image, layers), shares=pool is not None and pool.shares_blocks)
-    return _of_older_layout(goal, inputs) or goal
+    older = None if image.name in inputs.desired.upgraded else _of_older_layout(goal, inputs)
+    return older or goal
 
 
 def _of_older_layout(goal: Goal, inputs: Inputs) -> Goal | None:
     """The goal under an older layout, where the image's row names that chain and all its volumes are intact.
 
-    A new layout alone rebuilds nothing: the image gets it with its next change.
+    A new layout alone rebuilds nothing: the image gets it with its next change, or where ``--upgrade-layout`` asks for it.
     """
     row = inputs.observed.images.get(goal.image.name)
     if row is None or row.chain is None or goal.chain is None or row.chain == goal.chain:
         return None
     for layout in OLDER_LAYOUTS:
         older = replace(goal, chains=chains(goal.image, goal.layers, layout), layout=layout)
-        if older.chain == row.chain and not any(inputs.volume(wanted.key) for wanted in older.volumes()):
+        if older.chain == row.chain and not any(inputs.volume(wanted.key) for wanted in older.volumes):
             return older
     return None
 
@@ -59,7 +60,34 @@ def resolved_layers(image: ImageSpec, digests: Mapping[Source, str]) -> tuple[La
 def chains(image: ImageSpec, layers: Iterable[Layer], layout: int = LAYOUT) -> tuple[str, ...]:
     """The ids of an image's volumes from the bottom, as far as its layers are resolved."""
     digests = takewhile(bool, (layer.sha256 or "" for layer in layers))
-    return chain_ids(image.size, digests, image.limits.policy, layout)
+    return chain_ids(image.size, digests, image.limits.policy, layout, image.bytes_per_inode)
+
+
+def applied_layout(image: ImageSpec, inputs: Inputs) -> int:
+    """The layout of the chain that the image's row names; the newest where there is none, or it can't be determined."""
+    row = inputs.observed.images.get(image.name)
+    volume = inputs.observed.volumes.get((row.pool, row.chain)) if row and row.chain else None
+    for layout in OLDER_LAYOUTS if volume else ():
+        if volume is None:
+            continue
+        ids = chain_ids(volume.size, volume.digests, image.limits.policy, layout, image.bytes_per_inode)
+        if ids[-1:] == (volume.chain,):
+            return layout
+    return LAYOUT
+
+
+def refetched(image: ImageSpec, inputs: Inputs) -> tuple[Layer, ...]:
+    """The layers that an image has now and that are fetched again for a newer layout, each once."""
+    row = inputs.observed.images.get(image.name)
+    if row is None:
+        return ()
+    goal = goal_of(image, inputs)
+    if goal.layout != LAYOUT or applied_layout(image, inputs) == LAYOUT:
+        return ()
+    had = inputs.observed.volumes[row.pool, row.chain or ""].digests
+    missing = [wanted for wanted in goal.volumes if inputs.volume(wanted.key)]
+    fetched = [layer for wanted in missing for layer in (wanted.layers[-1:] if goal.shares else wanted.layers)]
+    return tuple({layer.sha256: layer for layer in fetched if layer.sha256 in had}.values())
 
 
 # ------------------------------------------------------------------------------------------------ differences
@@ -81,7 +109,7 @@ def image_difference(goal: Goal, inputs: Inputs) -> str:
 
 def _layers_difference(goal: Goal, old: VolumeRow | None) -> str:
     new = [layer.sha256 for layer in goal.layers]
-    if None in new:
+    if None in new or not new:
         return "a layer may have changed"
     if old is None:
         return "its layers changed"

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reconciler import atomic_file
+from reconciler.dataclass import asdict, dataclass, field
 from reconciler.errors import Guarded, UsageError
 from reconciler.image.spec import Layer, Limits, S3Options, Source
-from reconciler.model import Action, Desired, Key, Kind, Observed, Plan, Resolution, Verb
+from reconciler.model import Action, Desired, ImageResolution, Key, Kind, Observed, Plan, Resolution, Verb
 
 FORMAT = "reconciler/plan-3"
 AGAIN = "make it again: reconcile plan --out FILE"
@@ -54,14 +54,29 @@ class Saved:
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
-def unresolved(actions: Iterable[Action]) -> list[str]:
-    """The layers whose digests are unresolved: a plan that needs them can't be saved."""
-    return [action.name for action in actions if action.verb is Verb.RESOLVE]
+def require_resolved(actions: Iterable[Action]) -> None:
+    """Raise Guarded where the digest of a layer, or what is in an archive, is unresolved: such a plan can't be saved."""
+    unknown = [action for action in actions if action.verb is Verb.RESOLVE]
+    if not unknown:
+        return
+    first, more = unknown[0], f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+    fetch = "fetch it first: reconcile plan --out FILE --fetch"
+    if first.unpack:
+        why, hint = f"is {first.because}", fetch
+    else:
+        why = "is unpinned and was never fetched, so its digest is unresolved"
+        hint = f"write its digest into the manifest: reconcile pin; or {fetch}"
+    raise Guarded(f"the plan can't be saved: {first.name}{more} {why}", hint=hint)
 
 
-def held_by(resolutions: Iterable[Resolution]) -> dict[str, str]:
-    """What each unpinned source holds, by its URL and endpoint."""
+def held_by(resolutions: Iterable[Resolution], references: Iterable[ImageResolution] = ()) -> dict[str, str]:
+    """What each unpinned source holds, by its URL and endpoint; what each reference stands for, by its URL and platform."""
+    referred = sorted(references, key=lambda one: (one.reference.source.url, one.reference.platform))
     return {
+        f"{one.reference.source.url} for {one.reference.platform}": f"{one.found.digest} {one.found.manifest}"
+        for one in referred
+        if one.found
+    } | {
         " at ".join(filter(None, (one.source.url, one.source.s3.endpoint_url))): f"{one.etag} {one.size} {one.digest}"
         for one in sorted(resolutions, key=lambda one: (one.source.url, repr(one.source.s3)))
     }
@@ -186,5 +201,6 @@ def _action_of(value: Mapping[str, Any]) -> Action:
 
 
 def _layer_of(value: Mapping[str, Any]) -> Layer:
-    source = value["source"]
-    return Layer(Source(source["url"], S3Options(**source["s3"])), value["sha256"], value.get("learnt", False))
+    source, *others = (Source(one["url"], S3Options(**one["s3"])) for one in (value["source"], *value.get("others", ())))
+    about = value.get("learnt", False), value.get("size", 0), value.get("diff_id", "")
+    return Layer(source, value["sha256"], *about, tuple(others), value.get("compression", ""))

@@ -12,9 +12,10 @@ Called by ``plan``. Pure.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
 
-from reconciler.model import Action, Failure, Kind, Verb
+from reconciler.dataclass import replace
+from reconciler.image.custom import has_seed
+from reconciler.model import Action, Failure, ImageSpec, Kind, Verb
 from reconciler.planner.inputs import Goal, Inputs
 from reconciler.pool.driver import Condition
 
@@ -33,12 +34,17 @@ def in_use(pool: str, inputs: Inputs) -> bool:
 
 
 def users_of(pool: str, inputs: Inputs) -> set[str]:
-    """The images, declared or recorded, with data in the pool now or after the plan; without suspended ones."""
+    """The images, declared or recorded, with data in the pool now or after the plan; without those that `suspend` stops."""
     images, host = inputs.desired.images, inputs.observed
-    declared = {name for name, image in images.items() if image.pool == pool}
+    declared = {name for name, image in images.items() if image.pool == pool and not image.scheduled}
     recorded = {name for name, row in host.images.items() if row.pool == pool}
     recorded |= {row.image for row in host.snapshots.values() if row.pool == pool}
-    return {name for name in declared | recorded if name not in images or not images[name].suspend}
+    return {name for name in declared | recorded if not _stopped(images.get(name))}
+
+
+def _stopped(image: ImageSpec | None) -> bool:
+    """Whether not even what the image has is activated. What is scheduled for later goes on as it is until then."""
+    return image is not None and image.suspend and not image.scheduled
 
 
 def after(assembled: Iterable[Action], actions: Iterable[Action]) -> Iterator[Action]:
@@ -57,11 +63,12 @@ def activations(inputs: Inputs, chosen: Collection[str] | None, going: Iterable[
     for (pool, name), row in sorted(inputs.observed.snapshots.items()):
         owner = inputs.owners.get((pool, name), row.image)
         spec, found = inputs.desired.images.get(owner), inputs.snapshot_state((pool, name))
-        if (spec and spec.suspend) or (chosen is not None and owner not in chosen):
+        if _stopped(spec) or (chosen is not None and owner not in chosen):
             continue
         state = inputs.state(pool)
         if found.condition is Condition.INTACT and not found.active and state and state.reachable:
             because, images = found.detail or "not active", (owner,)
+            custom, size = (row.custom, row.filesystem or row.size) if has_seed(row.custom) else ("", 0)
             action = Action(
                 Verb.ACTIVATE,
                 Kind.SNAPSHOT,
@@ -72,9 +79,22 @@ def activations(inputs: Inputs, chosen: Collection[str] | None, going: Iterable[
                 chain=row.chain,
                 images=images,
                 identity=row.identity,
+                custom=custom,
+                size=size,
             )
             if action.key not in elsewhere:
                 yield action
+
+
+def removable(actions: Iterable[Action], inputs: Inputs) -> tuple[Action, ...]:
+    """The removals in pools that permit them now, of what is there or provably gone."""
+    found = []
+    for action in actions:
+        state = inputs.state(action.pool)
+        condition = inputs.snapshot_state((action.pool, action.name)).condition
+        if state and not (state.halted and not state.halted.removes) and condition in (Condition.INTACT, Condition.MISSING):
+            found.append(action)
+    return tuple(found)
 
 
 def stranded(inputs: Inputs) -> Iterator[str]:

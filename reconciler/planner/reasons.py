@@ -24,11 +24,12 @@ OWN = {
     "Removing": "no manifest declares it any more, and it is being removed",
     "SuspendedInManifest": "its manifest has `suspend: true`",
     "SuspendedByHand": "`reconcile suspend` suspends it",
+    "Scheduled": "its `hosts.notBefore` is in the future",
     "NotSuspended": "it is not suspended",
 }
 """Reasons that only conditions have, and what they mean."""
 
-OF_THE_PLANNER = frozenset(["PoolUnknown", "PoolUnavailable", "NoLayers", "SourceUnavailable"])
+OF_THE_PLANNER = frozenset(["PoolUnknown", "PoolUnavailable", "NoLayers", "SourceUnavailable", "ShrinkUnsupported"])
 OF_POOLS = frozenset(
     [
         "PoolLost",

@@ -8,12 +8,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from enum import StrEnum
 
-from reconciler.model import Action, Desired, Failure, ImageRow, ImageSpec, Key, Kind, Observed, Phase, Plan, SnapshotRow, Verb
+from reconciler.dataclass import dataclass, field
+from reconciler.model import Action, Desired, Failure, ImageRow, ImageSpec, Key, Kind, Observed, Plan, SnapshotRow, Verb
+from reconciler.planner import claims
 from reconciler.planner.drift import REPAIRS
+from reconciler.planner.findings import scheduled
 from reconciler.planner.reasons import known
 from reconciler.pool.driver import Condition as Held
+
+
+class Phase(StrEnum):
+    """An image's phase is derived from its volumes, snapshots and runs; never stored."""
+
+    PENDING = "Pending"
+    DOWNLOADING = "Downloading"
+    VALIDATING = "Validating"
+    PROVISIONING = "Provisioning"
+    SNAPSHOTTING = "Snapshotting"
+    READY = "Ready"
+    DEGRADED = "Degraded"
+    FAILED = "Failed"
+    REMOVING = "Removing"
+
 
 RUNNING = {
     "downloading": Phase.DOWNLOADING,
@@ -23,6 +41,7 @@ RUNNING = {
     "replacing": Phase.SNAPSHOTTING,
     "discarding": Phase.SNAPSHOTTING,
     "activating": Phase.SNAPSHOTTING,
+    "growing": Phase.SNAPSHOTTING,
     "removing": Phase.REMOVING,
 }
 """The phase that a run's state gives its image. The assembly of a pool gives none: until it ends, the phase is the one before."""
@@ -31,7 +50,7 @@ MEANING = {
     Phase.DOWNLOADING: "a layer is being downloaded",
     Phase.VALIDATING: "a layer is being checked",
     Phase.PROVISIONING: "a file system is being written",
-    Phase.SNAPSHOTTING: "snapshots are being created, activated or replaced",
+    Phase.SNAPSHOTTING: "snapshots are being created, activated, grown or replaced",
     Phase.READY: "its volume and its snapshots are intact, and nothing is left to do",
     Phase.DEGRADED: "something of it is missing, damaged or inactive, or its source does not answer",
     Phase.FAILED: "an action failed, or can't start; the failure has the reason",
@@ -87,6 +106,8 @@ class ImageStatus:
     kept: str = ""
     """Why it is not removed although no manifest declares it."""
     recorded: tuple[str, int] = ("", 0)
+    kept_names: tuple[str, ...] = ()
+    """Of the declared snapshots, those that there should be now (``planner.claims``)."""
 
     @property
     def declared(self) -> bool:
@@ -112,7 +133,7 @@ class ImageStatus:
     @property
     def wanted(self) -> frozenset[str]:
         """The names of its snapshots: the declared ones, or the recorded ones where none is declared."""
-        return frozenset(self.spec.snapshots) if self.spec else frozenset(row.name for row in self.snapshots)
+        return frozenset(self.kept_names) if self.spec else frozenset(row.name for row in self.snapshots)
 
     @property
     def generation(self) -> int:
@@ -176,6 +197,7 @@ class _Index:
             self._stale.get(name, ""),
             self._kept.get(name, ""),
             self._recorded.generations.get(name, ("", 0)),
+            claims.kept(self._desired.images[name], self._observed).names if name in self._desired.images else (),
         )
 
     def _phase(self, image: str, left: Sequence[Action], failure: Failure | None, *, all_ready: bool) -> Phase:
@@ -224,6 +246,8 @@ class _Index:
 def _suspended(image: ImageStatus) -> Condition:
     if image.suspension is not None:
         return Condition("Suspended", True, "SuspendedByHand", image.suspension)
+    if image.spec is not None and image.spec.scheduled:
+        return Condition("Suspended", True, "Scheduled", scheduled(image.spec))
     if image.suspended:
         return Condition("Suspended", True, "SuspendedInManifest")
     return Condition("Suspended", False, "NotSuspended")

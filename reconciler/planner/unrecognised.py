@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from reconciler.model import Failure, Finding, Key, Kind, Severity
-from reconciler.planner.inputs import Goal, Inputs, Place
+from reconciler.planner.claims import Place
+from reconciler.planner.inputs import Goal, Inputs
 from reconciler.pool.driver import SnapshotState
 
 REASON = "SnapshotUnrecognised"

@@ -5,13 +5,17 @@ Used by ``policy.rules``. Sends nothing: an address of this host is recognised b
 
 from __future__ import annotations
 
+import re
 import socket
+import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
+from urllib.parse import unquote
+
+from reconciler.dataclass import dataclass
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -22,7 +26,21 @@ _METADATA = {
 }
 """Where clouds serve a machine's credentials, besides the link-local addresses: Amazon, Google, Alibaba, Azure, Oracle."""
 
-_PRIVATE = [ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")]
+_SITE_LOCAL, _LOCAL_NAT64, _TRANSLATED, _TEREDO = "fec0::/10", "64:ff9b:1::/48", "::ffff:0:0:0/96", "2001::/32"
+
+_PRIVATE = [
+    ip_network(text)
+    for text in (
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
+        *(_SITE_LOCAL, _LOCAL_NAT64, _TRANSLATED, _TEREDO),
+    )
+]
+"""Networks of a site (RFC 1918, 6598, 4193, 3879), and those whose translator or tunnel is the site's (RFC 8215, 7915, 4380)."""
+
+AMAZON_S3 = re.compile(
+    r"(?:(?P<bucket>.+)\.)?s3[.-](?:dualstack\.)?[a-z0-9-]+\.amazonaws\.com(?:\.cn)?|(?:(?P<old>.+)\.)?s3\.amazonaws\.com"
+)
+"""The hosts that serve S3 for Amazon; customers' machines have other names below amazonaws.com."""
 
 
 class Scope(StrEnum):
@@ -76,16 +94,19 @@ def _split(text: str) -> tuple[str, int | None]:
 
 
 def plain_name(host: str) -> str:
-    return host.lower().rstrip(".")
+    """A host as resolvers and proxies read it: %-escapes and compatibility forms (RFC 5895) resolved, no dot at the end."""
+    return unicodedata.normalize("NFKC", unquote(host)).replace("\u3002", ".").lower().rstrip(".")
 
 
 def literal(host: str) -> Address | None:
     """The address that a host is given as, in any form that the resolver takes for one; None for names."""
-    text = host.strip("[]").partition("%")[0]
-    with suppress(ValueError):
-        return unwrapped(ip_address(text))
-    with suppress(OSError, ValueError):
-        return IPv4Address(socket.inet_aton(text))  # 127.1, 0x7f000001, 2130706433
+    zoned = (host,) if ":" in host else ()  # the zone of an IPv6 address may look like an escape
+    for form in (*zoned, plain_name(host)):
+        text = form.strip("[]").partition("%")[0]
+        with suppress(ValueError):
+            return unwrapped(ip_address(text))
+        with suppress(OSError, ValueError):
+            return IPv4Address(socket.inet_aton(text))  # 127.1, 0x7f000001, 2130706433
     return None
 
 
@@ -95,11 +116,17 @@ def unwrapped(address: Address) -> Address:
         return address
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
-    inner = address.sixtofour or (IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None)
-    return inner if inner is not None and scope(inner) is not Scope.PUBLIC else address  # it may be this host's own as it is
+    inside: list[IPv4Address | None] = [address.sixtofour, *(address.teredo or ())]
+    if any(address in network for network in _EMBEDDING):
+        inside.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    for inner in inside:
+        if inner is not None and scope(inner) is not Scope.PUBLIC:
+            return inner
+    return address  # it may be this host's own as it is
 
 
-_NAT64 = ip_network("64:ff9b::/96")
+_EMBEDDING = [ip_network(text) for text in ("64:ff9b::/96", _LOCAL_NAT64, _TRANSLATED)]
+"""Their last four bytes are an IPv4 address."""
 
 
 def scope(address: Address) -> Scope:

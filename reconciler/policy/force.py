@@ -1,6 +1,7 @@
 """The policy that is in force in this process: set by ``host.context``, asked wherever a manifest has something opened.
 
-Verbs that read what the command line names (``build``, ``inspect``) set none, and everything is permitted. State: one ``Policy``,
+Verbs that read what the command line names (``build``, ``inspect``) permit everything, and reach registries as the host file has
+it. State: one ``Policy``,
 and how many times it has refused something while it was opened.
 """
 
@@ -45,6 +46,16 @@ def opened_refusal(path: str, fd: int) -> Refusal | None:
 def require_host(host: str, port: int) -> None:
     """Raise PolicyRefused where a manifest may not name this host; names are not resolved."""
     _in_force.require(_in_force.host_refusal(host, port))
+
+
+def require_registry(host: str) -> None:
+    """Raise PolicyRefused where a manifest may not name this registry."""
+    _in_force.require(_in_force.registry_refusal(host))
+
+
+def require_credentials(url: str) -> None:
+    """Raise PolicyRefused where requests to an endpoint that a manifest names may not be signed."""
+    _in_force.require(_in_force.credentials_refusal(url))
 
 
 def address_refusal(host: str, port: int, address: Address) -> Refusal | None:

@@ -1,6 +1,6 @@
 """What the host's policy permits: files, addresses, backing files and devices, pins, confinement. Values and checks.
 
-``manifests.host_file`` makes the ``Policy`` from ``host.yaml``; ``manifests.refusals`` asks it for each declared object, and the
+``manifests.host_policy`` makes the ``Policy`` of ``host.yaml``; ``manifests.refusals`` asks it for each declared object, and the
 modules that open a file, socket or device ask the one in force (``policy.force``) again. Paths are compared with their links
 resolved, addresses as they are connected to. State: none; file systems and the routing table are read.
 """
@@ -8,14 +8,17 @@ resolved, addresses as they are connected to. State: none; file systems and the 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from reconciler.dataclass import dataclass, field, replace
 from reconciler.errors import PolicyRefused
-from reconciler.policy.addresses import Address, Allowed, Scope, is_listed, is_local_name, literal, scope
+from reconciler.policy.addresses import AMAZON_S3, Address, Allowed, Scope, is_listed, is_local_name, literal, plain_name, scope
+
+PORTS = {"http": 80, "https": 443}
 
 HOST_FILE = "/etc/reconciler/host.yaml"
 
@@ -50,6 +53,17 @@ class Registries:
     ca_files: Mapping[str, str] = field(default_factory=dict)
     auth_file: str = ""
 
+    def lists(self, host: str) -> bool:
+        """Whether ``allow`` names a registry."""
+        return named(host, self.allow or ())
+
+    def mirrors_of(self, host: str, repository: str) -> tuple[tuple[str, str], ...]:
+        """The mirrors of a repository, each as host and repository: those of its longest prefix, whose place they take."""
+        name = f"{host}/{repository}"
+        prefix = max((one for one in self.mirrors if f"{name}/".startswith(f"{one}/")), key=len, default="")
+        places = (f"{mirror}{name[len(prefix) :]}".partition("/") for mirror in self.mirrors.get(prefix, ()))
+        return tuple((mirror, path) for mirror, _, path in places if path)
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -68,6 +82,9 @@ class Policy:
     """Refuse loopback, link-local and own addresses."""
     private: bool = True
     allow: tuple[Allowed, ...] = ()
+    limits_credentials: bool = False
+    """Sign requests for no other endpoint that a manifest names than Amazon's and those that are listed."""
+    credentials: tuple[Allowed, ...] = ()
     registries: Registries = field(default_factory=Registries)
     state: str = ""
     """The state directory: pools may have their files in it."""
@@ -127,28 +144,56 @@ class Policy:
         refused = not self.private if found is Scope.PRIVATE else self.limits_addresses
         return _address_refusal(host, port, address, found) if refused else None
 
+    # -- registries
+
+    def registry_refusal(self, host: str) -> Refusal | None:
+        """Whether a manifest may name this registry (``host`` or ``host:port``); names are not resolved.
+
+        One that is listed may have any address: the host file names it.
+        """
+        if self.registries.lists(host):
+            return None
+        if self.registries.allow is not None:
+            return Refusal("policy.registries.allow", f"registry {host} is not listed", host)
+        name, port = split_host(host)
+        found = self.host_refusal(name, port or (80 if named(host, self.registries.plain_http) else 443))
+        return found and Refusal("policy.registries.allow", found.message, host)
+
+    def credentials_refusal(self, url: str) -> Refusal | None:
+        """Whether requests to this endpoint, which a manifest names, may be signed with the host's credentials."""
+        if not self.limits_credentials:
+            return None
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
+        amazon = parts.scheme == "https" and AMAZON_S3.fullmatch(plain_name(host))
+        if amazon or is_listed(self.credentials, host, port, literal(host)):
+            return None
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        message = f"requests to {where} would be signed with this host's AWS credentials (a public bucket needs s3.anonymous)"
+        return Refusal("policy.endpoints.credentials", message, where)
+
     # -- pools
 
-    def pool_file_refusal(self, path: str) -> Refusal | None:
+    def pool_file_refusal(self, path: str, pool: str) -> Refusal | None:
         """Whether a pool may have its backing in this file, which need not exist."""
         real = os.path.realpath(path)
         roots = [os.path.realpath(self.state), *self.pool_files] if self.state else list(self.pool_files)
-        permitted = any(is_within(real, root) for root in roots) and not self._is_of_state(real)
+        permitted = any(is_within(real, root) for root in roots) and not self._is_of_state(real, pool)
         if not self.limits_pool_files or permitted:
             return None
         where = f" (a link to {real})" if real != path else ""
-        if self._is_of_state(real):
-            return Refusal(
-                "policy.pools.files", f"{path}{where} is a file of the state directory itself", remedy="name another file"
-            )
+        if self._is_of_state(real, pool):
+            message = f"{path}{where} is a file of the state directory itself, or of another pool"
+            return Refusal("policy.pools.files", message, remedy="name another file")
         outside = f" is outside of the state directory {self.state}" if self.state else " is not listed"
         return Refusal("policy.pools.files", f"{path}{where}{outside}", str(Path(real).parent))
 
-    def _is_of_state(self, real: str) -> bool:
-        """Whether a path is one of what ``settings`` places in the state directory, besides pools."""
+    def _is_of_state(self, real: str, pool: str) -> bool:
+        """Whether a path is one of what ``settings`` places in the state directory, besides the directory of this pool."""
         state = os.path.realpath(self.state) if self.state else ""
-        name = real.removeprefix(f"{state}/").partition("/")[0] if state and is_within(real, state) else ""
-        return name in _OF_STATE or name.startswith(_REGISTRY)
+        name, _, rest = (real.removeprefix(f"{state}/") if state and is_within(real, state) else "").partition("/")
+        others = name == _POOLS and not rest.startswith(f"{pool}/")
+        return name in _OF_STATE or name.startswith(_REGISTRY) or others
 
     def device_refusal(self, path: str) -> Refusal | None:
         """Whether a pool may use a device of this name; a link is followed, and its name or its target may be listed."""
@@ -177,7 +222,22 @@ class Policy:
             raise self.error(refusal)
 
 
+def named(host: str, entries: Iterable[str]) -> bool:
+    """Whether a list of registries names one: with its port, or without any port."""
+    wanted = {host.lower(), split_host(host)[0].lower()}
+    return any(one.lower() in wanted for one in entries)
+
+
+def split_host(host: str) -> tuple[str, int | None]:
+    """The name, and the port where there is one."""
+    name, colon, port = host.rpartition(":")
+    return (name, int(port)) if colon and port.isdecimal() and not host.endswith("]") else (host, None)
+
+
 _OF_STATE = frozenset(("index", "lock", "reserve", "running.json", "spool"))
+_POOLS = "pools"
+"""A directory for each pool."""
+
 _REGISTRY = "registry.sqlite3"
 """Its log is beside it."""
 

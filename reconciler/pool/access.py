@@ -9,8 +9,8 @@ import grp
 import os
 import pwd
 import stat
-from dataclasses import dataclass
 
+from reconciler.dataclass import dataclass
 from reconciler.errors import PoolUnusable
 from reconciler.pool.spec import AccessSpec
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from reconciler.errors import ReconcilerError
+from reconciler.dataclass import dataclass, field
+from reconciler.errors import NoSpace, ReconcilerError
 
 
 class Condition(StrEnum):
@@ -39,6 +39,15 @@ class Space:
     @property
     def available(self) -> int:
         return max(0, self.free - self.reserve)
+
+    def require_half_of_reserve(self, pool: str) -> None:
+        """Raise NoSpace where running work has taken the other half: what it was promised ends at the reserve."""
+        if self.free < self.reserve // 2:
+            raise NoSpace(
+                f"pool {pool}: {self.free} bytes are free, and a volume that is being written may not take the reserve of "
+                f"{self.reserve}",
+                hint="remove images with --prune, or declare the pool larger, or its reserve smaller",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +76,24 @@ class SnapshotState:
     identity: str = ""
     """Of what has the name now; empty where nothing has it."""
     made: str = ""
-    """The chain of which an interrupted run has made it, where the registry does not have that yet."""
+    """The ``content`` of which an interrupted run has made it, where the registry does not have that yet."""
+    seed: str = ""
+    """The disk of its seed; ``host.seeds`` adds it to what drivers return."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """A fault of a pool as a whole. ``message`` describes it and gives the remedy.
 
-    ``halts``: nothing is created or changed in the pool. ``removes``: objects can still be removed from a halted pool.
+    ``halts``: nothing is created or changed in the pool. ``removes``: objects can still be removed from a halted pool. ``note``:
+    nothing is wrong; a new pool would have something that this one lacks.
     """
 
     reason: str
     message: str
     halts: bool = True
     removes: bool = False
+    note: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +138,10 @@ class OpenVolume(Protocol):
         """Bytes that may be written before the pool's reserve is reached; None if the file system reports that itself."""
         ...
 
+    def check_space(self) -> None:
+        """Raise NoSpace where less than half of the pool's reserve is left, whatever the process that writes it keeps to."""
+        ...
+
     def __enter__(self) -> OpenVolume: ...
     def __exit__(self, *exc: object) -> None: ...
 
@@ -142,12 +159,52 @@ def no_heartbeat() -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Custom:
+    """How a new snapshot differs from its volume: a size of its own (bytes, 0 for the volume's), and what ``write`` does.
+
+    ``write`` gets the descriptor of the copy, which nothing else uses and which still has a private name, and raises a
+    ReconcilerError to discard it. ``digest`` identifies the result; the end ``READ_ONLY`` makes it read-only for its users.
+    """
+
+    digest: str
+    size: int = 0
+    write: Callable[[int], None] = field(default=lambda _: None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotRequest:
     """A snapshot to create: a copy of the sealed volume ``chain``, under ``name``."""
 
     name: str
     chain: str
+    custom: Custom | None = None
 
+    @property
+    def content(self) -> str:
+        """What the snapshot is made of, as the driver records it until the registry has the snapshot."""
+        return content(self.chain, self.custom.digest if self.custom else "")
+
+
+READ_ONLY = "-ro"
+
+
+def is_read_only(content: str) -> bool:
+    """Whether a snapshot of this content is read-only for its users."""
+    return content.endswith(READ_ONLY)
+
+
+def content(chain: str, custom: str = "") -> str:
+    """A chain, and the digest of what a snapshot of it has besides, in one word."""
+    return f"{chain}+{custom}" if custom else chain
+
+
+def chain_and_custom(content: str) -> tuple[str, str]:
+    chain, _, custom = content.partition("+")
+    return chain, custom
+
+
+UNKNOWN_CHAIN = "unknown"
+"""The chain of a snapshot that an operator has registered, where nothing but what its guest can write shows one."""
 
 BATCH = 64
 """The most snapshots that are created in one pool transaction. A driver splits longer requests."""
@@ -213,13 +270,17 @@ class Driver(Protocol):
         """Remove a volume; absent is success. Raises Busy, PoolUnusable."""
         ...
 
-    def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat) -> str:
+    def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat, custom: Custom | None = None) -> str:
         """Create and activate a writable copy of a sealed volume. Return its identity.
 
         A snapshot that an interrupted run has created is used, not created again: intents that the driver keeps in the registry
         prove which one it is. Anything else that has the name stays. Raises NoSpace, NameTaken, SnapshotUnrecognised, Busy,
         PoolUnusable, and Retryable without the volume.
         """
+        ...
+
+    def copied_bytes(self, chain: str) -> int:
+        """How many bytes the creation of a snapshot of this volume copies: 0 where they share blocks, or there is no volume."""
         ...
 
     def create_snapshots(
@@ -248,12 +309,21 @@ class Driver(Protocol):
         """Return the holders of snapshots (given as identities by name) as text. Those without a visible holder are left out."""
         ...
 
-    def replace_snapshot(self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat) -> str:
+    def replace_snapshot(
+        self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat, custom: Custom | None = None
+    ) -> str:
         """Create a writable copy of ``chain`` and give it the name of the snapshot that is recorded with ``identity``.
 
         The name always leads to the complete old or the complete new snapshot. A copy that an interrupted run has already
         switched to is used. Returns the new identity. Raises Busy if the old snapshot is held: it then stays as it is, and
         SnapshotUnrecognised where the name leads to neither.
+        """
+        ...
+
+    def grow_snapshot(self, name: str, identity: str, size: int) -> str:
+        """Give the recorded snapshot ``size`` bytes, in use or not; one that has them is success. Return its identity then.
+
+        Its content is neither read nor written. Raises Retryable where it is missing, SnapshotUnrecognised.
         """
         ...
 
@@ -277,6 +347,10 @@ class Driver(Protocol):
 
         The arguments are those of ``observe``: a recorded object is no leftover.
         """
+        ...
+
+    def is_present(self, name: str, identity: str) -> bool:
+        """Return whether a snapshot can be opened under its path now, as far as that can be found out at little cost."""
         ...
 
     def snapshot_path(self, name: str) -> Path: ...

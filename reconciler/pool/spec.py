@@ -5,7 +5,7 @@ Made by ``manifests``, part of ``model.PoolSpec``; drivers are created from it. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from reconciler.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

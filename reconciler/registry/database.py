@@ -5,22 +5,19 @@ Called by ``reader`` and ``writer``, which run SQL on the connections that it re
 migration must not change when a table class does, and importing SQLModel takes half a second of CPU, which no read pays.
 
 A reader reads one state and writes nothing. Beside a process that has the file open it reads in place, in one transaction. A file
-at rest is copied into memory (30 ms for 10,000 images): a connection to it would create ``-wal`` and ``-shm`` files, and one that
-ignores them may read a page that another process is about to write. So is an older schema, which is migrated in the copy, and a
-file whose log can't be used where it is.
+at rest is copied into memory: a connection to it would create ``-wal`` and ``-shm`` files, and one that ignores them may read a
+page that is being written. So is an older schema, which is migrated in the copy, and a file whose log can't be used where it is.
 """
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from reconciler import atomic_file
-from reconciler.errors import HostCannot
+from reconciler.errors import HostCannot, RegistryUpgraded
 from reconciler.registry import reasons
 
 SCHEMA = Path(__file__).with_name("schema.sql")
@@ -96,19 +93,39 @@ _POOLS_AND_REASONS = (
     "DROP TRIGGER event_unchanged",
     *reasons.RENAMING,
     TRIGGERS[0],
+    "ALTER TABLE pool ADD COLUMN data_place TEXT DEFAULT '' NOT NULL",
+    "ALTER TABLE pool ADD COLUMN metadata_place TEXT DEFAULT '' NOT NULL",
     # Thin pools have a label.
     """CREATE TABLE device_5 (
         pool TEXT NOT NULL, id INTEGER NOT NULL, role TEXT NOT NULL, name TEXT NOT NULL, chain TEXT NOT NULL,
         size INTEGER NOT NULL, "transaction" INTEGER NOT NULL, state TEXT NOT NULL, mapped INTEGER NOT NULL,
         PRIMARY KEY (pool, id),
-        CHECK (role IN ('volume', 'snapshot', 'label', 'orphan')), CHECK (state IN ('creating', 'held', 'deleting'))) STRICT""",
+        CHECK (role IN ('volume', 'snapshot', 'draft', 'label', 'orphan')),
+        CHECK (state IN ('creating', 'held', 'deleting'))) STRICT""",
     "INSERT INTO device_5 SELECT * FROM device",
     "DROP TABLE device",
     "ALTER TABLE device_5 RENAME TO device",
+    "ALTER TABLE snapshot ADD COLUMN custom TEXT DEFAULT '' NOT NULL",
+    *(f"ALTER TABLE snapshot ADD COLUMN {one} INTEGER DEFAULT 0 NOT NULL" for one in ("size", "filesystem")),
+    """CREATE TABLE reference (
+        url TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL, manifest TEXT NOT NULL, config TEXT NOT NULL,
+        blobs TEXT NOT NULL, PRIMARY KEY (url, platform), CHECK (json_valid(blobs))) STRICT""",
+    """CREATE TABLE claim (
+        id TEXT NOT NULL PRIMARY KEY, pool TEXT NOT NULL, name TEXT NOT NULL, image TEXT NOT NULL, chain TEXT NOT NULL,
+        holder TEXT NOT NULL, uid INTEGER NOT NULL, ttl REAL NOT NULL, created REAL NOT NULL, renewed REAL NOT NULL,
+        elapsed REAL NOT NULL, boot TEXT NOT NULL, ended REAL NOT NULL, state TEXT NOT NULL, request TEXT NOT NULL,
+        wish TEXT NOT NULL, CHECK (state IN ('claimed', 'released', 'expired', 'recycling', 'ended'))) STRICT""",
+    "CREATE UNIQUE INDEX claim_open ON claim (pool, name) WHERE state <> 'ended'",
+    "CREATE UNIQUE INDEX claim_request ON claim (uid, request) WHERE request <> ''",
+    "CREATE INDEX snapshot_image ON snapshot (image, chain)",
+    "INSERT INTO meta VALUES ('quiet', '0')",
 )
 
 MIGRATIONS: tuple[Migration, ...] = (_THIN_POOLS, _LAST_GOOD, _GENERATIONS, _POOLS_AND_REASONS)
 """``MIGRATIONS[n]`` leads from schema n + 1 to n + 2. Forward only; ``tables`` always defines the newest schema."""
+
+CURRENT = 1 + len(MIGRATIONS)
+"""The schema of this version."""
 
 _HINTS = {
     "SQLITE_BUSY": "another process has been writing to it for 5 seconds; retry",
@@ -131,7 +148,7 @@ def as_host_error(path: Path, error: BaseException) -> BaseException:
 
 
 @contextmanager
-def _reporting(path: Path) -> Iterator[None]:
+def reporting(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -140,7 +157,7 @@ def _reporting(path: Path) -> Iterator[None]:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file for writing; create it and its directory where they don't exist. The caller begins transactions."""
-    with _reporting(path):
+    with reporting(path):
         atomic_file.make_directory(path.parent)
         atomic_file.make_private(path)  # its log and shared memory get the same mode
         connection = _open(path)
@@ -155,9 +172,9 @@ def connect(path: Path) -> sqlite3.Connection:
         return connection
 
 
-def snapshot(path: Path, schema: int = 1 + len(MIGRATIONS)) -> sqlite3.Connection:
+def snapshot(path: Path, schema: int = CURRENT) -> sqlite3.Connection:
     """The registry as of now, for reading; empty where there is no file. Writes nothing anywhere."""
-    with _reporting(path):
+    with reporting(path):
         if (live := _in_place(path, schema)) is not None:
             return live
         memory = _open(":memory:")
@@ -206,6 +223,9 @@ def _copy_with_log(path: Path, memory: sqlite3.Connection) -> None:
     except sqlite3.OperationalError as error:
         if "_".join(error.sqlite_errorname.split("_")[:2]) not in ("SQLITE_CANTOPEN", "SQLITE_READONLY"):
             raise
+        import shutil
+        import tempfile  # which imports it, too
+
         with tempfile.TemporaryDirectory(prefix="reconcile-") as directory:
             aside = Path(directory) / path.name
             for suffix in ("", "-wal"):
@@ -265,7 +285,7 @@ def upgrade(
     Raises HostCannot where the schema is newer than this version of the code, or not the registry's.
     """
     current = 1 + len(migrations)
-    with _reporting(path):
+    with reporting(path):
         if _version(connection, path, current) == current:
             return
         connection.execute("PRAGMA foreign_keys = OFF")
@@ -280,6 +300,31 @@ def upgrade(
         finally:
             connection.rollback()
             connection.execute("PRAGMA foreign_keys = ON")
+
+
+def back_up(connection: sqlite3.Connection, path: Path, current: int = CURRENT) -> None:
+    """Copy a registry of an older schema to ``backup_of`` it, before it is migrated."""
+    with reporting(path):
+        version = _version(connection, path, current)
+        if version is None or version == current:
+            return
+        with atomic_file.draft(backup_of(path, version)) as made:
+            with closing(sqlite3.connect(made.path)) as copy:
+                connection.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
+            made.publish()
+
+
+def backup_of(path: Path, version: int) -> Path:
+    """The file that keeps a registry as it was when a newer version migrated it from this schema."""
+    return path.with_name(f"{path.name}.schema-{version}")
+
+
+def is_outdated(path: Path, current: int = CURRENT) -> bool:
+    """Whether the registry has an older schema. Raises HostCannot where it has a newer one."""
+    with closing(snapshot(path)) as found:
+        version = _version(found, path, current)
+        return version is not None and version < current
 
 
 def _migrate(
@@ -297,49 +342,27 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
 
 
 def _version(connection: sqlite3.Connection, path: Path, current: int) -> int | None:
-    """Schema version of the database; None where it has no tables yet."""
-    tables = _tables(connection)
-    if not tables:
-        return None
-    if "meta" not in tables:
-        raise HostCannot(f"{path} is the database of another program", hint="check --state")
-    row = connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'schema'").fetchone()
-    version = int(row[0])
-    if version > current:
-        raise HostCannot(
-            f"registry {path} has schema {version}, this version of reconcile supports schema {current}",
-            hint="use the newer version that wrote it",
-        )
+    """Schema version of the database; None where it has no tables yet. One statement, which every transaction of a claim pays."""
+    try:
+        row = connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'schema'").fetchone()
+    except sqlite3.OperationalError:
+        if "meta" in (tables := _tables(connection)):
+            raise
+        if not tables:
+            return None
+        raise HostCannot(f"{path} is the database of another program", hint="check --state") from None
+    if (version := int(row[0])) > current:
+        raise newer(path, version, current)
     return version
 
 
-def prune(connection: sqlite3.Connection, keep: int) -> int:
-    """Within the caller's transaction, delete all but the newest ``keep`` events and runs; return the number of deleted rows.
-
-    Open runs, and the last run of each object that exists or has failed in the last 30 days, stay. So do the digests of volumes.
-    """
-    connection.execute(_MOVE_HORIZON, {"keep": keep})
-    statements = (_DELETE_EVENTS, _DELETE_RUNS, _DELETE_SEEN)
-    return sum(connection.execute(statement, {"keep": keep}).rowcount for statement in statements)
+def require_current(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises RegistryUpgraded where a newer version has migrated the registry, HostCannot where this one has not yet."""
+    if _version(connection, path, CURRENT) != CURRENT:
+        raise HostCannot(f"registry {path} has an older schema", hint="run `reconcile --once`, which migrates it")
 
 
-_MOVE_HORIZON = """
-    UPDATE meta SET value = MAX(CAST(value AS INTEGER), 1 + (SELECT COALESCE(MAX(seq), 0) FROM event) - :keep)
-    WHERE key = 'horizon'
-"""
-_DELETE_EVENTS = "DELETE FROM event WHERE seq < (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'horizon')"
-_DELETE_RUNS = """
-    DELETE FROM run WHERE status NOT IN ('active', 'needs-operator')
-    AND number NOT IN (
-        SELECT MAX(number) FROM run WHERE (kind, pool, name) IN (
-            SELECT 'Volume', pool, chain FROM volume UNION ALL SELECT 'Volume', pool, substr(chain, 1, 12) FROM volume
-            UNION ALL SELECT 'Snapshot', pool, name FROM snapshot UNION ALL SELECT 'Pool', '', name FROM pool
-            UNION ALL SELECT kind, pool, name FROM run
-            WHERE status = 'failed' AND updated > (SELECT MAX(updated) FROM run) - 30 * 86400
-        ) GROUP BY kind, pool, name)
-    AND number <= (SELECT MAX(number) FROM run) - :keep
-"""
-_DELETE_SEEN = """
-    DELETE FROM seen WHERE rowid <= (SELECT MAX(rowid) FROM seen) - :keep
-    AND digest NOT IN (SELECT value FROM volume, json_each(volume.digests))
-"""
+def newer(path: Path, version: int, current: int = CURRENT) -> RegistryUpgraded:
+    kept = f"; {backup} is the registry as it was before" if (backup := backup_of(path, current)).exists() else ""
+    message = f"registry {path} has schema {version}, this version of reconcile supports schema {current}"
+    return RegistryUpgraded(message, hint=f"use the newer version that wrote it{kept}")

@@ -5,14 +5,17 @@ Called by ``cli``; edits need the writer's lock. Pools and devices are not touch
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from reconciler.claim import Moment
+from reconciler.dataclass import dataclass
+from reconciler.engine.facts import SnapshotMade, VolumeGone
 from reconciler.errors import Guarded, UsageError
 from reconciler.image.spec import LAYOUT, OLDER_LAYOUTS, chain_ids, filesystem_uuid
-from reconciler.model import Desired, ImageRow, Key, Kind, SnapshotMade, SnapshotRow, VolumeGone
-from reconciler.pool.driver import Condition, Driver
+from reconciler.model import Desired, ImageRow, Key, Kind, SnapshotRow
+from reconciler.pool.driver import UNKNOWN_CHAIN, Condition, Driver
 from reconciler.pool.file.identity import Identity, examine, filesystem, judge_snapshot
 from reconciler.pool.file.pool import FilePool
 from reconciler.pool.thin.journal import identified
@@ -20,6 +23,9 @@ from reconciler.registry.reader import Records
 
 if TYPE_CHECKING:
     from reconciler.registry.writer import Registry
+
+
+_CHAIN = re.compile("[0-9a-f]{64}")
 
 
 class Context(Protocol):
@@ -119,8 +125,8 @@ def register_snapshots(host: Context, keys: Sequence[Key], image: str, chain: st
 def register_snapshot(host: Context, name: str, image: str, pool: str = "", chain: str = "") -> str:
     """Register an existing snapshot file of the image's pool; return what was registered. Raises UsageError, Guarded.
 
-    The operator vouches for the file. Its chain is that of the registry's row, else ``chain``, else the one that the UUID of its
-    file system belongs to. Thin pools have ``adopt`` for this.
+    The operator vouches for the file. A claim keeps it in use: it may hold a user's data. Its chain is that of the registry's
+    row, else ``chain``, else unknown: a guest can write the UUID of its file system. Thin pools have ``adopt`` for this.
     """
     spec = host.desired.images.get(image)
     if spec is None or name not in spec.snapshots:
@@ -131,22 +137,26 @@ def register_snapshot(host: Context, name: str, image: str, pool: str = "", chai
     if not isinstance(driver, FilePool):
         raise UsageError(f"pool {spec.pool} is a thin pool", hint=f"register its devices with: reconcile adopt {spec.pool}")
     before = host.records.snapshots().get((spec.pool, name))
-    found = _whole(driver, name, before)
-    made = before.chain if before else _chain_of(host, driver, name, chain)
+    unproved = bool(chain and before and before.chain == UNKNOWN_CHAIN)
+    found = _whole(driver, name, before, again=unproved)
+    made, shown = (before.chain, "") if before and not unproved else _chain_of(host, driver, name, chain)
     row = SnapshotRow(spec.pool, name, image, made, str(found))
-    host.registry.apply([SnapshotMade(row)])
-    message = f"snapshot {name} is registered; it was made from chain {row.chain[:12]}"
-    host.registry.event(row.key, "Imported", message)
-    return message
+    message = f"snapshot {name} is registered; {shown or f'it was made from chain {row.chain[:12]}'}"
+    with host.registry.together():
+        host.registry.apply([SnapshotMade(row)])
+        host.registry.event(row.key, "Imported", message)
+        host.registry.keep_in_use([row], "reconcile import", Moment.now())
+    claim = host.records.claims()[row.pool, row.name]
+    return f"{message}; {claim} keeps it in use: `reconcile release {claim.id}` once its data is not needed any more"
 
 
-def _whole(driver: FilePool, name: str, before: SnapshotRow | None) -> Identity:
-    """The identity of a file that has a snapshot's name and is not registered. Raises UsageError, Guarded."""
+def _whole(driver: FilePool, name: str, before: SnapshotRow | None, *, again: bool) -> Identity:
+    """The identity of a file that has a snapshot's name and is not registered, or is ``again``. Raises UsageError, Guarded."""
     path = driver.snapshot_path(name)
     found = examine(path)
     if found is None:
         raise UsageError(f"there is no {path}")
-    if before and judge_snapshot(before.identity, found)[0] is Condition.INTACT:
+    if before and not again and judge_snapshot(before.identity, found)[0] is Condition.INTACT:
         raise Guarded(f"snapshot {name!r} of pool {driver.name} is in the registry already")
     if not found.regular:
         raise Guarded(f"{path} is not a regular file", hint=f"reconcile retry --recreate snapshot/{driver.name}/{name}")
@@ -157,26 +167,47 @@ def _whole(driver: FilePool, name: str, before: SnapshotRow | None) -> Identity:
     return found.identity
 
 
-def _chain_of(host: Context, driver: FilePool, name: str, given: str) -> str:
-    """The chain of a snapshot file. Raises Guarded where it is of none that is declared or recorded."""
-    path, known = driver.snapshot_path(name), chains(host)
+def _chain_of(host: Context, driver: FilePool, name: str, given: str) -> tuple[str, str]:
+    """The chain of a snapshot file and, where it is unknown, what the file shows.
+
+    Raises UsageError, and Guarded where the file shows no chain that is declared or recorded: it may be no snapshot at all.
+    """
+    if given:
+        return chain_named(host, name, given), ""
+    path = driver.snapshot_path(name)
     uuid = filesystem(path)[1]
-    chain = next((one for one in known.values() if given and one.startswith(given)), None) or known.get(uuid or "")
-    if chain is None or (given and not chain.startswith(given)):
+    shown = chains(host).get(uuid or "")
+    if shown is None:
         what = f"its file system's UUID is {uuid}" if uuid else "there is no ext4 file system in it"
         hint = f"name its chain with --chain, or `reconcile retry --recreate snapshot/{driver.name}/{name}` sets the file aside"
         raise Guarded(f"{path} is of no chain that is declared or recorded here: {what}", hint=hint)
-    return chain
+    guess = f"its superblock, which its guest can write, shows {shown[:12]}"
+    return UNKNOWN_CHAIN, f"its chain is unknown: {guess}; if that is right, repeat the command with --chain {shown[:12]}"
+
+
+def chain_named(host: Context, snapshot: str, given: str) -> str:
+    """The chain that an operator has named: the start of one that is declared or recorded, or any whole one. Raises Guarded."""
+    known = sorted({one for one in chains(host).values() if one.startswith(given)})
+    if len(known) == 1:
+        return known[0]
+    if _CHAIN.fullmatch(given):
+        return given
+    what = f"is the beginning of {len(known)} chains" if known else "is not a chain that is declared or recorded here"
+    raise Guarded(f"the chain of snapshot {snapshot}: {given} {what}", hint="give all its 64 digits")
 
 
 def chains(host: Context) -> dict[str, str]:
     """The chain of each file system that is declared or recorded, by its UUID."""
     known = {row.chain for row in host.records.volumes().values()}
-    for image in host.desired.images.values():
-        digests = [layer.sha256 for layer in image.layers]
+    images = host.desired.images.values()
+    referred = host.records.recorded([image.reference for image in images if image.reference])
+    for image in images:
+        found = referred.get(image.reference) if image.reference else None
+        digests = [layer.sha256 for layer in (found.layers if found else image.layers)]
         pinned = digests[: digests.index(None)] if None in digests else digests
         for layout in (*OLDER_LAYOUTS, LAYOUT):
-            known.update(chain_ids(image.size, [digest for digest in pinned if digest], image.limits.policy, layout))
+            whole = [digest for digest in pinned if digest]
+            known.update(chain_ids(image.size, whole, image.limits.policy, layout, image.bytes_per_inode))
     return {str(filesystem_uuid(chain)): chain for chain in known}
 
 

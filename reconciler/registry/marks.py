@@ -7,17 +7,13 @@ service) and ``controller``, which applies them before it plans. Frozen values a
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from reconciler.dataclass import dataclass, replace
 from reconciler.model import Desired, SnapshotRow
-
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_duration = re.compile(r"([0-9]+)([smhd])").match
 
 
 class What(StrEnum):
@@ -57,24 +53,15 @@ class Mark:
 Marks = Mapping[tuple[str, What], Mark]
 
 
-def duration(text: str, *, zero: bool = False) -> float:
-    """Seconds of ``90s``, ``15m``, ``1h30m`` or ``2d``; of ``0s`` where ``zero`` allows it. Raises ValueError."""
-    at, total = 0, 0
-    while at < len(text) and (part := _duration(text[at:])):
-        total += int(part[1]) * SECONDS[part[2]]
-        at += part.end()
-    if not (total or (zero and text)) or at < len(text):
-        raise ValueError(f"{text!r} is not a duration such as 90s, 15m, 1h30m or 2d")
-    return float(total)
-
-
 def suspending(desired: Desired, marks: Marks, now: float) -> Desired:
-    """The same with what is suspended by hand suspended."""
-    held = {image: mark for (image, what), mark in marks.items() if what is What.SUSPENDED and mark.holds(now)}
-    if not held.keys() & desired.images.keys():
-        return desired
-    images = {name: replace(image, suspend=image.suspend or name in held) for name, image in desired.images.items()}
-    return replace(desired, images=images)
+    """The same with what is suspended by hand, or scheduled for later, suspended."""
+    held = {image for (image, what), mark in marks.items() if what is What.SUSPENDED and mark.holds(now)}
+    stopped = {
+        name: replace(image, suspend=True, scheduled="" if image.suspend or name in held else utc(image.not_before))
+        for name, image in desired.images.items()
+        if name in held or now < image.not_before
+    }
+    return replace(desired, images={**desired.images, **stopped}) if stopped else desired
 
 
 def undeclared(desired: Desired, images: Iterable[str], snapshots: Iterable[SnapshotRow], marks: Marks, now: float) -> Marks:
@@ -127,9 +114,10 @@ def spared(marks: Marks, now: float, grace: float) -> dict[str, tuple[str, str]]
     return found
 
 
-def next_end(marks: Marks, now: float, grace: float) -> float:
-    """When, in seconds since the epoch, the next of them ceases to hold; infinity where none does by itself."""
+def next_end(marks: Marks, now: float, grace: float, desired: Desired) -> float:
+    """When, in seconds since the epoch, the next mark or ``not_before`` ceases to hold; infinity where none does by itself."""
     ends = [mark.since + grace if mark.what is What.UNDECLARED else mark.until for mark in marks.values()]
+    ends += [image.not_before for image in desired.images.values() if image.not_before]
     return min((end for end in ends if end > now), default=math.inf)
 
 

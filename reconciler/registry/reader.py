@@ -12,17 +12,20 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from reconciler.claim import Claim, Moment
 from reconciler.engine.definitions import Attempt, Event, Run, Status, Transition
-from reconciler.image.spec import Source
+from reconciler.image.spec import ImageReference, Resolved, Source
 from reconciler.model import Failure, ImageRow, Key, Kind, SnapshotRow, VolumeRow
 from reconciler.pool.file.intents import Intent
 from reconciler.pool.thin.journal import DeviceRow, PoolRow
-from reconciler.registry import database, rows
+from reconciler.registry import change_counts, claims, database, rows
+from reconciler.registry.change_counts import ChangeCounts
 from reconciler.registry.marks import IntentKind, Mark, What
+from reconciler.registry.rows import Row
 
 OPEN = "status IN ('active', 'needs-operator')"
 _FAILED = """
@@ -56,15 +59,18 @@ class Records:
         self._lock = threading.RLock()
         self._read_only = read_only
         self._clock = clock
+        self._own = [0]  # how many changes this process has made; ``writer`` counts them
 
     @classmethod
     def of(cls, path: Path, *, read_only: bool = False, clock: Callable[[], float] = time.time) -> Self:
-        """Open the registry; create or migrate it first where that is due.
+        """Open the registry; create or migrate it first where that is due. Only who holds the lock may migrate it.
 
         With ``read_only``, the contents of now as a copy in memory; empty where there is no file. Nothing is written.
         """
         connection = database.snapshot(path) if read_only else database.connect(path)
         try:
+            if not read_only:
+                database.back_up(connection, path)
             database.upgrade(connection, path)
         except BaseException:
             connection.close()
@@ -84,6 +90,11 @@ class Records:
     # --------------------------------------------------------------------------------------- what there should be
 
     @property
+    def read_only(self) -> bool:
+        """Whether nothing can be written; a copy of the contents of some moment."""
+        return self._read_only
+
+    @property
     def host(self) -> str:
         """Random id of this host, made when the registry was."""
         return self._meta("host")
@@ -93,11 +104,18 @@ class Records:
         """Grows with every change; equal serials mean an unchanged registry."""
         return int(self._meta("serial"))
 
-    @property
-    def others(self) -> int:
-        """Differs once another process has written to the registry's file."""
+    def change_counts(self, now: Moment) -> ChangeCounts:
+        """What others have changed, other processes and users who claim; ``now`` is for what is left of claims."""
         with self._lock:
-            return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
+            try:
+                return change_counts.read(self._raw, self._own[0], now)
+            except sqlite3.Error as error:
+                raise database.as_host_error(self.path, error) from error
+
+    def check_schema(self) -> None:
+        """Raises RegistryUpgraded where a newer version has migrated the registry since it was opened."""
+        if (version := int(self._meta("schema"))) > database.CURRENT:
+            raise database.newer(self.path, version)
 
     def pools(self) -> list[str]:
         """The pools that hold something which is recorded."""
@@ -120,6 +138,14 @@ class Records:
         found = self._rows(query, {"given": _given(images), "names": _given(names)})
         return {(row["pool"], row["name"]): SnapshotRow(**row) for row in found}
 
+    def claims(self, of: Key | None = None) -> dict[tuple[str, str], Claim]:
+        """Claims that have not ended, by pool and name of the snapshot: all, or that of one snapshot."""
+        with self._lock:
+            try:
+                return claims.open_claims(self._raw, of)
+            except sqlite3.Error as error:
+                raise database.as_host_error(self.path, error) from error
+
     def intents(self, pool: str) -> dict[str, Intent]:
         """The files of a file pool that are about to get the name of a snapshot, by that name."""
         found = self._rows("SELECT * FROM intent WHERE pool = ? AND what = ?", (pool, IntentKind.PUBLISH))
@@ -132,7 +158,7 @@ class Records:
 
     def thin_pool(self, pool: str) -> PoolRow | None:
         """What a thin pool's driver remembers of its pool."""
-        found = self._rows('SELECT stamp, "transaction" FROM pool WHERE name = ?', (pool,))
+        found = self._rows('SELECT stamp, "transaction", data_place, metadata_place FROM pool WHERE name = ?', (pool,))
         return PoolRow(**found[0]) if found else None
 
     def thin_devices(self, pool: str, name: str | None = None) -> dict[int, DeviceRow]:
@@ -148,6 +174,33 @@ class Records:
     def thin_pending(self, pool: str) -> bool:
         """Whether a change of one of its devices was begun and never closed."""
         return bool(self._rows("SELECT 1 FROM device WHERE pool = ? AND state <> 'held' LIMIT 1", (pool,)))
+
+    def references(self) -> dict[tuple[str, str], Row]:
+        """What references stood for when they were asked last, by URL and platform; without the configurations' texts."""
+        query = "SELECT url, platform, digest, manifest, '' AS config, blobs FROM reference"
+        return {(row["url"], row["platform"]): row for row in self._rows(query)}
+
+    def recorded(self, wanted: Collection[ImageReference]) -> dict[ImageReference, Resolved]:
+        """What these references stood for when they were asked last, without their configurations."""
+        found = self.references() if wanted else {}
+        keys = {one: (one.source.url, one.platform) for one in wanted}
+        return {one: rows.resolved_of(found[key], one) for one, key in keys.items() if key in found}
+
+    def image_configs(self) -> dict[tuple[str, str], str]:
+        """The texts of their configurations."""
+        return {(row["url"], row["platform"]): row["config"] for row in self._rows("SELECT url, platform, config FROM reference")}
+
+    def resolved(self, wanted: ImageReference, identity: str) -> Resolved | None:
+        """What a digest stands for on a platform, whichever reference led to it; None where none has.
+
+        The key of a compressed archive: what the reference stood for while its archive had it.
+        """
+        by_digest = identity.startswith("sha256:")
+        query = f"SELECT * FROM reference WHERE {'digest' if by_digest else 'url'} = ? AND platform = ? LIMIT 1"  # noqa: S608
+        rows_ = self._rows(query, (identity if by_digest else wanted.source.url, wanted.platform))
+        found = rows.resolved_of(rows_[0], wanted) if rows_ else None
+        packed = found.layers[0].source.packed if found and not by_digest else None
+        return found if by_digest or (packed and packed[0] == identity) else None
 
     def digest_seen(self, source: Source, etag: str, size: int) -> str | None:
         """The digest that the bytes of this ETag and length were seen to have, or None where they never were."""
@@ -195,6 +248,11 @@ class Records:
     def events(self, of: Key | None = None, limit: int = 100) -> tuple[Event, ...]:
         """The newest ``limit`` events, oldest first: all, or those of an object (in any pool where the key has none)."""
         return tuple(Event(**row) for row in self._newest("event", "seq", limit, of))
+
+    def events_after(self, seq: int, limit: int) -> tuple[Event, ...]:
+        """The newest ``limit`` of the events after this one, oldest first."""
+        found = self._rows("SELECT * FROM event WHERE seq > ? ORDER BY seq DESC LIMIT ?", (seq, limit))
+        return tuple(Event(**row) for row in reversed(found))
 
     def last_events(self) -> dict[Key, float]:
         """When the newest event of each object was recorded; those of before schema 5 have no pool."""

@@ -8,33 +8,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from typing import Any
 
+from reconciler.dataclass import fields
 from reconciler.engine.definitions import Entry, Json, Result, Run, Status, Transition
-from reconciler.image.spec import Source
-from reconciler.model import (
-    Fact,
-    Failure,
-    ImageRow,
-    Key,
-    Kind,
+from reconciler.engine.facts import (
     LayerSeen,
+    ReferenceGone,
+    ReferenceResolved,
+    RowFact,
     SnapshotGone,
     SnapshotMade,
     VolumeGone,
-    VolumeRow,
     VolumeSealed,
 )
+from reconciler.image.spec import ImageReference, Resolved, Source
+from reconciler.model import Failure, ImageRow, Key, Kind, VolumeRow
 from reconciler.pool.thin.journal import DeviceRow, Role, State
 from reconciler.registry.marks import Mark, What
 
 Row = Mapping[str, Any]
 
 
-def dump(value: object) -> str:
-    """JSON in one spelling, so that equal values are equal text. Raises TypeError or ValueError where it isn't JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+dump = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+"""JSON in one spelling, so that equal values are equal text. Raises TypeError or ValueError where it isn't JSON."""
+
+
+def columns(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, as they are: ``asdict`` copies, and takes ten times as long."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def storable(text: str) -> str:
@@ -72,6 +74,13 @@ def run_row(run: Run) -> dict[str, Any]:
     return plain | key_row(run.subject) | {"input": dump(run.input), "data": dump(run.data), "status": run.status.value}
 
 
+def committed(before: Run, after: Run) -> dict[str, Any]:
+    """What a commit binds: the new values, and the compared ones with ``was_`` before their names."""
+    changed = {name: getattr(after, name) for name in COMMITTED}
+    changed |= {"data": dump(after.data), "status": after.status.value, "message": storable(after.message)}
+    return changed | {f"was_{name}": getattr(before, name) for name in COMPARED} | {"was_status": before.status.value}
+
+
 def transition_of(row: Row) -> Transition:
     return Transition(**{**row, "result": Result(row["result"]), "data": json.loads(row["data"])})
 
@@ -79,12 +88,13 @@ def transition_of(row: Row) -> Transition:
 def beginning(run: Run, seq: int, attempt: int, at: float, data: Json) -> dict[str, Any]:
     """The history's row of an attempt that begins."""
     where = {"run": run.id, "seq": seq, "from_state": run.state, "to_state": run.state, "attempt": attempt, "started": at}
-    return where | {"ended": None, "result": Result.RUNNING, "reason": "", "message": "", "data": dump(data)}
+    return where | {"ended": None, "result": Result.RUNNING.value, "reason": "", "message": "", "data": dump(data)}
 
 
 def ending(state: str, at: float, entry: Entry) -> dict[str, Any]:
     """The columns of such a row that the end of the attempt sets."""
-    return {"to_state": state, "ended": at, **asdict(entry), "message": storable(entry.message), "data": dump(entry.data)}
+    told = {"reason": entry.reason, "message": storable(entry.message), "data": dump(entry.data)}
+    return {"to_state": state, "ended": at, "result": entry.result.value, **told}
 
 
 def failure_of(row: Row) -> Failure:
@@ -108,13 +118,8 @@ def device_of(row: Row) -> DeviceRow:
     return DeviceRow(**{**plain, "role": Role(row["role"]), "state": State(row["state"])})
 
 
-_DEVICE = tuple(field.name for field in fields(DeviceRow))
-
-
 def device_row(pool: str, one: DeviceRow) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(one, name) for name in _DEVICE}  # ``asdict`` copies, and takes ten times as long
-    row["pool"], row["role"], row["state"] = pool, one.role.value, one.state.value
-    return row
+    return columns(one) | {"pool": pool, "role": one.role.value, "state": one.state.value}
 
 
 def origin(source: Source) -> str:
@@ -127,20 +132,44 @@ def bucket_of(source: Source) -> str:
     return storable(f"{source.s3.endpoint_url or 'aws'}/{source.bucket_key[0]}")
 
 
-def effect(fact: Fact) -> tuple[str, dict[str, Any], bool]:
+_BLOB_FIELDS = 5
+"""Digest, size, diff_id, URL and compression of a layer. Older rows leave the last two out."""
+
+
+def resolved_of(row: Row, wanted: ImageReference) -> Resolved:
+    """What a row has, for a reference that points to the same digest: its own repository serves the layers."""
+    from reconciler.image.oci.resolve import layers_of
+
+    found = [(*blob, "", "")[:_BLOB_FIELDS] for blob in json.loads(row["blobs"])]
+    blobs = [(sha256, size, diff_id, url, compression) for sha256, size, diff_id, url, compression in found]
+    return Resolved(row["digest"], row["manifest"], row["config"], layers_of(wanted, blobs))
+
+
+def reference_row(reference: ImageReference, found: Resolved) -> dict[str, Any]:
+    urls = ("" if one.source.is_registry else one.source.url for one in found.layers)
+    blobs = [[one.sha256, one.size, one.diff_id, url, one.compression] for one, url in zip(found.layers, urls, strict=True)]
+    where = {"url": reference.source.url, "platform": reference.platform}
+    return where | {"digest": found.digest, "manifest": found.manifest, "config": found.config, "blobs": dump(blobs)}
+
+
+def effect(fact: RowFact) -> tuple[str, dict[str, Any], bool]:
     """What a fact does: a table, a row to be there (True), or the key of one to be gone (False)."""
     match fact:
         case VolumeSealed(row):
-            return "volume", asdict(row) | {"digests": dump(row.digests)}, True
+            return "volume", columns(row) | {"digests": dump(row.digests)}, True
         case VolumeGone():
-            return "volume", asdict(fact), False
+            return "volume", columns(fact), False
         case SnapshotMade(row):
-            return "snapshot", asdict(row), True
+            return "snapshot", columns(row), True
         case SnapshotGone():
-            return "snapshot", asdict(fact), False
+            return "snapshot", columns(fact), False
         case LayerSeen():
             seen: Json = {"etag": fact.etag, "size": fact.size, "digest": fact.digest}
             return "seen", {"origin": origin(fact.source), **seen}, True
+        case ReferenceResolved(reference, found):
+            return "reference", reference_row(reference, found), True
+        case ReferenceGone():
+            return "reference", columns(fact), False
 
 
 def mark_of(row: Mapping[str, Any]) -> Mark:

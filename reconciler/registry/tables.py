@@ -1,8 +1,8 @@
 """The registry's schema, as SQLModel classes: the one definition of every table, column, check and index.
 
-``writer`` composes its statements from these classes. ``schema.sql`` is generated from them (``python -m
-reconciler.registry.tables``), so that ``database`` can create a registry without importing SQLModel; a test compares the two, and
-another one the columns with the fields of the values that ``rows`` converts. Migrations don't change with the classes. No state.
+``schema.sql`` is generated from these classes (``python -m reconciler.registry.tables``), so that no command imports SQLModel,
+which takes longer than most of them. Statements are plain SQL over these columns. A test compares both schemas, and another one
+the columns with the fields of the values that ``rows`` converts. Migrations don't change with the classes. No state.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sqlalchemy.orm import declared_attr
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlmodel import CheckConstraint, Field, SQLModel, Text
 
+from reconciler.claim import ClaimState
 from reconciler.engine.definitions import Result, Status
 from reconciler.model import Kind
 from reconciler.pool.thin.journal import Role, State
@@ -52,8 +53,10 @@ class Table(SQLModel):
 
 
 class MetaTable(Table, table=True):
-    """``schema``, ``host`` (random, made once), ``serial`` (of the last change), ``horizon`` (events below it may be deleted).
+    """``schema``, ``host`` (random, made once), ``serial`` (of the last change), ``quiet`` (how many of these call for
+    no assessment), ``horizon`` (events below it may be deleted).
 
+    ``reports`` is the number of the last process that reported to a sink (``fleet.reporter``).
     ``labels`` that the host is selected by, ``labels-changed``: others that it has had since, and when they were first seen.
     """
 
@@ -81,11 +84,47 @@ class VolumeTable(Table, table=True):
 
 
 class SnapshotTable(Table, table=True):
+    """``custom`` is the digest of what a snapshot has besides its chain, ``size`` a size of its own.
+
+    ``filesystem`` is that of the file system that it was created with, where it has grown since.
+    """
+
+    __table_args__ = (sql.Index("snapshot_image", "image", "chain"), STRICT)
     pool: Key
     name: Key
     image: Words
     chain: Words
     identity: Words
+    custom: str = Field(sa_type=Text, sa_column_kwargs={"server_default": ""})
+    size: int = Field(sa_column_kwargs={"server_default": sql.text("0")})
+    filesystem: int = Field(sa_column_kwargs={"server_default": sql.text("0")})
+
+
+class ClaimTable(Table, table=True):
+    """Claims of snapshots (``claim``). A snapshot has one that has not ended at most: its index admits no second one."""
+
+    __table_args__ = (
+        _one_of("state", ClaimState),
+        sql.Index("claim_open", "pool", "name", unique=True, sqlite_where=sql.text("state <> 'ended'")),
+        sql.Index("claim_request", "uid", "request", unique=True, sqlite_where=sql.text("request <> ''")),
+        STRICT,
+    )
+    id: Key
+    pool: Words
+    name: Words
+    image: Words
+    chain: Words
+    holder: Words
+    uid: int
+    ttl: Seconds
+    created: Seconds
+    renewed: Seconds
+    elapsed: Seconds
+    boot: Words
+    ended: Seconds
+    state: Words
+    request: Words
+    wish: Words
 
 
 class IntentTable(Table, table=True):
@@ -109,6 +148,18 @@ class SeenTable(Table, table=True):
     etag: Key
     size: int = Field(primary_key=True)
     digest: Words
+
+
+class ReferenceTable(Table, table=True):
+    """What the reference of an image stood for when it was asked last; ``blobs`` are its layers (``rows``)."""
+
+    __table_args__ = (_json("blobs"), STRICT)
+    url: Key
+    platform: Key
+    digest: Words
+    manifest: Words
+    config: Words
+    blobs: Words
 
 
 class ManifestTable(Table, table=True):
@@ -138,11 +189,16 @@ class MarkTable(Table, table=True):
 
 
 class PoolTable(Table, table=True):
-    """Thin pools: the stamp that identifies the pool, and its expected transaction id (see ``pool.thin.journal``)."""
+    """Thin pools: the stamp that identifies the pool, its expected transaction id, the places of its backing.
+
+    See ``pool.thin.journal``.
+    """
 
     name: Key
     stamp: int
     transaction: int
+    data_place: str = Field(sa_type=Text, sa_column_kwargs={"server_default": ""})
+    metadata_place: str = Field(sa_type=Text, sa_column_kwargs={"server_default": ""})
 
 
 class DeviceTable(Table, table=True):
@@ -237,15 +293,8 @@ def schema() -> Iterator[str]:
         yield str(CreateTable(table).compile(dialect=dialect))
         yield from (str(CreateIndex(index).compile(dialect=dialect)) for index in indexes)
     yield from database.TRIGGERS
-    values = ("'host', lower(hex(randomblob(16)))", "'serial', '0'", "'horizon', '0'", "'policy', 'enforced'")
+    values = ("'host', lower(hex(randomblob(16)))", "'serial', '0'", "'quiet', '0'", "'horizon', '0'", "'policy', 'enforced'")
     yield f"INSERT INTO meta VALUES {', '.join(f'({one})' for one in values)}"  # noqa: S608 - constants
-
-
-def put(table: type[Table]) -> str:
-    """The statement that inserts or replaces a row, whose values are bound by the names of the columns."""
-    names = [column.name for column in Table.metadata.tables[str(table.__tablename__)].columns]
-    columns, values = ", ".join(f'"{name}"' for name in names), ", ".join(f":{name}" for name in names)
-    return f"INSERT OR REPLACE INTO {table.__tablename__} ({columns}) VALUES ({values})"  # noqa: S608 - names of the schema
 
 
 def text() -> str:

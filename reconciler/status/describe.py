@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reconciler.model import Phase
+from reconciler.errors import visible
 from reconciler.output import console
-from reconciler.output.console import visible
-from reconciler.planner.status import MEANING
-from reconciler.status.inventory import phase, ready, short, show_events, show_runs
+from reconciler.planner.status import MEANING, Phase
+from reconciler.status.inventory import phase, ready, short, show_events, show_runs, usage
 
 Description = Mapping[str, Any]
 
@@ -56,7 +55,10 @@ def _fields(image: Description) -> Iterator[tuple[str, str]]:
             yield "labels", ", ".join(f"{name}={value}" for name, value in sorted(declared["labels"].items()))
     yield "pool", f"{image['pool']}, {console.size(image['size'])}"
     yield "chain", f"{short(image['chain'])} (identifies its layers in order; names their volume)"
+    yield from _reference((declared or {}).get("reference"), image["config"])
     yield "snapshots", f"{ready(image)} ready"
+    if image["claims"]:
+        yield "claims", ", ".join(f"{count} {state}" for state, count in image["claims"].items() if count or state == "ready")
     if image["sharesVolumesWith"]:
         yield "shared with", ", ".join(image["sharesVolumesWith"])
     for mark in image["marks"]:
@@ -66,7 +68,25 @@ def _fields(image: Description) -> Iterator[tuple[str, str]]:
         yield "failure", f"{image['failure']['reason']}: {image['failure']['message']}"
 
 
+def _reference(reference: Mapping[str, Any] | None, config: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What an OCI image is made of, and how it is run."""
+    if reference is None:
+        return
+    yield "source", f"{reference['source']}, {reference['platform']}"
+    yield "digest", reference["digest"] or "not resolved"
+    run = (config or {}).get("config") or {}
+    for name, key in (("entrypoint", "Entrypoint"), ("command", "Cmd"), ("environment", "Env")):
+        if run.get(key):
+            yield name, " ".join(run[key])
+    for name, key in (("user", "User"), ("directory", "WorkingDir")):
+        if run.get(key):
+            yield name, str(run[key])
+
+
 def _layers(image: Description) -> Iterator[str]:
+    reference = (image["declared"] or {}).get("reference")
+    if reference and reference["digest"] and "@sha256:" not in reference["source"]:
+        yield f"to pin them, declare  source: {reference['source']}@{reference['digest']}"
     for number, layer in enumerate((image["declared"] or {}).get("layers", ()), 1):
         pin = f"sha256:{layer['sha256'][:12]}" if layer["sha256"] else "unpinned"
         yield f"{number}  {pin}  {layer['source']}"
@@ -77,7 +97,7 @@ def _layers(image: Description) -> Iterator[str]:
 def _snapshots(image: Description) -> Iterator[str]:
     for one in image["snapshots"]:
         old = "" if one["chain"] == image["chain"] else f"  (of volume {short(one['chain'])})"
-        state = "active" if one["active"] else one["state"]
+        state = usage({**one, "state": "active"} if one["active"] else one)
         yield f"{one['name']}  {state}  {console.size(one['used'])} used  {one['path']}{old}"
 
 

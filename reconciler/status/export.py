@@ -10,13 +10,15 @@ from typing import Any
 
 from reconciler.errors import UsageError
 from reconciler.host.context import Host
+from reconciler.manifests import loader
 from reconciler.manifests.desired import Declared
 from reconciler.manifests.documents import API_VERSION
 from reconciler.manifests.image import ImageDocument
+from reconciler.manifests.location import resolve
 from reconciler.manifests.pool import PoolDocument
 from reconciler.model import Kind, Observed, SnapshotRow
 from reconciler.planner.status import ImageStatus
-from reconciler.sizes import format_size
+from reconciler.sizes import format_duration, format_size
 from reconciler.status import image as status
 from reconciler.status import inventory
 from reconciler.status.image import Images
@@ -35,7 +37,7 @@ def documents(host: Host, kind: Kind, name: str | None) -> list[dict[str, Any]]:
 
 
 def _images(images: Images, name: str | None) -> Iterator[dict[str, Any]]:
-    declared = {one.name: one for parsed in images.host.cached.in_force.values() for one in parsed.images}
+    declared = {one.name: one for parsed in loader.in_force(images.host.cached).values() for one in parsed.images}
     for one in images.statuses.values():
         if one.declared and name in (None, one.name):
             yield _image(declared[one.name], images, one)
@@ -43,14 +45,22 @@ def _images(images: Images, name: str | None) -> Iterator[dict[str, Any]]:
 
 def _image(declared: Declared[ImageDocument], images: Images, one: ImageStatus) -> dict[str, Any]:
     document = _plain(declared.document)
-    for layer, resolved in zip(document["spec"]["layers"], declared.layers, strict=True):
+    if declared.reference is not None:
+        document["spec"]["source"] = declared.reference.source.url
+    for layer, resolved in zip(document["spec"].get("layers", ()), declared.layers, strict=True):
         layer["source"] = resolved.source.url  # a relative path starts from where the manifest is, and this text is elsewhere
+    for snapshot in document["spec"].get("snapshots", ()):
+        for file in snapshot.get("files", ()):
+            if "from" in file:
+                file["from"] = resolve(file["from"], declared.directory)
     document["metadata"]["generation"] = one.generation
     document["status"] = {
         "phase": one.phase.value,
         "observedGeneration": one.observed_generation,
         "revision": images.host.revision,
         "chain": one.chain,
+        **status.resolution_json(images, one),
+        **({"claims": claims} if (claims := status.claims_json(images, one)) else {}),
         "snapshots": [_snapshot(row, images.observed) for row in one.snapshots],
         "conditions": [{key: value for key, value in each.items() if value} for each in status.conditions_json(images, one)],
     }
@@ -59,12 +69,14 @@ def _image(declared: Declared[ImageDocument], images: Images, one: ImageStatus) 
 
 def _snapshot(row: SnapshotRow, observed: Observed) -> dict[str, Any]:
     found = observed.snapshot_state(row.pool, row.name)
-    return {"name": row.name, "path": found.path if found else None, "active": found.active if found else False}
+    claim = inventory.claim(row, observed)
+    whose = {"claim": {"id": claim["id"], "state": claim["state"]}} if claim else {}
+    return {"name": row.name, "path": found.path if found else None, "active": found.active if found else False} | whose
 
 
 def _pools(images: Images, name: str | None) -> Iterator[dict[str, Any]]:
     host = images.host
-    declared = {one.name: one for parsed in host.cached.in_force.values() for one in parsed.pools}
+    declared = {one.name: one for parsed in loader.in_force(host.cached).values() for one in parsed.pools}
     for pool in sorted(host.desired.pools):
         if name not in (None, pool):
             continue
@@ -78,13 +90,16 @@ def _plain(document: ImageDocument | PoolDocument) -> dict[str, Any]:
     """What was written, with the types that fields have; nothing that was left out, or that is ignored."""
     whole = document.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
     metadata = {key: value for key, value in whole["metadata"].items() if key in ("name", "labels", "annotations")}
-    return {key: _sized(value) for key, value in whole.items() if key != "status"} | {"metadata": metadata}
+    return {key: _with_units(value) for key, value in whole.items() if key != "status"} | {"metadata": metadata}
 
 
-def _sized(value: Any, key: str = "") -> Any:
+def _with_units(value: Any, key: str = "") -> Any:
+    """Sizes and durations as a manifest has them. A duration is the only field with a fraction's type."""
     if isinstance(value, Mapping):
-        return {name: _sized(one, name) for name, one in value.items()}
+        return {name: _with_units(one, name) for name, one in value.items()}
     if isinstance(value, list):
-        return [_sized(one) for one in value]
+        return [_with_units(one) for one in value]
+    if isinstance(value, float):
+        return format_duration(value)
     is_size = isinstance(value, int) and not isinstance(value, bool) and (key in SIZES or key.endswith("Bytes"))
     return format_size(value) if is_size else value

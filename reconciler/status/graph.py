@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from reconciler.dataclass import dataclass
 from reconciler.model import Key, Kind, labels
 from reconciler.planner.goals import volume_name
 

@@ -16,14 +16,18 @@ from reconciler.engine.definitions import Status
 from reconciler.errors import BuilderDied, PolicyRefused, ReconcilerError, VolumeCorrupt
 from reconciler.host import context as hosts
 from reconciler.host.context import Host
+from reconciler.host.head_requests import endpoint
 from reconciler.image import e2fsck
-from reconciler.image.builder import confine, process
-from reconciler.image.source import s3
+from reconciler.image.builder import process, program
+from reconciler.image.builder.measures import gaps
+from reconciler.image.oci.resolve import resolve
+from reconciler.image.source import remote
 from reconciler.manifests import refusals
 from reconciler.model import Finding, Key, Kind, Observed, PoolObserved, Severity
 from reconciler.output import console
 from reconciler.planner.findings import of_contents, of_trouble
 from reconciler.planner.goals import volume_name
+from reconciler.planner.references import wanted
 from reconciler.policy import force
 from reconciler.pool.driver import Condition, Driver, PoolState, SnapshotState, Space, VolumeState
 from reconciler.settings import Settings
@@ -60,29 +64,52 @@ def of_host(severity: Severity, part: str, reason: str, message: str, hint: str 
 
 def health(settings: Settings) -> tuple[Finding, ...]:
     """Check everything that work depends on. A check that can't be made is a finding, not an error."""
-    found = [tools(), state(settings)]
+    found = [state(settings)]
     try:
         with hosts.reading(settings, lenient=True) as host:
             read = images.read(host)
-            found += [manifests(host), *policy(host), registry(host), *pools(read.observed), *endpoints(host), *runs(read)]
+            found += [
+                manifests(host),
+                *policy(host),
+                registry(host),
+                *pools(read.observed),
+                *(one for one in read.plan.findings if one.reason == "LayoutOutdated"),
+                *endpoints(host),
+                *registries(host),
+                *runs(read),
+            ]
     except ReconcilerError as error:
         found.append(of_host(ERROR, "registry", error.reason, f"{settings.registry}: {error}"))
-    found.insert(1, builder())  # the host's policy, which is in force now, decides what a missing measure means
-    return tuple(found)
+    return (tools(), builder(), *found)  # the host's policy, which is in force now, decides what a missing measure means
 
 
 def tools() -> Finding:
-    if e2fsck.present():
-        return of_host(OK, "e2fsck", PASSED, "installed: every volume is checked before it is sealed")
-    return of_host(WARNING, "e2fsck", "ToolMissing", "not installed: volumes are not checked by e2fsck", "install e2fsprogs")
+    """Whether e2fsck is installed, and what confines it: it reads what a layer may have made."""
+    if not e2fsck.present():
+        return of_host(WARNING, "e2fsck", "ToolMissing", "not installed: volumes are not checked by e2fsck", "install e2fsprogs")
+    message = "installed: every volume is checked before it is sealed"
+    try:
+        missing = gaps(program.confinement())
+    except (ReconcilerError, OSError) as error:
+        return of_host(ERROR, "e2fsck", BuilderDied.reason, f"installed, and it can't be run confined: {error}")
+    if not missing:
+        return of_host(OK, "e2fsck", PASSED, message)
+    message = "; ".join([f"{message}; it is not fully confined", *map(str, missing)])
+    if _refuses() and any(gap.required for gap in missing):
+        hint = "no volume is sealed: give the host what is missing, or set policy.confinement to best-effort"
+        return of_host(ERROR, "e2fsck", PolicyRefused.reason, message, hint)
+    return of_host(WARNING, "e2fsck", "ConfinementIncomplete", message)
+
+
+def _refuses() -> bool:
+    rules = force.current()
+    return rules.requires_confinement and rules.enforced
 
 
 def builder() -> Finding:
     """What confines the process that reads hostile bytes."""
     try:
-        rules = force.current()
-        required = rules.requires_confinement and rules.enforced
-        return confinement(process.confinement(), is_root=os.geteuid() == 0, required=required)
+        return confinement(process.confinement(), is_root=os.geteuid() == 0, required=_refuses())
     except ReconcilerError as error:
         return of_host(ERROR, "builder", error.reason, f"the builder process does not start: {error}")
     except OSError as error:
@@ -91,7 +118,7 @@ def builder() -> Finding:
 
 def confinement(measures: Mapping[str, str], *, is_root: bool, required: bool = False) -> Finding:
     """Whether each measure that this user can have is in force. ``required``: this host's policy refuses layers otherwise."""
-    refused = required and any(gap.required for gap in confine.gaps(measures))
+    refused = required and any(gap.required for gap in gaps(measures))
     measures = {name: why for name, why in measures.items() if is_root or name != NEEDS_ROOT}
     missing = [f"{name}: {why}" for name, why in measures.items() if why]
     message = "; ".join(["in force: " + ", ".join(name for name, why in measures.items() if not why), *missing])
@@ -180,7 +207,7 @@ def of_pool(name: str, pool: PoolObserved) -> Iterator[Finding]:
     wrong = [*of_whole(key, pool.state), *of_space(key, pool.state)]
     yield from wrong
     yield from (one for one in of_contents(key, pool.state) if one.reason == "Orphan")
-    if not wrong:
+    if all(one.severity is NOTE for one in wrong):
         shares = "layers share blocks" if pool.shares_blocks else "no block sharing on this file system: one volume per image"
         yield Finding(OK, key, PASSED, f"{available(pool.state.space)}; {shares}")
 
@@ -211,12 +238,25 @@ def endpoints(host: Host) -> Iterator[Finding]:
     """One request for each bucket that the manifests name."""
     layers = [layer.source for image in host.desired.images.values() for layer in image.layers]
     buckets = {(one.s3, one.bucket_key[0]): one for one in layers if one.is_s3}
-    for one, answer in s3.head(list(buckets.values())).items():
+    for one, answer in remote.head(list(buckets.values())).items():
         key = Key(Kind.LAYER, "", f"s3://{one.bucket_key[0]}")
         if isinstance(answer, ReconcilerError):
             yield Finding(ERROR, key, answer.reason, str(answer))
         else:
             yield Finding(OK, key, PASSED, one.s3.endpoint_url or "reachable")
+
+
+def registries(host: Host) -> Iterator[Finding]:
+    """One look at each registry that the manifests name: a HEAD of a tag, or nothing where a digest is recorded."""
+    first = {endpoint(one): one for one in reversed(wanted(host.desired)) if one.source.is_registry}
+    for name, one in sorted(first.items(), key=lambda each: str(each[0])):
+        key = Key(Kind.LAYER, "", one.source.url)
+        try:
+            resolve(one, host.records.resolved)
+        except ReconcilerError as error:
+            yield Finding(ERROR, key, error.reason, str(error))
+        else:
+            yield Finding(OK, key, PASSED, f"{name}: reachable")
 
 
 def runs(read: Images) -> Iterator[Finding]:
@@ -228,7 +268,8 @@ def runs(read: Images) -> Iterator[Finding]:
         if failure.key not in present and not {layer["url"] for layer in run.input.get("layers", ())} & unpinned:
             continue
         if run.status is Status.NEEDS_OPERATOR:
-            hint = f"`reconcile runs {run.id} --release` retries it"
+            wanting = next((one.images for one in (*read.plan.actions, *read.plan.held) if one.key == failure.key), ())
+            hint = f"`reconcile retry image/{wanting[0] if wanting else 'NAME'}` retries it"
             yield Finding(ERROR, failure.key, failure.reason, f"needs an operator: {failure.message}", hint)
         else:
             yield Finding(WARNING, failure.key, failure.reason, f"the last run failed: {failure.message}")

@@ -6,21 +6,23 @@ present what it returns as JSON values. Called by ``status`` and ``cli`` with a 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 from reconciler.controller import assess
+from reconciler.dataclass import asdict, dataclass
 from reconciler.engine.definitions import Run, Status
 from reconciler.host.context import Host
 from reconciler.model import ImageRow, Key, Kind, Observed, Plan
+from reconciler.planner.claims import stock
 from reconciler.planner.goals import volume_name
 from reconciler.planner.status import Condition, ImageStatus, Recorded, statuses
 from reconciler.registry.lock import holder
-from reconciler.registry.marks import Mark, Marks, What
+from reconciler.registry.marks import Mark, Marks, What, suspending
 
 
 def at(seconds: float) -> str:
@@ -37,6 +39,19 @@ class Images:
     plan: Plan
     statuses: Mapping[str, ImageStatus]
     marks: Marks
+
+    @cached_property
+    def configs(self) -> Mapping[tuple[str, str], str]:
+        """The configurations of references, by URL and platform."""
+        return self.host.records.image_configs()
+
+    def config(self, image: ImageStatus) -> Any:
+        """The whole configuration of an OCI image; None for an image of layers, or before it is resolved."""
+        reference = image.spec.reference if image.spec else None
+        resolution = self.observed.references.get(reference) if reference else None
+        known = resolution.found.config if resolution and resolution.found else ""
+        text = known or (self.configs.get((reference.source.url, reference.platform)) if reference else None)
+        return json.loads(text) if text else None
 
     @cached_property
     def last_events(self) -> Mapping[Key, float]:
@@ -62,7 +77,8 @@ def read(host: Host) -> Images:
         suspended=suspensions(marks),
         generations=host.records.generations(),
     )
-    found = statuses(host.desired, now.observed, now.plan, recorded)
+    scheduled = suspending(host.desired, {}, host.threads.time())  # what is suspended by hand is in `recorded`, with the reason
+    found = statuses(scheduled, now.observed, now.plan, recorded)
     return Images(host, now.observed, now.plan, found, marks)
 
 
@@ -80,6 +96,22 @@ def suspensions(marks: Marks) -> dict[str, str]:
 # -------------------------------------------------------------------------------------------------------- JSON
 
 
+def resolution_json(images: Images, image: ImageStatus) -> dict[str, Any]:
+    """What the image's reference stands for; nothing for an image of layers."""
+    reference = image.spec.reference if image.spec else None
+    if reference is None:
+        return {}
+    found = images.observed.references.get(reference)
+    resolved = found.found if found else None
+    return {
+        "source": reference.source.url,
+        "platform": reference.platform,
+        "digest": resolved.digest if resolved else None,
+        "manifest": resolved.manifest if resolved else None,
+        "config": images.config(image),
+    }
+
+
 def document(images: Images, image: ImageStatus) -> dict[str, Any]:
     """Everything that ``describe`` adds to an entry of ``list``."""
     failure = image.failure
@@ -90,9 +122,16 @@ def document(images: Images, image: ImageStatus) -> dict[str, Any]:
         "conditions": conditions_json(images, image),
         "marks": [mark_json(mark) for (name, _), mark in images.marks.items() if name == image.name],
         "failure": asdict(failure) if failure else None,
+        "claims": claims_json(images, image),
         "left": [f"{action.verb} {action.kind.lower()}/{action.name}: {action.because}" for action in image.left],
         "sharesVolumesWith": sorted(sharing(images.observed, image.row)) if image.row else [],
     }
+
+
+def claims_json(images: Images, image: ImageStatus) -> dict[str, int] | None:
+    """How its snapshots stand with claims; None where they are not for claims."""
+    held = stock(image.spec, images.observed) if image.spec else None
+    return held.by_state if held else None
 
 
 def conditions_json(images: Images, image: ImageStatus) -> list[dict[str, Any]]:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reconciler.controller import assess
+from reconciler.dataclass import asdict, dataclass
 from reconciler.engine.definitions import Event, Run
-from reconciler.engine.engine import Engine
-from reconciler.errors import UsageError
+from reconciler.errors import UsageError, visible
+from reconciler.host import claims
 from reconciler.host.context import Host
 from reconciler.model import ImageSpec, Key, Kind, Observed, PoolObserved, SnapshotRow, VolumeRow, labels
 from reconciler.output import console
+from reconciler.planner import growth
 from reconciler.planner.goals import volume_name
+from reconciler.planner.references import with_layer
 from reconciler.planner.status import ImageStatus
-from reconciler.pool.driver import Condition, SnapshotState, Space, VolumeState
+from reconciler.pool.driver import Condition, SnapshotState, Space, VolumeState, is_read_only
 from reconciler.status import image as status
 from reconciler.status.image import Images
 
@@ -56,7 +58,7 @@ class Listing:
             console.data("")
         if kind in (None, Kind.SNAPSHOT):
             snapshots = [(s, i) for i in self.images for s in i["snapshots"]]
-            rows = [(s["name"], i["name"], s["state"], console.size(s["used"]), s["path"]) for s, i in snapshots]
+            rows = [(s["name"], i["name"], usage(s), console.size(s["used"]), s["path"]) for s, i in snapshots]
             console.table(("SNAPSHOT", "IMAGE", "STATE", "USED", "PATH"), rows)
         if kind is None:
             console.data("")
@@ -73,6 +75,11 @@ class Listing:
 def phase(image: Mapping[str, Any]) -> str:
     """The phase of an image, with what the phase alone does not show: ``Ready, suspended``."""
     return ", ".join([image["phase"], *(word for word in ("undeclared", "suspended") if image[word])])
+
+
+def usage(snapshot: Mapping[str, Any]) -> str:
+    """The state of a snapshot, with that of its claim: ``intact, claimed``."""
+    return str(snapshot["state"]) + (f", {snapshot['claim']['state']}" if snapshot["claim"] else "")
 
 
 def ready(image: Mapping[str, Any]) -> str:
@@ -92,7 +99,7 @@ def listing(host: Host) -> Listing:
     """Everything that is declared or recorded."""
     found = status.read(host)
     observed = found.observed
-    images = tuple(image(one, observed) for one in found.statuses.values())
+    images = tuple(image(one, observed) | {"config": found.config(one)} for one in found.statuses.values())
     volumes = tuple(volume(row, observed) for _, row in sorted(observed.volumes.items()))
     return Listing(images, volumes, tuple(pool(name, host, observed) for name in pool_names(host, observed)))
 
@@ -123,7 +130,19 @@ def snapshot(row: SnapshotRow, observed: Observed) -> dict[str, Any]:
         "image": row.image,
         "pool": row.pool,
         "chain": row.chain,
+        "claim": claim(row, observed),
+        "custom": row.custom or None,
+        "readOnly": is_read_only(row.custom),
+        "seed": (state.seed or None) if state else None,
+        "size": growth.device_size(row, observed) or None,
+        "findings": claims.findings(row.pool, row.name, row.size, row.filesystem),
     }
+
+
+def claim(row: SnapshotRow, observed: Observed) -> dict[str, Any] | None:
+    """The claim that the snapshot has, or had since it was made."""
+    found = observed.claims.get((row.pool, row.name))
+    return {"id": found.id} | claims.summary(found, found.state) if found else None
 
 
 def volume(row: VolumeRow, observed: Observed) -> dict[str, Any]:
@@ -249,12 +268,16 @@ def about_pool(host: Host, observed: Observed, name: str) -> dict[str, Any]:
 
 def about_image(images: Images, one: ImageStatus) -> dict[str, Any]:
     declared = declaration(one.spec, images.observed) if one.spec else None
+    if declared and (resolution := status.resolution_json(images, one)):
+        declared |= {"reference": {key: value for key, value in resolution.items() if key != "config"}}
     recorded = asdict(one.row) if one.row else None
-    return image(one, images.observed) | status.document(images, one) | {"declared": declared, "recorded": recorded}
+    found = image(one, images.observed) | {"config": images.config(one)} | status.document(images, one)
+    return found | {"declared": declared, "recorded": recorded}
 
 
 def declaration(spec: ImageSpec, observed: Observed) -> dict[str, Any]:
     """What the manifest declares; each layer with the digest that was applied last."""
+    spec = with_layer(spec, observed.references)
     applied = assess.as_applied(spec, observed)
     return {
         "where": str(spec.where),
@@ -266,6 +289,9 @@ def declaration(spec: ImageSpec, observed: Observed) -> dict[str, Any]:
             for layer, found in zip(spec.layers, applied.layers, strict=True)
         ],
         "snapshots": list(spec.snapshots),
+        "snapshotSets": [
+            {"name": one.name, "count": one.count, "max": one.most, "ttl": one.ttl, "recycle": one.recycle} for one in spec.sets
+        ],
         "replacePolicy": spec.replace.value,
     }
 
@@ -282,9 +308,9 @@ def show_description(found: Mapping[str, Any], indent: int = 0) -> None:
         elif isinstance(value, Sequence) and not isinstance(value, str):
             console.data(f"{pad}{name}:")
             for item in value:
-                console.data(f"{pad}  - {console.visible(inline(item))}")
+                console.data(f"{pad}  - {visible(inline(item))}")
         else:
-            console.data(f"{pad}{name}: {console.visible(str(value))}")
+            console.data(f"{pad}{name}: {visible(str(value))}")
 
 
 def inline(item: object) -> str:
@@ -328,6 +354,8 @@ def runs(host: Host, run_id: str | None, limit: int) -> list[dict[str, Any]]:
 
 def release(registry: Registry, run_id: str) -> None:
     """Retry a run in state needs-operator: the service does at once, else the next run. Raises UsageError."""
+    from reconciler.engine.engine import Engine
+
     with _named(run_id):
         Engine(registry, ()).release(run_id)
 
@@ -369,6 +397,4 @@ def show_runs(found: Sequence[Mapping[str, Any]]) -> None:
     console.table(("RUN", "OBJECT", "STATUS", "STATE", "OPENED", "REASON"), rows)
     for step in (step for run in found for step in run.get("transitions", ())):
         moved = f"{step['from_state']} -> {step['to_state']}"
-        console.data(
-            f"  {step['started']}  {moved}  {step['result']}  {step['reason']} {console.visible(step['message'])}".rstrip()
-        )
+        console.data(f"  {step['started']}  {moved}  {step['result']}  {step['reason']} {visible(step['message'])}".rstrip())

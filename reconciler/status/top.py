@@ -13,19 +13,21 @@ import tty
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from reconciler.dataclass import asdict, dataclass, field
 from reconciler.engine.definitions import Event
+from reconciler.errors import visible
 from reconciler.model import PoolObserved
-from reconciler.output.console import counted, size, visible
+from reconciler.output.console import counted, size
+from reconciler.planner.claims import Stock
 from reconciler.pool.driver import Space
 from reconciler.status.inventory import pool_state, space
 from reconciler.telemetry.activity import Running
 
-BAR, EVENTS, RUNNING = 14, 8, 12
-"""Cells of a bar; lines of events and of running work."""
+BAR, EVENTS, RUNNING, STOCKS = 14, 8, 12, 6
+"""Cells of a bar; lines of events, of running work, and of images with claims."""
 
 Painter = Callable[[str, str], str]
 """Gives a text its colour (an SGR code), or leaves it as it is."""
@@ -48,6 +50,8 @@ class Scene:
     events: Sequence[Event]
     pending: int = 0
     faults: int = 0
+    stocks: Mapping[str, Stock] = field(default_factory=dict)
+    """How the snapshots of images stand with claims, by name of the image."""
 
 
 def rates(before: Sequence[Running], now: Sequence[Running]) -> dict[str, float]:
@@ -72,6 +76,7 @@ def document(scene: Scene) -> dict[str, Any]:
             for name, (word, state) in states.items()
         },
         "images": dict(Counter(scene.phases)),
+        "claims": {name: stock.by_state for name, stock in scene.stocks.items()},
         "pending": scene.pending,
         "running": [asdict(one) | {"rate": scene.rates.get(one.key)} for one in scene.running],
         "events": [asdict(event) for event in scene.events],
@@ -80,7 +85,9 @@ def document(scene: Scene) -> dict[str, Any]:
 
 def frame(scene: Scene, paint: Painter, width: int = 100, height: int | None = None) -> str:
     """One frame: no line is wider than the terminal, and no more lines than it is high. The last ones are left out first."""
-    parts = (_title(scene, paint), _pools(scene, paint), _images(scene, paint), _running(scene, paint), _events(scene, paint))
+    parts = [_title(scene, paint), _pools(scene, paint), _images(scene, paint)]
+    parts += [_stocks(scene, paint)] if scene.stocks else []
+    parts += [_running(scene, paint), _events(scene, paint)]
     lines = "\n\n".join("\n".join(_cut(line, width) for line in part) for part in parts).split("\n")
     if height is not None and len(lines) > height:
         kept = max(1, height - 1)
@@ -128,6 +135,18 @@ def _images(scene: Scene, paint: Painter) -> Iterator[str]:
     words = [paint(f"{count} {phase}", _COLOURS.get(phase, BUSY)) for phase, count in sorted(counts.items())]
     left = f"; {counted(scene.pending, 'action')} left to do" if scene.pending else "; nothing is left to do"
     yield paint(f"{'IMAGES':14}", HEAD) + (", ".join(words) if words else paint("none", DIM)) + left
+
+
+def _stocks(scene: Scene, paint: Painter) -> Iterator[str]:
+    """The images whose snapshots are claimed; first those with the fewest ready ones."""
+    yield paint(f"{'CLAIMS':36}", HEAD) + paint("".join(f"{state.upper():>10}" for state in Stock().by_state), HEAD)
+    ordered = sorted(scene.stocks.items(), key=lambda one: (one[1].ready, one[0]))
+    for name, stock in ordered[:STOCKS]:
+        bad = ({"expired"} if stock.expired else set()) | ({"ready"} if stock.wanting and not stock.ready else set())
+        cells = (paint(f"{count:>10}", BAD if state in bad else "0") for state, count in stock.by_state.items())
+        yield f"{visible(name)[:35]:36}" + "".join(cells)
+    if len(ordered) > STOCKS:
+        yield paint(f"and {len(ordered) - STOCKS} more", DIM)
 
 
 def _running(scene: Scene, paint: Painter) -> Iterator[str]:

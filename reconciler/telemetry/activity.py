@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reconciler import atomic_file
+from reconciler.dataclass import asdict, dataclass
 from reconciler.output.progress import Progress
 
 EVERY_SECONDS = 1.0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from reconciler.cli.build_output import Wish, opened
 from reconciler.image.spec import MIB
 from tests.support.layers import pack
+from tests.support.origin import eventually
 from tests.support.trees import file
 
 RECONCILE = (sys.executable, "-m", "reconciler.cli.main")
@@ -47,6 +50,23 @@ def dumped(image: Path) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in out.splitlines())}
 
 
+TRANSFERS = {
+    *("ssl", "http.client", "boto3", "yaml", "pydantic", "isal", "zstandard"),
+    *("reconciler.model", "reconciler.image.oci.registry", "reconciler.image.source.download"),
+}
+
+
+def test_a_build_of_local_layers_loads_nothing_that_transfers_or_reads_manifests(layer: Path) -> None:
+    words = ["build", "--progress", "none", "--size", "24MiB", "--output", str(layer.parent / "image"), str(layer)]
+    code = (
+        f"import sys; from reconciler.cli import main; main.main({words}); print('loaded', *{TRANSFERS!r} & sys.modules.keys())"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "loaded"
+
+
 # ------------------------------------------------------------------------------------------------------ files
 
 
@@ -77,6 +97,33 @@ def test_what_is_neither_a_file_nor_a_block_device_is_refused_and_left_alone(lay
     assert victim.read_text() == "precious"
 
 
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "directory"])
+def test_what_has_the_name_under_which_an_image_is_written_is_named_and_left_alone(layer: Path, kind: str) -> None:
+    output, partial, victim = layer.parent / "out", layer.parent / ".out.partial", layer.parent / "victim"
+    victim.write_text("precious")
+    {"symlink": lambda: partial.symlink_to(victim), "fifo": lambda: os.mkfifo(partial), "directory": partial.mkdir}[kind]()
+
+    refused(build(layer, output), f"{partial}, under which it is written, is a")
+
+    assert victim.read_text() == "precious"
+    assert partial.is_symlink() or partial.exists()
+    assert not output.exists()
+
+
+def test_a_size_that_no_file_of_the_file_system_has_is_named_as_such(layer: Path) -> None:
+    """The limit of a process stands in for that of a file system."""
+    limited = ["prlimit", f"--fsize={1 << 20}", sys.executable, "-m", "reconciler.cli.main"]
+    done = subprocess.run(
+        [*limited, "build", "--size", "64MiB", "--output", layer.parent / "out", layer],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 69, done
+    assert "File too large" in done.stderr
+    assert "has no files of that size" in done.stderr
+
+
 def test_a_new_image_is_its_owners_and_an_old_one_keeps_its_mode(layer: Path) -> None:
     output = layer.parent / "image"
     assert build(layer, output).returncode == 0
@@ -89,6 +136,21 @@ def test_a_new_image_is_its_owners_and_an_old_one_keeps_its_mode(layer: Path) ->
     assert build(layer, output, "--mode", "0604").returncode == 0
     assert output.stat().st_mode & 0o7777 == 0o604
     refused(build(layer, output, "--mode", "9"), "--mode 9")
+
+
+@pytest.mark.root
+def test_an_old_image_of_another_user_stays_that_users(layer: Path) -> None:
+    """`e2fsck`, which has no capabilities, reads the new one before."""
+    output = layer.parent / "image"
+    output.write_bytes(b"old")
+    output.chmod(0o600)
+    os.chown(output, 64055, 108)
+
+    assert build(layer, output).returncode == 0
+
+    found = output.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (64055, 108, 0o600)
+    assert found.st_size > 3
 
 
 def test_two_builds_of_one_output_do_not_mix(layer: Path) -> None:
@@ -188,14 +250,19 @@ def test_an_image_is_not_written_to_a_terminal_or_into_json(layer: Path) -> None
 # ------------------------------------------------------------------------------------------------------ devices
 
 
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Path]:
+@contextmanager
+def full_device(backing: Path) -> Iterator[Path]:
     """A loop device of 24 MiB that is full of 0xA5."""
-    backing = tmp_path / "disk"
     backing.write_bytes(b"\xa5" * SIZE)
     made = subprocess.run(["losetup", "--find", "--show", backing], capture_output=True, text=True, check=True).stdout.strip()
     yield Path(made)
     subprocess.run(["losetup", "--detach", made], check=True)
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Path]:
+    with full_device(tmp_path / "disk") as made:
+        yield made
 
 
 @pytest.mark.root
@@ -208,6 +275,33 @@ def test_a_device_gets_every_byte_that_a_file_gets(layer: Path, device: Path) ->
     assert done.returncode == 0, done.stderr
     assert device.read_bytes() == image.read_bytes()
     assert device.is_block_device()
+
+
+@pytest.mark.root
+def test_a_device_that_can_forget_what_it_holds_is_not_written_twice(layer: Path, device: Path) -> None:
+    backing = layer.parent / "disk"
+    assert backing.stat().st_blocks * 512 >= SIZE
+
+    assert build(layer, device, "--force", size="").returncode == 0
+
+    os.sync()
+    assert backing.stat().st_blocks * 512 < SIZE / 2
+
+
+@pytest.mark.root
+def test_a_device_that_can_only_be_written_gets_every_byte_too(layer: Path) -> None:
+    image, memory = layer.parent / "image", layer.parent / "memory"
+    assert build(layer, image).returncode == 0
+    memory.mkdir()
+    with ExitStack() as stack:
+        subprocess.run(["mount", "-t", "ramfs", "ramfs", memory], check=True)  # its files can't have holes punched
+        stack.callback(subprocess.run, ["umount", memory], check=True)
+        device = stack.enter_context(full_device(memory / "disk"))
+
+        done = build(layer, device, "--force", size="")
+
+        assert done.returncode == 0, done.stderr
+        assert device.read_bytes() == image.read_bytes()
 
 
 @pytest.mark.root
@@ -246,9 +340,20 @@ def test_a_device_in_use_is_refused_even_by_force(layer: Path, device: Path) -> 
         refused(build(layer, device, "--force", size=""), "in use")
     finally:
         subprocess.run(["umount", mounted], check=True)
+    # A builder of another test that is about to leave the mounts it was started with keeps this one for a moment.
+    eventually(lambda: not in_use(device))
     held = os.open(device, os.O_RDWR | os.O_EXCL)
     refused(build(layer, device, "--force", size=""), "in use")
     os.close(held)
+
+
+def in_use(device: Path) -> bool:
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_EXCL))
+    except OSError as error:
+        assert error.errno == errno.EBUSY
+        return True
+    return False
 
 
 @pytest.mark.root

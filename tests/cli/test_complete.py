@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .test_command_line import REAL, declare, run
+from .test_command_line import declare, forked, run
 
 POOL = "---\napiVersion: reconciler/v1alpha1\nkind: Pool\nmetadata:\n  labels: {a: b}\n  name: fast\nspec: {file: {}}\n"
 
@@ -18,7 +18,7 @@ POOL = "---\napiVersion: reconciler/v1alpha1\nkind: Pool\nmetadata:\n  labels: {
 def complete(*words: str, env: dict[str, str] | None = None) -> list[str]:
     """The completions of the last word."""
     asked = {"_RECONCILE_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["reconcile", *words]), "COMP_CWORD": str(len(words))}
-    done = subprocess.run(REAL, capture_output=True, text=True, env=os.environ | asked | (env or {}), check=False)
+    done = forked([], os.environ | asked | (env or {}))
     assert (done.returncode, done.stderr) == (0, "")
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 

@@ -19,7 +19,7 @@ from reconciler.cli import inspect_layer
 from reconciler.image.archive.member import Member
 from reconciler.image.builder import process
 from reconciler.image.builder.protocol import PACKET
-from reconciler.image.source import s3 as sources
+from reconciler.image.source import exchange
 from reconciler.image.source.local import Descriptor, LocalFile
 from reconciler.image.source.ranges import FIRST_RANGE, Ranges
 from reconciler.image.source.reading import PIECE, Reading
@@ -29,7 +29,7 @@ from reconciler.image.tree.survey import Dangling, Survey
 from reconciler.image.tree.totals import LISTED
 from reconciler.image.tree.tree import Tree
 from tests.image.builder.test_build import builders
-from tests.support import lying
+from tests.support import images, lying
 from tests.support.layers import compress, pack
 from tests.support.origin import Answer, Asked, Origin, failure
 from tests.support.trees import (
@@ -83,7 +83,7 @@ def address() -> Iterator[Origin]:
 
 @pytest.fixture
 def origin(address: Origin, monkeypatch: pytest.MonkeyPatch) -> Origin:
-    monkeypatch.setattr(sources, "REQUEST_ATTEMPTS", 1)
+    monkeypatch.setattr(exchange, "REQUEST_ATTEMPTS", 1)
     address.reset()
     return address
 
@@ -108,7 +108,7 @@ RICH = [
 ]
 
 
-def test_an_operator_is_told_what_a_layer_holds(inspect: Inspect) -> None:
+def test_an_operator_is_told_what_a_layer_holds(inspect: Inspect, tmp_path: Path) -> None:
     """Every count of the summary, on a layer that has something of each."""
     layer = compress(pack(RICH), "gzip")
 
@@ -139,6 +139,7 @@ def test_an_operator_is_told_what_a_layer_holds(inspect: Inspect) -> None:
     assert told["owners"] == {"uids": 2, "gids": 2, "above65535": 2, "highest": 4_000_000_000}
     assert told["mtimes"] == {"first": "1970-01-01T00:00:00Z", "last": "1970-01-02T00:00:00Z"}
     assert told["impliedDirectories"] == 5
+    assert told["inodes"] == images.build_here([pack(RICH)], tmp_path / "image").used_inodes
     assert told["duplicates"] == {"count": 1, "names": ["bin/wall"]}
     assert told["deepest"] == {"components": 4, "name": "var/lib/a/holes"}
 
@@ -165,7 +166,7 @@ def test_of_a_refused_layer_is_told_what_was_seen_up_to_there(inspect: Inspect) 
     assert (told["entries"], told["types"], told["fileBytes"]) == (1, {"file": 1}, 2)
     assert told["setuidFiles"]["names"] == ["fine"]
     assert told["danglingLinks"] is None
-    assert "sha256" not in told
+    assert "sha256" not in told and "inodes" not in told
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_of_a_refused_layer_is_told_what_was_seen_up_to_there(inspect: Inspect) 
     [
         (b"", "corrupt", 0),
         (b"these are notes\n" * 100, "corrupt", 0),
-        (b"\xfd7zXZ\0" + bytes(100), "compression", 0),
+        (b"\x04\x22\x4d\x18" + bytes(100), "compression", 0),
         (pack([file(b"a", bytes(5000))])[:3000], "corrupt", 1),
         (compress(pack([file(b"a", bytes(5000)), file(b"b")]), "gzip")[:-4], "corrupt", 2),
     ],

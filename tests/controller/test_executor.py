@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.controller.executor import Done, Ledger, approval
+from reconciler.controller.executor import Done, Ledger, approval, opposes
 from reconciler.model import Action, Kind, Verb
 
 CHAIN = "c" * 64
@@ -42,3 +42,40 @@ def test_an_approval_is_of_what_is_built_not_of_a_name() -> None:
     assert approval(one) == approval(replace(one, because="is missing", after=(one.key,)))
     assert approval(one) != approval(replace(one, chain="b" * 64))
     assert approval(one) != approval(replace(one, verb=Verb.REPLACE))
+
+
+def volume(verb: Verb, chain: str = CHAIN, parent: str | None = None, pool: str = "thin") -> Action:
+    return Action(verb, Kind.VOLUME, chain[:12], "it differs", pool=pool, chain=chain, parent=parent)
+
+
+def test_what_was_removed_may_be_created_again_in_the_same_invocation() -> None:
+    """The layers of an image are resolved after the plan that removed its volume."""
+    gone = volume(Verb.REMOVE)
+
+    for ok in (True, False):
+        assert not Ledger({gone.key: Done(gone, ok)}).is_done(volume(Verb.BUILD))
+        assert Ledger({gone.key: Done(gone, ok)}).is_done(gone)
+        assert Ledger({gone.key: Done(volume(Verb.BUILD), ok)}).is_done(gone)
+
+
+@pytest.mark.parametrize(
+    ("kept", "opposed"),
+    [
+        (volume(Verb.BUILD), True),
+        (volume(Verb.REBUILD), True),
+        (snapshot(Verb.CREATE), True),
+        (snapshot(Verb.REPLACE), True),
+        (volume(Verb.BUILD, "d" * 64, parent=CHAIN), True),
+        (volume(Verb.BUILD, "d" * 64), False),
+        (volume(Verb.BUILD, pool="other"), False),
+        (snapshot(Verb.ACTIVATE), False),
+        (snapshot(Verb.REMOVE), False),
+        (volume(Verb.REMOVE), False),
+    ],
+)
+def test_the_removal_of_a_volume_opposes_what_creates_or_copies_it(kept: Action, opposed: bool) -> None:
+    gone = volume(Verb.REMOVE)
+
+    assert opposes(gone, kept) is opposed
+    assert opposes(kept, gone) is opposed
+    assert bool(Ledger({gone.key: Done(gone, True)}).opposing(kept)) is opposed

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from reconciler.controller.queue import Todo
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reconciler.controller.queue import Slot, Todo, room, slot_of
+from reconciler.image.spec import Layer, S3Options, Source
 from reconciler.model import Action, Kind, Verb
+from reconciler.settings import Settings
 
 BUILD = ("build", "")
 DOWNLOAD = ("download", "")
@@ -58,3 +65,42 @@ def test_slots_are_apart() -> None:
 
     assert todo.slots() == (DOWNLOAD,)
     assert todo.next(BUILD, {}) is None
+
+
+SLOW, OTHER = ("download", "slow:9000"), ("download", "other:9000")
+
+
+@pytest.mark.parametrize(
+    ("downloads", "running", "slow", "other"),
+    [
+        (4, [], 3, 3),
+        (4, [SLOW] * 3, 0, 1),
+        (4, [SLOW] * 3 + [OTHER], 0, 0),
+        (4, [("download", "other:9000 slow:9000")] * 3, 0, 0),
+        (4, [("build", "")] * 9, 3, 3),
+        (2, [SLOW], 0, 1),
+        (1, [], 1, 1),
+        (1, [SLOW], 0, 0),
+    ],
+)
+def test_one_endpoint_leaves_a_download_for_others(downloads: int, running: list[Slot], slow: int, other: int) -> None:
+    settings = Settings(Path("/manifests"), Path("/state"), downloads=downloads)
+    assert room(SLOW, running, settings) == slow
+    assert room(OTHER, running, settings) == other
+
+
+def test_a_download_is_that_of_the_endpoints_whose_layers_are_missing() -> None:
+    layers = tuple(
+        Layer(source, digest * 64)
+        for source, digest in (
+            (Source("s3://b/k", S3Options("http://User@Slow:9000/path")), "1"),
+            (Source("oci://registry.example:5000/team/web@sha256:" + "2" * 64), "2"),
+            (Source("/layers/a.tar"), "3"),
+        )
+    )
+    whole = replace(volume("web"), layers=layers)
+
+    assert slot_of(whole, ()) == ("download", "registry.example:5000 slow:9000")
+    assert slot_of(whole, ("2" * 64,)) == ("download", "slow:9000")
+    assert slot_of(whole, ("1" * 64, "2" * 64)) == ("build", "")
+    assert slot_of(replace(whole, parent="below"), ()) == ("build", ""), "of a chain only the last layer is transferred"

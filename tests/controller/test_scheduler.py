@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from reconciler.controller import assess
+from reconciler.controller.events import Wanted
 from reconciler.engine.definitions import BETWEEN_RUNS
 from reconciler.errors import PoolUnusable
 from reconciler.host.context import Host
@@ -312,6 +313,37 @@ def test_a_layer_whose_source_fails_for_a_moment_holds_no_slot_meanwhile(bench: 
     assert not [one for one in result.objects if not one.ok]
     assert len(order) == 3
     assert order[0] == order[2] != order[1]
+
+
+def test_a_replacement_that_has_failed_is_not_tried_again_on_the_grounds_of_older_manifests(
+    bench: Bench, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They change while its first attempt is out; the next plan, which takes its time, does not ask for it any more."""
+    service = Running(bench, stack, "state")
+    bench.declare("web", [0, 1], ["web-a"])
+    bench.write()
+    service.converge()
+    bench.declare("web", [0, 3], ["web-a"], replacePolicy="Recreate")
+    bench.write()
+    tried: list[str] = []
+    read = service.scheduler.read
+
+    def failing(pool: FilePool, name: str, *rest: Any) -> str:
+        tried.append(name)
+        bench.declare("web", [0, 1], ["web-a"], replacePolicy="Keep")
+        bench.write()
+        service.scheduler.wake(None)
+        raise PoolUnusable("not now")
+
+    def slow(host: Host, wanted: Wanted) -> tuple[Host, Wanted]:
+        time.sleep(2.0 if tried else 0.0)
+        return read(host, wanted)
+
+    service.scheduler.read = slow
+    monkeypatch.setattr(FilePool, "replace_snapshot", failing)
+    service.converge()
+
+    assert tried == ["web-a"]
 
 
 def test_what_succeeds_again_and_again_is_not_done_in_a_loop(

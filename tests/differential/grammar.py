@@ -6,7 +6,9 @@ compressed, now and then as another format at the same time. No state.
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import struct
 import zlib
 from collections.abc import Callable
@@ -286,7 +288,12 @@ def _attributes(random: Random) -> bytes:
 
 
 def _stored(random: Random, tar: bytes) -> bytes:
-    return random.choices((tar, gzip.compress(tar, 1, mtime=0), _in_parts(tar), _polyglot(tar)), (40, 4, 2, 1))[0]
+    store = random.choices((bytes, _gzipped, _in_parts, _polyglot, lzma.compress, bz2.compress), (40, 4, 2, 1, 1, 1))[0]
+    return store(tar)
+
+
+def _gzipped(tar: bytes) -> bytes:
+    return gzip.compress(tar, 1, mtime=0)
 
 
 def _in_parts(tar: bytes) -> bytes:

@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from reconciler.engine.definitions import Context, Machine, Outcome, Result, Retry, Run, Status, Step, Store
 from reconciler.engine.engine import Engine, Progress, _quiet, after_error, ulid
+from reconciler.engine.facts import VolumeSealed
 from reconciler.errors import BuilderDied, DigestMismatch, HostCannot, NeedsOperator, SourceUnavailable, Stopped
-from reconciler.model import Key, Kind, VolumeRow, VolumeSealed
+from reconciler.model import Key, Kind, VolumeRow
 from reconciler.registry.writer import Registry
 
 VOLUME = Key(Kind.VOLUME, "default", "c0ffee")

@@ -6,6 +6,7 @@ names and targets lead to places that no host has, and what would write there is
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import stat
@@ -702,7 +703,7 @@ KINDS = [
             file(b"f"),
             ORDINARY,
         ),
-        "The name means somebody else on every host.",
+        "The image has no such user, so the entry is dropped and counted; `limits.foreignAttributes` refuses.",
         ("xattrs", "mode"),
     ),
     Fixture(
@@ -889,7 +890,18 @@ COMPRESSION = [
         "Python 3.11 has no zstd.",
     ),
     Fixture("zstd with a wrong checksum", zstd(WHOLE)[:-1] + b"\0", DAMAGED),
-    Fixture("xz", lzma.compress(WHOLE), "Layers are tars, plain, gzip or zstd, as OCI has it."),
+    Fixture("xz", lzma.compress(WHOLE)),
+    Fixture(
+        "xz in several streams",
+        lzma.compress(WHOLE[:700]) + bytes(4) + lzma.compress(WHOLE[700:]),
+        "Python takes no padding between streams.",
+    ),
+    Fixture("xz cut off in its footer", lzma.compress(WHOLE)[:-4], "Cut short."),
+    Fixture("xz with something behind it", lzma.compress(WHOLE) + b"junk" * 8, TRAILING),
+    Fixture("bzip2", bz2.compress(WHOLE)),
+    Fixture("bzip2 in several streams (pbzip2)", bz2.compress(WHOLE[:700]) + bz2.compress(WHOLE[700:])),
+    Fixture("bzip2 cut off in its trailer", bz2.compress(WHOLE)[:-2], "Cut short."),
+    Fixture("bzip2 with something behind it", bz2.compress(WHOLE) + b"junk" * 8, TRAILING),
 ]
 
 # ------------------------------------------------------------------------------- found by tests/differential

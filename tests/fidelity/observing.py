@@ -12,7 +12,7 @@ from pathlib import Path
 from reconciler import errors
 from reconciler.image.archive.codec import open_stream
 from reconciler.image.archive.tar import Reader
-from reconciler.image.ext4 import Writer
+from reconciler.image.ext4.writer import Writer
 from reconciler.image.tree.judge import Judge
 from reconciler.image.tree.tree import Tree
 from tests.support import compare, ext4, images, peers
@@ -54,7 +54,8 @@ def ours(fixture: Fixture) -> str:
 def build(fixture: Fixture, image: Path) -> None:
     """``images.build_here`` for one layer, with the fixture's limits."""
     limits = fixture.limits
-    judge, reader, tree = Judge(limits), Reader(open_stream(io.BytesIO(fixture.archive), limits), limits), Tree(limits)
+    tree, reader = Tree(limits), Reader(open_stream(io.BytesIO(fixture.archive), limits), limits)
+    judge = Judge(limits, tree.accounts)
     with image.open("wb+") as file:
         file.truncate(SIZE)
         writer = Writer(file.fileno(), SIZE)
@@ -63,7 +64,7 @@ def build(fixture: Fixture, image: Path) -> None:
                 judge.check(member)
                 inode = tree.add(member)
                 if inode is not None:
-                    writer.append(inode, member.size, member.segments, reader.data(member))
+                    writer.append(inode, member.size, member.segments, tree.accounts.read(member, inode, reader.data(member)))
             writer.finish(tree.root, images.ANY_UUID)
         finally:
             writer.close()

@@ -29,7 +29,7 @@ def test_60_000_names_in_one_directory_are_indexed_and_all_there(tmp_path: Path)
     needs_writer("list-gnu")
     image = tmp_path / "image"
 
-    images.build_here([many_names(tmp_path)], image, 192 * MIB)
+    images.build_here([many_names(tmp_path)], image, 256 * MIB)
 
     images.assert_e2fsck_is_content(image)
     told = images.run("debugfs", "-R", "stat /many", image)

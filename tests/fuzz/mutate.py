@@ -6,7 +6,9 @@ checksum right again, or nothing behind the first header would ever be reached; 
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from random import Random
@@ -141,19 +143,34 @@ def _change_layer(layer: bytes, random: Random) -> bytes:
     random.choice(_CHANGES)(archive, random)
     changed = archive.join()
     if inside is not layer and random.random() < 0.5:
-        return gzip.compress(changed, 1, mtime=0) if layer[:2] == b"\x1f\x8b" else zstandard.compress(changed, 1)
+        return _packed_as(layer, changed)
     return changed
 
 
+def _packed_as(layer: bytes, changed: bytes) -> bytes:
+    """The same compression as a layer's."""
+    if layer[:2] == b"\x1f\x8b":
+        return gzip.compress(changed, 1, mtime=0)
+    if layer[:2] == b"BZ":
+        return bz2.compress(changed, 1)
+    if layer[:2] == b"\xfd7":
+        return lzma.compress(changed, preset=0)
+    return zstandard.compress(changed, 1)
+
+
 def unpacked(layer: bytes) -> bytes:
-    """What is inside of gzip or zstd, as far as it can be read; anything else as it is."""
+    """What is inside of a compressed layer, as far as it can be read; anything else as it is."""
     try:
         if layer[:2] == b"\x1f\x8b":
             return zlib.decompressobj(31).decompress(layer, MOST_UNPACKED) or layer
         if layer[:4] == b"\x28\xb5\x2f\xfd":
             with zstandard.ZstdDecompressor(max_window_size=1 << 23).stream_reader(layer) as reader:
                 return reader.read(MOST_UNPACKED) or layer
-    except (zlib.error, zstandard.ZstdError):
+        if layer[:6] == b"\xfd7zXZ\0":
+            return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=16 << 20).decompress(layer, MOST_UNPACKED) or layer
+        if layer[:4] == b"BZh9":
+            return bz2.BZ2Decompressor().decompress(layer, MOST_UNPACKED) or layer
+    except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError):
         pass
     return layer
 
@@ -179,7 +196,7 @@ def flip(data: bytes, random: Random) -> bytes:
 
 def _frame(tar: bytes, random: Random) -> bytes:
     """Compress, in ways that are whole and in ways that are not."""
-    what = random.randrange(10)
+    what = random.randrange(14)
     cut = random.randint(0, len(tar))
     if what < 2:
         return tar
@@ -194,8 +211,15 @@ def _frame(tar: bytes, random: Random) -> bytes:
         )
         skipped = random.choice((b"", b"", b"\x50\x2a\x4d\x18\4\0\0\0abcd", b"\x5f\x2a\x4d\x18\xff\xff\xff\xff"))
         return skipped + compressor.compress(tar[:cut]) + skipped + compressor.compress(tar[cut:])
-    packed = gzip.compress(tar, 1, mtime=0) if what == 8 else zstandard.compress(tar, 1)
-    return flip(packed, random)
+    if what in (10, 11):
+        pack = (lzma.compress, bz2.compress)[what - 10]
+        return pack(tar[:cut]) + bytes(random.choice((0, 0, 4, 3))) + pack(tar[cut:]) + bytes(random.choice((0, 4, 7)))
+    packers = {
+        8: lambda: gzip.compress(tar, 1, mtime=0),
+        12: lambda: lzma.compress(tar, preset=0),
+        13: lambda: bz2.compress(tar, 1),
+    }
+    return flip(packers.get(what, lambda: zstandard.compress(tar, 1))(), random)
 
 
 def _gzip_with_header(tar: bytes, random: Random) -> bytes:

@@ -23,7 +23,7 @@ from reconciler.errors import ImageTooSmall, LayerCorrupt, LayerRefused, NoSpace
 from reconciler.image.archive.codec import open_stream
 from reconciler.image.archive.member import HARDLINK, Member
 from reconciler.image.archive.tar import Reader
-from reconciler.image.ext4 import Summary, Writer
+from reconciler.image.ext4.writer import Below, Summary, Writer
 from reconciler.image.spec import KIB, MIB, POLICIES, Limits
 from reconciler.image.tree import index
 from reconciler.image.tree.inode import Inode
@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 VERDICTS = (LayerRefused, LayerCorrupt, ImageTooSmall, NoSpace)
 """The only ways in which a layer may fail; the exact types, not what derives from them."""
 
-LIMITS = Limits(max_unpacked_bytes=8 * MIB, max_file_bytes=4 * MIB, max_entries=2000, max_ratio=200, max_depth=64)
+LIMITS = Limits(max_unpacked_bytes=16 * MIB, max_file_bytes=5 * MIB, max_entries=2000, max_ratio=200, max_depth=64)
 UUID_OF_ALL = UUID("6d0c7f0e-5a3b-5c1e-9d57-0b7a3a1f4e52")
 SIZE = 64 * MIB
 STEPS, MOST_PIECES = (7, 100, 509, 512, 1000, 4097), 300
@@ -70,6 +70,8 @@ class Depth:
 
     pieces: bool = True
     """Read it again as it arrives over a bad line, whether it was accepted or not."""
+    strict: bool = True
+    """Read it again without the shorter ways that plain members have, whether it was accepted or not."""
     volume: bool = True
     """Write it, read it back with the tests' own reader, and put the index on top of it."""
     referee: bool = True
@@ -79,7 +81,7 @@ class Depth:
 
 
 FULL = Depth()
-NONE = Depth(pieces=False, volume=False, referee=False, peers=False)
+NONE = Depth(pieces=False, strict=False, volume=False, referee=False, peers=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +103,18 @@ class _Layers:
     """What applying the layers has left: for the checks to look at."""
 
     limits: Limits
+    strict: bool = False
     tree: Tree = field(init=False)
     writer: Writer = field(init=False)
     members: list[list[readers.Listed]] = field(default_factory=list)
     digests: dict[Inode, str] = field(default_factory=dict)
     entries: int = 0
+    totals: list[dict[str, object]] = field(default_factory=list)
 
     def apply(self, layer: bytes, *, note: bool = False, step: int = 1 << 62) -> None:
         """The steps of ``builder.apply_layer``, without its process, channel and room; ``step`` bytes arrive at a time."""
-        judge, reader = Judge(self.limits), Reader(open_stream(Line(layer, step), self.limits), self.limits)
+        judge = Judge(self.limits, self.tree.accounts, strict=self.strict)
+        reader = Reader(open_stream(Line(layer, step), self.limits), self.limits, strict=self.strict)
         self.tree.begin_layer()
         noted: list[readers.Listed] = []
         for member in reader:
@@ -118,7 +123,7 @@ class _Layers:
             inode = self.tree.add(member)
             chunks: Iterable[bytes | memoryview] = ()
             if inode is not None:
-                chunks = reader.data(member)
+                chunks = self.tree.accounts.read(member, inode, reader.data(member))
                 if note:
                     data = b"".join(chunks)
                     self.digests[inode] = _digest(member, data)
@@ -128,10 +133,12 @@ class _Layers:
                 noted.append(_listed(member, mode, b"".join(chunks)))
         judge.finish()
         self.tree.end_layer()
+        self.writer.end_layer(self.tree.root)
         totals = judge.totals()
         if totals["entries"] != sum(1 for _ in noted) and note:
             raise Broken("totals", f"{totals['entries']} entries are counted, and {len(noted)} were read")
         self.members.append(noted)
+        self.totals.append(totals)
         self.entries += self.tree.entries
         if self.tree.entries > self.limits.max_entries:
             raise Broken("limit-entries", f"a layer of {self.tree.entries} entries was accepted")
@@ -185,6 +192,8 @@ class Bench:
         self._gauge.check(self.seconds, self.memory)
         if depth.pieces:
             self._check_pieces(layers, told)
+        if depth.strict:
+            self._check_strict(layers, told, rehearsed)
         if rehearsed is None:
             return _refused(told)
         check_tree(rehearsed.tree, self.limits)
@@ -192,9 +201,11 @@ class Bench:
             return Verdict(entries=rehearsed.entries)
         return self._accepted(layers, rehearsed, depth)
 
-    def _rehearse(self, layers: Sequence[bytes], step: int = 1 << 62) -> tuple[ReconcilerError, _Layers | None]:
+    def _rehearse(
+        self, layers: Sequence[bytes], step: int = 1 << 62, *, strict: bool = False
+    ) -> tuple[ReconcilerError, _Layers | None]:
         """To the verdict, as ``reconcile inspect`` comes to it: into a tree, and onto no volume."""
-        built = self._begin(Writer(-1, self.size, sink=True))
+        built = self._begin(Writer(-1, self.size, sink=True), strict=strict)
         try:
             for layer in layers:
                 built.apply(layer, step=step)
@@ -214,9 +225,22 @@ class Bench:
         if not same:
             raise Broken("pieces", f"{step} bytes at a time: {_told(again)}, and all at once: {_told(told)}")
 
-    def _begin(self, writer: Writer) -> _Layers:
-        built = _Layers(self.limits)
-        built.tree, built.writer = Tree(self.limits), writer
+    def _check_strict(self, layers: Sequence[bytes], told: ReconcilerError, rehearsed: _Layers | None) -> None:
+        """The shorter ways of plain members change nothing: neither verdict, rule, member, offset nor tree."""
+        again, built = self._rehearse(layers, strict=True)
+        if _told(again) != _told(told):
+            raise Broken("strict", f"on the strict path {_told(again)}, and else {_told(told)}")
+        if built is None or rehearsed is None:
+            return
+        if built.totals != rehearsed.totals:
+            raise Broken("strict", f"on the strict path {built.totals}, and else {rehearsed.totals}")
+        one, other = (index.dump(each.tree, each.writer.next_block) for each in (built, rehearsed))
+        if one != other:
+            raise Broken("strict", "the strict path makes another tree")
+
+    def _begin(self, writer: Writer, *, strict: bool = False) -> _Layers:
+        built = _Layers(self.limits, strict)
+        built.tree, built.writer = Tree(self.limits, strict=strict), writer
         return built
 
     # --------------------------------------------------------------------------------------- what was accepted
@@ -281,10 +305,10 @@ class Bench:
 
     def _check_in_steps(self, layers: Sequence[bytes], volume: Path, other: Path) -> None:
         """One volume for each prefix of the chain, each on the index and the volume of the one before, ends in the same bytes."""
-        tree, next_block = Tree(self.limits), None
+        tree, below = Tree(self.limits), None
         with _emptied(other, self.size) as fd:
             for layer in [*layers, None]:
-                step = self._begin(Writer(fd, self.size, next_block=next_block))
+                step = self._begin(Writer(fd, self.size, below=below))
                 step.tree = tree
                 try:
                     if layer is not None:
@@ -297,6 +321,7 @@ class Bench:
                 finally:
                     step.writer.close()
                 tree, next_block = index.load(index.dump(step.tree, summary.next_block), self.limits)
+                below = Below(tree.root, next_block)
         try:
             same_bytes(volume, other)
         except AssertionError as error:

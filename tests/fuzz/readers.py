@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from threading import Timer
 
@@ -76,7 +77,8 @@ def compare(tar: Path, ours: Sequence[Listed]) -> str:
     if not installed():
         return "not installed"
     try:
-        gnu, bsd = of_gnu(tar), of_bsd(tar, ours)
+        gnu = of_gnu(tar)
+        bsd = of_bsd(tar, gnu)
         contents = {_said("tar", "-xOPf", str(tar), QUIET), _said("bsdtar", "-xOPf", str(tar))}
     except Unreadable as why:
         return f"one refuses: {why}"
@@ -201,21 +203,33 @@ _bsd_line = re.compile(
 ).fullmatch
 
 
-def of_bsd(tar: Path, ours: Sequence[Listed]) -> list[Listed]:
+_BSD_MARKS = {b"l": b" -> ", b"h": b" link to "}
+"""What is between a name and its target: only of links, since a file may be named so."""
+
+
+def of_bsd(tar: Path, gnu: Sequence[Listed]) -> list[Listed]:
+    """The members as bsdtar lists them; ``gnu`` are GNU tar's, whose names are quoted."""
     said = _said("bsdtar", "-tvPf", str(tar), "--numeric-owner")
-    return [_bsd_member(line) for line in said.split(b"\n") if line]
+    lines = [line for line in said.split(b"\n") if line]
+    return [_bsd_member(line, other) for line, other in zip_longest(lines, gnu[: len(lines)])]
 
 
-def _bsd_member(line: bytes) -> Listed:
+def _bsd_member(line: bytes, other: Listed | None) -> Listed:
     found = _bsd_line(line)
     if not found or found[1] not in _KINDS:
         raise Unreadable(f"bsdtar lists {line[:100]!r}")
     kind, mode, uid, gid, size, rest = found.groups()
+    # A hard link with a size, or a type among its mode's bits, is listed with that type, in the words of a file that is named so.
+    if (
+        kind not in _BSD_MARKS
+        and other
+        and other.type == HARDLINK
+        and _unescaped(rest) == other.name + _BSD_MARKS[b"h"] + other.link
+    ):
+        kind = b"h"
     name, link = rest, b""
-    for mark in (b" -> ", b" link to "):
-        if rest.count(b" -> ") + rest.count(b" link to ") > 1:
+    if mark := _BSD_MARKS.get(kind):
+        if rest.count(mark) != 1:
             raise Unreadable("bsdtar lists a name that can't be told from its target")
-        if mark in rest:
-            name, _, link = rest.partition(mark)
-    is_hard = b" link to " in rest
-    return _member(HARDLINK if is_hard else _KINDS[kind], mode, (uid, gid), size, _unescaped(name), _unescaped(link))
+        name, _, link = rest.partition(mark)
+    return _member(_KINDS[kind], mode, (uid, gid), size, _unescaped(name), _unescaped(link))

@@ -5,7 +5,9 @@ The mutator needs an example of a thing to vary it; what is in no seed is found 
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -190,8 +192,24 @@ def framings() -> Iterator[tuple[str, bytes]]:
         + b"\0"
         + b"\0",
     )
+    for name, pack, trailer in (("xz", lzma.compress, 24), ("bzip2", bz2.compress, 4)):
+        whole = pack(plain)
+        yield name, whole
+        yield f"{name}-streams", pack(plain[:700]) + pack(b"") + pack(plain[700:]) + bytes(8)
+        yield f"{name}-cut", whole[:-3]
+        yield f"{name}-damaged", whole[: -trailer - 1] + bytes([whole[-trailer - 1] ^ 1]) + whole[-trailer:]
+        yield f"{name}-junk", whole + b"junk"
+        yield f"{name}-nested", pack(whole)
+        yield f"{name}-empty-streams", pack(b"") * 50 + whole
+        yield f"{name}-bomb", pack(bytes(9 << 20))
+    yield "xz-largest-dictionary", _xz_dictionary(plain, 128 << 20)
+    yield "xz-too-large-dictionary", _xz_dictionary(plain, 192 << 20)
     for name, magic in (("xz", b"\xfd7zXZ\0"), ("bzip2", b"BZh91AY&SY"), ("lz4", b"\x04\x22\x4d\x18"), ("zip", b"PK\x03\x04")):
         yield f"other-{name}", magic + bytes(30)
+
+
+def _xz_dictionary(data: bytes, size: int) -> bytes:
+    return lzma.compress(data, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": size}])
 
 
 def _zstd_window(data: bytes, log: int) -> bytes:

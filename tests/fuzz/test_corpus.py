@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from reconciler.image.archive import header
+from reconciler.image.tree.judge import Judge
+from reconciler.image.tree.tree import Tree
 from tests.fuzz import oracle, readers, seeds, tarball
 from tests.fuzz.tarball import device, extended, item, sparse
 
@@ -85,8 +89,8 @@ def test_other_readers_are_understood(bench: oracle.Bench) -> None:
     """Every type, odd names, holes and bits: what GNU tar and bsdtar list is read back without a difference."""
     without_arrow = ARCHIVE.replace(b"d/f -> x", b"d/f -- x")
     fixed = tarball.parse(without_arrow)
-    for header in fixed.items:
-        header.seal()
+    for one in fixed.items:
+        one.seal()
 
     assert bench.run(fixed.join()).peers == "agree"
 
@@ -137,7 +141,7 @@ def test_memory_and_time_beyond_the_bounds_are_findings() -> None:
 
 
 def test_other_bytes_on_the_volume_than_in_the_layer_are_a_finding(bench: oracle.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from reconciler.image.ext4 import Writer
+    from reconciler.image.ext4.writer import Writer
 
     append = Writer.append
 
@@ -148,3 +152,24 @@ def test_other_bytes_on_the_volume_than_in_the_layer_are_a_finding(bench: oracle
 
     with pytest.raises(oracle.Broken, match="other data than its layer"):
         bench.run(ARCHIVE)
+
+
+@pytest.mark.parametrize("flaw", ["a checksum", "a count", "a place"])
+def test_a_shorter_way_that_differs_is_a_finding(bench: oracle.Bench, monkeypatch: pytest.MonkeyPatch, flaw: str) -> None:
+    """What a shorter way must not pass over: a damaged header, a file that is to be counted, a place in a directory."""
+    files = [item(b"a", data=b"a"), item(b"b", data=b"b"), item(b"c", data=b"c")]
+    match flaw:
+        case "a checksum":
+            monkeypatch.setattr(header, "plain_type", lambda block: header.TYPES.get(block[156]) if any(block) else None)
+            damaged = bytearray(tarball.Archive(files).join())
+            damaged[1024] ^= 1
+            case = bytes(damaged)
+        case "a count":
+            monkeypatch.setattr(Judge, "_passes", lambda _, member: member.name == b"b")
+            case = tarball.Archive(files).join()
+        case "a place":
+            monkeypatch.setattr(Tree, "_placed", lambda self, path, inode: path == b"b" and bool(self.root.children))
+            case = tarball.Archive(files).join()
+
+    with pytest.raises(oracle.Broken, match="strict"):
+        bench.run(case, replace(oracle.NONE, strict=True))

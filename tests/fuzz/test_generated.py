@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+import tarfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import archives, mutate, oracle, tarball
+from tests.fuzz import archives, mutate, oracle, readers, tarball
 
 ASKED = os.environ.get("RECONCILER_FUZZ_EXAMPLES")
 """How long a look somebody has asked for; the tests' fixtures hide the variable, so it is read here."""
@@ -123,3 +126,25 @@ def test_findings_are_made_small() -> None:
     small = mutate.minimise(data, lambda case: any(item.get("name")[:2] == b"5\0" for item in tarball.parse(case).items))
 
     assert small == tarball.Archive([tarball.item(b"5", mode=0)]).join()
+
+
+@pytest.mark.skipif(not readers.installed(), reason="needs GNU tar and bsdtar")
+def test_a_file_that_is_named_like_the_mark_of_a_link_is_no_link(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "layer.tar", "w") as tar:
+        for name in (" -> ", "a link to b", "a -> b"):
+            tar.addfile(tarfile.TarInfo(name))
+
+    assert [member.name for member in readers.of_bsd(tmp_path / "layer.tar", [])] == [b" -> ", b"a link to b", b"a -> b"]
+
+
+@pytest.mark.skipif(not readers.installed(), reason="needs GNU tar and bsdtar")
+@pytest.mark.parametrize("odd", [{"size": 4097}, {"mode": stat.S_IFIFO | 1}])
+def test_a_hard_link_that_bsdtar_lists_as_another_type_is_a_hard_link(tmp_path: Path, odd: dict[str, int]) -> None:
+    link = tarball.item(b"h", b"1", link=b"s", **odd)
+    named_like_it = tarball.item(b"h link to s")
+    layer = tmp_path / "layer.tar"
+    layer.write_bytes(tarball.Archive([tarball.item(b"s"), link, named_like_it, tarball.item(b"end")]).join())
+
+    theirs = readers.of_bsd(layer, readers.of_gnu(layer))
+
+    assert [(member.name, member.link) for member in theirs] == [(b"s", b""), (b"h", b"s"), (b"h link to s", b""), (b"end", b"")]

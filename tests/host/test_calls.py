@@ -6,7 +6,9 @@ import threading
 
 import pytest
 
+from reconciler.errors import HostCannot
 from reconciler.host.calls import Call, Calls, Unanswered
+from tests.support.no_threads import no_threads
 
 
 def test_a_call_that_hangs_holds_its_resource_and_nothing_else() -> None:
@@ -52,3 +54,15 @@ def test_an_error_is_raised_where_the_result_is_read() -> None:
     assert isinstance(found, Call)
     with pytest.raises(ValueError, match="odd"):
         found.result()
+
+
+def test_a_call_without_a_thread_fails_and_holds_nothing() -> None:
+    calls = Calls()
+    with no_threads():
+        found = calls.gather({"pool": lambda: "here"}, 10)["pool"]
+
+    assert isinstance(found, Call)
+    with pytest.raises(HostCannot, match="can't start new thread"):
+        found.result()
+    assert calls.all_out() == []
+    assert calls.begin("pool", lambda: "again") is not None

@@ -63,3 +63,22 @@ def test_a_source_that_failed_is_asked_again_sooner(clock: Clock) -> None:
 
     assert sources.answers([ONE])[ONE] == Head("etag", 1)
     assert asked == [1000.0, 1001.0 + FAILED_SECONDS]
+
+
+def test_a_retry_asks_again_what_was_asked_before_it(clock: Clock) -> None:
+    asked: list[float] = []
+
+    def ask(source: Source) -> Head:
+        asked.append(clock.now)
+        return Head("etag", 1)
+
+    sources = Sources(300.0, ask=ask, threads=clock)
+    sources.answers([ONE])
+    clock.now += 10
+    sources.forget_older([ONE], 20)
+    sources.answers([ONE])
+    assert len(asked) == 1, "it was asked after the retry"
+    sources.forget_older([ONE], 5)
+    sources.answers([ONE])
+
+    assert len(asked) == 2

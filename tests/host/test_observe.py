@@ -6,20 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.engine.facts import SnapshotMade, VolumeSealed
 from reconciler.errors import HostCannot, SourceUnavailable
 from reconciler.host.observe import observe
 from reconciler.image.spec import MIB, Source, chain_ids
-from reconciler.model import (
-    Failure,
-    ImageRow,
-    Kind,
-    Observed,
-    Resolution,
-    SnapshotMade,
-    SnapshotRow,
-    VolumeRow,
-    VolumeSealed,
-)
+from reconciler.model import Failure, ImageRow, Kind, Observed, Resolution, SnapshotRow, VolumeRow
 from reconciler.pool.driver import Condition, PoolState
 from reconciler.pool.file.pool import FilePool
 from reconciler.registry.writer import Registry

@@ -140,7 +140,8 @@ class Accepted:
 
     def faults(self, found: Mapping[bytes, Facts]) -> Iterator[str]:
         """What is not as it should be, one line each."""
-        below = {name: facts for name, facts in found.items() if name != ROOT}
+        given = self.tree or {}
+        below = {name: facts for name, facts in found.items() if name != ROOT and (name != b"lost+found" or name in given)}
         if self.names is not None and len(below) != self.names:
             yield f"{len(below)} names, expected {self.names}"
         if self.root is not None:

@@ -96,12 +96,22 @@ def xz_header(dictionary: int) -> bytes:
     return head + block + struct.pack("<I", zlib.crc32(block)) + bytes(512)
 
 
+def with_dictionary(size: int) -> bytes:
+    """A small tar in a stream of xz whose decoder needs that much memory."""
+    return lzma.compress(SMALL, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": size}])
+
+
+def unpacked_zeros() -> bytes:
+    return zeros(ZEROS) + bytes(ZEROS) + END
+
+
 def with_gzip_header(flags: int, extra: bytes) -> bytes:
     whole = gzip.compress(SMALL, mtime=0)
     return whole[:3] + bytes([flags]) + whole[4:10] + extra + whole[10:]
 
 
 GZIPPED = gzip.compress(SMALL, mtime=0)
+XZ, BZIP2 = lzma.compress(SMALL), bz2.compress(SMALL)
 ZSTANDARD = zstandard.ZstdCompressor(write_checksum=True).compress(SMALL)
 CONTENT = {b"x": f(b"data" * 300)}
 LOW = Limits(max_ratio=10_000_000, max_unpacked_bytes=64 * MIB)
@@ -164,13 +174,32 @@ CASES = [
         limits=Limits(max_entries=1000),
     ),
     refused(
-        "bomb-bzip2",
-        BOMBS,
-        "zeros as bzip2: not supported, and so not inflated",
-        lambda: bz2.compress(bytes(2 * MIB)),
-        "compression",
+        "bomb-bzip2", BOMBS, "80 MiB of zeros as bzip2, 20 000 to one", lambda: bz2.compress(unpacked_zeros()), "limit-ratio"
     ),
-    refused("bomb-xz", BOMBS, "zeros as xz", lambda: lzma.compress(bytes(2 * MIB)), "compression"),
+    refused("bomb-xz", BOMBS, "80 MiB of zeros as xz, 7 000 to one", lambda: lzma.compress(unpacked_zeros()), "limit-ratio"),
+    refused(
+        "bomb-xz-streams",
+        BOMBS,
+        "many small streams",
+        lambda: lzma.compress(zeros(ZEROS)) + lzma.compress(bytes(MIB)) * (ZEROS // MIB) + lzma.compress(END),
+        "limit-ratio",
+    ),
+    refused(
+        "bomb-xz-empty-streams",
+        BOMBS,
+        "streams without content, more than a layer can have",
+        lambda: lzma.compress(b"") * 5000 + XZ,
+        "limit-members",
+        limits=Limits(max_entries=1000),
+    ),
+    refused(
+        "bomb-bzip2-empty-streams",
+        BOMBS,
+        "the same of bzip2",
+        lambda: bz2.compress(b"") * 5000 + BZIP2,
+        "limit-members",
+        limits=Limits(max_entries=1000),
+    ),
     accepted(
         "bomb-not-small",
         BOMBS,
@@ -185,7 +214,11 @@ CASES = [
     accepted("zst-window-128m", MEMORY, "a window of 128 MiB, as zstd --long asks for", zstd_window(17 << 3), CONTENT),
     refused("zst-huge-content", MEMORY, "a single segment of 2^62 bytes", zstd_content_size(2**62), "zstd-window"),
     refused("zst-second-frame", MEMORY, "the second frame has the huge window", ZSTANDARD + zstd_window(31 << 3), "zstd-window"),
-    refused("xz-huge-dict", MEMORY, "a dictionary of 3 GiB: xz is not supported", xz_header(39), "compression"),
+    refused("xz-huge-dict", MEMORY, "a dictionary of 3 GiB", xz_header(39), "xz-dictionary"),
+    refused("xz-largest-dict", MEMORY, "the largest dictionary that can be said", xz_header(40), "xz-dictionary"),
+    refused("xz-dict-192m", MEMORY, "a dictionary of 192 MiB", lambda: with_dictionary(192 * MIB), "xz-dictionary"),
+    accepted("xz-dict-128m", MEMORY, "a dictionary of 128 MiB", lambda: with_dictionary(128 * MIB), CONTENT, memory=192 * MIB),
+    refused("xz-second-stream", MEMORY, "the second stream has the huge dictionary", XZ + xz_header(39), "xz-dictionary"),
     corrupt(
         "gz-huge-extra",
         MEMORY,
@@ -233,13 +266,11 @@ CASES = [
         ZSTD + b"\0\x58" + b"\x07\0\0" + bytes(64),
         "reserved type",
     ),
-    refused(
-        "xz-bad-check",
-        INTEGRITY,
-        "xz with a wrong check: not supported in the first place",
-        lzma.compress(SMALL)[:-30] + b"\0" * 30,
-        "compression",
-    ),
+    corrupt("xz-bad-check", INTEGRITY, "xz with a wrong check", XZ[:-33] + bytes([XZ[-33] ^ 1]) + XZ[-32:], "damaged"),
+    corrupt("xz-bad-index", INTEGRITY, "xz with a damaged index", XZ[:-17] + bytes([XZ[-17] ^ 1]) + XZ[-16:], "damaged"),
+    corrupt("xz-bad-data", INTEGRITY, "xz with a damaged block", XZ[:30] + b"\xff\xff" + XZ[32:], "damaged"),
+    corrupt("bz2-bad-crc", INTEGRITY, "bzip2 with a wrong CRC", BZIP2[:-2] + bytes([BZIP2[-2] ^ 1]) + BZIP2[-1:], "damaged"),
+    corrupt("bz2-bad-data", INTEGRITY, "bzip2 with a damaged block", BZIP2[:30] + b"\xff\xff" + BZIP2[32:], "damaged"),
     refused("lz4", INTEGRITY, "lz4 is not supported", b"\x04\x22\x4d\x18" + bytes(600), "compression"),
     refused("zip", INTEGRITY, "a zip is not supported", b"PK\3\4" + bytes(600), "compression"),
     # -------------------------------------------------------------------------------------------------- truncation
@@ -253,6 +284,12 @@ CASES = [
     corrupt("zst-cut", TRUNCATION, "zstd cut in the middle", ZSTANDARD[: len(ZSTANDARD) // 2]),
     corrupt("zst-checksum-cut", TRUNCATION, "zstd without its checksum", ZSTANDARD[:-4], "cut short"),
     corrupt("zst-header-cut", TRUNCATION, "zstd cut in its header", ZSTANDARD[:5]),
+    corrupt("xz-cut", TRUNCATION, "xz cut in the middle", XZ[: len(XZ) // 2], "cut short"),
+    corrupt("xz-footer-cut", TRUNCATION, "xz without its footer: the tar in it is whole", XZ[:-12], "cut short"),
+    corrupt("xz-second-stream-cut", TRUNCATION, "the second stream is cut", XZ + lzma.compress(bytes(512))[:-5], "cut short"),
+    corrupt("bz2-cut", TRUNCATION, "bzip2 cut in the middle", BZIP2[: len(BZIP2) // 2], "cut short"),
+    corrupt("bz2-trailer-cut", TRUNCATION, "bzip2 without its trailer", BZIP2[:-4], "cut short"),
+    corrupt("bz2-second-stream-cut", TRUNCATION, "the second stream is cut", BZIP2 + bz2.compress(bytes(512))[:-5], "cut short"),
     # ----------------------------------------------------------------------------------------------- trailing data
     refused(
         "gz-second-member",
@@ -286,5 +323,37 @@ CASES = [
         ZSTANDARD + zstandard.ZstdCompressor().compress(tar(file(b"hidden"))),
         "trailing-data",
     ),
+    refused(
+        "xz-second-stream-tar",
+        TRAILING,
+        "a second stream of xz holds another tar",
+        XZ + lzma.compress(tar(file(b"hidden"))),
+        "trailing-data",
+    ),
+    refused(
+        "bz2-second-stream-tar",
+        TRAILING,
+        "a second stream of bzip2 holds another tar",
+        BZIP2 + bz2.compress(tar(file(b"hidden"))),
+        "trailing-data",
+    ),
+    accepted(
+        "xz-second-stream-half",
+        TRAILING,
+        "two streams of xz hold one tar between them, with padding",
+        lzma.compress(SMALL[:700]) + bytes(8) + lzma.compress(SMALL[700:]) + bytes(4),
+        CONTENT,
+    ),
+    accepted(
+        "bz2-second-stream-half",
+        TRAILING,
+        "two streams of bzip2 hold one tar between them",
+        bz2.compress(SMALL[:700]) + bz2.compress(SMALL[700:]),
+        CONTENT,
+    ),
+    corrupt("xz-trailing-junk", TRAILING, "bytes that are not xz behind a stream", XZ + b"junk" * 100, "not xz"),
+    corrupt("xz-odd-padding", TRAILING, "padding of xz that is no multiple of four bytes", XZ + bytes(6), "multiple of 4"),
+    corrupt("bz2-trailing-junk", TRAILING, "bytes that are not bzip2 behind a stream", BZIP2 + b"junk" * 100, "not bzip2"),
+    accepted("bz2-trailing-zeros", TRAILING, "zeros behind a stream of bzip2", BZIP2 + bytes(10_000), CONTENT),
     accepted("zst-skippable", TRAILING, "a frame that is skipped", b"\x50\x2a\x4d\x18\4\0\0\0junk" + ZSTANDARD, CONTENT),
 ]

@@ -10,14 +10,15 @@ from uuid import UUID
 
 from reconciler.image.archive.codec import open_stream
 from reconciler.image.archive.tar import Reader
-from reconciler.image.ext4 import Writer
+from reconciler.image.ext4.writer import Writer
 from reconciler.image.spec import GIB, Limits
 from reconciler.image.tree.inode import Inode
 from reconciler.image.tree.judge import Judge
 from reconciler.image.tree.tree import Tree
 from tests.support.compare import ROOT, Facts, grouped
 
-SIZE = GIB
+SIZE = 4 * GIB
+"""Enough for 262,144 inodes."""
 DIGESTED = 1 << 24
 """Files up to this size have their content compared."""
 
@@ -33,14 +34,18 @@ class Bench:
         self._writer = Writer(-1, SIZE, sink=True)
         self._digests: dict[Inode, str] = {}
 
-    def apply(self, layer: bytes) -> None:
-        judge, reader = Judge(self._limits), Reader(open_stream(io.BytesIO(layer), self._limits), self._limits)
+    def apply(self, layer: bytes) -> dict[str, object]:
+        """Apply a layer; return the judge's totals."""
+        judge, reader = (
+            Judge(self._limits, self.tree.accounts),
+            Reader(open_stream(io.BytesIO(layer), self._limits), self._limits),
+        )
         self.tree.begin_layer()
         for member in reader:
             judge.check(member)
             inode = self.tree.add(member)
             if inode is not None:
-                pieces: Iterable[Piece] = reader.data(member)
+                pieces: Iterable[Piece] = self.tree.accounts.read(member, inode, reader.data(member))
                 if member.size <= DIGESTED:
                     content = list(pieces)
                     self._digests[inode] = digest(member.size, member.segments, content)
@@ -48,6 +53,8 @@ class Bench:
                 self._writer.append(inode, member.size, member.segments, pieces)
         judge.finish()
         self.tree.end_layer()
+        self._writer.end_layer(self.tree.root)
+        return judge.totals()
 
     def finish(self) -> dict[bytes, Facts]:
         """Write the metadata, and tell what the volume would hold."""

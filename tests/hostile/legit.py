@@ -389,16 +389,16 @@ CASES = [
     accepted(
         "legit-lost-and-found",
         CLASS,
-        "a file called lost+found",
-        tar(file(b"a"), file(b"lost+found", b"1")),
-        {b"a": f(), b"lost+found": f(b"1")},
+        "a directory called lost+found: it is the one that every ext4 has",
+        tar(file(b"a"), folder(b"lost+found", 0o711), file(b"lost+found/x", b"1")),
+        {b"a": f(), b"lost+found": d(0o711), b"lost+found/x": f(b"1")},
     ),
     accepted(
-        "legit-lost-and-found-symlink",
+        "legit-lost-and-found-hidden",
         CLASS,
-        "a symlink called lost+found, and a file through it",
-        tar(file(b"a"), symlink(b"lost+found", b"/b"), file(b"lost+found/x")),
-        {b"a": f(), b"lost+found": ln(b"/b"), b"b": d(), b"b/x": f()},
+        "a whiteout of lost+found is ignored",
+        (tar(file(b"a"), file(b"lost+found/x")), tar(file(b".wh.lost+found"), file(b"b"))),
+        {b"a": f(), b"lost+found": d(), b"lost+found/x": f(), b"b": f()},
     ),
     accepted("legit-empty-layer", CLASS, "an empty layer", (mini_rootfs(), tar()), ROOTFS),
     accepted(

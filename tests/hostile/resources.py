@@ -214,7 +214,7 @@ CASES: list[Case] = [
         "150 000 empty files in one directory",
         lambda: many(150_000) + END,
         names=150_000,
-        volume=640 * MIB,
+        volume=2560 * MIB,
         memory=260 * MIB,
         slow=True,
     ),
@@ -265,7 +265,7 @@ CASES: list[Case] = [
         lambda: many(66_000, b"d%06d", b"5") + END,
         names=66_000,
         memory=260 * MIB,
-        volume=512 * MIB,
+        volume=500 * MIB,
         slow=True,
     ),
 ]

@@ -556,6 +556,23 @@ CASES = [
         {b"l": ln(b"x", xattrs={})},
     ),
     # --------------------------------------------------------------------------------------------- type confusion
+    refused("type-lost-and-found", CONFUSION, "a file called lost+found", tar(file(b"lost+found", b"1")), "lost-and-found"),
+    refused(
+        "type-lost-and-found-symlink",
+        CONFUSION,
+        "a symlink called lost+found, and a file through it",
+        tar(file(b"a"), symlink(b"lost+found", b"/b"), file(b"lost+found/x")),
+        "lost-and-found",
+        b"lost+found",
+    ),
+    refused(
+        "type-lost-and-found-hardlink",
+        CONFUSION,
+        "a hard link to a file, called lost+found, by a way through a link to the root",
+        tar(file(b"a"), symlink(b"r", b"/"), hardlink(b"r/lost+found", b"a")),
+        "lost-and-found",
+        b"r/lost+found",
+    ),
     refused("type-file-then-below", CONFUSION, "a file `a`, then `a/b`", tar(file(b"a"), file(b"a/b")), "parent-type"),
     refused(
         "type-dir-then-file",

@@ -22,6 +22,7 @@ from reconciler import errors
 from reconciler.cli import build_image
 from reconciler.cli.build_output import Wish
 from reconciler.image.builder.parent import Identity
+from reconciler.image.builder.process import end_server
 from reconciler.image.spec import Layer, Limits, Source
 from reconciler.output.progress import Silent
 
@@ -104,6 +105,7 @@ def become_a_build(asked: Mapping[str, Any]) -> NoReturn:
     except errors.ReconcilerError as error:
         told |= {"error": type(error).__name__, "message": str(error)}
     finally:
+        end_server()
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         told["cpu"] = round(used.ru_utime + used.ru_stime, 3)
         told["peak"] = used.ru_maxrss * 1024

@@ -7,11 +7,13 @@ import struct
 from reconciler.image.spec import Limits
 from tests.hostile.archive import fifo, file, folder, pax, tar
 from tests.hostile.case import accepted, d, f, refused
-from tests.support.trees import ACL, ACL_MODE
+from tests.support.trees import ACL, ACL_MODE, NOBODY_IN_PARTICULAR, acl
 
 CLASS = "xattr"
 SCHILY = b"SCHILY.xattr."
 STRICT = Limits(foreign_attributes="refuse")
+NAMED = tar(pax((b"SCHILY.acl.access", b"user::rw-,user:mallory:rwx,group::r--,mask::rwx,other::---")), file(b"x"))
+UNNAMED = acl(*((tag, bits, NOBODY_IN_PARTICULAR) for tag, bits in ((0x01, 6), (0x04, 4), (0x10, 7), (0x20, 0))))
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
 
 
@@ -156,12 +158,20 @@ CASES = [
     refused(
         "xattr-acl-default-on-file", CLASS, "a default list on a file", on_file((b"system.posix_acl_default", ACL)), "xattr-type"
     ),
-    refused(
+    accepted(
         "xattr-acl-name",
         CLASS,
-        "a list in words that names somebody without a number",
-        tar(pax((b"SCHILY.acl.access", b"user::rw-,user:mallory:rwx,group::r--,mask::rwx,other::---")), file(b"x")),
+        "a list in words that names a user whom the image does not have loses that entry",
+        NAMED,
+        {b"x": f(mode=0o670, xattrs={b"system.posix_acl_access": UNNAMED})},
+    ),
+    refused(
+        "xattr-acl-name-required",
+        CLASS,
+        "the same, where the manifest refuses what no image keeps",
+        NAMED,
         "acl-name",
+        limits=STRICT,
     ),
     refused(
         "xattr-acl-words",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import NoSpace
-from reconciler.image.free_space import SPARE, Room
+from reconciler.image.free_space import KEPT, SPARE, Promises, Room
 
 
 def test_a_file_that_cannot_fit_is_refused_before_a_byte_of_it_is_written(tmp_path: Path) -> None:
@@ -61,3 +61,35 @@ def test_a_block_device_ends_where_the_pools_reserve_begins() -> None:
 def test_a_block_device_without_a_bound_has_no_end() -> None:
     with open("/dev/null", "wb") as device:
         Room(device.fileno()).take(1 << 62)
+
+
+def test_downloads_share_what_a_file_system_has(tmp_path: Path) -> None:
+    """Each would fit alone. What one of them has on disk is no longer promised, and the promise ends with it."""
+    found, promises = os.statvfs(tmp_path), Promises()
+    free = found.f_bavail * found.f_frsize - min(KEPT, found.f_blocks * found.f_frsize // 20)
+    share = free * 6 // 10
+    with (tmp_path / "one").open("wb") as one, (tmp_path / "two").open("wb") as two:
+        with promises.made(one.fileno(), share, "s3://b/one", tmp_path):
+            with (
+                pytest.raises(NoSpace, match=f"{share} are promised to other downloads"),
+                promises.made(two.fileno(), share, "s3://b/two", tmp_path),
+            ):
+                pass
+            with promises.made(two.fileno(), free // 10, "s3://b/two", tmp_path):
+                pass
+        with promises.made(two.fileno(), share, "s3://b/two", tmp_path):
+            pass
+
+
+def test_what_a_download_has_on_disk_is_no_longer_promised(tmp_path: Path) -> None:
+    found, promises = os.statvfs(tmp_path), Promises()
+    with (tmp_path / "one").open("wb") as one, (tmp_path / "two").open("wb") as two:
+        one.write(bytes(1 << 20))
+        one.flush()
+        os.fsync(one.fileno())
+        with (
+            promises.made(one.fileno(), 1 << 20, "s3://b/one", tmp_path),
+            pytest.raises(NoSpace, match=r"must stay free \("),
+            promises.made(two.fileno(), found.f_blocks * found.f_frsize, "s3://b/two", tmp_path),
+        ):
+            pass

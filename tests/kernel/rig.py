@@ -14,12 +14,13 @@ from reconciler.image.spec import filesystem_uuid
 from reconciler.pool.thin.assembly import Geometry
 from reconciler.pool.thin.backing import Backing
 from reconciler.pool.thin.journal import DeviceRow, PoolRow
+from reconciler.pool.thin.label import head_blocks
 from reconciler.pool.thin.pool import ThinPool
 from reconciler.registry.writer import Registry
 
 MIB = 1 << 20
 BLOCK = 64 << 10
-LABEL = BLOCK
+LABEL = head_blocks(BLOCK) * BLOCK
 """Bytes of a new pool that are in use."""
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 

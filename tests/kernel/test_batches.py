@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from reconciler.errors import PoolUnusable, ReconcilerError, Retryable
-from reconciler.pool.driver import BATCH, Condition
+from reconciler.pool.driver import BATCH, Condition, PoolState
 from reconciler.pool.thin.devmapper import DeviceMapper, DmError
 from reconciler.pool.thin.journal import DeviceRow, Role
 from reconciler.pool.thin.pool import ThinPool
@@ -82,6 +83,15 @@ def test_snapshots_are_activated_with_four_kernel_calls_each(thin: Rig) -> None:
         assert all(one.active for one in pool.observe({}, snapshots).snapshots.values())
 
 
+def test_assembling_an_assembled_pool_costs_the_same_few_kernel_calls_whatever_it_holds(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A)
+        made(pool, A, *(f"s{n}" for n in range(40)))
+        before = pool.dm.ioctls
+        assert pool.assemble() == ""
+        assert pool.dm.ioctls - before <= 20
+
+
 def test_observing_a_pool_costs_the_same_few_kernel_calls_whatever_it_holds(thin: Rig) -> None:
     with thin.assembled() as pool:
         volume(pool, A)
@@ -93,6 +103,25 @@ def test_observing_a_pool_costs_the_same_few_kernel_calls_whatever_it_holds(thin
         before = pool.dm.ioctls
         pool.pulse()
         assert pool.dm.ioctls - before <= 1
+
+
+def test_a_batch_under_way_is_not_observed_as_an_interrupted_operation(thin: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    with thin.assembled() as pool:
+        volume(pool, A)
+        states: list[PoolState] = []
+        observer = threading.Thread(target=lambda: states.append(pool.observe({}, {})))
+        send = pool.dm.message
+
+        def message(name: str, text: str, sector: int = 0) -> None:
+            send(name, text, sector)
+            if text.startswith("create_snap") and observer.ident is None:
+                observer.start()
+                observer.join(2)
+
+        monkeypatch.setattr(pool.dm, "message", message)
+        made(pool, A, "one", "two")
+        observer.join()
+        assert [one.unready for one in states] == [""]
 
 
 # -------------------------------------------------------------------------------------------------- failures in part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +15,12 @@ import pytest
 from reconciler.errors import PoolUnusable, ReconcilerError
 from reconciler.image.spec import filesystem_uuid
 from reconciler.pool.driver import PoolState
+from reconciler.pool.thin import backing
 from reconciler.pool.thin.journal import Role
+from reconciler.pool.thin.label import TAIL, head_blocks
 from reconciler.pool.thin.pool import ThinPool
+from reconciler.pool.thin.proof import found_label
+from tests.support.sparse import copied
 
 from .rig import BLOCK, LABEL, MIB, A, B, Rig, read, rig, volume, write
 from .test_killed import each_share, moments, next_run
@@ -97,7 +101,7 @@ def observed(pool: ThinPool, known: dict[str, str]) -> PoolState:
 def usable(thin: Rig, known: dict[str, str]) -> None:
     """The pool comes up with all that it held."""
     with thin.pool() as pool:
-        assert observed(pool, known).troubles == ()
+        assert all(one.note for one in observed(pool, known).troubles)
         pool.assemble()
         pool.activate_snapshot("web")
         assert read(pool.snapshot_path("web"), MIB, 4) == b"mine"
@@ -105,6 +109,80 @@ def usable(thin: Rig, known: dict[str, str]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- the label
+
+
+def signatures(size: int) -> bytes:
+    """What blkid recognises, as it would lie in blocks of data: wherever a format's superblock is looked for."""
+    found = bytearray(size)
+    for at in (1 << power for power in range(14, 27) if 1 << power < size - 4096):
+        header = bytearray(512)
+        header[:6], header[6:16] = b"SKUL\xba\xbe", struct.pack(">HQ", 2, 4096)
+        header[168:204] = b"deadbeef-1111-2222-3333-444455556666"
+        header[256:264] = struct.pack(">Q", at)
+        found[at : at + 512] = header
+    for at in range(0, size, 64 << 10):
+        found[at + 0x1000 : at + 0x1048] = b"\xde\xad".ljust(0x40, b"\1") + b"_BHRfS_M"
+    found[(64 << 10) : (64 << 10) + 0x48] = bytes(0x40) + b"_BHRfS_M"
+    for sector in (63, 255, 256, 16, 399, 591, 675, 735, 911, 974, 991, 951, 3087):
+        found[-sector * 512 : -sector * 512 + 24] = b"Promise Technology, Inc."
+    return bytes(found)
+
+
+def recognised(path: Path) -> str:
+    return subprocess.run(["blkid", "-p", "-o", "export", path], capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize("block", [64 << 10, 1 << 20])
+def test_no_layer_and_no_guest_can_give_the_data_device_a_signature(tmp_path: Path, block: int) -> None:
+    """Every block that can be written has, at its place, what blkid looks for there."""
+    with rig(tmp_path, block_size=block) as thin:
+        content = signatures(thin.data_bytes)
+        whole = tmp_path / "whole"
+        whole.write_bytes(content)
+        assert backing.blank(whole), "blkid recognises it where every byte of the device can be written"
+        with thin.assembled() as pool:
+            head = head_blocks(block) * block
+            room = pool.observe({}, {}).space.free
+            assert room == (thin.data_bytes - TAIL) // block * block - head
+            with pool.create_volume(A, room, None) as made:
+                for at in range(0, room, MIB):
+                    os.pwrite(made.fd, content[head + at : head + min(at + MIB, room)], at)
+                made.seal()
+            assert pool.observe({}, {}).space.free == 0
+        thin.take_down()
+
+        there = thin.data.read_bytes()
+        assert there[BLOCK:head] == bytes(head - BLOCK)
+        assert there[-TAIL:] == bytes(TAIL)
+        assert content[head : head + MIB] in there
+        assert recognised(thin.data) == ""
+        assert backing.blank(thin.data) == "the data of a thin pool"
+
+
+def test_a_data_device_that_grows_keeps_its_end_free(thin: Rig) -> None:
+    with thin.assembled() as pool:
+        before = pool.observe({}, {}).space.total
+    thin.data_bytes += 32 * MIB
+    with thin.assembled() as pool:
+        state = pool.observe({}, {})
+        assert (state.unready, state.space.total) == ("", before + 32 * MIB)
+
+
+def test_a_pool_of_an_earlier_version_keeps_its_length_and_its_label_of_one_block(
+    thin: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("reconciler.pool.thin.label.TAIL", 0)
+        earlier.setattr("reconciler.pool.thin.labelling.head_blocks", lambda block: 1)
+        known = filled(thin)
+
+    usable(thin, known)
+
+    with thin.pool() as pool:
+        state = observed(pool, known)
+        assert (state.unready, state.space.total) == ("", thin.data_bytes)
+        assert [row.size for row in pool.journal.devices().values() if row.role is Role.LABEL] == [BLOCK]
+        assert found_label(pool.assembly.proof(pool.assembly.inspect())) is not None  # type: ignore[arg-type]
 
 
 def test_a_new_pool_has_its_label_in_data_block_zero(thin: Rig) -> None:
@@ -115,7 +193,8 @@ def test_a_new_pool_has_its_label_in_data_block_zero(thin: Rig) -> None:
     thin.take_down()
 
     assert read(thin.data, 0, 13) == b"reconcile poo"[:13]
-    assert read(thin.data, BLOCK, 4) == b"vvvv"
+    assert read(thin.data, BLOCK, 4) == bytes(4)
+    assert read(thin.data, LABEL, 4) == b"vvvv"
 
 
 def test_a_label_is_not_a_leftover_and_is_written_once(thin: Rig) -> None:
@@ -156,7 +235,7 @@ def test_the_swapped_data_files_of_two_pools_of_one_manifest_are_refused(tmp_pat
             os.rename(tmp_path / "aside", two.data)
 
             with untouched(one), untouched(two):
-                assert "it has the label of pool rig, stamp" in refused(one, known)
+                assert "it has the label of pool rig" in refused(one, known)
                 refused(two, others)
             os.rename(one.data, tmp_path / "aside")
             os.rename(two.data, one.data)
@@ -164,15 +243,15 @@ def test_the_swapped_data_files_of_two_pools_of_one_manifest_are_refused(tmp_pat
             usable(one, known)
 
 
-@pytest.mark.parametrize("size", [64 * MIB, 127 * MIB, 0])
+@pytest.mark.parametrize("size", [64 * MIB, 125 * MIB, 0])
 def test_a_data_file_that_was_cut_is_not_extended(size: int, thin: Rig) -> None:
     known = filled(thin)
     copy = thin.root / "copy"
-    shutil.copy(thin.data, copy)
+    copied(thin.data, copy)
     os.truncate(thin.data, size)
 
     with untouched(thin):
-        assert f"it has {size} bytes, and the metadata describes {128 * MIB}" in refused(thin, known)
+        assert f"it has {size} bytes, and the metadata describes {126 * MIB}" in refused(thin, known)
     os.replace(copy, thin.data)
     usable(thin, known)
 
@@ -189,7 +268,7 @@ def test_a_pool_of_an_earlier_version_is_proved_by_its_volumes_and_gets_a_label(
     with thin.pool() as pool:
         assert [row.labels for row in pool.journal.devices().values() if row.role is Role.LABEL] == [True]
     thin.take_down()
-    write(thin.data, BLOCK + 1024, bytes(1024))  # the superblock of its volume: the label proves it now
+    write(thin.data, LABEL + 1024, bytes(1024))  # the superblock of its volume: the label proves it now
     usable(thin, known)
 
 
@@ -211,11 +290,11 @@ def test_the_swapped_data_of_pools_of_an_earlier_version_is_refused(thin: Rig) -
     with thin.data.open("wb") as file:
         file.truncate(thin.data_bytes)
     other = ext4(thin.root, B)
-    write(thin.data, BLOCK, other)
+    write(thin.data, LABEL, other)
 
     with untouched(thin):
         assert f"volume {A[:12]} has the file system {filesystem_uuid(B)}" in refused(thin, known)
-    write(thin.data, BLOCK, bytes(len(other)))
+    write(thin.data, LABEL, bytes(len(other)))
     with untouched(thin):
         assert "no ext4 superblock" in refused(thin, known)
 
@@ -223,7 +302,7 @@ def test_the_swapped_data_of_pools_of_an_earlier_version_is_refused(thin: Rig) -
 def test_a_damaged_superblock_of_a_volume_proves_nothing(thin: Rig) -> None:
     known = filled(thin)
     unlabel(thin)
-    write(thin.data, BLOCK + 1024 + 0x200, b"x")
+    write(thin.data, LABEL + 1024 + 0x200, b"x")
 
     with untouched(thin):
         assert "wrong checksum" in refused(thin, known)

@@ -78,7 +78,7 @@ def test_the_kernel_finds_each_of_60_000_names_in_one_directory(tmp_path: Path) 
     """By its hash: going through the whole directory for each name would take minutes."""
     needs_writer("list-gnu")
     image = tmp_path / "image"
-    images.build_here([many_names(tmp_path)], image, 192 * MIB)
+    images.build_here([many_names(tmp_path)], image, 256 * MIB)
 
     with images.mounted(image, "ro") as top:
         fd = os.open(top / "many", os.O_RDONLY | os.O_DIRECTORY)
@@ -105,7 +105,7 @@ def test_the_kernel_can_go_on_writing_to_a_directory_of_60_000_names(tmp_path: P
     """The index that ours wrote is one that the kernel can insert into, split and remove from."""
     needs_writer("list-gnu")
     image = tmp_path / "image"
-    images.build_here([many_names(tmp_path)], image, 192 * MIB)
+    images.build_here([many_names(tmp_path)], image, 256 * MIB)
 
     with images.mounted(image) as top:
         fd = os.open(top / "many", os.O_RDONLY | os.O_DIRECTORY)

@@ -13,10 +13,10 @@ import pytest
 from samples import layers as samples
 from tests.stories.conftest import zygote  # noqa: F401 - a fixture
 from tests.stories.workshop import digest, fsck
-from tests.stories.zygote import Zygote
 from tests.support import compare, images, layers, reference
 from tests.support.tier import ROOTFS
 from tests.support.trees import Entry
+from tests.support.zygote import Zygote
 
 from .rig import thin_check
 from .workshop import ThinWorkshop

@@ -13,7 +13,7 @@ from reconciler.cli.main import main
 from reconciler.pool.thin.devmapper import DeviceMapper
 from tests.stories.conftest import zygote  # noqa: F401 - a fixture
 from tests.stories.layers import Layer, change, noise, root
-from tests.stories.zygote import Zygote
+from tests.support.zygote import Zygote
 
 from .rig import MIB, rig, volume
 from .workshop import ThinWorkshop

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,10 @@ from reconciler.image.spec import MIB
 from reconciler.policy import force
 from reconciler.policy.rules import Policy
 from reconciler.pool.thin import backing, loop
-from reconciler.pool.thin.assembly import Geometry
+from reconciler.pool.thin.assembly import Assembly, Geometry, Inspection
 from reconciler.pool.thin.backing import Backing
 from reconciler.pool.thin.pool import ThinPool
+from reconciler.pool.thin.repair import Repair
 from reconciler.registry.writer import Registry
 
 from .rig import Journal, Rig
@@ -98,3 +101,77 @@ def test_the_pool_of_another_registry_is_refused(tmp_path: Path, devices: list[P
 
     with Registry.open(tmp_path / "other.sqlite3") as registry, pytest.raises(PolicyRefused, match="data of a thin pool"):
         pool(registry, rig, devices).observe({}, {})
+
+
+@pytest.mark.parametrize("moved", ["data", "metadata"])
+def test_an_inactive_pool_is_not_used_with_another_file_unless_it_is_adopted(tmp_path: Path, moved: str) -> None:
+    """A copy: stamp, transaction and label fit. The registry's own files need no permission."""
+    state, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    state.mkdir()
+    elsewhere.mkdir()
+    rig = Rig(state)
+    with Registry.open(tmp_path / "registry.sqlite3") as registry:
+        rig.driver(registry).assemble()
+        rig.take_down()
+        force.use(ROOT)
+        assert "assembled" in rig.driver(registry).observe({}, {}).unready
+        copy = Path(shutil.copy(getattr(rig, moved), elsewhere / moved))
+
+        def declared() -> ThinPool:
+            driver = rig.driver(registry)
+            geometry = driver.geometry
+            driver.geometry = replace(geometry, **{moved: replace(getattr(geometry, moved), file=str(copy))})
+            return driver
+
+        with pytest.raises(PolicyRefused, match=f"{copy} is not listed; the registry has recorded {getattr(rig, moved)}") as no:
+            declared().assemble()
+        assert "reconcile adopt rig --apply" in str(no.value)
+        assert f"{registry.thin_pool('rig').stamp:08x}" not in str(no.value)  # type: ignore[union-attr]
+        assert not rig.mappings()
+
+        adopted = declared()
+        adopted.vouched = True
+        repair = Repair(adopted)
+        assert repair.moved() == [(str(getattr(rig, moved)), str(copy))]
+        repair.accept_places()
+        try:
+            assert "assembled" in declared().assemble()
+            with pytest.raises(PolicyRefused):
+                rig.driver(registry).observe({}, {})
+        finally:
+            rig.take_down()
+
+
+@pytest.mark.parametrize("created", [False, True])
+def test_a_link_that_leads_elsewhere_once_it_was_compared_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, created: bool
+) -> None:
+    """The policy was asked about one file; another one would be opened."""
+    state, secret = tmp_path / "state", tmp_path / "secret"
+    link = tmp_path / "link"
+    for one in (state, secret):
+        one.mkdir()
+    link.symlink_to(state)
+    rig = Rig(link)
+    inspect = Assembly.inspect
+
+    def flipped(self: Assembly) -> Inspection:
+        found = inspect(self)
+        link.unlink()
+        link.symlink_to(secret)
+        return found
+
+    with Registry.open(tmp_path / "registry.sqlite3") as registry:
+        if created:
+            rig.driver(registry).assemble()
+            rig.take_down()
+            for name in ("thin.data", "thin.meta"):
+                shutil.copy(state / name, secret / name)
+        force.use(Policy(limits_pool_files=True, pool_files=(str(state),), limits_devices=True))
+        monkeypatch.setattr(Assembly, "inspect", flipped)
+
+        with pytest.raises((PolicyRefused, PoolUnusable), match="replaced" if created else f"{secret}/thin.data is not listed"):
+            rig.driver(registry).assemble()
+
+    assert not rig.mappings()
+    assert len(list(secret.iterdir())) == (2 if created else 0)

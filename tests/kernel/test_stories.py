@@ -32,7 +32,21 @@ from tests.stories.test_crashes import (  # noqa: F401
     test_killed_at_any_moment_of_the_first_run,
     undisturbed,
 )
+from tests.stories.test_customized import test_a_read_only_snapshot_is_a_read_only_drive  # noqa: F401
 from tests.stories.test_failures import test_an_image_that_fails_says_why_and_the_others_go_on  # noqa: F401
+from tests.stories.test_growing import (  # noqa: F401
+    test_a_claimed_snapshot_grows_and_its_claim_names_what_the_guest_has_to_do,
+    test_a_larger_size_grows_the_device_and_leaves_what_a_guest_has_written,
+    test_a_smaller_size_is_refused_and_the_rest_of_the_image_goes_on,
+    test_an_unclaimed_snapshot_that_is_recycled_is_created_with_the_new_size,
+    test_killed_at_any_moment_of_growth_the_next_run_completes_it,
+)
+from tests.stories.test_registry import (  # noqa: F401
+    real,
+    test_a_moved_tag_is_a_changed_image,
+    test_a_registry_that_fails_costs_its_own_images_only,
+    test_an_image_outlives_its_registry,
+)
 from tests.stories.test_removal import (  # noqa: F401
     converged,
     test_a_snapshot_in_use_is_not_removed,
@@ -76,7 +90,7 @@ from tests.stories.test_wishes import (  # noqa: F401
     two,
 )
 from tests.stories.workshop import BUCKET, WorkshopAt
-from tests.stories.zygote import Zygote
+from tests.support.zygote import Zygote
 
 from .workshop import ThinWorkshop
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tests.stories.conftest import zygote  # noqa: F401 - a fixture
 from tests.stories.layers import root
-from tests.stories.zygote import Zygote
+from tests.support.sparse import copied
+from tests.support.zygote import Zygote
 
 from .test_troubles import host, read, still_looked_at  # noqa: F401 - a fixture among them
 from .workshop import POOL, ThinWorkshop
@@ -21,7 +22,7 @@ def test_a_swapped_pool(host: ThinWorkshop, tmp_path: Path, zygote: Zygote) -> N
     other.take_down()
     host.take_down()
     shutil.move(host.backing, tmp_path / "ours")
-    shutil.copytree(other.backing, host.backing)
+    copied(other.backing, host.backing)
     before = host.thin_ids()
 
     done = host.once("-o", "json")

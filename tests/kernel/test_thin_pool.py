@@ -16,6 +16,7 @@ from reconciler.pool.driver import Condition
 from reconciler.pool.spec import AccessSpec
 from reconciler.pool.thin.assembly import Geometry
 from reconciler.pool.thin.backing import Backing
+from reconciler.pool.thin.label import TAIL
 from reconciler.pool.thin.nodes import RULES
 from reconciler.pool.thin.pool import ThinPool
 from reconciler.registry.writer import Registry
@@ -108,6 +109,7 @@ def test_a_device_with_content_is_blank_after_the_command_of_the_hint(what: str,
     file = thin.metadata if what == "the metadata of a thin pool" else thin.data
     if file == thin.data:
         subprocess.run(["mke2fs", "-q", "-F", file], check=True)
+    os.truncate(file, thin.data_bytes)
     device = subprocess.run(["losetup", "--find", "--show", file], capture_output=True, text=True, check=True).stdout.strip()
     try:
         geometry = Geometry(Backing(device), Backing(file=str(thin.root / "new.meta"), size=4 * MIB), BLOCK)
@@ -143,7 +145,7 @@ def test_a_pool_that_is_declared_larger_grows(thin: Rig) -> None:
         assert "larger" in pool.observe({A: identity}, {}).unready
         assert "grown" in pool.assemble()
         state = pool.observe({A: identity}, {})
-        assert (state.unready, state.space.total) == ("", 2 * before)
+        assert (state.unready, state.space.total) == ("", 2 * before + TAIL)
         assert state.volumes[A].condition is Condition.INTACT
 
 
@@ -158,6 +160,11 @@ def test_its_metadata_grows_too(tmp_path: Path) -> None:
             assert state.unready == ""
             assert state.metadata is not None
             assert state.metadata.total == 8 * MIB
+
+
+def test_a_data_device_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    with Rig(tmp_path, data_bytes=2 * MIB).pool() as pool, pytest.raises(PoolUnusable, match="is too small"):
+        pool.assemble()
 
 
 def test_a_pool_never_shrinks(thin: Rig) -> None:
@@ -391,10 +398,24 @@ def test_a_base_can_go_before_its_snapshots(thin: Rig) -> None:
 # ------------------------------------------------------------------------------------------------------------ space
 
 
+def test_a_volume_that_takes_the_reserve_is_noticed_while_it_is_written(tmp_path: Path) -> None:
+    """A builder that was taken over doesn't keep to its room; half of the reserve bounds it."""
+    with rig(tmp_path, reserve=50) as thin, thin.assembled() as pool, pool.create_volume(A, 128 * MIB, None) as volume:
+        os.pwrite(volume.fd, b"x" * (60 * MIB), 0)
+        os.fsync(volume.fd)
+        volume.check_space()
+
+        os.pwrite(volume.fd, b"x" * (40 * MIB), 60 * MIB)
+        os.fsync(volume.fd)
+
+        with pytest.raises(NoSpace, match="may not take the reserve"):
+            volume.check_space()
+
+
 def test_work_is_refused_below_the_reserve_and_what_runs_is_counted(tmp_path: Path) -> None:
     with rig(tmp_path, reserve=50) as thin, thin.assembled() as pool:
         with pool.create_volume(A, 16 * MIB, None, lambda: 40 * MIB) as made:
-            assert made.room == 64 * MIB - LABEL
+            assert made.room == (128 * MIB - TAIL) // 2 - LABEL
             with pytest.raises(NoSpace, match="promised"):
                 pool.create_volume(B, 16 * MIB, None, lambda: 40 * MIB)
         with pool.create_volume(B, 16 * MIB, None, lambda: 40 * MIB):

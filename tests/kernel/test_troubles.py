@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from reconciler.pool.thin.devmapper import DeviceMapper
 from tests.stories.conftest import zygote  # noqa: F401 - a fixture
 from tests.stories.layers import change, noise, root
 from tests.stories.workshop import Completed
-from tests.stories.zygote import Zygote
+from tests.support.sparse import copied
+from tests.support.zygote import Zygote
 
 from .rig import dmsetup, mappings, thin_check
 from .workshop import POOL, ThinWorkshop
@@ -353,6 +355,21 @@ def test_an_orphan_is_reported_and_deleted_by_gc(host: ThinWorkshop) -> None:
     host.settled()
 
 
+def test_gc_deletes_no_orphan_beside_a_service(host: ThinWorkshop) -> None:
+    """Only the holder of the lock changes a pool. What it deletes is observed once it has the lock."""
+    service = host.start("--interval", "3600")
+    service.until(lambda: host.run("drift").code == 0, "peace", 60)
+    dmsetup("message", POOL, "0", "create_thin 500")
+    allocate(host, 500)
+
+    host.run("gc", POOL).expect(0).words("thin id 500", "--apply")
+    host.run("gc", POOL, "--apply").expect(75).words(f"process {service.process.pid}")
+    assert 500 in host.thin_ids()
+    assert service.signal(signal.SIGTERM).wait().code == 143
+    host.run("gc", POOL, "--apply").expect(0).words("thin id 500")
+    host.settled()
+
+
 def test_what_state_rm_leaves_is_an_orphan(host: ThinWorkshop) -> None:
     host.withdraw("web")
     host.run("state", "rm", "image/web").expect(0)
@@ -457,7 +474,7 @@ def test_the_data_of_another_pool(host: ThinWorkshop, tmp_path: Path, zygote: Zy
     host.take_down()
     ours, theirs = (one.backing / "thin.data" for one in (host, other))
     shutil.move(ours, tmp_path / "aside")
-    shutil.copy(theirs, ours)
+    copied(theirs, ours)
     before = ours.read_bytes(), host.metadata_path.read_bytes()
 
     done = host.once("-o", "json").expect(1)
@@ -496,7 +513,7 @@ def test_unproved_data_is_used_once_it_is_accepted(host: ThinWorkshop) -> None:
 
 def test_a_pool_that_is_active_on_other_devices_than_the_declared_ones(host: ThinWorkshop) -> None:
     moved = host.root / "moved"
-    shutil.copytree(host.backing, moved)
+    copied(host.backing, moved)
     pool = host.manifests / "pool.yaml"
     before = pool.read_text()
     pool.write_text(before.replace(str(host.backing), str(moved)))
@@ -539,8 +556,10 @@ def test_a_deleted_registry(host: ThinWorkshop) -> None:
     host.run("adopt", POOL, "--apply").expect(0).words("snapshot a", "snapshot b")
     host.converge()
     assert read(host, "a", 4) == b"mine"
-    assert reasons(host) == {"Orphan"}, "the bases of the lost registry"
+    assert reasons(host) == {"Orphan", "SnapshotOutdated"}, "the bases of the lost registry, and snapshots of unknown chains"
     host.run("gc", POOL, "--apply").expect(0)
+    chain = next(row["chain"] for row in host.run("state", "ls", "-o", "json").json["rows"] if row["kind"] == "Image")
+    host.run("adopt", POOL, "--chain", f"a={chain}", "--chain", f"b={chain[:12]}", "--apply").expect(0)
     assert reasons(host) == set()
     host.settled()
 

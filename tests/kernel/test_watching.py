@@ -12,7 +12,7 @@ import pytest
 from tests.stories.conftest import zygote  # noqa: F401 - a fixture
 from tests.stories.layers import root
 from tests.stories.workshop import Running
-from tests.stories.zygote import Zygote
+from tests.support.zygote import Zygote
 
 from .rig import dmsetup
 from .workshop import ThinWorkshop

@@ -9,7 +9,8 @@ import pytest
 
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import loader
-from reconciler.manifests.host_file import load_host, policy_of
+from reconciler.manifests.host_policy import policy_of
+from reconciler.manifests.host_reader import load_host
 from reconciler.manifests.hosts import bucket
 from reconciler.model import HostFacts
 from reconciler.policy.addresses import parse_allowed
@@ -48,12 +49,15 @@ def test_a_host_has_a_name_and_labels_of_text(tmp_path: Path) -> None:
         ("policy: {fileSources: /srv}", "policy.fileSources: expected a list"),
         ("policy:", "policy: has no value"),
         ("policy: {endpoints: {allow: ['http://a']}}", "policy.endpoints.allow[0]: 'http://a'"),
+        ("policy: {endpoints: {credentials: ['http://a']}}", "policy.endpoints.credentials[0]: 'http://a'"),
         ("policy: {endpoints: {private: deny}}", "policy.endpoints.private: 'deny' is not allow or refuse"),
         ("policy: {pinned: yes}", "policy.pinned: 'yes' is not allowed or required"),
         ("policy: {confinement: best}", "policy.confinement: 'best' is not required or best-effort"),
         ("policy: {pools: {devices: [sda]}}", "policy.pools.devices[0]: 'sda' is not the absolute path of a device"),
         ("policy: {registries: {allow: ['https://a/b']}}", "policy.registries.allow[0]"),
         ("policy: {registries: {mirrors: {docker.io: mirror}}}", "policy.registries.mirrors['docker.io']"),
+        ("policy: {registries: {mirrors: {docker.io: ['https://m/x']}}}", "policy.registries.mirrors['docker.io'][0]"),
+        ("policy: {registries: {mirrors: {docker.io: ['m.example/x/']}}}", "policy.registries.mirrors['docker.io'][0]"),
     ],
 )
 def test_a_fault_in_it_is_reported_with_its_place(tmp_path: Path, text: str, message: str) -> None:
@@ -68,7 +72,7 @@ def test_a_fault_in_it_is_reported_with_its_place(tmp_path: Path, text: str, mes
 WHOLE = """
 policy:
   fileSources: [/srv/layers/]
-  endpoints: {allow: ["10.0.0.5:9000", "127.0.0.1"], private: refuse}
+  endpoints: {allow: ["10.0.0.5:9000", "127.0.0.1"], private: refuse, credentials: [minio.internal]}
   registries:
     allow: [registry.example]
     plainHttp: ["127.0.0.1:5000"]
@@ -92,6 +96,7 @@ def test_a_host_has_a_policy(tmp_path: Path) -> None:
     found = policy(path, root=True)
 
     assert found.file_sources == ("/srv/layers",)
+    assert (found.limits_credentials, found.credentials) == (True, (parse_allowed("minio.internal"),))
     assert found.allow == (parse_allowed("10.0.0.5:9000"), parse_allowed("127.0.0.1"))
     assert (found.private, found.requires_pins, found.requires_confinement) == (False, True, False)
     assert (found.pool_files, found.pool_devices) == (("/var/lib/pools",), ("/dev/disk/by-id/*",))
@@ -166,6 +171,21 @@ def test_a_share_of_the_hosts_grows_without_losing_any(tmp_path: Path) -> None:
     assert [len(found) for found in chosen[::4]] == [0, 1000]
     assert 70 < len(chosen[1]) < 130
     assert chosen[0] < chosen[1] < chosen[2] < chosen[3] < chosen[4]
+
+
+@pytest.mark.parametrize("text", ["2026-03-01T06:00:00Z", "2026-03-01T07:00:00+01:00", "2026-03-01T06:00Z"])
+def test_a_time_before_which_an_image_waits_is_one_moment_on_every_host(tmp_path: Path, text: str) -> None:
+    (tmp_path / "i.yaml").write_text(image("web", 50).replace("percent: 50", f"notBefore: {text}"))
+
+    assert loader.load(tmp_path).images["web"].not_before == 1_772_344_800
+
+
+@pytest.mark.parametrize("text", ["2026-03-01", "2026-03-01T06:00:00", "06:00Z", "tomorrow", "2026-13-01T06:00:00Z"])
+def test_a_time_without_its_offset_is_a_fault(tmp_path: Path, text: str) -> None:
+    (tmp_path / "i.yaml").write_text(image("web", 50).replace("percent: 50", f"notBefore: {text}"))
+
+    with pytest.raises(ManifestsInvalid, match=r"spec.hosts.notBefore: .* is not a time with its offset"):
+        loader.load(tmp_path)
 
 
 def test_each_image_draws_its_own_bucket() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import files, last_good
-from reconciler.manifests.loader import ManifestCache
+from reconciler.manifests.cache import ManifestCache
 from reconciler.model import HostFacts
 
 IMAGE = """apiVersion: reconciler/v1alpha1

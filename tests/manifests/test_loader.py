@@ -333,14 +333,15 @@ def test_what_may_not_be_read_is_a_fault(tmp_path: Path, target: str, monkeypatc
     write(tmp_path, image("a"))
     write(tmp_path / "sub", image("b"), name="b.yaml")
     closed = tmp_path / target
-    if os.geteuid() == 0:
-        _refuse(monkeypatch, closed)
     mode = closed.stat().st_mode
     closed.chmod(0)
-    try:
-        found = faults(tmp_path)
-    finally:
-        closed.chmod(mode)
+    with monkeypatch.context() as patched:
+        if os.geteuid() == 0:
+            _refuse(patched, closed)
+        try:
+            found = faults(tmp_path)
+        finally:
+            closed.chmod(mode)
 
     assert len(found) == 1
     assert "Permission denied" in found[0]

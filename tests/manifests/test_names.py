@@ -12,7 +12,9 @@ from reconciler.manifests.names import declared_names
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("directory", ["manifests", *(f"samples/manifests/{one}" for one in ("debian", "fly-challenge", "thin"))])
+@pytest.mark.parametrize(
+    "directory", ["manifests", *(f"samples/manifests/{one}" for one in ("debian", "fly-challenge", "oci", "thin"))]
+)
 def test_the_names_are_those_that_the_loader_finds(directory: str) -> None:
     desired = load_paths([ROOT / directory]).desired
     pools = {pool for pool, spec in desired.pools.items() if spec.where}

@@ -24,7 +24,7 @@ def test_validate_succeeds_in_a_fresh_checkout() -> None:
 
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "valid: 3 images, 1 pools\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "valid: 6 images, 1 pools\n", "")
 
 
 @pytest.mark.parametrize("sample", sorted(path.name for path in SAMPLES.iterdir()))

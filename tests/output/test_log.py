@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.errors import SourceForbidden
+from tests.support.origin import Origin, failure
+
 BROKEN = "kind: Imagine\n"
 IMAGE = """apiVersion: reconciler/v1alpha1
 kind: Image
@@ -72,3 +75,31 @@ def test_the_journal_receives_priorities(manifests: Path, tmp_path: Path) -> Non
 
 def test_a_file_that_is_not_the_journal_gets_plain_lines(manifests: Path) -> None:
     assert "<3>" not in once(manifests, JOURNAL_STREAM="1:2").stderr
+
+
+ESCAPED = "\x1b]0;title\x07\x1b[2J\u202e\nRECAP vm: ok=9"
+
+
+def test_words_of_servers_and_archives_in_errors_are_printable() -> None:
+    error = SourceForbidden(f"the server says {ESCAPED}", hint=f"images: {ESCAPED}")
+
+    for text in (error.message, error.hint, str(error), *error.args):
+        assert text.isprintable()
+        assert r"\x1b]0;title\x07\x1b[2J\u202e\nRECAP" in text
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_server_can_not_write_to_the_terminal(manifests: Path, form: str) -> None:
+    with Origin() as origin:
+        origin.script = lambda asked: failure(403, "AccessDenied", ESCAPED)
+        s3 = f"s3: {{endpointUrl: {origin.endpoint}, region: r, anonymous: true}}"
+        layer = f'layers: [{{source: "s3://bucket/key", sha256: "{"1" * 64}"}}]'
+        head = "apiVersion: reconciler/v1alpha1\nkind: Image\nmetadata: {name: web}"
+        (manifests / "web.yaml").write_text(f"{head}\nspec: {{size: 16MiB, {s3}, {layer}}}\n")
+        done = once(manifests, "--log-format", form)
+
+    assert done.returncode == 1
+    written = done.stderr if form == "text" else "".join(json.loads(line)["message"] for line in done.stderr.splitlines())
+    assert r"\x1b]0;title" in written
+    assert not [sign for sign in done.stdout + done.stderr if not sign.isprintable() and sign != "\n"]
+    assert not [line for line in done.stderr.splitlines() if line.startswith("RECAP vm")]

@@ -39,7 +39,7 @@ from tests.support.planning import LETTERS, SPACE, chain_id, plan_text
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "plan").glob("*.yaml"))
 CHAINS = ["+".join(letters) for n in (1, 2, 3) for letters in product(LETTERS, repeat=n)]
-OLDER = [f"{chain}@1" for chain in ("a", "a+b")]
+OLDER = [f"{chain}@1" for chain in ("a", "a+b", "c")]
 PARTS = ("actions", "held", "blocked", "findings", "unchanged")
 
 
@@ -48,8 +48,9 @@ def test_the_plan_of_a_story(path: Path) -> None:
     """What a case does not mention is empty; nothing is left out."""
     case = yaml.safe_load(path.read_text())
     selection = case.get("selection")
+    wanted = planning.desired(case.get("images", {}), case.get("declared_pools", case.get("pools", {"default": {}})))
     found = plan(
-        planning.desired(case.get("images", {}), case.get("declared_pools", case.get("pools", {"default": {}}))),
+        replace(wanted, upgraded=case.get("upgraded", ())),
         planning.observed(case),
         prune=case.get("prune", False),
         selection=selection,
@@ -436,6 +437,20 @@ def test_shared_layers_are_built_once_with_the_most_generous_limits() -> None:
     own = next(action for action in found.actions if action.chain == chain_id("a+b"))
     assert own.limits == strict.limits
     assert own.parent == shared.chain
+
+
+def test_a_shared_volume_has_every_source_at_which_its_layers_are_declared() -> None:
+    wanted = planning.desired({"one": {"layers": ["a", "b"]}, "three": {"layers": ["a", "b"]}, "two": {"layers": ["a"]}})
+    mirror, file = Source("s3://images/b.tar", S3Options("http://mirror")), Source("/srv/a.tar")
+    one, three, two = wanted.images.values()
+    three = replace(three, layers=(three.layers[0], replace(three.layers[1], source=mirror)))
+    two = replace(two, layers=(replace(two.layers[0], source=file),))
+
+    found = plan(replace(wanted, images={"one": one, "two": two, "three": three}), planning.observed({}))
+
+    (top,) = (action for action in found.actions if action.verb is Verb.BUILD and action.chain == chain_id("a+b"))
+    assert top.layers == one.layers
+    assert [layer.others for layer in top.layers] == [(), (mirror,)], "a file is no transfer"
 
 
 def test_the_same_url_at_two_endpoints_is_two_layers() -> None:

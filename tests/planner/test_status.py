@@ -13,10 +13,10 @@ import pytest
 
 import reconciler.engine.engine  # noqa: F401 - its errors are part of the set
 from reconciler.errors import CommandError, ReconcilerError
-from reconciler.model import Action, Desired, Failure, Key, Kind, Phase, Plan, Verb
+from reconciler.model import Action, Desired, Failure, Key, Kind, Plan, Verb
 from reconciler.planner.plan import plan
 from reconciler.planner.reasons import OWN, REASONS, TYPES, known
-from reconciler.planner.status import MEANING, Condition, ImageStatus, Recorded, statuses
+from reconciler.planner.status import MEANING, Condition, ImageStatus, Phase, Recorded, statuses
 from tests.support import planning
 from tests.support.planning import chain_id
 

@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.errors import PolicyRefused
 from reconciler.policy.addresses import parse_allowed
-from reconciler.policy.rules import Policy, Refusal, repository
+from reconciler.policy.rules import Policy, Refusal, Registries, named, repository
 
 
 @pytest.fixture
@@ -136,20 +136,51 @@ def test_other_names_are_left_to_the_connection() -> None:
 # ------------------------------------------------------------------------------------------------------ pools
 
 
+@pytest.mark.parametrize(
+    ("url", "permitted"),
+    [
+        ("https://s3.eu-west-1.amazonaws.com", True),
+        ("https://s3.amazonaws.com", True),
+        ("https://bucket.s3.eu-west-1.amazonaws.com", True),
+        ("https://S3.amazonaws.com.", True),
+        ("http://s3.amazonaws.com", False),
+        ("https://ec2-198-51-100-7.compute-1.amazonaws.com", False),
+        ("https://s3.amazonaws.com.evil.example", False),
+        ("https://s3.amazonaws.com@evil.example", False),
+        ("http://minio.internal:9000", True),
+        ("http://minio.internal:9001", False),
+        ("http://10.0.0.5:9000", True),
+        ("http://10.0.0.6:9000", False),
+        ("http://[fd00::1]:9000", False),
+    ],
+)
+def test_only_amazon_and_listed_endpoints_get_the_hosts_credentials(url: str, permitted: bool) -> None:
+    listed = (parse_allowed("minio.internal:9000"), parse_allowed("10.0.0.5"))
+    policy = Policy(limits_credentials=True, credentials=listed)
+
+    found = policy.credentials_refusal(url)
+
+    assert (found is None) is permitted
+    assert Policy().credentials_refusal(url) is None
+    if found is not None:
+        added = replace(policy, credentials=(parse_allowed(found.add),))
+        assert url.startswith("https://s3.amazonaws.com@") or added.credentials_refusal(url) is None
+
+
 def test_backing_files_lie_in_the_state_directory_or_in_a_listed_one(tree: Path) -> None:
     policy = strict(tree)
 
-    assert policy.pool_file_refusal(str(tree / "state/pools/thin/data")) is None
-    found = refused(policy.pool_file_refusal(str(tree / "srv/data")), "policy.pools.files")
+    assert policy.pool_file_refusal(str(tree / "state/pools/thin/data"), "thin") is None
+    found = refused(policy.pool_file_refusal(str(tree / "srv/data"), "thin"), "policy.pools.files")
     assert found.add == str(tree / "srv")
-    assert replace(policy, pool_files=(str(tree / "srv"),)).pool_file_refusal(str(tree / "srv/data")) is None
+    assert replace(policy, pool_files=(str(tree / "srv"),)).pool_file_refusal(str(tree / "srv/data"), "thin") is None
 
 
 @pytest.mark.parametrize("name", ["registry.sqlite3", "registry.sqlite3-wal", "lock", "spool/x", "pools/../lock"])
 def test_no_pool_has_its_backing_in_a_file_of_the_registry(tree: Path, name: str) -> None:
     (tree / "state/pools").mkdir()
 
-    found = strict(tree).pool_file_refusal(str(tree / "state" / name))
+    found = strict(tree).pool_file_refusal(str(tree / "state" / name), "thin")
 
     assert "a file of the state directory itself" in refused(found, "policy.pools.files").message
 
@@ -157,7 +188,15 @@ def test_no_pool_has_its_backing_in_a_file_of_the_registry(tree: Path, name: str
 def test_a_link_in_the_state_directory_leads_no_pool_out_of_it(tree: Path) -> None:
     (tree / "state/pools").symlink_to(tree / "srv")
 
-    refused(strict(tree).pool_file_refusal(str(tree / "state/pools/data")), "policy.pools.files")
+    refused(strict(tree).pool_file_refusal(str(tree / "state/pools/data"), "thin"), "policy.pools.files")
+
+
+@pytest.mark.parametrize("name", ["pools/other/snapshots/web-0", "pools/thin-2/data", "pools/thin", "pools/thin/../other/data"])
+def test_no_pool_has_its_backing_in_the_directory_of_another_one(tree: Path, name: str) -> None:
+    """A snapshot that begins and ends with zeros would look blank."""
+    for policy in (strict(tree), replace(strict(tree), pool_files=("/",))):
+        found = refused(policy.pool_file_refusal(str(tree / "state" / name), "thin"), "policy.pools.files")
+        assert "or of another pool" in found.message
 
 
 def test_devices_are_listed_by_pattern_under_their_own_name_or_their_target(tree: Path) -> None:
@@ -185,7 +224,7 @@ def test_a_device_that_holds_something_has_to_be_listed(tree: Path) -> None:
 def test_without_rules_everything_is_permitted(tree: Path) -> None:
     policy = Policy()
 
-    assert not any((policy.file_refusal("/etc/shadow"), policy.host_refusal("127.0.0.1", 1), policy.pool_file_refusal("/x"),
+    assert not any((policy.file_refusal("/etc/shadow"), policy.host_refusal("127.0.0.1", 1), policy.pool_file_refusal("/x", "p"),
                     policy.device_refusal("/dev/sda"), policy.signature_refusal("/dev/sda", "swap")))  # fmt: skip
 
 
@@ -197,3 +236,30 @@ def test_a_refusal_is_an_error_only_where_the_policy_is_enforced(tree: Path) -> 
         policy.require(refusal)
     assert "policy.fileSources" in caught.value.hint
     replace(policy, enforced=False).require(refusal)
+
+
+def test_registries_are_limited_to_those_that_are_listed() -> None:
+    listed = Policy(registries=Registries(allow=("registry.example", "127.0.0.1:5000")))
+
+    assert listed.registry_refusal("registry.example:8443") is None
+    assert listed.registry_refusal("127.0.0.1:5000") is None
+    assert refused(listed.registry_refusal("127.0.0.1:5001"), "policy.registries.allow").add == "127.0.0.1:5001"
+    assert refused(listed.registry_refusal("docker.io"), "policy.registries.allow")
+    assert Policy().registry_refusal("127.0.0.1:5001") is None
+
+
+def test_every_public_registry_is_permitted_where_none_is_listed() -> None:
+    root = Policy(limits_addresses=True)
+
+    assert root.registry_refusal("registry.example") is None
+    assert root.registry_refusal("10.0.0.5:5000") is None
+    for host in ("127.0.0.1:5000", "localhost:5000", "[::1]:5000", "169.254.169.254"):
+        assert refused(root.registry_refusal(host), "policy.registries.allow")
+
+
+def test_an_entry_with_a_port_is_for_that_port() -> None:
+    assert named("registry.example:5000", ["Registry.Example"])
+    assert named("registry.example:5000", ["registry.example:5000"])
+    assert not named("registry.example:5001", ["registry.example:5000"])
+    assert not named("registry.example", ["registry.example:5000"])
+    assert named("[::1]:5000", ["[::1]"])

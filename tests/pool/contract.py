@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from reconciler.errors import Busy, CommandError, NoSpace, PoolUnusable, ReconcilerError, Retryable, Stopped
-from reconciler.pool.driver import Condition, Driver, PoolState, SnapshotRequest
+from reconciler.errors import Busy, CommandError, FileRefused, NoSpace, PoolUnusable, ReconcilerError, Retryable, Stopped
+from reconciler.pool.driver import Condition, Custom, Driver, PoolState, SnapshotRequest
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -94,6 +94,20 @@ def superblock(chain: str) -> bytes:
 
 def requests(chain: str, *names: str) -> list[SnapshotRequest]:
     return [SnapshotRequest(name, chain) for name in names]
+
+
+def custom(digest: str, data: bytes) -> Custom:
+    """Twice the volume's size, and ``data`` at 1 MiB."""
+    return Custom(digest, 2 * SIZE, lambda fd: writes(fd, data))
+
+
+def writes(fd: int, data: bytes) -> None:
+    os.pwrite(fd, data, MIB)
+
+
+def refused(fd: int) -> None:
+    os.pwrite(fd, b"half", MIB)
+    raise FileRefused("/etc is a directory of the image")
 
 
 def made(driver: Driver, chain: str, *names: str) -> dict[str, str]:
@@ -203,7 +217,139 @@ class DriverContract:
             assert (state.condition, state.active, bench.read(driver, "web", MIB, 4)) == (Condition.INTACT, True, b"bbbb")
             assert new != old
 
+    def test_a_snapshot_is_made_anew_from_the_same_volume(self, bench: Bench) -> None:
+        """Also where what it replaced before is still there: that one was used."""
+        with bench.pool() as driver:
+            build(driver, A)
+            first = made(driver, A, "web")["web"]
+            bench.write(driver, "web", MIB, b"used")
+            second = driver.replace_snapshot("web", A, first)
+            assert bench.read(driver, "web", MIB, 4) == b"aaaa"
+            bench.write(driver, "web", MIB, b"used")
+            third = driver.replace_snapshot("web", A, second)
+
+            assert bench.read(driver, "web", MIB, 4) == b"aaaa"
+            assert len({first, second, third}) == 3
+            driver.discard_replaced("web", third)
+            assert driver.observe({}, {"web": third}).snapshots["web"].active
+
+    def test_a_snapshot_is_present_while_it_can_be_opened(self, bench: Bench) -> None:
+        with bench.pool() as driver:
+            build(driver, A)
+            identity = made(driver, A, "web")["web"]
+            assert driver.is_present("web", identity)
+            driver.remove_snapshot("web")
+            assert not driver.is_present("web", identity)
+
     # ---------------------------------------------------------------------------------------------------- batches
+
+    def test_a_customized_snapshot_has_its_size_and_what_was_written(self, bench: Bench) -> None:
+        with bench.pool() as driver:
+            build(driver, A)
+            identity = driver.create_snapshot("web", A, custom=custom("one", b"mine"))
+            driver.create_snapshot("plain", A)
+            found = driver.observe({}, {"web": identity}).snapshots["web"]
+            assert (found.condition, found.active, found.size) == (Condition.INTACT, True, 2 * SIZE)
+            assert bench.read(driver, "web", MIB, 4) == b"mine"
+            assert bench.read(driver, "web", MIB + 4096, 4) == bytes(4)
+            assert bench.read(driver, "plain", MIB, 4) == b"aaaa"
+
+    def test_a_read_only_snapshot_can_be_read_and_is_replaced_and_removed(self, bench: Bench) -> None:
+        with bench.pool() as driver:
+            build(driver, A)
+            fixed = Custom("one-ro", 2 * SIZE, lambda fd: writes(fd, b"mine"))
+            snapshots = {"web": driver.create_snapshot("web", A, custom=fixed)}
+            self.assert_read_only(bench, driver, "web")
+        bench.reboot()
+        with bench.pool() as driver:
+            driver.activate_snapshot("web", snapshots["web"])
+            found = driver.observe({}, snapshots).snapshots["web"]
+            assert (found.condition, found.active, found.size) == (Condition.INTACT, True, 2 * SIZE)
+            self.assert_read_only(bench, driver, "web")
+            second = driver.replace_snapshot("web", A, snapshots["web"], custom=custom("two", b"also"))
+            driver.discard_replaced("web", second)
+            bench.write(driver, "web", MIB, b"ours")
+            assert bench.read(driver, "web", MIB, 4) == b"ours"
+            third = driver.replace_snapshot("web", A, second, custom=fixed)
+            driver.discard_replaced("web", third)
+            self.assert_read_only(bench, driver, "web")
+            driver.remove_snapshot("web")
+            assert driver.observe({}, {"web": third}).snapshots["web"].condition is Condition.MISSING
+
+    def assert_read_only(self, bench: Bench, driver: Driver, name: str) -> None:
+        assert bench.read(driver, name, MIB, 4) == b"mine"
+        path = driver.snapshot_path(name)
+        if path.is_block_device():
+            with pytest.raises(PermissionError):
+                bench.write(driver, name, MIB, b"ours")
+        elif path.exists():
+            assert not path.stat().st_mode & 0o222
+
+    def test_a_snapshot_grows_while_it_is_in_use_and_keeps_its_content(self, bench: Bench) -> None:
+        with bench.pool() as driver:
+            build(driver, A)
+            snapshots = made(driver, A, "web", "other")
+            bench.write(driver, "web", MIB, b"mine")
+            with bench.held(driver, "web"):
+                snapshots["web"] = driver.grow_snapshot("web", snapshots["web"], 3 * SIZE)
+            assert driver.grow_snapshot("web", snapshots["web"], 3 * SIZE) == snapshots["web"]
+            bench.write(driver, "web", 3 * SIZE - 4096, b"last")
+            found = driver.observe({}, snapshots).snapshots
+            assert [(one.condition, one.active, one.size) for _, one in sorted(found.items())] == [
+                (Condition.INTACT, True, SIZE),
+                (Condition.INTACT, True, 3 * SIZE),
+            ]
+            assert bench.read(driver, "web", MIB, 4) == b"mine"
+            assert bench.read(driver, "web", 3 * SIZE - 4096, 4) == b"last"
+            assert bench.read(driver, "web", 2 * SIZE, 4) == bytes(4)
+        bench.reboot()
+        with bench.pool() as driver:
+            driver.activate_snapshot("web", snapshots["web"])
+            assert bench.read(driver, "web", 3 * SIZE - 4096, 4) == b"last"
+
+    def test_an_inactive_snapshot_grows(self, bench: Bench) -> None:
+        with bench.pool() as driver:
+            build(driver, A)
+            snapshots = made(driver, A, "web")
+        bench.reboot()
+        with bench.pool() as driver:
+            snapshots["web"] = driver.grow_snapshot("web", snapshots["web"], 3 * SIZE)
+            driver.activate_snapshot("web", snapshots["web"])
+            assert bench.read(driver, "web", 3 * SIZE - 4096, 4096) == bytes(4096)
+
+    def test_only_the_recorded_snapshot_grows(self, bench: Bench) -> None:
+        with bench.pool() as driver:
+            build(driver, A)
+            first = driver.create_snapshot("web", A)
+            with pytest.raises(Retryable):
+                driver.grow_snapshot("absent", first, 3 * SIZE)
+            driver.remove_snapshot("web")
+            second = driver.create_snapshot("web", A)
+            with pytest.raises(ReconcilerError):
+                driver.grow_snapshot("web", first, 3 * SIZE)
+            assert driver.observe({}, {"web": second}).snapshots["web"].size == SIZE
+
+    def test_a_snapshot_that_can_not_be_customized_leaves_nothing(self, bench: Bench) -> None:
+        with bench.pool() as driver:
+            build(driver, A)
+            failing = SnapshotRequest("one", A, Custom("bad", write=refused))
+            found = driver.create_snapshots([failing, SnapshotRequest("two", A, custom("good", b"good"))])
+            assert isinstance(found["one"], FileRefused)
+            assert isinstance(found["two"], str)
+            leftovers = driver.observe({}, {"two": str(found["two"])}).leftovers
+            assert not [one for one in leftovers if "volume" not in one and "aaaa" not in one]
+            assert bench.read(driver, "two", MIB, 4) == b"good"
+            assert driver.create_snapshot("one", A)
+            assert bench.read(driver, "one", MIB, 4) == b"aaaa"
+
+    def test_replacing_with_a_customized_snapshot_of_the_same_chain(self, bench: Bench) -> None:
+        with bench.pool() as driver:
+            build(driver, A)
+            old = driver.create_snapshot("web", A, custom=custom("one", b"old!"))
+            new = driver.replace_snapshot("web", A, old, custom=custom("two", b"new!"))
+            driver.discard_replaced("web", new)
+            assert bench.read(driver, "web", MIB, 4) == b"new!"
+            assert driver.observe({}, {"web": new}).snapshots["web"].size == 2 * SIZE
 
     def test_each_request_of_a_batch_has_its_own_result(self, bench: Bench) -> None:
         with bench.pool() as driver:
@@ -309,6 +455,8 @@ class DriverContract:
             assert state.halted is not None
             assert state.halted.reason == "PoolReadOnly"
             assert isinstance(driver.shares_blocks, bool)
+            assert (driver.copied_bytes(A) == 0) == driver.shares_blocks
+            assert driver.copied_bytes(B) == 0
             self.assert_nothing_can_be_changed(driver, snapshots)
             assert driver.discard_leftovers(volumes, snapshots) == ()
         with bench.pool() as driver:
@@ -421,6 +569,52 @@ class DriverContract:
             assert [bench.read(driver, name, MIB, 4) for name in (*names, "kept")] == [b"aaaa"] * 3 + [b"mine"]
             for name in names:
                 driver.remove_snapshot(name)
+
+    def test_growth_that_was_cut_off_is_completed_by_the_next_run(self, bench: Bench) -> None:
+        with bench.pool() as driver:
+            volumes, recorded = {A: build(driver, A)}, made(driver, A, "web")
+            bench.write(driver, "web", MIB, b"mine")
+        size = SIZE
+
+        def act(driver: Driver) -> None:
+            driver.grow_snapshot("web", recorded["web"], size + MIB)
+
+        for driver in self.interrupted(bench, act):
+            size += MIB
+            assert driver.observe(volumes, recorded).snapshots["web"].condition is Condition.INTACT
+            recorded["web"] = driver.grow_snapshot("web", recorded["web"], size)
+            assert self.assert_settled(driver, volumes, recorded).snapshots["web"].size == size
+            assert bench.read(driver, "web", size - 4096, 4096) == bytes(4096)
+            assert bench.read(driver, "web", MIB, 4) == b"mine"
+
+    def test_a_snapshot_that_was_cut_off_while_it_was_customized_is_created_again(self, bench: Bench) -> None:
+        with bench.pool() as driver:
+            volumes = {A: build(driver, A)}
+        wanted = [SnapshotRequest(name, A, custom("two", b"good")) for name in ("one", "two")]
+        for driver in self.interrupted(bench, lambda driver: driver.create_snapshots(wanted)):
+            found = {name: str(one) for name, one in driver.create_snapshots(wanted).items()}
+            self.assert_settled(driver, volumes, found)
+            assert [bench.read(driver, name, MIB, 4) for name in found] == [b"good"] * 2
+            for name in found:
+                driver.remove_snapshot(name)
+
+    def test_a_customized_replacement_that_was_cut_off_is_the_old_or_the_new_one(self, bench: Bench) -> None:
+        with bench.pool() as driver:
+            volumes = {A: build(driver, A)}
+            recorded = {"web": driver.create_snapshot("web", A, custom=custom("one", b"old!"))}
+        new = custom("two", b"new!")
+
+        def act(driver: Driver) -> None:
+            driver.discard_replaced("web", driver.replace_snapshot("web", A, recorded["web"], custom=new))
+
+        for driver in self.interrupted(bench, act):
+            driver.discard_leftovers(volumes, recorded)
+            recorded["web"] = driver.replace_snapshot("web", A, recorded["web"], custom=new)
+            driver.discard_replaced("web", recorded["web"])
+            self.assert_settled(driver, volumes, recorded)
+            assert bench.read(driver, "web", MIB, 4) == b"new!"
+            driver.remove_snapshot("web")
+            recorded["web"] = driver.create_snapshot("web", A, custom=custom("one", b"old!"))
 
     def test_an_interrupted_build_is_discarded_by_the_next_run(self, bench: Bench) -> None:
         with bench.pool() as driver:

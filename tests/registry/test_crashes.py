@@ -16,7 +16,8 @@ import pytest
 
 from reconciler.engine.definitions import Context, Machine, Outcome, Result, Run, Status, Step
 from reconciler.engine.engine import Engine
-from reconciler.model import Key, Kind, VolumeRow, VolumeSealed
+from reconciler.engine.facts import VolumeSealed
+from reconciler.model import Key, Kind, VolumeRow
 from reconciler.registry.writer import Registry
 
 STATES = ("downloading", "provisioning", "ready")

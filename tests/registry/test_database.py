@@ -229,6 +229,32 @@ def test_a_newer_file_is_refused_and_left_as_it_is(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_the_file_is_copied_before_it_is_migrated(path: Path) -> None:
+    make(path)
+    fill(path)
+    with closing(database.connect(path)) as connection:
+        database.back_up(connection, path, 2)
+        database.upgrade(connection, path, (TO_2,), lambda: SCHEMA)
+        database.back_up(connection, path, 2)
+
+    assert sorted(os.listdir(path.parent)) == ["registry.sqlite3", "registry.sqlite3.schema-1"]
+    copy = database.backup_of(path, 1)
+    with closing(sqlite3.connect(copy)) as kept:
+        assert kept.execute("SELECT name FROM pet").fetchall() == [("cat",)]
+        assert kept.execute("SELECT value FROM meta WHERE key = 'schema'").fetchall() == [("1",)]
+    assert copy.stat().st_mode & 0o777 == 0o600
+
+
+def test_where_no_copy_can_be_written_the_file_is_not_migrated(path: Path) -> None:
+    make(path)
+    database.backup_of(path, 1).mkdir()
+    with closing(database.connect(path)) as connection, pytest.raises(HostCannot, match="is a directory"):
+        database.back_up(connection, path, 2)
+
+    assert not database.is_outdated(path, 1)
+    assert database.is_outdated(path, 2)
+
+
 def test_the_database_of_another_program_is_refused(path: Path) -> None:
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as connection:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from reconciler.controller.assess import prunable
 from reconciler.image.spec import Layer, Source
 from reconciler.model import Desired, ImageSpec
-from reconciler.registry.marks import Mark, What, duration, spared, suspending
+from reconciler.registry.marks import Mark, What, next_end, spared, suspending
+from reconciler.sizes import format_duration, parse_duration
 
 NOW = 1_000_000.0
 
@@ -18,13 +22,15 @@ def marks(*found: Mark) -> dict[tuple[str, What], Mark]:
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1h30m", 5400), ("2d", 172800)])
 def test_durations_have_units(text: str, seconds: float) -> None:
-    assert duration(text) == seconds
+    assert parse_duration(text) == seconds
+    assert parse_duration(format_duration(seconds)) == seconds
+    assert format_duration(5400) == "1h30m"
 
 
-@pytest.mark.parametrize("text", ["", "5", "5x", "m", "0s", "1h 5m", "-1s", "1.5h"])
+@pytest.mark.parametrize("text", ["", "5", "5x", "m", "0s", "1h 5m", "-1s", "1.5h", "999999999d"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
-        duration(text)
+        parse_duration(text)
 
 
 def test_a_suspension_ends_by_itself() -> None:
@@ -34,6 +40,33 @@ def test_a_suspension_ends_by_itself() -> None:
 
     assert suspending(desired, held, NOW).images["web"].suspend
     assert not suspending(desired, held, NOW + 10).images["web"].suspend
+
+
+def test_an_image_is_scheduled_until_its_time_and_the_service_wakes_then() -> None:
+    image = ImageSpec("web", "default", 1 << 24, (Layer(Source("/1.tar")),), not_before=NOW + 10)
+    desired = Desired({}, {"web": image, "db": replace(image, name="db", not_before=0.0)})
+
+    before = suspending(desired, {}, NOW).images
+    assert before["web"].suspend and before["web"].scheduled
+    assert not before["db"].suspend
+    assert suspending(desired, {}, NOW + 10) == desired
+    assert next_end({}, NOW, 0.0, desired) == NOW + 10
+    assert next_end({}, NOW + 10, 0.0, desired) == math.inf
+
+
+def test_a_scheduled_image_that_is_suspended_by_hand_is_suspended() -> None:
+    image = ImageSpec("web", "default", 1 << 24, (Layer(Source("/1.tar")),), not_before=NOW + 10)
+
+    found = suspending(Desired({}, {"web": image}), marks(Mark("web", What.SUSPENDED)), NOW).images["web"]
+
+    assert found.suspend and not found.scheduled
+
+
+def test_the_arrival_of_its_time_is_no_new_generation_of_an_image() -> None:
+    image = ImageSpec("web", "default", 1 << 24, (Layer(Source("/1.tar")),), not_before=NOW + 10)
+    waiting = suspending(Desired({}, {"web": image}), {}, NOW).images["web"]
+
+    assert waiting.digest == image.digest != replace(image, not_before=0.0).digest
 
 
 def test_what_is_protected_suspended_or_in_grace_is_spared() -> None:

@@ -17,23 +17,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.engine.definitions import Entry, Result, Run, Status
-from reconciler.engine.engine import Conflict
-from reconciler.errors import HostCannot
-from reconciler.image.spec import S3Options, Source
-from reconciler.model import (
+from reconciler.engine.definitions import Conflict, Entry, Result, Run, Status
+from reconciler.engine.facts import (
     Fact,
-    ImageRow,
-    Key,
-    Kind,
     LayerSeen,
+    ReferenceGone,
+    ReferenceResolved,
     SnapshotGone,
     SnapshotMade,
-    SnapshotRow,
     VolumeGone,
-    VolumeRow,
     VolumeSealed,
 )
+from reconciler.errors import HostCannot
+from reconciler.image.spec import ImageReference, Layer, Resolved, S3Options, Source
+from reconciler.model import ImageRow, Key, Kind, SnapshotRow, VolumeRow
 from reconciler.pool.file.intents import Intent
 from reconciler.pool.thin.adoption import Adoption
 from reconciler.pool.thin.journal import DeviceRow, PoolRow, Role, State
@@ -593,3 +590,25 @@ def test_intents_are_replaced_by_the_row_of_the_snapshot(tmp_path: Path) -> None
         assert registry.asides() == {}
         registry.write_intents("default", {}, ["db"])
         assert (registry.intents("default"), set(registry.intents("other"))) == ({}, {"web"})
+
+
+def test_what_a_reference_stood_for_is_found_by_its_url_and_by_its_digest(registry: Registry) -> None:
+    """Another repository's reference with the same digest has the same layers, served by its own repository."""
+    digest = f"sha256:{'d' * 64}"
+    layer = Layer(Source(f"oci://one.example/web@sha256:{'a' * 64}"), "a" * 64, size=7, diff_id="b" * 64)
+    found = Resolved(digest, f"sha256:{'e' * 64}", '{"config": {}}', (layer,))
+    tag, other = (ImageReference(Source(url), "linux/amd64") for url in ("oci://one.example/web:1", "oci://two.example/copy:2"))
+
+    registry.apply([ReferenceResolved(tag, found)])
+    registry.apply([ReferenceResolved(tag, found)])
+
+    assert registry.recorded([tag, other]) == {tag: replace(found, config="")}
+    assert registry.image_configs() == {("oci://one.example/web:1", "linux/amd64"): '{"config": {}}'}
+    elsewhere = registry.resolved(other, digest)
+    assert elsewhere is not None
+    assert elsewhere.layers == (replace(layer, source=Source(f"oci://two.example/copy@sha256:{'a' * 64}")),)
+    assert (elsewhere.layers[0].size, elsewhere.layers[0].diff_id) == (7, "b" * 64)
+    assert registry.resolved(replace(other, platform="linux/arm64"), digest) is None
+
+    registry.apply([ReferenceGone("oci://one.example/web:1", "linux/amd64")])
+    assert registry.recorded([tag]) == {}

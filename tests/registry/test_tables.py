@@ -9,10 +9,11 @@ from dataclasses import fields
 
 import pytest
 
+from reconciler.claim import Claim
 from reconciler.engine.definitions import Event, Run, Transition
 from reconciler.model import ImageRow, SnapshotRow, VolumeRow
 from reconciler.pool.thin.journal import DeviceRow, PoolRow
-from reconciler.registry import database, rows, tables
+from reconciler.registry import database, rows, statements, tables
 from reconciler.registry.marks import Mark
 
 
@@ -41,6 +42,7 @@ def test_the_installed_schema_creates_what_the_classes_create() -> None:
         (tables.PoolTable, PoolRow, "name"),
         (tables.DeviceTable, DeviceRow, "pool"),
         (tables.MarkTable, Mark, ""),
+        (tables.ClaimTable, Claim, ""),
         (tables.EventTable, Event, ""),
         (tables.TransitionTable, Transition, ""),
         (tables.RunTable, Run, "number kind pool name subject"),
@@ -55,7 +57,10 @@ def test_what_a_commit_writes_and_compares_are_columns_of_a_run() -> None:
     assert {*rows.COMMITTED, *rows.COMPARED} <= {*tables.RunTable.model_fields}
 
 
-def test_a_put_names_every_column() -> None:
-    assert tables.put(tables.PoolTable) == (
-        'INSERT OR REPLACE INTO pool ("name", "stamp", "transaction") VALUES (:name, :stamp, :transaction)'
-    )
+def test_a_statement_names_the_columns_of_its_row() -> None:
+    row = ("pool", "last")
+
+    assert statements.insert("sequence", row) == 'INSERT INTO sequence ("pool", "last") VALUES (:pool, :last)'
+    assert statements.insert("sequence", row, replace=True).startswith("INSERT OR REPLACE INTO sequence ")
+    assert statements.update("sequence", ("last",), "pool = :pool") == 'UPDATE sequence SET "last" = :last WHERE pool = :pool'
+    assert statements.delete("sequence", row) == 'DELETE FROM sequence WHERE "pool" = :pool AND "last" = :last'

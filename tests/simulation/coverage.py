@@ -8,6 +8,7 @@ STATES = {
     "volume": ("pending", "downloading", "validating", "provisioning"),
     "snapshot": ("pending", "snapshotting"),
     "activation": ("activating",),
+    "growth": ("growing",),
     "replacement": ("pending", "replacing", "discarding"),
     "removal": ("removing",),
     "pool": ("assembling",),

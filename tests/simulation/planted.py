@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 
-from reconciler.controller import scheduler
+from reconciler.controller import queue, scheduler
 from reconciler.controller.events import Assessed
 from reconciler.controller.executor import Done
+from reconciler.controller.queue import Slot
 from reconciler.controller.scheduler import Scheduler
 from reconciler.controller.withheld import Withheld
 from reconciler.host import observe
+from reconciler.host.customizing import Customizing
+from reconciler.image.custom import CustomSpec, FileSpec
 from reconciler.image.spec import GIB, Layer
-from reconciler.model import Action, ImageSpec, Key, PoolObserved
+from reconciler.model import Action, ImageSpec, Key, PoolObserved, ReplacePolicy
 from reconciler.pool.driver import Driver
+from reconciler.settings import Settings
 from tests.simulation import checks
 from tests.simulation.world import POOLS, Op, Options, PoolFault, World
 
@@ -44,6 +48,17 @@ class Staged(World):
         """One of the images."""
         self._declare({name: image for name, image in self.desired.images.items() if name != "db"})
 
+    def declare_keys(self, random: Random) -> None:
+        """The first image's snapshots get a file of the host."""
+        file = FileSpec("/etc/key", source=str(self.files[0]))
+        custom = {f"web-{n}": CustomSpec(files=(file,), index=n) for n in range(3)}
+        self.declare(random)
+        web = replace(self.desired.images["web"], custom=custom, replace=ReplacePolicy.RECREATE)
+        self._declare({**self.desired.images, "web": web})
+
+    def change_key(self, random: Random) -> None:
+        self.files[0].write_text(f"key {self.kernel.now}\n")
+
     def add_snapshot(self, random: Random) -> None:
         image = self.desired.images["web"]
         self._declare({**self.desired.images, "web": replace(image, snapshots=(*image.snapshots, "web-9"))})
@@ -53,6 +68,18 @@ class Staged(World):
 
     def slow_a_source(self, random: Random) -> None:
         self.sources.fail(next(iter(self.sources.all)), "slow")
+
+    def drip(self, random: Random) -> None:
+        """Four images wait for layers of one endpoint, whose transfers do not end; one of another endpoint comes later."""
+        source = next(iter(self.sources.all))
+        self.sources.fail(source, "drip")
+        layer = Layer(source, self.sources.all[source].digest)
+        self._declare({f"a{n}": ImageSpec(f"a{n}", "a", GIB + n * (1 << 20), (layer,), (f"a{n}-0",)) for n in range(5)})
+
+    def declare_elsewhere(self, random: Random) -> None:
+        source = next(one for one in self.sources.all if one.endpoint == "z")
+        image = ImageSpec("web", "b", GIB, (Layer(source, self.sources.all[source].digest),), ("web-0",))
+        self._declare({**self.desired.images, "web": image})
 
     def declare_one(self, random: Random) -> None:
         self.pinned = False
@@ -134,6 +161,17 @@ def filtered_prerequisite(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Withheld, "withheld", direct)
 
 
+def one_kind_of_download(patch: pytest.MonkeyPatch) -> None:
+    """Transfers of one endpoint may take every slot for downloads."""
+    before = queue.room
+
+    def room(slot: Slot, running: Collection[Slot], settings: Settings) -> int:
+        taken = sum(one[0] == "download" for one in running)
+        return settings.downloads - taken if slot[0] == "download" else before(slot, running, settings)
+
+    patch.setattr(scheduler, "room", room)
+
+
 def escaping_error(patch: pytest.MonkeyPatch) -> None:
     """An unexpected error of one pool ends the whole assessment."""
 
@@ -145,18 +183,35 @@ def escaping_error(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(observe, "_pool", narrow)
 
 
+def stale_files(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot gets its files as they are now, and is recorded with the digest that was planned."""
+    before = Customizing._declared
+
+    def declared(self: Customizing, wish: Mapping[str, Any]) -> Any:
+        with pytest.MonkeyPatch.context() as lenient:
+            lenient.setattr(CustomSpec, "digest", lambda *given: wish["custom"])
+            return before(self, wish)
+
+    patch.setattr(Customizing, "_declared", declared)
+
+
 PLANTED = (
     Planted(
         "an assessment-up in the main thread",
         checks.GAP,
         main_thread_look_up,
-        ((0, "hang_a_source"), (1, "declare_unpinned"), (60, "wait")),
+        ((0, "hang_a_source"), (1, "declare_unpinned"), (20, "add_snapshot"), (60, "wait")),
     ),
     Planted(
         "a removal from a stale plan",
         checks.CURRENT,
         stale_removal,
-        ((0, "declare"), (60, "slow_pools"), (1, "withdraw"), (3, "declare"), (30, "wait")),
+        (
+            (0, "declare"),
+            (60, "slow_pools"),
+            *(step for gap in (6, 9, 12, 15) * 2 for step in ((60, "withdraw"), (gap, "declare"))),
+            (30, "wait"),
+        ),
     ),
     Planted(
         "a lost wake",
@@ -171,9 +226,21 @@ PLANTED = (
         ((0, "lose_a_source"), (1, "declare"), (60, "add_snapshot"), (30, "wait")),
     ),
     Planted(
+        "slow transfers that take every slot",
+        checks.ISOLATED,
+        one_kind_of_download,
+        ((0, "drip"), (20, "declare_elsewhere"), (200, "wait")),
+    ),
+    Planted(
         "an error that escapes its object",
         checks.ISOLATED,
         escaping_error,
         ((0, "break_one_pool"), (1, "declare"), (130, "wait")),
+    ),
+    Planted(
+        "files that have changed since the plan",
+        checks.CUSTOMIZED,
+        stale_files,
+        ((0, "declare"), (60, "slow_pools"), (0, "declare_keys"), *((3, "change_key"),) * 30, (60, "wait")),
     ),
 )

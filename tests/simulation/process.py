@@ -6,26 +6,35 @@ download and build. What is in memory is lost with the process; registry and poo
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from reconciler.controller import once
 from reconciler.controller.assess import Assessment, Wish
 from reconciler.controller.service import Pace, Service, Telling
+from reconciler.dataclass import dataclass, field, replace
 from reconciler.engine.definitions import Context, Entry, Machine, Outcome, Run
 from reconciler.engine.engine import Engine
+from reconciler.engine.facts import LayerSeen, VolumeSealed
 from reconciler.errors import PoolUnusable
 from reconciler.host import machines, pipelines
 from reconciler.host.calls import Calls
 from reconciler.host.context import Host
+from reconciler.host.customizing import Customizing
 from reconciler.host.head_requests import Sources
-from reconciler.host.pipelines import layer_of
+from reconciler.host.pipelines import Hands, layer_of
+from reconciler.image.builder.editor import Editor
+from reconciler.image.builder.process import Proceed
+from reconciler.image.custom import digest_of
+from reconciler.image.ext4.edit import Edit
 from reconciler.image.source.spool import Spool
-from reconciler.model import Desired, HostFacts, LayerSeen, VolumeRow, VolumeSealed
+from reconciler.model import Desired, HostFacts, VolumeRow
 from reconciler.output.progress import Silent
 from reconciler.pool.driver import Driver
 from reconciler.pool.memory import MemoryPool, Step
@@ -38,10 +47,31 @@ from tests.simulation.threads import Killed, VirtualEvent, VirtualThreads
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+EDITED = 64 * PAGE
+"""Where a snapshot has what it was given besides its layers."""
+
+
+class SimulatedEditor:
+    """Instead of a file system's, writes behind the layers what each edit gives a snapshot: what is digested, then its UUID."""
+
+    def edit(self, volume: int, edit: Edit) -> None:
+        files = [[one.path.decode(), digest_of(one.content), one.mode, one.uid, one.gid] for one in edit.files]
+        text = json.dumps([1, edit.size, edit.unique, files])
+        os.pwrite(volume, f"{text}\n{edit.uuid or ''}\n".encode(), EDITED)
+
+
+class SimulatedCustomizing(Customizing):
+    def editor(self, proceed: Proceed, wishes: Iterable[Mapping[str, Any]]) -> AbstractContextManager[Editor | None]:
+        return nullcontext(cast(Editor, SimulatedEditor()))
+
 
 @dataclass(frozen=True)
 class SimulatedHost(Host):
     process: Process = field(kw_only=True)
+
+    @cached_property
+    def hands(self) -> Hands:
+        return replace(super().hands, customizing=SimulatedCustomizing(self.desired))
 
     def informed(self, on_invalid: str, *, lenient: bool = False) -> Host:
         world = self.process.world

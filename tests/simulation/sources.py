@@ -19,7 +19,10 @@ FETCH_SECONDS = 60.0
 
 @dataclass
 class SimulatedSource:
-    """``mode`` is empty while it is healthy; ``healed`` is when it became so."""
+    """``mode`` is empty while it is healthy; ``healed`` is when it became so.
+
+    ``drip``, for scripts: a transfer that brings bytes and does not end.
+    """
 
     source: Source
     version: int = 0
@@ -81,11 +84,11 @@ class SimulatedSources:
         if one.mode == "slow":
             left = self._kernel.random.uniform(5, 40)
         waited = 0.0
-        while left > 0 or one.mode == "hang":
+        while left > 0 or one.mode in ("hang", "drip"):
             self._kernel.sleep(min(1.0, max(left, 0.2)))
             check()
             waited += 1.0
-            left = left if one.mode == "hang" else left - 1.0
+            left = left if one.mode in ("hang", "drip") else left - 1.0
             if one.mode == "hang" and waited > FETCH_SECONDS:
                 raise SourceUnavailable(f"{layer.source.url} has sent nothing for {FETCH_SECONDS:.0f} s")
         if one.mode == "error":

@@ -47,6 +47,44 @@ class Damaged(Replacing):
         self._spoil("pool a")
 
 
+class Moving(World):
+    """An image is declared in another pool while its first snapshots are created: the volume in the old pool is unused."""
+
+    def declare(self, random: Random) -> None:
+        self._declare_in("a", pinned=True)
+
+    def add_snapshots(self, random: Random) -> None:
+        self._declare_in("a", pinned=True, count=3)
+
+    def move(self, random: Random) -> None:
+        self._declare_in("b", pinned=True, count=3)
+
+    def rename(self, random: Random) -> None:
+        """Another image has the same layer and is unpinned: that its volume is still needed shows once the layer is resolved."""
+        self._declare_in("a", pinned=False, name="db", count=3)
+
+    def slow_admission(self, random: Random) -> None:
+        self.pool_faults["a"] = PoolFault("slow", "space")
+        self._spoil("pool a")
+
+    def _declare_in(self, pool: str, *, pinned: bool, name: str = "web", count: int = 0) -> None:
+        source = next(iter(self.sources.all))
+        layer = Layer(source, self.sources.all[source].digest if pinned else None)
+        self._declare({name: ImageSpec(name, pool, GIB, (layer,), tuple(f"{name}-{n}" for n in range(count)))})
+
+
+def test_no_volume_is_removed_while_a_snapshot_of_it_is_created() -> None:
+    ops = [(0.0, "declare"), (30.0, "slow_admission"), (0.0, "add_snapshots"), (1.0, "move"), (60.0, "heal_pools")]
+    for seed in range(4):
+        Moving(seed, Options(prune=True, turn=0.2)).run([Op(pause, name, seed) for pause, name in ops])
+
+
+def test_a_volume_that_one_invocation_has_removed_is_built_again_once_a_layer_that_needs_it_is_resolved() -> None:
+    ops = [(0.0, "declare"), (60.0, "rename"), (60.0, "wait")]
+    for seed in range(4):
+        Moving(seed, Options("once", prune=True)).run([Op(pause, name, seed) for pause, name in ops])
+
+
 def test_a_replaced_snapshot_that_could_not_be_discarded_goes_later() -> None:
     """The next plan has no replacement any more: what its run has left is discarded with the other leftovers of the pool."""
     for seed in range(2):

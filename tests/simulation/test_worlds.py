@@ -9,12 +9,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.simulation.world import WEIGHTS, Op, Options, World, script
+from tests.simulation.world import CLAIM_WEIGHTS, WEIGHTS, Op, Options, World, script
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_world_holds_every_invariant(seed: int) -> None:
     World(seed).run(script(Random(seed)))
+
+
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_a_world_with_claims_holds_every_invariant(seed: int) -> None:
+    World(seed).run(script(Random(seed), weights=CLAIM_WEIGHTS))
 
 
 def test_one_seed_gives_one_world() -> None:

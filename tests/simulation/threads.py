@@ -15,6 +15,7 @@ from queue import Empty
 from random import Random
 from typing import Any
 
+from reconciler.claim import Moment
 from reconciler.host.calls import Threads
 from reconciler.pool.memory import Crash
 
@@ -60,6 +61,12 @@ class Kernel:
         self._outside.acquire()
         self._error: BaseException | None = None
         self.current: Task | None = None
+
+    boot, booted = 0, 0.0
+    """How often the host was started, and when the last time."""
+
+    def moment(self) -> Moment:
+        return Moment(EPOCH + self.now, self.now - self.booted, str(self.boot))
 
     def run(self, work: Callable[[], object]) -> None:
         """Run a script as the first task; return once it has ended and every other task has been killed."""
@@ -314,6 +321,9 @@ class VirtualThreads(Threads):
 
     def time(self) -> float:
         return EPOCH + self.kernel.now
+
+    def moment(self) -> Moment:
+        return self.kernel.moment()
 
     def thread_time(self) -> float:
         return 0.0

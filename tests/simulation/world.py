@@ -6,32 +6,40 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 
+from reconciler.claim import Claim, Recycle, SnapshotSet
 from reconciler.controller.assess import Wish, prunable
+from reconciler.engine.definitions import Result, Run, Status
+from reconciler.errors import ReconcilerError
 from reconciler.host.label_change import HOLD_SECONDS
+from reconciler.image.custom import CustomSpec, FileSpec, Names, digest_of
 from reconciler.image.spec import GIB, Layer, chain_ids
 from reconciler.manifests.faults import Fault
-from reconciler.model import Desired, ImageRow, ImageSpec, PoolSpec, ReplacePolicy, Where
+from reconciler.model import Desired, ImageRow, ImageSpec, Kind, Observed, PoolSpec, ReplacePolicy, SnapshotRow, Where
+from reconciler.planner.claims import kept, recycles
 from reconciler.pool.memory import Storage
 from reconciler.pool.memory.storage import Object, is_volume
+from reconciler.registry.claims import Caller, Claims, Wanted
 from reconciler.registry.marks import Mark, What
 from reconciler.registry.reader import Records
-from tests.simulation.checks import CONVERGED, EXIT, Checks, Violation
+from tests.simulation.checks import CONVERGED, EXIT, Checks, Violation, edit_of
 from tests.simulation.process import Pace, Process, second_process
 from tests.simulation.sources import MODES, SimulatedSources
 from tests.simulation.threads import EPOCH, Deadlock, Kernel, VirtualEvent
 
 T = TypeVar("T")
 
+ROOT = Caller(0, is_admin=True)
 NAMES = ("web", "db", "ci", "vpn", "dns", "job", "log")
 POOLS = ("a", "b")
 HUGE = 1 << 40
@@ -71,6 +79,10 @@ class SimulatedStorage(Storage):
         if not self.outside:
             self.dropped(self.name, one)
         super().drop(one)
+
+
+def _content(file: FileSpec, names: Names) -> bytes:
+    return Path(file.source).read_bytes() if file.source else names.fill(file.content).encode()
 
 
 _template: list[Path] = []
@@ -120,11 +132,18 @@ class World:
         self._history: list[tuple[float, Desired]] = [(0.0, self.desired)]
         self._spoiled: dict[str, float] = {}
         self.process: Process | None = None
+        self.claims: dict[str, Claim] = {}
+        """What users were given and have not released."""
+        self.recycled: set[tuple[str, str]] = set()
+        """Names that were ever in a set that is recycled, or whose recycling was requested."""
         self._say = say
         self.kernel.started = lambda name: None if name.startswith("('") else self.log(f"  begins: {name}")
         self._directory = tempfile.TemporaryDirectory(prefix="world-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
         self.state = Path(self._directory.name)
         new_registry(self.state)
+        self.files = [self.state / f"key-{number}" for number in range(2)]
+        for path in self.files:
+            path.write_text("key\n")
 
     faults: tuple[Any, ...]
 
@@ -258,9 +277,29 @@ class World:
 
         return {name: image for name, image in self.desired.images.items() if well(image)}
 
+    def hindered(self) -> bool:
+        """Whether faults may be in the way of calling a step off: of manifests, a pool or a source, or a suspension."""
+        suspended = any(image.suspend for image in self.desired.images.values())
+        hung = any(one.mode == "hang" for one in self.sources.all.values())
+        return bool(self.faults) or suspended or hung or self._spoiled_lately() or any(map(self._is_unwell, POOLS))
+
+    def _spoiled_lately(self) -> bool:
+        return any(
+            at >= self.kernel.now - REMEMBERED_SECONDS for name, at in self._spoiled.items() if not name.startswith("pool ")
+        )
+
     def _is_unwell(self, pool: str) -> bool:
         disk = self.pools[pool]
         return pool in self.pool_faults or disk.read_only or bool(disk.unreadable or disk.held) or disk.total != HUGE
+
+    def kept(self, image: ImageSpec) -> tuple[str, ...]:
+        """The names of the snapshots that there should be of an image now."""
+        rows, snapshots = self.read(lambda records: (records.images([image.name]), records.snapshots([image.name])))
+        return kept(image, Observed({}, images=rows, snapshots=snapshots, claims=self.current_claims())).names
+
+    def current_claims(self) -> dict[tuple[str, str], Claim]:
+        now, found = self.kernel.moment(), self.read(lambda records: records.claims())
+        return {place: replace(one, state=one.at(now)) for place, one in found.items()}
 
     def unready(self, image: ImageSpec) -> str:
         """What an image lacks; empty where it is ready."""
@@ -271,7 +310,7 @@ class World:
         storage = self.pools[image.pool]
         if row.chain is None or not any(one.sealed and not one.damaged for one in storage.named(row.chain)):
             return "its volume"
-        for name in image.snapshots:
+        for name in self.kept(image):
             found = rows.get((image.pool, name))
             one = storage.by_identity(found.identity) if found else None
             if one is None or not one.active or one.damaged:
@@ -292,9 +331,45 @@ class World:
                 return f"image {image.name} has another chain"
             if image.replace is not ReplacePolicy.KEEP:
                 snapshots = self.read(lambda records, name=image.name: records.snapshots([name]))
-                if any(snapshots[image.pool, name].chain != chain for name in image.snapshots):
+                if any(snapshots[image.pool, name].chain != chain for name in self.kept(image)):
                     return f"a snapshot of image {image.name} has another chain"
-        return self._unpruned() or self._leftovers()
+            if other := self._customized_otherwise(image):
+                return f"snapshot {other} of image {image.name} has other files than declared"
+            if small := self._too_small(image):
+                return f"snapshot {small} of image {image.name} is smaller than declared"
+            for place, one in self.current_claims().items():
+                if place[0] == image.pool and any(s.has(place[1]) and recycles(s, one) for s in image.sets):
+                    return f"{one} has ended, and snapshot {place[1]} is not recycled"
+        return self._unpruned() or self._leftovers() or self._open_run()
+
+    def _open_run(self) -> str:
+        """What is left of a run that no action needs any more: a step that was called off has ended, and its run with it."""
+        if self.options.kind != "service":
+            return ""
+        return next((f"{run.machine} {run.subject} is still open" for run in self.read(lambda records: records.open_runs())), "")
+
+    def _customized_otherwise(self, image: ImageSpec) -> str:
+        """A snapshot that has other files or another kind of identity than declared, and may be replaced; empty for none."""
+        rows = self.read(lambda records: records.snapshots([image.name]))
+        for name in self.kept(image) if image.replace is not ReplacePolicy.KEEP else ():
+            spec, row = image.custom.get(name, CustomSpec()), rows.get((image.pool, name))
+            found = self.pools[image.pool].by_identity(row.identity) if row else None
+            names = Names(name, spec.index, image.name, "host")
+            files = [[one.path, digest_of(_content(one, names)), one.mode, one.uid, one.gid] for one in spec.files]
+            has = json.loads(edit_of(found)[0] or "[1, 0, false, []]") if found else None
+            if has is not None and has[2:] != [spec.unique_ids, files]:
+                return name
+        return ""
+
+    def _too_small(self, image: ImageSpec) -> str:
+        """A snapshot whose device is smaller than declared; empty where there is none."""
+        rows = self.read(lambda records: records.snapshots([image.name]))
+        for name in self.kept(image):
+            wanted, row = image.custom.get(name, CustomSpec()).size, rows.get((image.pool, name))
+            found = self.pools[image.pool].by_identity(row.identity) if row else None
+            if row and found and not row.size <= found.size >= wanted:
+                return name
+        return ""
 
     def _leftovers(self) -> str:
         """What is left half-done in a pool that a service looks after."""
@@ -318,10 +393,10 @@ class World:
         return [name for name, row in rows.items() if name not in self.desired.images and not row.retain]
 
     def _is_guarded(self) -> bool:
-        """Whether a guard refuses to prune as much as is undeclared."""
+        """Whether a guard refuses to prune what is undeclared. The declared deletionPolicy counts, else the recorded one."""
         rows, snapshots = self.read(lambda records: records.images()), self.read(lambda records: records.snapshots())
         declared = {(image.pool, name) for image in self.desired.images.values() for name in image.snapshots}
-        kept = {name for name, row in rows.items() if row.retain}
+        kept = {name for name, row in rows.items() if (self.desired.images.get(name) or row).retain}
         going = sum(place not in declared and row.image not in kept for place, row in snapshots.items())
         return len(self._undeclared(rows)) > prunable("50%", len(rows)) or going > prunable("50%", len(snapshots))
 
@@ -385,7 +460,63 @@ class World:
         if self.desired.images:
             name = random.choice([*self.desired.images])
             chosen = tuple(f"{name}-{n}" for n in random.sample(range(4), random.choice((1, 2, 3))))
-            self._declare({**self.desired.images, name: replace(self.desired.images[name], snapshots=chosen)})
+            self._declare({**self.desired.images, name: replace(self.desired.images[name], snapshots=chosen, sets=())})
+
+    def claim_sets(self, random: Random) -> None:
+        """An image gets a set of snapshots that are given out and recycled."""
+        if self.desired.images:
+            name = random.choice([*self.desired.images])
+            count, more = random.choice((1, 2)), random.choice((0, 1, 3))
+            one = SnapshotSet(name, count, count + more, recycle=Recycle.ON_RELEASE)
+            image = replace(self.desired.images[name], snapshots=tuple(one.names), sets=(one,))
+            self.recycled |= {(image.pool, snapshot) for snapshot in one.names}
+            self._declare({**self.desired.images, name: image})
+
+    def _claiming(self, act: Callable[[Claims], T]) -> T | None:
+        """Another process changes claims, without the lock; None where it is refused."""
+        path = self.state / "registry.sqlite3"
+        with Claims.open(path, self.kernel.moment) as claims:
+            claims._raw.execute("PRAGMA synchronous = OFF")
+            try:
+                return act(claims)
+            except ReconcilerError as error:
+                self.log(f"  refused: {error}")
+                return None
+
+    def claim(self, random: Random) -> None:
+        """A user claims a snapshot of an image; several in a row."""
+        images = [image for image in self.desired.images.values() if image.snapshots]
+        for _ in range(random.choice((1, 1, 2, 4)) if images else 0):
+            image, ttl = random.choice(images), random.choice((30.0, 120.0, 3600.0))
+            wanted = Wanted(image.name, image.pool, dict.fromkeys(image.snapshots, ttl), 1000)
+            storage = self.pools[image.pool]
+
+            def there(rows: Sequence[SnapshotRow], storage: Storage = storage) -> list[SnapshotRow]:
+                held = ((row, storage.by_identity(row.identity)) for row in rows)
+                return [row for row, one in held if one and one.active and not one.damaged and one.name == row.name]
+
+            found = self._claiming(lambda claims: claims.take(wanted, there))  # noqa: B023 - called at once
+            if found is not None:
+                self.claims[found.id] = found
+                row = self.read(lambda records: records.snapshots())[found.pool, found.name]
+                self.checks.given_out(found, storage.by_identity(row.identity))
+
+    def release(self, random: Random) -> None:
+        for claim_id in random.sample([*self.claims], min(len(self.claims), random.choice((1, 1, 3)))):
+            self._claiming(lambda claims: claims.release(claim_id, ROOT))  # noqa: B023
+            del self.claims[claim_id]
+
+    def recycle(self, random: Random) -> None:
+        if rows := [*self.read(lambda records: records.snapshots()).values()]:
+            row = random.choice(rows)
+            if self._claiming(lambda claims: claims.recycle(row, ROOT)):
+                self.recycled.add((row.pool, row.name))
+
+    def release_all(self) -> None:
+        self.checks.none_is_lost()
+        for claim_id in [*self.claims]:
+            self._claiming(lambda claims: claims.release(claim_id, ROOT))  # noqa: B023
+            del self.claims[claim_id]
 
     def declare_nothing(self, random: Random) -> None:
         self._declare({})
@@ -451,6 +582,38 @@ class World:
             one = replace(images[taker], layers=images[giver].layers, size=images[giver].size, replace=ReplacePolicy.RECREATE)
             self._declare({**images, taker: replace(one, suspend=False)})
 
+    def resize(self, random: Random) -> None:
+        """The snapshots of an image get larger sizes of their own."""
+        if self.desired.images:
+            name = random.choice([*self.desired.images])
+            image = self.desired.images[name]
+            least = max([image.size, *(one.size for one in image.custom.values())])
+            custom = CustomSpec(least + random.choice((1, 2)) * GIB)
+            self._declare({**self.desired.images, name: replace(image, custom=dict.fromkeys(image.snapshots, custom))})
+
+    def customize(self, random: Random) -> None:
+        """The snapshots of an image get files, some from the host, or identities of their own."""
+        if self.desired.images:
+            name = random.choice([*self.desired.images])
+            image = self.desired.images[name]
+            files = [FileSpec("/etc/hostname", f"{{snapshot}} {random.randrange(3)}\n")]
+            if random.random() < 0.6:
+                files.append(FileSpec("/etc/key", source=str(random.choice(self.files))))
+            size, unique = max([0, *(one.size for one in image.custom.values())]), random.random() < 0.5
+            spec = CustomSpec(size, unique, tuple(files))
+            custom = {one: replace(spec, index=number) for number, one in enumerate(image.snapshots)}
+            self._declare({**self.desired.images, name: replace(image, custom=custom)})
+
+    def change_file(self, random: Random) -> None:
+        """A file of the host that snapshots get has another content, or is gone for now."""
+        path = random.choice(self.files)
+        path.unlink(missing_ok=True)
+        if random.random() < 0.8:
+            path.write_text(f"key {random.randrange(1 << 30)}\n")
+        for image in self.desired.images.values():
+            if any(file.source == str(path) for one in image.custom.values() for file in one.files):
+                self._spoil(image.name)
+
     def withdraw(self, random: Random) -> None:
         """An image goes."""
         if len(self.desired.images) > 1:
@@ -489,6 +652,61 @@ class World:
         storage.read_only, storage.unreadable = trouble == "read-only", "input/output error" if trouble == "unreadable" else ""
         storage.changed()
         self._spoil(f"pool {name}")
+
+    def cancel_a_step(self, random: Random) -> None:
+        """The manifest of an image is edited or removed while a step of one of its runs is out."""
+        getattr(self, random.choice(("edit", "update", "update", "edit_snapshots", "share_layers")))(random)
+        self.heal_sources(random)
+        if random.random() < 0.4:
+            self.slow_pools(random)
+        else:
+            for source in self.sources.all:
+                self.sources.fail(source, "drip")
+        run = self._under_way(random)
+        owners = [one for one in self.desired.images.values() if run is not None and self._concerns(run, one)]
+        if run is None or not owners:
+            return
+        image = random.choice(owners)
+        others = {name: one for name, one in self.desired.images.items() if one is not image}
+        self.log(f"  manifest of {image.name} changes during {run.machine} {run.state} of {run.subject}")
+        act = random.choice(("remove", "remove", "rename", "layers", "pool"))
+        if act == "remove" and others:
+            self._declare(others)
+        elif act == "rename":
+            self._declare({**others, image.name: replace(image, snapshots=(f"{image.name}-3",), sets=())})
+        elif act == "layers":
+            self._declare({**others, image.name: replace(self._image(image.name, random), pool=image.pool)})
+        else:
+            self._declare({**others, image.name: self._image(image.name, random)})
+        self.checks.cancelled(run)
+        self._pass(random.choice((0.0, 5.0, 60.0)))
+        self.heal_pools(random)
+        self.heal_sources(random)
+
+    def _under_way(self, random: Random) -> Run | None:
+        """A run whose step is out, within a minute."""
+        for _ in range(120):
+            self._begin()
+            running = [run for run in self.read(lambda records: records.open_runs()) if self._is_out(run)]
+            if running:
+                return random.choice(running)
+            self.kernel.sleep(0.5)
+        return None
+
+    def _is_out(self, run: Run) -> bool:
+        last = self.read(lambda records: records.transitions(run.id))[-1:]
+        return run.status is Status.ACTIVE and bool(last) and last[0].result is Result.RUNNING
+
+    def _concerns(self, run: Run, image: ImageSpec) -> bool:
+        """Whether a run does something for an image: its snapshot, its layer, or a volume of its pool and layers."""
+        if run.subject.kind is Kind.SNAPSHOT:
+            return run.subject.pool == image.pool and run.subject.name in image.snapshots
+        urls = {layer.source.url for layer in image.layers}
+        layers = [run.input["layer"]] if "layer" in run.input else run.input.get("layers", ())
+        return run.subject.pool in ("", image.pool) and any(layer["url"] in urls for layer in layers)
+
+    def wanted_by_an_image(self, run: Run) -> bool:
+        return any(self._concerns(run, image) for image in self.desired.images.values())
 
     def drift(self, random: Random) -> None:
         """Something is lost, damaged, deactivated, or put there by another program."""
@@ -540,6 +758,7 @@ class World:
 
     def reboot(self, random: Random) -> None:
         self._kill()
+        self.kernel.boot, self.kernel.booted = self.kernel.boot + 1, self.kernel.now
         for storage in self.pools.values():
             storage.reboot()
 
@@ -563,6 +782,7 @@ class World:
 
     def _heal_everything(self) -> None:
         random = Random(0)
+        self.release_all()
         self.heal_sources(random)
         self.heal_pools(random)
         self.unmark(random)
@@ -570,6 +790,8 @@ class World:
             storage.held.clear()
             storage.total, storage.read_only, storage.unreadable = HUGE, False, ""
             storage.changed()
+        for path in self.files:
+            path.write_text("key\n")
         if self.faults:
             self.break_manifests(random)
         images = {name: self._repinned(replace(image, suspend=False)) for name, image in self.desired.images.items()}
@@ -587,6 +809,8 @@ CAUSES = (
     ("space", "edit_snapshots"),
     ("create_snapshot", "edit_snapshots"),
     ("activate_snapshot", "deactivate"),
+    ("grow_snapshot", "resize"),
+    ("customize", "customize"),
     ("replace_snapshot", "update"),
     ("discard_replaced", "update"),
     ("discard_replaced", "share_layers"),
@@ -610,10 +834,14 @@ WEIGHTS = {
     "fail_an_action": 6,
     "update": 2,
     "share_layers": 2,
+    "resize": 3,
+    "customize": 5,
+    "change_file": 2,
     "withdraw": 2,
     "heal_pools": 3,
     "disk": 2,
     "drift": 4,
+    "cancel_a_step": 5,
     "hold": 2,
     "kill": 2,
     "kill_at_a_step": 3,
@@ -626,6 +854,9 @@ WEIGHTS = {
     "declare_nothing": 1,
 }
 """The steps of a script, and how often each is chosen."""
+
+CLAIM_WEIGHTS = WEIGHTS | {"claim_sets": 12, "claim": 24, "release": 12, "recycle": 3, "kill_at_a_step": 8}
+"""The same with users who claim snapshots."""
 
 
 def script(random: Random, *, seconds: float = 0.0, weights: Mapping[str, int] = WEIGHTS) -> list[Op]:

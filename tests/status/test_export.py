@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,6 +93,27 @@ def test_images_are_planned_and_queried_together(
 
     assert (few["plan"], few["statuses"]) == (1, 1)
     assert many == few
+
+
+def test_a_thousand_objects_cost_one_copy_of_the_registry(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(settings, *(f"image-{number}" for number in range(1000)))
+    remember(settings)
+    opened: list[str] = []
+    connect = sqlite3.connect
+
+    def counting(where: Path | str, *args: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(str(where))
+        return connect(where, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", counting)
+        with context.reading(settings) as host, counted_queries(host) as queries:
+            found = export.documents(host, Kind.IMAGE, None)
+
+    assert len(found) == 1000
+    assert opened.count(":memory:") <= 1
+    assert len([one for one in opened if "immutable" not in one and one != ":memory:"]) <= 1
+    assert len(queries) < 50
 
 
 def test_last_good_manifests_are_printed_where_all_of_them_are_in_force(settings: Settings) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,16 @@ from typing import Any
 import pytest
 
 from reconciler.host import context
+from reconciler.image import e2fsck
 from reconciler.image.builder import process
 from reconciler.image.spec import GIB
 from reconciler.model import Finding, Key, Kind, Observed, PoolObserved, Severity
+from reconciler.policy import force
+from reconciler.policy.rules import Policy
 from reconciler.pool.driver import PoolState, Space, Trouble
 from reconciler.settings import Settings
 from reconciler.status import health, image
-from tests.support import planning
+from tests.support import planning, planted
 
 SPACE = Space(total=10 * GIB, free=5 * GIB, reserve=GIB)
 
@@ -152,3 +157,19 @@ def test_failed_runs_of_objects_that_are_gone_are_not_reported(tmp_path: Path) -
         found = list(health.runs(image.read(ours)))
 
     assert [one.subject.name for one in found] == ["web-a"]
+
+
+def test_a_measure_that_e2fsck_lacks_is_a_finding_and_an_error_where_the_policy_requires_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not e2fsck.present():
+        pytest.skip("needs e2fsprogs")
+    settings = json.dumps({"targets": {}, "user": 0, "without": ["seccomp"]})
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, planted.__file__, settings))
+
+    found = health.tools()
+    assert (found.severity, found.reason) == (Severity.WARNING, "ConfinementIncomplete")
+    assert "not fully confined; seccomp: libseccomp can't be used" in found.message
+
+    force.use(Policy(requires_confinement=True))
+    assert (health.tools().severity, health.tools().reason) == (Severity.ERROR, "PolicyRefused")

@@ -64,6 +64,20 @@ def test_a_frame_shows_pools_images_work_and_events() -> None:
     assert re.search(r"image/web +Declared +words\\x1b\[2J", shown), "an event can't clear the screen"
 
 
+def test_claims_are_listed_by_image_the_scarcest_first() -> None:
+    stocks = {"web": top.Stock(ready=4, claimed=2), "ci": top.Stock(claimed=8, expired=1, wanting=4)}
+    stocks |= {f"spare{number}": top.Stock(ready=9) for number in range(9)}
+    scene = replace(SCENE, stocks=stocks)
+    shown = top.frame(scene, plain, width=120)
+
+    assert re.search(
+        r"CLAIMS +READY +CLAIMED +EXPIRED +ENDED +USED +WANTING\nci +0 +8 +1 +0 +0 +4\nweb +4 +2 +0 +0 +0 +0\n", shown
+    )
+    assert re.search(r"spare3 .*\nand 5 more\n", shown)
+    assert "CLAIMS" not in top.frame(SCENE, plain)
+    assert top.document(scene)["claims"]["ci"]["expired"] == 1
+
+
 @pytest.mark.parametrize("width", [20, 60, 80, 100])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     lines = top.frame(SCENE, coloured, width=width).splitlines()

@@ -11,10 +11,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from samples.s3 import S3Server
+from tests.support.zygote import Zygote
 
 from .gate import Gate
 from .workshop import BUCKET, Workshop, WorkshopAt
-from .zygote import Zygote
 
 SCHEMAS = Path(__file__).resolve().parent.parent / "cases" / "json"
 

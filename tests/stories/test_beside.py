@@ -41,6 +41,14 @@ def test_what_is_deleted_comes_back(bucket: Workshop, service: Running) -> None:
     assert not bucket.snapshot("big-a").exists()
 
 
+def test_orphans_are_not_deleted_beside_a_service(bucket: Workshop, service: Running) -> None:
+    """They are of pools, which the holder of the lock alone changes: nothing is touched, and the service is named."""
+    bucket.run("gc", "default", "--apply").expect(75).words(f"process {service.process.pid}", "stop that process")
+
+    assert service.process.poll() is None
+    assert bucket.snapshot("web-a").exists()
+
+
 def test_what_is_committed_is_made_and_stays(bucket: Workshop, service: Running) -> None:
     """The pass that waits for the download knows nothing of it, and must not take it for something to prune."""
     assert bucket.gate is not None

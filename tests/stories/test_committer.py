@@ -152,9 +152,9 @@ def origin() -> Iterator[Origin]:
         yield origin
 
 
-def from_endpoint(host: Workshop, endpoint: str, *, pinned: bool = True, layer: Layer = EVIL) -> None:
+def from_endpoint(host: Workshop, endpoint: str, *, pinned: bool = True, layer: Layer = EVIL, anonymous: bool = True) -> None:
     pin = {"sha256": layer.sha256} if pinned else {}
-    s3 = {"endpointUrl": endpoint, "region": "us-east-1", "anonymous": True}
+    s3 = {"endpointUrl": endpoint, "region": "us-east-1", "anonymous": anonymous}
     declare(host, "evil", {"source": "s3://layers/evil.tar"} | pin, s3=s3)
 
 
@@ -171,6 +171,34 @@ def test_an_endpoint_on_loopback_is_refused_in_every_form(host: Workshop, origin
     assert not origin.asked
     permit(host, endpoints={"allow": [f"127.0.0.1:{port_of(origin)}", "0.0.0.0"]})
     granted(host)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_an_endpoint_gets_the_hosts_credentials_only_where_it_is_listed(host: Workshop, origin: Origin, pinned: bool) -> None:
+    """The key's id and the session token are in each signed request."""
+    host.env |= {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "precious"}
+    at = f"127.0.0.1:{port_of(origin)}"
+    permit(host, endpoints={"allow": [at]})
+    from_endpoint(host, f"http://{at}", pinned=pinned, anonymous=False)
+
+    refused(host, f"requests to {at} would be signed", "policy.endpoints.credentials", "s3.anonymous")
+
+    assert not origin.asked
+    permit(host, endpoints={"allow": [at], "credentials": [at]})
+    granted(host)
+    assert all("precious" in one.headers.values() for one in origin.asked)
+
+
+def test_a_redirect_takes_credentials_to_listed_endpoints_only(host: Workshop, origin: Origin) -> None:
+    host.env |= {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "precious"}
+    at = f"127.0.0.1:{port_of(origin)}"
+    permit(host, endpoints={"allow": ["127.0.0.1"], "credentials": [at]})
+    from_endpoint(host, f"http://{at}", anonymous=False)
+    origin.script = lambda asked: Answer(307, {"Location": "https://127.0.0.1/layers/evil.tar", "Content-Length": "0"})
+
+    done = host.once("-o", "json").expect(5)
+
+    assert "requests to 127.0.0.1:443 would be signed" in done.object("Image", "evil")["message"]
 
 
 def test_an_address_of_this_host_is_refused(host: Workshop) -> None:
@@ -351,7 +379,7 @@ def test_a_policy_may_require_pins(host: Workshop) -> None:
     permit(host, pinned="required")
     declare(host, "evil", {"source": "good.tar"})
 
-    refused(host, "layer 1", "has no sha256", "policy.pinned")
+    refused(host, "layer 1", "has no sha256", "reconcile pin", "policy.pinned")
 
 
 def test_another_failure_beside_a_refusal_is_a_failure(host: Workshop) -> None:

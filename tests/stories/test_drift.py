@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.zygote import Zygote
+
 from .layers import change, noise, root
 from .workshop import Workshop, cat, contents, fsck, inventory, tool, write
-from .zygote import Zygote
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,25 @@ def test_what_get_prints_is_a_manifest_that_changes_nothing(host: Workshop, tmp_
     assert host.run("get", "images", "-f", elsewhere).expect(0).stdout.split("status:")[0] in printed
 
 
+def test_get_prints_durations_and_paths_that_validate_accepts_elsewhere(tmp_path: Path, workshop_at: WorkshopAt) -> None:
+    workshop, elsewhere = workshop_at(tmp_path), tmp_path / "elsewhere"
+    (workshop.manifests / "motd").write_text("hello")
+    files = [{"path": "/etc/motd", "from": "motd"}]
+    workshop.image("runner", [root("base")], snapshots=[{"name": "r", "count": 1, "ttl": "2h", "files": files}])
+    elsewhere.mkdir()
+
+    printed = workshop.run("get", "image/runner").expect(0).stdout
+    (elsewhere / "all.yaml").write_text(printed)
+
+    host_file = str(workshop.manifests / "motd")
+    assert yaml.safe_load(printed)["spec"]["snapshots"] == [
+        {"name": "r", "count": 1, "ttl": "2h", "files": [{"path": "/etc/motd", "from": host_file}]}
+    ]
+    workshop.run("validate", elsewhere).expect(0)
+    again = workshop.run("get", "image/runner", "-f", elsewhere).expect(0).stdout
+    assert again.split("status:")[0] == printed.split("status:")[0]
+
+
 def test_get_tells_status_and_conditions(host: Workshop) -> None:
     document = yaml.safe_load(host.run("get", "image/web").expect(0).stdout)
 
@@ -86,7 +105,9 @@ def test_explain_tells_what_a_field_is(host: Workshop) -> None:
     field = host.run("explain", "image.spec.limits.setuid").expect(0).stdout
     assert "one of: keep, strip, refuse" in field and "default: keep" in field
     listed = host.run("explain", "image.spec.layers").expect(0).stdout
-    assert "<[]object>  required" in listed and "sha256" in listed
+    assert "<[]object>" in listed and "sha256" in listed
+    assert "<object>  required" in host.run("explain", "image.metadata").expect(0).stdout
+    assert "oci://host/repository:tag" in host.run("explain", "image.spec.source").expect(0).stdout
 
     assert "did you mean 'layers'" in host.run("explain", "image.spec.layer").expect(64).stderr
     assert "did you mean 'image'" in host.run("explain", "imge").expect(64).stderr

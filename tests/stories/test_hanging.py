@@ -2,78 +2,61 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests.support.origin import Origin
+from tests.support.raw import RawServer, silent
+
 from .layers import root
 from .workshop import Workshop
 
 BASE = root("base")
+LARGE = 32 << 20
 
 
-def silent(connection: socket.socket) -> None:
-    """Accepts, and never says a word."""
-
-
-def dripping(connection: socket.socket) -> None:
+def dripping(connection: socket.socket, over: threading.Event) -> None:
     """One byte of a header a second."""
     connection.sendall(b"HTTP/1.1 200 OK\r\n")
-    for _ in range(600):
+    while not over.wait(1):
         connection.sendall(b"X")
-        time.sleep(1)
 
 
-def interim(connection: socket.socket) -> None:
+def interim(connection: socket.socket, over: threading.Event) -> None:
     """``100 Continue`` for ever."""
-    for _ in range(600):
+    while not over.wait(1):
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        time.sleep(1)
 
 
-Behaviour = Callable[[socket.socket], None]
-
-
-@contextmanager
-def server(behaviour: Behaviour) -> Iterator[str]:
-    """Its endpoint's URL. Connections stay open until the end."""
-    kept: list[socket.socket] = []
-
-    def serve(connection: socket.socket) -> None:
-        with suppress(OSError):
-            behaviour(connection)
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            kept.append(connection)
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-    for connection in kept:
-        connection.close()
+def trickling(connection: socket.socket, over: threading.Event) -> None:
+    """A large object at a rate above the minimum: 8 KiB a second."""
+    asked = b""
+    while not asked.endswith(b"\r\n\r\n"):
+        asked += connection.recv(1 << 16)
+    found = re.search(rb"bytes=(\d+)-(\d+)", asked)
+    first, last, size = int(found[1]) if found else 0, int(found[2]) if found else LARGE - 1, LARGE
+    last = min(last, size - 1)
+    head = f'HTTP/1.1 206 Partial Content\r\nETag: "large"\r\nContent-Length: {last + 1 - first}\r\n'
+    connection.sendall(f"{head}Content-Range: bytes {first}-{last}/{size}\r\n\r\n".encode())
+    while not over.wait(0.5):
+        connection.sendall(bytes(4096))
 
 
 @pytest.fixture(params=[silent, dripping, interim], ids=lambda behaviour: behaviour.__name__)
 def hanging(request: pytest.FixtureRequest, workshop: Workshop) -> Iterator[Workshop]:
     """Two images whose layers are here, and one whose only layer lies behind a server that hangs."""
-    with server(request.param) as endpoint:
+    with RawServer(request.param) as server:
         for name in ("web", "db"):
             workshop.image(name, [BASE])
-        s3 = {"endpointUrl": endpoint, "region": "us-east-1", "anonymous": True}
+        s3 = {"endpointUrl": server.endpoint, "region": "us-east-1", "anonymous": True}
         spec = {"size": "16MiB", "layers": [{"source": "s3://layers/never.tar"}], "s3": s3}
         document = {"apiVersion": "reconciler/v1alpha1", "kind": "Image", "metadata": {"name": "stuck"}, "spec": spec}
         workshop.declare("stuck", document)
@@ -127,3 +110,29 @@ def test_a_plan_names_the_source(hanging: Workshop) -> None:
     [blocked] = done.json["blocked"]
     assert (blocked["name"], blocked["reason"]) == ("stuck", "SourceUnavailable")
     assert "has not answered" in blocked["message"] or "does not answer" in blocked["message"]
+
+
+def test_four_slow_layers_of_one_server_leave_a_download_for_another(workshop: Workshop) -> None:
+    """The server sends enough to be no failure, and would take an hour: every other source starts at once all the same."""
+    origin = Origin()
+    with RawServer(trickling) as slow, origin:
+        origin.put(BASE.data, "layers/good.tar")
+        for number in range(5):
+            layer = {"source": f"s3://layers/slow-{number}.tar", "sha256": str(number) * 64}
+            workshop.declare(f"a-slow-{number}", remote(f"a-slow-{number}", slow.endpoint, layer))
+        running = workshop.start("--interval", "3600", "--downloads", "4")
+        running.until(lambda: slow.open >= 3, "transfers from the slow server")
+        for number in range(2):
+            layer = {"source": "s3://layers/good.tar", "sha256": BASE.sha256}
+            workshop.declare(f"good-{number}", remote(f"good-{number}", origin.endpoint, layer, size=f"{16 + number}MiB"))
+        running.until(lambda: all(workshop.snapshot(f"good-{number}-a").exists() for number in range(2)), "the others", 20)
+
+        assert running.process.poll() is None
+        running.signal(signal.SIGTERM).wait(20).expect(143)
+
+
+def remote(name: str, endpoint: str, layer: dict[str, str], size: str = "64MiB") -> dict[str, object]:
+    """A manifest of an image with one layer at an endpoint."""
+    s3 = {"endpointUrl": endpoint, "region": "us-east-1", "anonymous": True}
+    spec = {"size": size, "layers": [layer], "s3": s3, "snapshots": [{"name": f"{name}-a"}]}
+    return {"apiVersion": "reconciler/v1alpha1", "kind": "Image", "metadata": {"name": name}, "spec": spec}

@@ -96,6 +96,7 @@ def test_policies_can_be_tried_before_a_manifest_is_written(workshop: Workshop, 
     workshop.keep(tar("climbing", entry("etc/out", b"2", link="../../shadow")))
 
     refused = workshop.run("inspect", "layers/climbing.tar", "-o", "json").expect(1).json
+    assert "limits.climbingLinks: resolve" in refused["hint"]
     accepted = workshop.run("inspect", "layers/climbing.tar", "--limit", "climbingLinks=resolve", "-o", "json").expect(0).json
 
     assert refused["rule"] == "link-climbs"

@@ -108,14 +108,19 @@ def test_a_snapshot_that_nothing_knows_any_more_is_taken_over(node: Workshop) ->
     node.run("state", "rm", "image/web").expect(0)
     node.image("web", [*LAYERS, change("more", {"srv/more": b"1"})], snapshots=["a", "b"])
 
-    node.run("import", "snapshot/a", "--image", "web").expect(0).words("is registered")
+    chain = (
+        node.run("import", "snapshot/a", "--image", "web").expect(0).words("is registered").stdout.split("--chain ")[1].split()[0]
+    )
     node.run("import", "snapshot/a", "--image", "web").expect(5).words("already")
     node.once().expect(1).words("SnapshotUnrecognised")
     node.run("retry", "--recreate", "snapshot/b").expect(0)
     node.converge()
 
     assert cat(node.snapshot("a"), "/notes") == b"mine"
-    assert "SnapshotOutdated" in {f["reason"] for f in node.plan()["findings"]}
+    assert "based on an unknown chain" in next(f["message"] for f in node.plan()["findings"] if f["reason"] == "SnapshotOutdated")
+    node.run("import", "snapshot/a", "--image", "web", "--chain", chain.rstrip(";")).expect(0).words(f"from chain {chain[:12]}")
+    node.run("import", "snapshot/a", "--image", "web", "--chain", chain.rstrip(";")).expect(5).words("already")
+    assert f"based on chain {chain[:12]}" in str(node.plan()["findings"])
     node.settled()
 
 

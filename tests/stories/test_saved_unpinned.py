@@ -55,7 +55,7 @@ def replaced(origin: Origin, layer: Layer, etag: str = "") -> None:
 def test_a_layer_that_was_never_seen_is_not_saved_and_not_fetched(host: Workshop, origin: Origin) -> None:
     refused = host.run("plan", "--out", plan_of(host)).expect(5)
 
-    refused.words("s3://layers/web.tar", "--fetch", "sha256")
+    refused.words("s3://layers/web.tar", "--fetch", "reconcile pin")
     assert not plan_of(host).exists() and not origin.gets()
     assert not host.state.exists()
 

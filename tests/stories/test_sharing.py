@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.ext4_images import dumpe2fs
 
 from .layers import Layer, change, noise, root
 from .workshop import Workshop, cat, contents, digest, fsck
@@ -67,6 +70,24 @@ def test_fifteen_sources_of_which_eight_are_distinct_are_eight_downloads(bucket:
         assert bucket.gate.requests == [], "a digest says it all"
 
 
+def test_an_image_is_made_although_the_first_image_with_the_same_layer_names_an_endpoint_that_is_down(bucket: Workshop) -> None:
+    layer = root("same", {"srv/same": b"same"})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nothing = f"http://127.0.0.1:{server.getsockname()[1]}"
+    bucket.image("first", [layer], s3=True)
+    text = (bucket.manifests / "first.yaml").read_text()
+    (bucket.manifests / "first.yaml").write_text(text.replace(bucket.s3_options["endpointUrl"], nothing))
+    bucket.once().expect(1)
+    bucket.image("second", [layer], s3=True)
+
+    bucket.converge()
+
+    assert bucket.gate is not None
+    assert sum(bucket.gate.downloads.values()) == 1
+    for name in ("first", "second"):
+        assert cat(bucket.snapshot(f"{name}-a"), "/srv/same") == b"same"
+
+
 def test_where_blocks_cannot_be_shared_there_is_one_volume_for_each_image(bucket: Workshop) -> None:
     """On an ordinary file system a chain is one volume, written in one go."""
     from reconciler.pool.file.clone import shares_blocks
@@ -79,6 +100,19 @@ def test_where_blocks_cannot_be_shared_there_is_one_volume_for_each_image(bucket
 
     assert len(bucket.volumes) == 3
     assert len(set(contents(bucket.volumes).values())) == 3
+
+
+def test_images_share_a_volume_where_their_inodes_are_as_many(workshop: Workshop) -> None:
+    """`bytesPerInode` with the size's default is the same geometry as none; another value is another volume."""
+    for name, spec in {"none": {}, "default": {"bytesPerInode": "4KiB"}, "fewer": {"bytesPerInode": "16KiB"}}.items():
+        workshop.image(name, [root("base")], **spec)
+
+    workshop.converge()
+
+    assert len(workshop.volumes) == 2
+    inodes = {name: int(dumpe2fs(workshop.snapshot(f"{name}-a"))["Inode count"]) for name in ("none", "default", "fewer")}
+    assert inodes == {"none": 4096, "default": 4096, "fewer": 1024}
+    workshop.once("--detailed-exitcode").expect(0)
 
 
 @pytest.fixture(params=["xfs", "btrfs"])

@@ -243,7 +243,7 @@ def test_retry_ends_a_crash_loop(workshop: Workshop) -> None:
 
     waits = workshop.once("-o", "json").expect(1).object("Image", "web")
     assert waits["reason"] == "CrashLoop"
-    assert waits["message"] == "crash loop: 20 crashes in step downloading; check the log, then `reconcile retry image/NAME`"
+    assert waits["message"] == "crash loop: 20 crashes in step downloading; check the log, then `reconcile retry image/web`"
     workshop.once().expect(1)
     workshop.run("retry", "image/web").expect(0)
     workshop.once().expect(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from .layers import change, root
 from .workshop import Workshop, cat, digest
 
@@ -99,3 +101,14 @@ def test_a_snapshot_that_a_failed_download_does_not_replace_is_ready(bucket: Wor
 
     snapshot = done.object("Snapshot", "web-a")
     assert (snapshot["action"], snapshot["phase"]) == ("none", "Ready")
+
+
+def test_a_service_looks_again_when_a_retry_is_requested(bucket: Workshop) -> None:
+    bucket.image("web", [change("app", {"srv/app": b"v1"})], s3=True, pinned=False, replacePolicy="Recreate")
+    service = bucket.start("--interval", "3600").until(bucket.snapshot("web-a").exists, "the image")
+    bucket.put(change("app", {"srv/app": b"v2"}))
+
+    bucket.run("retry", "image/web").expect(0)
+
+    service.until(lambda: cat(bucket.snapshot("web-a"), "/srv/app") == b"v2", "the new layer")
+    assert service.signal(signal.SIGTERM).wait().code == 143

@@ -47,6 +47,7 @@ def test_a_service_retries_a_crash_loop_when_asked_also_beside_an_invalid_manife
     workshop.declare("broken", {"kind": "Imagine"})
     assert not workshop.snapshot("web-a").exists()
 
+    workshop.run("health").words("`reconcile retry image/web` retries it")
     words = ("retry", "image/web") if how == "retry" else ("runs", run, "--release")
     workshop.run(*words).expect(0)
     service.until(workshop.snapshot("web-a").exists, "the snapshot")

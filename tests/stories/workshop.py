@@ -22,9 +22,10 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from tests.support.zygote import STACKS, Zygote
+
 from .gate import Gate
 from .layers import Layer
-from .zygote import STACKS, Zygote
 
 RECONCILE = Path(sys.executable).with_name("reconcile")
 BUCKET = "layers"

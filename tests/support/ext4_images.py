@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from reconciler.image.ext4 import Summary, Writer
+from reconciler.image.ext4.writer import Summary, Writer
 from reconciler.image.tree.tree import Inode
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -169,7 +169,9 @@ def dump_tree(path: Path, into: Path) -> Path:
 
 
 def assert_extracted(image: Image, place: Path) -> None:
-    """What was extracted to ``place`` has the names, types, modes, times, link targets and contents of the tree."""
+    """What was extracted to ``place`` has the names, types, modes, times, link targets and contents of the tree.
+
+    ``lost+found`` is part of the tree once its layer has ended."""
     pending = [(image.root, os.fsencode(place))]
     while pending:
         parent, path = pending.pop()

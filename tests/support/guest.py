@@ -10,6 +10,7 @@ guest and removes the directory if this process dies first.
 from __future__ import annotations
 
 import atexit
+import compileall
 import contextlib
 import itertools
 import json
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,6 +98,13 @@ def python_directories() -> tuple[Path, ...]:
     named = [CHECKOUT, sys.prefix, sys.base_prefix, Path(sys.executable).parent, Path(sys.executable).resolve().parent, *sys.path]
     found = dict.fromkeys(path for name in named if (path := Path(name).absolute()).is_dir())
     return tuple(path for path in found if not any(parent in found for parent in path.parents))
+
+
+@cache
+def compile_sources() -> None:
+    """Bytecode of the checkout: a guest can't write there, and would compile all for each command."""
+    for name in ("reconciler", "tests", "samples", "benchmarks"):
+        compileall.compile_dir(CHECKOUT / name, quiet=1)
 
 
 def make_disk(path: Path, size: int) -> Path:
@@ -184,6 +193,7 @@ class Guest:
     def boot(self) -> None:
         """Raises ``GuestDied`` if it doesn't boot."""
         assert self._process is None, "it runs already"
+        compile_sources()
         self.private = Path(tempfile.mkdtemp(prefix="guest-"))
         atexit.register(self.cut)
         try:

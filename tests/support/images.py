@@ -15,10 +15,11 @@ from uuid import UUID
 
 from reconciler.image.archive.codec import open_stream
 from reconciler.image.archive.tar import Reader
-from reconciler.image.ext4 import Summary, Writer
+from reconciler.image.ext4.writer import Summary, Writer
 from reconciler.image.spec import MIB, Limits
 from reconciler.image.tree.judge import Judge
 from reconciler.image.tree.tree import Tree
+from tests.support.origin import eventually
 
 SIZE = 64 * MIB
 ANY_UUID = UUID("00000000-0000-4000-8000-000000000001")
@@ -42,13 +43,13 @@ def build_here(layers: Sequence[bytes], path: Path, size: int = SIZE) -> Summary
 
 
 def add_layer(layer: bytes, tree: Tree, writer: Writer, limits: Limits) -> None:
-    judge, reader = Judge(limits), Reader(open_stream(io.BytesIO(layer), limits))
+    judge, reader = Judge(limits, tree.accounts), Reader(open_stream(io.BytesIO(layer), limits))
     tree.begin_layer()
     for member in reader:
         judge.check(member)
         inode = tree.add(member)
         if inode is not None:
-            writer.append(inode, member.size, member.segments, reader.data(member))
+            writer.append(inode, member.size, member.segments, tree.accounts.read(member, inode, reader.data(member)))
     judge.finish()
     tree.end_layer()
 
@@ -88,6 +89,8 @@ def mounted(image: Path, *options: str) -> Iterator[Path]:
             yield top
         finally:
             run("umount", top)
+            # A builder of another test that is about to leave the mounts it was started with keeps this one for a moment.
+            eventually(lambda: not run("losetup", "-j", image))
     finally:
         top.rmdir()
 

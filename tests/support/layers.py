@@ -6,7 +6,9 @@ limits, sparse files in each of GNU's formats.
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
 import stat
 import tarfile
@@ -27,7 +29,7 @@ TYPEFLAGS = {
     stat.S_IFDIR: b"5",
     stat.S_IFIFO: b"6",
 }
-COMPRESSIONS = ("plain", "gzip", "zstd")
+COMPRESSIONS = ("plain", "gzip", "zstd", "xz", "bzip2")
 SPARSE_FORMATS = ("1.0", "0.1", "0.0")
 
 
@@ -41,6 +43,10 @@ def pack(entries: Iterable[Entry], dialect: str = "pax", *, sparse_format: str =
 def compress(tar: bytes, compression: str) -> bytes:
     if compression == "gzip":
         return gzip.compress(tar, 6, mtime=0)
+    if compression == "xz":
+        return lzma.compress(tar, preset=1)
+    if compression == "bzip2":
+        return bz2.compress(tar)
     if compression == "zstd":
         import zstandard
 

@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 from reconciler.image.builder import child
+from reconciler.image.builder.measures import Measure
 from reconciler.image.builder.protocol import Channel
 from reconciler.image.free_space import Room
 from reconciler.image.tree import index
@@ -42,15 +43,15 @@ def main(flaw: str) -> int:
         case "floods with progress" | "floods with totals" | "floods with surveys" | "sends descriptors":
             child.apply_layer = FLOODS[flaw]
         case "claims more than there is":
-            child.apply_layer = _send(("progress", {"layer": 0, "read": 1 << 40, "entries": 0}))
+            child.apply_layer = _send(("progress", {"layer": 0, "read": 1 << 40, "held": 0, "entries": 0}))
         case "goes back":
-            child.apply_layer = _send(*(("progress", {"layer": 0, "read": n, "entries": 0}) for n in (9, 8)))
+            child.apply_layer = _send(*(("progress", {"layer": 0, "read": n, "held": 0, "entries": 0}) for n in (9, 8)))
         case "is ahead":
-            child.apply_layer = _send(("progress", {"layer": 1, "read": 0, "entries": 0}))
+            child.apply_layer = _send(("progress", {"layer": 1, "read": 0, "held": 0, "entries": 0}))
         case "fails without a shape":
             child.apply_layer = _send(("failed", {"error": ["LayerRefused"], "message": {"a": 1}, "hint": 7}))
         case "fails without a member":
-            told = {"error": "LayerRefused", "message": "x", "hint": "", "rule": "r", "member": "zz", "offset": None}
+            told = {"error": "LayerRefused", "message": "x", "hint": "", "rule": "r", "member": "zz", "offset": None, "needed": 0}
             child.apply_layer = _send(("failed", told))
         case "is too large":
             child.apply_layer = _raw(b'["applied",{"totals":{"a":"' + b"x" * 70_000 + b'"}}]')
@@ -58,6 +59,8 @@ def main(flaw: str) -> int:
             child.apply_layer = _raw(b"[" * 60_000)
         case "nests in fields":
             child.apply_layer = _raw(b'["applied",{"totals":' + b'{"a":' * 800 + b"1" + b"}" * 800 + b"}]")
+        case "lacks a measure for no reason":
+            child.confine = lambda _: (Measure("Landlock", ["a"]),)  # type: ignore[assignment,arg-type]
         case "is no packet":
             child.apply_layer = _raw(b"hello")
         case "is a number":
@@ -159,10 +162,10 @@ def _flood(kind: str, fds: tuple[int, ...] = (), **body: Any) -> Any:
 
 
 FLOODS = {
-    "floods with progress": _flood("progress", layer=0, read=0, entries=0),
+    "floods with progress": _flood("progress", layer=0, read=0, held=0, entries=0),
     "floods with totals": _flood("applied", totals={f"k{n}": "v" * 60 for n in range(600)}),
     "floods with surveys": _flood("seen", totals={}),
-    "sends descriptors": _flood("progress", (2, 2, 2, 2), layer=0, read=0, entries=0),
+    "sends descriptors": _flood("progress", (2, 2, 2, 2), layer=0, read=0, held=0, entries=0),
 }
 
 

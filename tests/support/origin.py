@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 
 from reconciler.image.spec import Layer, S3Options, Source
 
@@ -41,7 +42,24 @@ def failure(status: int, code: str, message: str = "as the test asks") -> Answer
     return Answer(status, {"Content-Type": "application/xml"}, body)
 
 
-class Origin:
+class Background:
+    """A context manager: the server runs in a thread for as long as it lasts."""
+
+    def __init__(self, server: ThreadingHTTPServer) -> None:
+        self._server = server
+        self._thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Origin(Background):
     """A context manager. ``script`` sees each request first, and may answer it instead."""
 
     def __init__(self) -> None:
@@ -64,18 +82,8 @@ class Origin:
             def handle_error(self, *args: object) -> None:
                 """Clients that hang up are what some tests are about."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        super().__init__(Server(("127.0.0.1", 0), Handler))
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Origin:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     def reset(self) -> None:
         """Forget everything but the address: a client for it is costly to make, so that tests share one."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
+from reconciler.claim import Claim, ClaimState, Recycle, SnapshotSet
 from reconciler.image.spec import GIB, LAYOUT, Layer, Source, chain_ids
 from reconciler.model import (
     Action,
@@ -50,16 +51,27 @@ def layer(word: str) -> Layer:
 
 
 def image(name: str, word: Mapping[str, Any]) -> ImageSpec:
+    sets = tuple(snapshot_set(one) for one in word.get("sets", ()))
     return ImageSpec(
         name=name,
         pool=word.get("pool", "default"),
         size=word.get("gib", 1) * GIB,
         layers=tuple(layer(one) for one in word.get("layers", ())),
-        snapshots=tuple(word.get("snapshots", ())),
+        snapshots=tuple(word.get("snapshots", ())) or tuple(name for one in sets for name in one.names),
         retain=word.get("retain", False),
         suspend=word.get("suspend", False),
         replace=ReplacePolicy(word.get("replace", "Keep")),
+        sets=sets,
     )
+
+
+def snapshot_set(word: Mapping[str, Any]) -> SnapshotSet:
+    count = word.get("count")
+    return SnapshotSet(word["name"], count, word.get("max", count or 1), recycle=Recycle(word.get("recycle", "Never")))
+
+
+def claim(name: str, state: str, pool: str = "default") -> Claim:
+    return Claim(f"c-{name}", pool, name, "", "", "job", 1000, 60.0, 0.0, 0.0, 0.0, "boot", 0.0, ClaimState(state))
 
 
 def desired(images: Mapping[str, Mapping[str, Any]], pools: Iterable[str] = ("default",)) -> Desired:
@@ -76,6 +88,7 @@ def volume_row(chain: str, pool: str = "default", *, shares: bool = True, size: 
 def observed(case: Mapping[str, Any]) -> Observed:
     """A case's ``registry``, and its pools: they hold what the registry has, but for the listed differences.
 
+    ``claims`` holds the state of the claim of each snapshot.
     ``idle`` holds snapshots that are not active, with the driver's reason (null: none); ``held`` the holder of each.
     """
     registry = case.get("registry", {})
@@ -95,6 +108,7 @@ def observed(case: Mapping[str, Any]) -> Observed:
         snapshots={(row.pool, row.name): row for row in snapshots},
         resolutions={layer(word).source: _resolution(word, found) for word, found in case.get("sources", {}).items()},
         asides={("default", name): identity for name, identity in registry.get("asides", {}).items()},
+        claims={("default", name): claim(name, state) for name, state in registry.get("claims", {}).items()},
         holders={(name, one): who for name, pool in pools.items() for one, who in pool.get("held", {}).items()},
     )
 

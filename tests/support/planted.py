@@ -43,6 +43,7 @@ def attempts(targets: dict[str, Any]) -> dict[str, Callable[[], object]]:
         "trace its parent": lambda: libc._checked(libc._libc.ptrace(16, targets["parent"], 0, 0)),
         "become root": lambda: os.setresuid(0, 0, 0),
         "mount": lambda: libc._checked(libc._libc.mount(b"none", b"/", b"tmpfs", 0, None)),
+        "fill its pool with one call": lambda: [os.posix_fallocate(fd, 0, 1 << 20) for fd in descriptors],
     }
 
 
@@ -104,7 +105,7 @@ def _refuse(*_: object) -> NoReturn:
 def main() -> int:
     child.Reader = Planted  # type: ignore[misc]
     if "seccomp" in SETTINGS["without"]:
-        seccomp.prepare = _refuse
+        seccomp.prepare = seccomp.prepare_for_program = _refuse
     if "Landlock" in SETTINGS["without"]:
         libc.landlock = _refuse
     if "namespaces" in SETTINGS["without"]:

@@ -11,7 +11,7 @@ from pathlib import Path
 PERMISSIVE = """\
 policy:
   fileSources: [/]
-  endpoints: {allow: [0.0.0.0/0, "::/0"]}
+  endpoints: {allow: [0.0.0.0/0, "::/0"], credentials: [0.0.0.0/0, "::/0", localhost]}
   pools: {files: [/], devices: ["/*"]}
   confinement: best-effort
 """

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.engine.definitions import Attempt
 from reconciler.model import Finding, Key, Kind, Severity
-from reconciler.output.result import ObjectResult, Result
+from reconciler.output.result import ObjectResult, Reporting, Result
+from reconciler.planner.claims import Stock
 from reconciler.pool.driver import PoolState, Space
 from reconciler.registry.marks import Mark, What
-from reconciler.telemetry.metrics import Metrics, Pass
+from reconciler.telemetry.metrics import CLAIMED, Metrics, Pass
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS, GRAFANA = ROOT / "deploy" / "prometheus", ROOT / "deploy" / "grafana"
@@ -49,7 +51,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     )
     marks = {("web", What.SUSPENDED): Mark("web", What.SUSPENDED, since=1.0)}
     metrics = Metrics()
-    metrics.record(Pass(result, 1, marks, (Attempt("volume", "downloading", "failed", "Cut", 1.0, 1.0),), 1))
+    told = Pass(result, 1, marks, (Attempt("volume", "downloading", "failed", "Cut", 1.0, 1.0),), 1, stuck={"p": 1})
+    told = replace(told, reporting=Reporting(1.0, 2, "ReportSchemaMismatch"))
+    metrics.record(replace(told, registries={("registry.example", 429): 2}, stocks={"web": Stock(ready=1, since=1.0)}))
+    metrics.claim("web", CLAIMED, 0.01)
     metrics.write(path)
     samples = (sample for family in text_string_to_metric_families(path.read_text()) for sample in family.samples)
     ours = {sample.name: set(sample.labels) for sample in samples if not sample.name.endswith("_created")}

@@ -31,7 +31,7 @@ set -eu
 root=$1 key=$2
 echo reconciler >"$root/etc/hostname"
 printf '127.0.0.1 localhost reconciler\n::1 localhost\n' >"$root/etc/hosts"
-printf '/dev/vda / ext4 defaults,noatime 0 1\n' >"$root/etc/fstab"
+printf '/dev/vda / ext4 defaults,noatime,x-systemd.growfs 0 1\n' >"$root/etc/fstab"
 chroot "$root" useradd --create-home --shell /bin/bash vagrant
 install -d -m 700 "$root/home/vagrant/.ssh"
 install -m 600 "$key" "$root/home/vagrant/.ssh/authorized_keys"
@@ -58,7 +58,8 @@ TMPDIR=$work/tmp mmdebstrap --variant=minbase --aptopt='APT::Install-Recommends 
 tar -C "$work" --wildcards --strip-components=2 -xf "$work/root.tar" './boot/vmlinuz-*' './boot/initrd.img-*'
 mv "$work"/vmlinuz-* "$out/vmlinuz"
 mv "$work"/initrd.img-* "$out/initrd.img"
-"$reconcile" build "$work/root.tar" --output "$work/root.ext4" --size 8GiB
+"$reconcile" build "$work/root.tar" --output "$work/root.ext4" --size 4GiB
+truncate --size 8G "$work/root.ext4" # the file system grows to its disk when the machine boots
 rm "$work/root.tar"
 qemu-img convert -O qcow2 "$work/root.ext4" "$out/box.img"
 echo '{"provider": "libvirt", "format": "qcow2", "virtual_size": 8}' >"$out/metadata.json"

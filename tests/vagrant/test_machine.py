@@ -103,6 +103,17 @@ def written(machine: Machine, snapshot: str) -> str:
     return machine.run(f"mount /dev/mapper/{POOL}-{snapshot} /mnt && cat /mnt/etc/mine; umount /mnt")
 
 
+# --------------------------------------------------------------------------------------------------- the machine itself
+
+
+def test_the_root_file_system_has_grown_to_its_disk_at_boot(machine: Machine) -> None:
+    """``reconcile build`` made it of half that size; systemd-growfs grows it, as the guest's fstab asks."""
+    assert machine.run("systemctl is-active systemd-growfs@-.service").strip() == "active"
+    reported = machine.run("/sbin/dumpe2fs -h /dev/vda 2>/dev/null; blockdev --getsize64 /dev/vda").splitlines()
+    blocks = next(line.split()[-1] for line in reported if line.startswith("Block count:"))
+    assert int(blocks) * 4096 == int(reported[-1])
+
+
 # ------------------------------------------------------------------------------------------------- one-shot runs
 
 
@@ -139,6 +150,18 @@ def test_udev_has_links_to_the_devices_and_no_cookie_is_left(installed: Machine)
     assert len(installed.run("dmsetup udevcookies").splitlines()) == 1, "only the heading: no cookie is left"
     by_uuid = installed.run("readlink -f /dev/disk/by-uuid/* || true")
     assert "dm-" not in by_uuid, "copies of one file system don't fight for the link with its UUID"
+
+
+def test_snapshots_have_the_access_that_their_pool_declares_and_udev_keeps_it(installed: Machine) -> None:
+    """udev's rule sets it with every event of a device, also where its node was given another owner or mode by hand."""
+    nodes = " ".join(f"/dev/mapper/{POOL}-{name}" for name in sorted(SNAPSHOTS))
+    declared = ["root kvm 660"] * len(SNAPSHOTS)
+
+    assert installed.run(f"stat -L -c '%U %G %a' {nodes}").splitlines() == declared
+    installed.run(f"chown daemon:daemon {nodes} && chmod 600 {nodes}")
+    installed.run("udevadm trigger --subsystem-match=block --action=change && udevadm settle --timeout 60")
+    assert installed.run(f"stat -L -c '%U %G %a' {nodes}").splitlines() == declared
+    assert installed.reconcile("--once", "--detailed-exitcode")["changed"] == 0
 
 
 def test_a_mounted_snapshot_is_what_gnu_tar_unpacks(installed: Machine) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from reconciler.dataclass import dataclass
 from reconciler.image.archive.member import Malformed
 
 ACCESS, DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
@@ -38,24 +39,52 @@ class Entry:
     permissions: int
 
 
-def from_text(text: bytes, numbered: Sequence[Entry] = ()) -> tuple[Entry, ...]:
-    """Raises Malformed; also for a name without its number, which has another id on every host (``acl-name``).
+class Words(NamedTuple):
+    """A list in words: its entries, and those that are left out of them (``user:NAME``, ``group:NAME``): names without an id."""
+
+    entries: tuple[Entry, ...]
+    unknown: tuple[bytes, ...] = ()
+
+
+Ids = Callable[[int, bytes], int | None]
+"""The id of a name in entries with the tag ``USER`` or ``GROUP``; None where the image has none."""
+
+
+def no_ids(tag: int, name: bytes) -> int | None:
+    return None
+
+
+def from_text(text: bytes, numbered: Sequence[Entry] = (), ids: Ids = no_ids) -> Words:
+    """Raises Malformed. A name without its number is resolved by ``ids``: it has another id on every host.
 
     With ``numbered``, the same list with numbers, names need none: that list counts, and the words must not contradict it.
     """
     lines = [line for part in re.split(rb"[,\n]", text) if (line := part.partition(b"#")[0].strip())]
     if not numbered:
-        return _valid(sorted(_entry(line) for line in lines))
-    told = [_entry(line, unnumbered=True) for line in lines]
+        found = [_entry(line, ids) for line in lines]
+        unknown = tuple(one.shown for one in found if isinstance(one, _Unknown))
+        return Words(_valid(sorted(one for one in found if isinstance(one, Entry))), unknown)
+    told = [one if isinstance(one, Entry) else one.entry for one in (_entry(line, no_ids) for line in lines)]
     if sorted((one.tag, one.permissions) for one in told) != sorted((one.tag, one.permissions) for one in numbered):
         raise Malformed("pax-ambiguous", "its access control list in words is another one than in binary")
     known = {(one.tag, one.id) for one in told if one.id != NO_ID}
     if not known <= {(one.tag, one.id) for one in numbered}:
         raise Malformed("pax-ambiguous", "its access control list in words is for others than in binary")
-    return tuple(numbered)
+    return Words(tuple(numbered))
 
 
-def _entry(line: bytes, *, unnumbered: bool = False) -> Entry:
+class _Unknown(NamedTuple):
+    """An entry whose name has no id."""
+
+    name: bytes
+    entry: Entry
+
+    @property
+    def shown(self) -> bytes:
+        return (b"user:" if self.entry.tag == USER else b"group:") + self.name
+
+
+def _entry(line: bytes, ids: Ids) -> Entry | _Unknown:
     found = _text(line)
     if not found:
         raise Malformed("xattr-value", f"the access control list's entry {line[:80]!r} is malformed")
@@ -67,12 +96,8 @@ def _entry(line: bytes, *, unnumbered: bool = False) -> Entry:
             raise Malformed("xattr-value", f"the access control list's entry {line[:80]!r} has a name where none is allowed")
         return Entry(tag, NO_ID, permissions)
     digits = number or (name if _id(name) else b"0" if name == b"root" else b"")
-    if not digits and unnumbered:
-        return Entry(tag, NO_ID, permissions)
-    if not digits:
-        who = f"its access control list names {name[:80]!r} without a number"
-        raise Malformed("acl-name", f"{who}; store the layer with numeric ids in its ACLs, as bsdtar does")
-    return Entry(tag, int(digits), permissions)
+    known = int(digits) if digits else ids(tag, name)
+    return _Unknown(name, Entry(tag, NO_ID, permissions)) if known is None else Entry(tag, known, permissions)
 
 
 def from_xattr(value: bytes) -> tuple[Entry, ...]:

@@ -7,6 +7,7 @@ the formats: linux/capability.h (vfs_cap_data), linux/posix_acl_xattr.h, the ker
 from __future__ import annotations
 
 import stat
+from typing import NamedTuple
 
 from reconciler.image.archive import acl
 from reconciler.image.archive.member import HARDLINK, Malformed
@@ -25,13 +26,23 @@ CAPABILITY = b"security.capability"
 _CAPABILITY_BYTES = {2: 20, 3: 24}
 
 
-def check_xattrs(xattrs: dict[bytes, bytes], kind: int, *, foreign: str = "refuse") -> tuple[dict[bytes, bytes], list[bytes]]:
-    """What an image keeps of a member of this type (``member.TYPE_NAMES``), and what it drops. Raises Malformed for the rest.
+class Checked(NamedTuple):
+    """The attributes that an image keeps, the names of those that it drops, and names in access control lists without an id."""
 
-    ``foreign`` is the policy for names that no image keeps: ``drop`` or ``refuse``.
+    kept: dict[bytes, bytes]
+    dropped: list[bytes]
+    unknown: list[bytes]
+
+
+def check_xattrs(xattrs: dict[bytes, bytes], kind: int, *, foreign: str = "refuse", ids: acl.Ids = acl.no_ids) -> Checked:
+    """Sort the attributes of a member of this type (``member.TYPE_NAMES``). Raises Malformed for the rest.
+
+    ``foreign`` is the policy for names that no image keeps, and for names of users and groups that ``ids`` lacks: ``drop`` or
+    ``refuse``.
     """
     kept: dict[bytes, bytes] = {}
     dropped: list[bytes] = []
+    unknown: list[bytes] = []
     for name, value in xattrs.items():
         if name in _DROPPED:
             dropped.append(name)
@@ -41,13 +52,17 @@ def check_xattrs(xattrs: dict[bytes, bytes], kind: int, *, foreign: str = "refus
             dropped.append(name)
         elif name in acl.TEXTS:
             numbered = xattrs.get(acl.TEXTS[name])
-            entries = acl.from_text(value, acl.from_xattr(numbered) if numbered else ())
-            _put(kept, acl.TEXTS[name], acl.to_xattr(entries), kind)
+            words = acl.from_text(value, acl.from_xattr(numbered) if numbered else (), ids)
+            unknown += words.unknown
+            _put(kept, acl.TEXTS[name], acl.to_xattr(words.entries), kind)
         else:
             _put(kept, name, value, kind)
     if sum(_room(name, value) for name, value in kept.items()) > ROOM:
         raise Malformed("xattr-size", "its extended attributes don't fit one block of 4096 bytes")
-    return kept, dropped
+    if unknown and foreign == "refuse":
+        who = f"its access control list names {unknown[0][:80]!r}, which the image does not have yet"
+        raise Malformed("acl-name", f"{who}; store the layer with numeric ids in its ACLs, as bsdtar does")
+    return Checked(kept, dropped, unknown)
 
 
 def access_mode(xattrs: dict[bytes, bytes], mode: int) -> int:
@@ -76,6 +91,8 @@ def _put(kept: dict[bytes, bytes], name: bytes, value: bytes, kind: int) -> None
     if name == acl.DEFAULT and value == acl.VERSION:
         return  # writers store an empty list where there is none, on files, too
     _check(name, value, kind)
+    if name in acl.TEXTS.values():
+        value = acl.to_xattr(acl.from_xattr(value))  # ext4 keeps no id of an entry that needs none
     if kept.setdefault(name, value) != value:
         raise Malformed("pax-ambiguous", f"the attribute {name!r} is given twice, with different values")
 

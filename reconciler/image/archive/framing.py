@@ -1,4 +1,4 @@
-"""Where compressed streams begin and end: gzip member headers (RFC 1952) and zstd frames (RFC 8878).
+"""Where compressed streams begin and end: gzip members (RFC 1952), zstd frames (RFC 8878), xz and bzip2 streams.
 
 Called by ``codec``, whose decoders do not distinguish a stream that ended from one that was cut. The decoders handle the content;
 this module handles only the framing around it. State: the bytes read ahead, in ``Input``.
@@ -6,24 +6,28 @@ this module handles only the framing around it. State: the bytes read ahead, in 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import re
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 from zlib import crc32
 
 from reconciler.errors import LayerCorrupt, LayerRefused
+from reconciler.image.spec import CUT
 
 READ = 256 << 10
 """Bytes asked of a source at once: measured fastest for isal, which copies its unused input at each member's end."""
 
 MAX_WINDOW = 1 << 27
-"""Bytes of history that a zstd frame may ask the decoder to keep: what ``zstd --long`` asks for at most by default."""
+"""Bytes of history that a zstd frame or an xz block may ask for: what ``zstd --long`` asks for at most by default."""
 
 MAX_GZIP_HEADER = 1 << 17
 """Bytes of a gzip member's header: an extra field is at most 64 KiB, a name and a comment have no bound of their own."""
 
 SHORTEST_TAR = 512
-TARS = "layers are tars, plain or compressed with gzip or zstd"
+TARS = "layers are tars, plain or compressed with gzip, zstd, xz or bzip2"
 
+XZ_MAGIC = b"\xfd7zXZ\0"
+BZIP2_MAGIC = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)", re.DOTALL)
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_TAIL = b"\x2a\x4d\x18"
@@ -34,8 +38,8 @@ _FHCRC, _FEXTRA, _FNAME, _FCOMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
 class ByteSource(Protocol):
     """Stored bytes as they arrive."""
 
-    def read(self, n: int, /) -> bytes:
-        """1 to ``n`` bytes; ``b""`` only at the end."""
+    def read(self, n: int, /) -> bytes | memoryview:
+        """1 to ``n`` bytes; none only at the end. They don't change for as long as they are kept."""
         ...
 
 
@@ -45,19 +49,31 @@ class Input:
     def __init__(self, source: ByteSource) -> None:
         self.stored = 0
         self._source = source
-        self._ahead = b""
+        self._ahead: bytes | memoryview = b""
         self._at = 0
 
     def read(self, n: int) -> bytes:
         """1 to ``n`` bytes; ``b""`` only at the end."""
+        return bytes(self.lend(n))
+
+    def lend(self, n: int) -> bytes | memoryview:
+        """1 to ``n`` bytes as they lie; none only at the end."""
         if self._at == len(self._ahead):
             self._ahead, self._at = self._source.read(max(n, READ)), 0
             self.stored += len(self._ahead)
         start, self._at = self._at, min(self._at + n, len(self._ahead))
         return self._ahead[start : self._at]
 
+    @property
+    def consumed(self) -> int:
+        """Bytes handed out and not taken back."""
+        return self.stored - len(self._ahead) + self._at
+
     def unread(self, data: bytes) -> None:
-        self._ahead, self._at = data + self._ahead[self._at :], 0
+        if self._ahead[max(0, self._at - len(data)) : self._at] == data:
+            self._at -= len(data)
+        else:
+            self._ahead, self._at = b"".join((data, self._ahead[self._at :])), 0
 
     def take(self, n: int) -> bytes:
         """``n`` bytes; fewer only at the end."""
@@ -76,43 +92,51 @@ def is_zstd(head: bytes) -> bool:
 # ---------------------------------------------------------------------------------------------------------- gzip
 
 
-def next_gzip_member(source: Input) -> bool:
-    """Step over the header of the next member; False at the end of the input, where zero padding is allowed.
+def next_gzip_member(source: Input, begins: Callable[[int], None] = lambda at: None) -> bytes | None:
+    """Step over the header of the next member and return its extra field; None at the end, where zero padding is allowed.
 
-    Raises LayerCorrupt.
+    ``begins`` is called with the position of a header that follows. Raises LayerCorrupt.
     """
+    at = source.consumed
     magic = source.take(2)
     if magic in (b"", b"\0") or magic == b"\0\0":
-        return _only_zeros_left(source)
+        _require_zeros(source, "gzip")
+        return None
     if magic != GZIP_MAGIC:
-        raise LayerCorrupt("bytes that are not gzip follow a gzip member", hint="store the layer again, as one gzip stream")
-    _skip_gzip_header(source)
-    return True
+        raise foreign("gzip member", "gzip")
+    begins(at)
+    return _skip_gzip_header(source)
 
 
-def _only_zeros_left(source: Input) -> bool:
+def _require_zeros(source: Input, form: str) -> None:
     while data := source.read(1 << 18):
         if data.strip(b"\0"):
-            raise LayerCorrupt("bytes follow the zero padding of a gzip stream")
-    return False
+            raise LayerCorrupt(f"bytes follow the zero padding of a {form} stream")
 
 
-def _skip_gzip_header(source: Input) -> None:
+def foreign(part: str, form: str) -> LayerCorrupt:
+    """The error for what follows one stream and begins no other one."""
+    return LayerCorrupt(f"bytes that are not {form} follow a {part}", hint=f"store the layer again, as one {form} stream")
+
+
+def _skip_gzip_header(source: Input) -> bytes:
     fixed = source.take(8)
     header = [GZIP_MAGIC, fixed]
     if len(fixed) < 8:
         raise cut("gzip")
     if fixed[0] != 8 or fixed[1] & _RESERVED:
         raise LayerCorrupt("a gzip header names an unknown method or unknown flags")
-    flags = fixed[1]
+    flags, extra = fixed[1], b""
     if flags & _FEXTRA:
         length = source.take(2)
-        header += (length, source.take(int.from_bytes(length, "little")))
+        extra = source.take(int.from_bytes(length, "little"))
+        header += (length, extra)
     for flag in (_FNAME, _FCOMMENT):
         if flags & flag:
             header += _text(source)
     if flags & _FHCRC and source.take(2) != (crc32(b"".join(header)) & 0xFFFF).to_bytes(2, "little"):
         raise LayerCorrupt("a gzip header does not match its checksum", hint="store the layer again")
+    return extra
 
 
 def _text(source: Input) -> Iterator[bytes]:
@@ -128,6 +152,41 @@ def _text(source: Input) -> Iterator[bytes]:
             source.unread(rest)
             return
     raise cut("gzip")
+
+
+# -------------------------------------------------------------------------------------------------- xz and bzip2
+
+_XZ_ALIGNMENT = 4
+
+
+def next_xz_stream(source: Input) -> bool:
+    """Whether another stream follows; zero padding before it is passed over. Raises LayerCorrupt."""
+    padding = 0
+    while head := source.take(len(XZ_MAGIC) if not padding else READ):
+        if found := head.lstrip(b"\0"):
+            source.unread(found)
+        padding += len(head) - len(found)
+        if found:
+            break
+    if padding % _XZ_ALIGNMENT:
+        raise LayerCorrupt("the zero padding of an xz stream is not a multiple of 4 bytes", hint="store the layer again")
+    magic = source.take(len(XZ_MAGIC))
+    source.unread(magic)
+    if magic and magic != XZ_MAGIC:
+        raise foreign("xz stream", "xz")
+    return bool(magic)
+
+
+def next_bzip2_stream(source: Input) -> bool:
+    """Whether another stream follows; at the end, zero padding is allowed. Raises LayerCorrupt."""
+    head = source.take(10)
+    if not head.strip(b"\0"):
+        _require_zeros(source, "bzip2")
+        return False
+    source.unread(head)
+    if not BZIP2_MAGIC.match(head):
+        raise cut("bzip2") if len(head) < 10 and b"BZh".startswith(head[:3]) else foreign("bzip2 stream", "bzip2")
+    return True
 
 
 # ---------------------------------------------------------------------------------------------------------- zstd
@@ -177,9 +236,7 @@ class ZstdFrames:
                 self._count()
                 skip = int.from_bytes((yield 0, 4), "little")
             else:
-                raise LayerCorrupt(
-                    "bytes that are not zstd follow a zstd frame", hint="store the layer again, as one zstd stream"
-                )
+                raise foreign("zstd frame", "zstd")
 
     def _blocks(self) -> Generator[tuple[int, int], bytes, int]:
         checksum = yield from self._frame_header()
@@ -252,7 +309,7 @@ def not_a_tar(head: bytes) -> LayerCorrupt:
 
 def cut(form: str) -> LayerCorrupt:
     """The error for a stream that ends before its own end."""
-    return LayerCorrupt(f"the {form} stream is cut short", hint="the layer was not stored whole; store it again")
+    return LayerCorrupt(f"the {form} stream is cut short", hint=CUT)
 
 
 def too_many_members() -> LayerRefused:

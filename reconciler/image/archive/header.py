@@ -30,6 +30,9 @@ TYPES = {
 }
 """Typeflags of members. ``7`` is a contiguous file, an ordinary one to everybody; ``S`` is GNU's old sparse file."""
 
+_PLAIN_TYPES = {ord("0"): stat.S_IFREG, ord("2"): stat.S_IFLNK, ord("5"): stat.S_IFDIR}
+_NO_PREFIX = bytes(155)
+
 OLD_GNU_SPARSE = ord("S")
 
 _octal = re.compile(rb" *([0-7]+)[ \0]*").fullmatch
@@ -43,6 +46,20 @@ def checksum_holds(block: bytes) -> bool:
     stated = block[148:156]
     total = _sum(block) + 8 * 32 - (adler32(stated, 0) & 0xFFFF)
     return stated == b"%06o\0 " % total or _sums_to(block, stated, total)
+
+
+def plain_type(block: bytes) -> int | None:
+    """The type of a regular file, directory or symlink whose header passes ``checksum_holds`` and ``check_layout`` beyond doubt.
+
+    None for all others, which may pass as well.
+    """
+    magic = block[257:265]
+    if magic == b"ustar  \0":
+        if block[345:500] != _NO_PREFIX:
+            return None
+    elif magic[:6] != b"ustar\0":
+        return None
+    return _PLAIN_TYPES.get(block[156]) if block.isascii() and checksum_holds(block) else None
 
 
 def _sum(block: bytes) -> int:

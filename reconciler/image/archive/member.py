@@ -6,9 +6,9 @@ Made by ``tar``, examined by ``judge``, applied by ``tree``. No state.
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
 
-from reconciler.errors import LayerRefused
+from reconciler.dataclass import dataclass, field
+from reconciler.errors import LayerRefused, visible
 
 SHOWN = 120
 """Bytes of a name that messages and lists show."""
@@ -60,18 +60,18 @@ class Member:
 class Malformed(Exception):
     """A part of the tar breaks the rule ``rule``; the reader turns it into a LayerRefused that says where."""
 
-    def __init__(self, rule: str, message: str) -> None:
+    def __init__(self, rule: str, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.rule = rule
+        self.hint = hint
 
     def refusal(self, name: bytes, offset: int) -> LayerRefused:
         """The same of the member with this name, whose header begins at this byte."""
         message = f"{shown(name)}: {self} (rule {self.rule}, header at byte {offset})"
-        return LayerRefused(message, rule=self.rule, member=name, offset=offset)
+        return LayerRefused(message, rule=self.rule, member=name, offset=offset, hint=self.hint)
 
 
 def shown(name: bytes) -> str:
     """A name fit for messages and JSON: what is not printable is escaped, what is long is cut."""
     text = name[:SHOWN].decode("utf-8", "backslashreplace")
-    printable = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-    return f"{printable}…" if len(name) > SHOWN else printable
+    return f"{visible(text)}…" if len(name) > SHOWN else visible(text)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 
+from reconciler.dataclass import dataclass, field
 from reconciler.image.archive.member import Malformed, Member
 
 GLOBAL_KEYS = frozenset(

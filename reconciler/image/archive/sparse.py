@@ -7,8 +7,8 @@ data that is stored. Source: the GNU tar manual, "Storing Sparse Files". No stat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
+from reconciler.dataclass import dataclass
 from reconciler.image.archive.header import BLOCK, unsigned
 from reconciler.image.archive.member import Malformed, shown
 from reconciler.image.archive.pax import Record, decimal
@@ -39,7 +39,7 @@ def check(segments: Segments, size: int, stored: int) -> None:
         if offset < end or offset + length > size:
             raise Malformed("sparse-map", "a sparse file's map overlaps, is out of order, or leaves the file")
         if length and total % BLOCK:
-            raise Malformed("sparse-map", "a sparse file's segment is no multiple of 512 bytes and another one follows it")
+            raise Malformed("sparse-map", "a sparse file's segment is not a multiple of 512 bytes and another one follows it")
         end = offset + length
         total += length
     if total != stored:

@@ -8,17 +8,17 @@ State: the place in the stream, and the headers that wait for their member.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from reconciler.dataclass import dataclass
 from reconciler.errors import LayerCorrupt
 from reconciler.image.archive import header, pax, polyglot, sparse
 from reconciler.image.archive.blocks import Blocks, Chunks
 from reconciler.image.archive.framing import not_a_tar
 from reconciler.image.archive.header import BLOCK
 from reconciler.image.archive.member import HARDLINK, Malformed, Member
-from reconciler.image.spec import Limits
+from reconciler.image.spec import UNMARKED, Limits
 
 OCTAL_SIZES = 8**11
 """Sizes from here on need an extended header. Python looks for what follows a sparse file with one at another place."""
@@ -59,11 +59,20 @@ class Reader:
     """The members of a tar in its order, each once. Iterate; between two members, ``data`` gives the data of the first.
 
     Raises LayerRefused (a rule, the member, the byte where its header begins) and LayerCorrupt (cut short, or damaged).
-    The end of the iteration means that the end marker was there, nothing but zeros behind it, and the stream whole.
+    The end of the iteration means that the end marker was there, nothing but zeros behind it, and the stream whole. ``seek``
+    moves the stream to a byte, so that data which is not asked for is not read. ``strict``: plain members get no shorter way.
     """
 
-    def __init__(self, stream: Chunks, limits: Limits | None = None) -> None:
-        self._blocks = Blocks(stream)
+    def __init__(
+        self,
+        stream: Chunks,
+        limits: Limits | None = None,
+        seek: Callable[[int], None] | None = None,
+        *,
+        strict: bool = False,
+    ) -> None:
+        self._strict = strict
+        self._blocks = Blocks(stream, seek)
         self._limits = limits or Limits()
         self._resume = 0
         self._offset = 0
@@ -94,6 +103,11 @@ class Reader:
         return self._blocks.pieces(left) if whole is None else (whole,)
 
     @property
+    def data_at(self) -> int:
+        """Byte of the stream where the data of the member given last begins."""
+        return self._blocks.offset
+
+    @property
     def block(self) -> bytes:
         """The header block of the member given last."""
         return self._block
@@ -105,7 +119,22 @@ class Reader:
 
     # ------------------------------------------------------------------------------------------------ headers
 
+    def _plain(self) -> Member | None:
+        """The next member where it is plain, which takes less time; else None, and nothing has been taken."""
+        blocks, offset = self._blocks, self._resume
+        block = blocks.peek(offset)
+        if len(block) != BLOCK or not offset or self._sized_link:
+            return None
+        kind = header.plain_type(block)
+        if kind is None:
+            return None
+        blocks.take_peeked(offset)
+        self._offset, self._block = offset, block
+        return self._placed(header.parse(block, kind, offset), block)
+
     def _next(self) -> Member | None:
+        if not self._strict and (member := self._plain()) is not None:
+            return member
         blocks = self._blocks
         pending: _Pending | None = None
         while True:
@@ -132,7 +161,7 @@ class Reader:
         if not block and self._limits.missing_end_marker == "refuse":
             raise LayerCorrupt(
                 f"the tar ends at byte {self._offset} without its end marker, two blocks of zeros",
-                hint="it was not stored whole: store it again, or set limits.missingEndMarker where its writer leaves it out",
+                hint=UNMARKED,
             )
         return block
 
@@ -193,9 +222,13 @@ class Reader:
         member = header.parse(block, kind, self._offset)
         if pending:
             self._override(member, block, pending)
-        self._pax_seen &= not header.is_gnu(block)
         if block[156] == header.OLD_GNU_SPARSE:
             self._read_old_sparse(member, block)
+        return self._placed(member, block)
+
+    def _placed(self, member: Member, block: bytes) -> Member:
+        """The member, with what follows from its type and size: where its data ends, and where the next header is."""
+        self._pax_seen &= not header.is_gnu(block)
         if member.type == stat.S_IFREG:
             if member.name.endswith(b"/"):
                 _become_directory(member)

@@ -1,8 +1,8 @@
 """What the builder process gives up before it reads the first hostile byte, and how much of that this host allows.
 
-``confine`` is called by ``child``, once, while it has a single thread; ``gaps`` by its parent's callers. What is left are the
-descriptors that it holds: a flaw in a parser can then spoil the volume that it is building, and nothing else. Each measure is
-independent, so that one that a kernel, container or user does not allow leaves the others in force. No state.
+``confine`` is called by ``child``, once, while it has a single thread. What is left are the descriptors that it holds: a flaw in
+a parser can then spoil the volume that it is building, and nothing else. Each measure is independent, so that one that a kernel,
+container or user does not allow leaves the others in force. No state.
 """
 
 from __future__ import annotations
@@ -10,66 +10,30 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from reconciler.dataclass import dataclass
 from reconciler.image.builder import libc, seccomp
-from reconciler.image.spec import GIB
+from reconciler.image.builder.measures import NOT_IN_KERNEL, ONE_ID, ONLY_ROOT, OWN_UID, Measure
 
+GIB = 1 << 30
 MEMORY = 6 * GIB
 """Bytes of address space: a tree of a million entries takes about 1 GiB."""
 
 DESCRIPTORS = 64
-PROCESSES = 4
-"""The process itself, the thread that writes, and two to spare."""
+PROCESSES = 6
+"""The process itself, the threads that write and hash, and some to spare: one that has ended counts for a moment."""
 
 NOBODY = 65534
 PRIVATE_UIDS = 0x7000_0000
 """From here on to 2^31 no distribution assigns ids (systemd's UIDS-GIDS); a process's own is this plus its pid."""
 
+TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - for an empty directory
+
 INDEX_BYTES = 2 * GIB
 """Most bytes of a chain's index; a volume may be as long as it is declared."""
-
-
-OWN_UID = "own uid"
-ONLY_ROOT = "only root can take another; a reconciler that runs as root does"
-ONE_ID = "this user namespace maps one id only"
-NOT_IN_KERNEL = "this kernel does not have it"
-
-OPTIONAL = frozenset({"namespaces", "no new processes"})
-"""Measures that ``policy.confinement: required`` does not ask for; the same table is in docs/architecture.md."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """``missing``: why it is not in force; empty where it is."""
-
-    name: str
-    missing: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A measure that is not in force, and why. ``required``: ``policy.confinement: required`` refuses a builder without it."""
-
-    measure: str
-    reason: str
-    required: bool
-
-    def __str__(self) -> str:
-        return f"{self.measure}: {self.reason}"
-
-
-def gaps(measures: Mapping[str, str]) -> tuple[Gap, ...]:
-    """What is missing of a builder's measures (``process.confinement``, ``Build.gaps``). A uid of its own is root's only."""
-    missing = ((name, why) for name, why in measures.items() if why and why not in (ONLY_ROOT, ONE_ID))
-    return tuple(Gap(name, why, _required(name, why)) for name, why in missing)
-
-
-def _required(name: str, why: str) -> bool:
-    return name not in OPTIONAL and not (name == "Landlock" and why.startswith(NOT_IN_KERNEL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +49,47 @@ def confine(bounds: Bounds) -> tuple[Measure, ...]:
     return tuple(_measures(bounds))
 
 
+PROGRAMS = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/nix/store",
+    "/gnu/store",
+    "/etc/ld.so.cache",
+    "/etc/e2fsck.conf",
+)
+"""What a program of the host needs to run."""
+
+
+def confine_program(subject: str, seconds: int) -> tuple[Measure, ...]:
+    """Give up all that a program of the host can do without that reads ``subject``, a file or device; it is executed next.
+
+    What is left: its uid, which opens the subject; reading the subject and ``PROGRAMS``; the system calls of
+    ``seccomp.prepare_for_program``. The host's file tree stays visible: names and sizes can be read.
+    """
+    return tuple(_program_measures(subject, seconds))
+
+
+def _program_measures(subject: str, seconds: int) -> Iterator[Measure]:
+    system_calls = _filter(seccomp.prepare_for_program)
+    yield _tried("ends with its parent", libc.end_with_parent)
+    yield _limited(Bounds(seconds=seconds))
+    _limit(resource.RLIMIT_FSIZE, 0)
+    root = os.geteuid() == 0 and not _maps_one_id()
+    yield _tried("namespaces", lambda: _leave_namespaces(root=root))
+    yield _tried("no capabilities", libc.drop_capabilities)
+    yield _tried("no new privileges", libc.forbid_new_privileges)
+    yield _tried("Landlock", lambda: libc.landlock((*PROGRAMS, subject, f"/proc/{os.getpid()}", "/proc/swaps")))
+    yield _loaded(system_calls)
+
+
 def _measures(bounds: Bounds) -> Iterator[Measure]:
     one_id = _maps_one_id()
     root = os.geteuid() == 0 and not one_id
-    system_calls = _filter()
+    system_calls = _filter(seccomp.prepare)
     yield _limited(bounds)
     spaces = _tried("namespaces", lambda: _leave_namespaces(root=root))
     yield spaces
@@ -103,10 +104,7 @@ def _measures(bounds: Bounds) -> Iterator[Measure]:
     if root or not spaces.missing:
         yield _tried("no new processes", lambda: _limit(resource.RLIMIT_NPROC, PROCESSES))
     yield _tried("Landlock", libc.landlock)
-    if isinstance(system_calls, seccomp.Filter):
-        yield _tried("seccomp", system_calls.load)
-    else:
-        yield Measure("seccomp", system_calls)
+    yield _loaded(system_calls)
 
 
 def _tried(name: str, measure: Callable[[], object], *, must: bool = False) -> Measure:
@@ -119,12 +117,16 @@ def _tried(name: str, measure: Callable[[], object], *, must: bool = False) -> M
     return Measure(name)
 
 
-def _filter() -> seccomp.Filter | str:
+def _filter(prepare: Callable[[], seccomp.Filter]) -> seccomp.Filter | str:
     """To be loaded last, made first: libseccomp has a path. What is missing, where it can't be made."""
     try:
-        return seccomp.prepare()
+        return prepare()
     except OSError as error:
         return f"libseccomp can't be used (Debian: install libseccomp2): {error}"
+
+
+def _loaded(system_calls: seccomp.Filter | str) -> Measure:
+    return Measure("seccomp", system_calls) if isinstance(system_calls, str) else _tried("seccomp", system_calls.load)
 
 
 def _reason(error: OSError) -> str:
@@ -142,6 +144,8 @@ def _limited(bounds: Bounds) -> Measure:
     _limit(resource.RLIMIT_AS, MEMORY)
     _limit(resource.RLIMIT_FSIZE, max(bounds.file_bytes, INDEX_BYTES))
     _limit(resource.RLIMIT_CPU, bounds.seconds)
+    with suppress(OSError):
+        libc.be_killed_first()
     return Measure("resource limits")
 
 
@@ -182,10 +186,22 @@ def _empty_directory() -> int:
     try:
         return libc.detached_tmpfs()
     except OSError:
-        nowhere = tempfile.mkdtemp(prefix="reconcile-builder-")
+        nowhere = next(filter(None, map(_made, TEMPORARY)), None)
+        if nowhere is None:
+            raise
         fd = os.open(nowhere, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        Path(nowhere).rmdir()
+        nowhere.rmdir()
         return fd
+
+
+def _made(parent: str) -> Path | None:
+    """A new directory in one of these; without ``tempfile``, which takes as long to load as all the rest."""
+    path = Path(parent, f"reconcile-builder-{os.urandom(8).hex()}")
+    try:
+        path.mkdir(0o700)
+    except OSError:
+        return None
+    return path
 
 
 def _become_somebody() -> None:

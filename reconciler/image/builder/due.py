@@ -17,16 +17,25 @@ PROGRESS_RATE = 20
 
 
 class Due:
-    """The one answer that is due next, and since when. Only an answer that is due moves the deadline."""
+    """The one answer that is due next, and since when. Only an answer that is due moves the deadline.
+
+    What is due in the ring has a shorter one, and there is one for all of it: a builder that reads a little before each deadline
+    would hold its slot for days.
+    """
 
     def __init__(self) -> None:
         self._owed: tuple[str, float] = ("", 0.0)
         self._bytes = 0
+        self._reading = 0.0
+        """Seconds that bytes were due in all, up to those that are due now."""
 
     def owe(self, what: str) -> None:
         """``what`` is due from now on, or since it became due; empty: nothing is."""
         if what != self._owed[0]:
-            self._owed = (what, time.monotonic())
+            now = time.monotonic()
+            if self._owed[0].startswith("bytes"):
+                self._reading += now - self._owed[1]
+            self._owed = (what, now)
 
     def owe_bytes(self, read: int, filled: int) -> None:
         """All that lies there is to be read: what is filled meanwhile is due once that has been read."""
@@ -37,11 +46,13 @@ class Due:
     def check(self) -> None:
         """Raises BuilderDied where the answer is overdue."""
         what, since = self._owed
-        if what and time.monotonic() - since > process.PATIENCE_SECONDS:
-            raise BuilderDied(
-                f"the builder process has not answered for {process.PATIENCE_SECONDS:.0f} s",
-                hint="run again; if only this layer fails, check it with `reconcile inspect`",
-            )
+        bytes_due, waited = what.startswith("bytes"), time.monotonic() - since
+        most = min(process.READING_SECONDS, process.PATIENCE_SECONDS) if bytes_due else process.PATIENCE_SECONDS
+        hint = "run again; if only this layer fails, check it with `reconcile inspect`"
+        if what and waited > most:
+            raise BuilderDied(f"the builder process has not answered for {most:.0f} s", hint=hint)
+        if bytes_due and self._reading + waited > process.PATIENCE_SECONDS + self._bytes / process.READING_RATE:
+            raise BuilderDied(f"the builder process has taken {self._reading + waited:.0f} s for {self._bytes} bytes", hint=hint)
 
 
 class Counts:

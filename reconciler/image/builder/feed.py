@@ -8,14 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from threading import Lock
 from typing import Protocol
 
+from reconciler.dataclass import dataclass
 from reconciler.errors import Stopped
 from reconciler.image.builder.protocol import Channel
 from reconciler.image.builder.ring import Ring
 from reconciler.image.source import reading
+from reconciler.image.spec import AS_WRITTEN
 
 GRACE_SECONDS = 3.0
 """How long a refused layer's download may still take to show that the bytes were not the declared ones in the first place."""
@@ -35,12 +36,15 @@ class Fetch(Protocol):
 class Input:
     """One layer of the request. ``begin`` starts or joins its download when its turn has come.
 
-    ``pinned``: its bytes may turn out not to be the declared ones; a refusal waits for that check.
+    ``pinned``: its bytes may turn out not to be the declared ones; a refusal waits for that check. ``declared``: the digest of
+    its stored bytes is declared. ``diff_id`` is the sum of the decompressed bytes in hex digits; empty where none is declared.
     """
 
     name: str
     begin: Callable[[], Fetch]
     pinned: bool = True
+    declared: bool = False
+    diff_id: str = ""
 
 
 class Feed:
@@ -54,6 +58,8 @@ class Feed:
         self.ring = ring
         self.ended = 0
         """Layers that have been handed over to their last byte."""
+        self._compared = 0
+        """Layers whose bytes arrived to the last one, and are the declared ones where a digest is declared."""
         self._channel: Channel | None = None
         self._sent = 0
         self._announced = 0
@@ -72,19 +78,20 @@ class Feed:
             fetch = layer.begin()
             self._fetches.append(fetch)
             try:
-                whole = self._pass(channel, layer.name, fetch)
+                whole = self._pass(channel, layer, fetch)
             except (BrokenPipeError, ConnectionResetError):
                 whole = False
             if not whole:
-                _check_rest(layer, fetch)
+                self._compared += _check_rest(layer, fetch)
                 return None
             digests.append(fetch.result().digest)
+            self._compared += 1
         return tuple(digests)
 
-    def _pass(self, channel: Channel, name: str, fetch: Fetch) -> bool:
+    def _pass(self, channel: Channel, layer: Input, fetch: Fetch) -> bool:
         """Hand over one layer; False where the builder reads no more of it."""
         self._begins.append(self.ring.filled)
-        channel.send("layer", name=name)
+        channel.send("layer", name=layer.name, diff_id=layer.diff_id)
         while space := self.ring.space(reading.PIECE):
             got = fetch.readinto(space)
             if not got:
@@ -107,9 +114,12 @@ class Feed:
                 self._sent += 1
                 self._channel.send("length", length=self._announced - self._begins[-1])
 
-    def take(self, layer: int, read: int) -> None:
-        """The builder has read so much of a layer; what was held back is announced before it runs dry. Raises ValueError."""
-        self.ring.take(self._position(layer, read))
+    def take(self, layer: int, read: int, held: int) -> None:
+        """The builder has read so much of a layer, and uses the last ``held`` bytes of the ring before that.
+
+        What was held back is announced before it runs dry. Raises ValueError.
+        """
+        self.ring.take(self._position(layer, read), held)
         with suppress(BrokenPipeError, ConnectionResetError):
             self._announce(self.ring.returned)
 
@@ -134,6 +144,11 @@ class Feed:
         """Of that layer."""
         return self._fetches[-1].progress if self._fetches else reading.Progress(0, None)
 
+    def hint(self, layer: int, given: str) -> str:
+        """The builder's hint for an error of a layer, which has no knowledge of the layer's digest."""
+        as_written = self._layers[layer].declared and layer < self._compared
+        return AS_WRITTEN.get(given, given) if as_written else given
+
     def close(self) -> None:
         """Let go of the layers."""
         self.ring.close()
@@ -141,16 +156,21 @@ class Feed:
             fetch.close()
 
 
-def _check_rest(layer: Input, fetch: Fetch) -> None:
-    """Bytes that are not the declared ones are seldom a tar either; the digest is then the better error, if it is soon there."""
+def _check_rest(layer: Input, fetch: Fetch) -> bool:
+    """Whether the rest has arrived, soon, and is right. Raises what is wrong with it.
+
+    Bytes that are not the declared ones are seldom a tar either; the digest is then the better error.
+    """
     until = time.monotonic() + GRACE_SECONDS
 
     def check() -> None:
         if time.monotonic() > until:
             raise Stopped(f"stopped while the rest of {layer.name} was read")
 
-    if layer.pinned:
-        try:
-            fetch.result(check)
-        except Stopped:
-            return
+    if not layer.pinned:
+        return False
+    try:
+        fetch.result(check)
+    except Stopped:
+        return False
+    return True

@@ -1,7 +1,7 @@
 """One build, seen from the parent: feeds the builder process with layers as they arrive and waits for its milestones.
 
-Used by ``lifecycle`` (volumes of a pool) and ``cli`` (``build``, ``inspect``). State: a child process, two threads and a channel,
-all gone after ``close``. The child's packets decide about that volume only.
+Used by ``host.pipelines`` (volumes of a pool) and ``cli`` (``build``, ``inspect``). State: a child process, two threads and a
+channel, all gone after ``close``. The child's packets decide about that volume only.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 from uuid import UUID
 
 from reconciler import errors
-from reconciler.image.builder import confine, process
+from reconciler.dataclass import asdict, dataclass, field, replace
+from reconciler.image.builder import process
 from reconciler.image.builder.due import Counts, Due
 from reconciler.image.builder.feed import GRACE_SECONDS, Feed, Input
+from reconciler.image.builder.measures import Gap, gaps
+from reconciler.image.builder.protocol import MESSAGE_LENGTH, advisable, verdicts
 from reconciler.image.builder.ring import SIZE, Ring
 from reconciler.image.free_space import Watch
 from reconciler.image.spec import Limits, filesystem_uuid
@@ -28,21 +31,13 @@ from reconciler.policy.rules import Refusal
 JOIN_SECONDS = 2.0
 """How long ``close`` waits for a thread; one that a source's file system holds is left behind."""
 
-VERDICTS: Mapping[str, type[errors.ReconcilerError]] = {
-    kind.__name__: kind
-    for kind in (
-        errors.LayerCorrupt,
-        errors.ImageTooSmall,
-        errors.VolumeCorrupt,
-        errors.Terminal,
-        errors.NoSpace,
-        errors.DeviceFailed,
-    )
-}
-"""The errors that a builder may report of a volume, besides LayerRefused; any other one counts as its death."""
-
+VERDICTS = verdicts(errors.LayerCorrupt, errors.DigestMismatch)
+"""Of a volume; besides, there is LayerRefused."""
 
 CONFINEMENT_POLL_SECONDS = 0.5
+LABEL_BYTES = 16
+SPACE_SECONDS = 0.2
+"""How often the space of a volume's pool is checked."""
 
 
 class Milestone(IntEnum):
@@ -52,9 +47,6 @@ class Milestone(IntEnum):
     ACCEPTED = 2
     WRITTEN = 3
     CHECKED = 4
-
-
-LABEL_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +62,8 @@ class Request:
     """What to build. ``chain`` maps the layers' digests to the chain's id; ``volume`` None judges and writes nothing.
 
     The first ``replay`` layers are already in the volume: they only rebuild the tree, which ``index_in`` would hold. ``room`` is
-    how many bytes may be written to a block device, None where there is no bound.
+    how many bytes may be written to a block device, None where there is no bound. ``bytes_per_inode`` is 0 for mke2fs's choice.
+    ``unpack``: write the only layer's decompressed bytes, and no file system.
     """
 
     layers: tuple[Input, ...]
@@ -85,8 +78,12 @@ class Request:
     survey: bool = False
     """Have more counted than every build does, of layers that are refused, too: see ``Build.seen``."""
     identity: Identity = Identity()
+    bytes_per_inode: int = 0
+    check_space: Callable[[], None] = lambda: None
+    """Raises NoSpace where the pool of the volume has lost its reserve. It ends the builder, whatever that reports."""
     ahead: int = SIZE
     """Most bytes that are fetched before the builder has read them."""
+    unpack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +108,16 @@ class Progress:
     entries: int = 0
 
 
-class Build:
-    """A context manager; leaving it ends the child, whatever it was doing."""
+def _stopped() -> errors.Stopped:
+    return errors.Stopped("stopped while a volume was being built", hint="run again to go on")
 
-    def __init__(self, request: Request) -> None:
+
+class Build:
+    """A context manager; leaving it ends the child, whatever it was doing. ``stop`` ends the waits for the child's process."""
+
+    def __init__(self, request: Request, stop: threading.Event | None = None) -> None:
         self._request = request
+        self._stop = stop
         self._changed = threading.Condition()
         self._reached = 0
         self._error: BaseException | None = None
@@ -123,11 +125,12 @@ class Build:
         self._progress = Progress()
         self._feed = Feed(request.layers, Ring(request.ahead), self._owe)
         self._due = Due()
-        self._space = Watch(fd for fd in (request.volume, request.index_out) if fd is not None)
+        self._space = Watch(request.volume, request.index_out)
+        self._space_checked = 0.0
         self._confined = self._committed = False
         self._applied: list[Mapping[str, Any]] = []
         self._seen: dict[str, Any] = {}
-        self.gaps: tuple[confine.Gap, ...] = ()
+        self.gaps: tuple[Gap, ...] = ()
         """What is missing of the builder's confinement, known before it gets the first byte of a layer."""
         self.blamed = ""
         """The name of the layer that ended the build, where one did."""
@@ -138,7 +141,7 @@ class Build:
         ]
 
     def __enter__(self) -> Build:
-        self._child = process.start()
+        self._child = process.start(self._proceed)
         try:
             self._child.channel.send("request", fds=list(self._descriptors().values()), **self._describe())
         except (BrokenPipeError, ConnectionResetError):
@@ -151,6 +154,10 @@ class Build:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _proceed(self) -> None:
+        if self._stop is not None and self._stop.is_set():
+            raise _stopped()
 
     def _descriptors(self) -> dict[str, int]:
         request = self._request
@@ -167,9 +174,11 @@ class Build:
         return {
             "layers": len(request.layers),
             "size": request.size,
+            "bytes_per_inode": request.bytes_per_inode,
             "replay": request.replay,
             "room": request.room,
             "survey": request.survey,
+            "unpack": request.unpack,
             "limits": asdict(request.limits),
             "returned": self._feed.ring.returned,
             "names": list(self._descriptors()),
@@ -200,21 +209,30 @@ class Build:
                     return self._report
                 self._changed.wait(0.1)
             self._due.check()
-            self._space.check()
+            self._check_space()
             if stop.is_set():
-                raise errors.Stopped("stopped while a volume was being built", hint="run again to go on")
+                raise _stopped()
             if tick is not None:
                 tick(self.progress)
+
+    def _check_space(self) -> None:
+        """What a builder that was taken over writes is bounded by this alone."""
+        self._space.check()
+        if (now := time.monotonic()) - self._space_checked >= SPACE_SECONDS:
+            self._space_checked = now
+            self._request.check_space()
 
     def close(self) -> None:
         self._closing = True
         self._child.channel.hang_up()
-        self._child.end()
-        self._feed.close()
-        for thread in self._threads:
-            thread.join(JOIN_SECONDS)
-        self._child.close()
-        self._feed.ring.release()
+        try:
+            self._child.end()
+        finally:
+            self._feed.close()
+            for thread in self._threads:
+                thread.join(JOIN_SECONDS)
+            self._child.release()
+            self._feed.ring.release()
 
     # -------------------------------------------------------------------------------------------------- threads
 
@@ -286,11 +304,11 @@ class Build:
         if kind == "failed":
             raise self._verdict(body)
         if kind == "confined":
-            self._accept_confinement(confine.gaps(body["measures"]))
+            self._accept_confinement(gaps(body["measures"]))
         elif not self._confined:
             raise ValueError(kind)
         elif kind == "progress" and body["layer"] == done:
-            self._feed.take(done, body["read"])
+            self._feed.take(done, body["read"], body["held"])
             if self._progress.layer == done:
                 self._progress = replace(self._progress, read=body["read"], entries=body["entries"])
         elif kind == "seen":
@@ -304,7 +322,7 @@ class Build:
         else:
             raise ValueError(kind)
 
-    def _accept_confinement(self, gaps: tuple[confine.Gap, ...]) -> None:
+    def _accept_confinement(self, gaps: tuple[Gap, ...]) -> None:
         """Raises PolicyRefused where this host's policy requires a measure that is missing."""
         policy, missing = force.current(), "; ".join(str(gap) for gap in gaps if gap.required)
         if missing and policy.requires_confinement:
@@ -338,7 +356,7 @@ class Build:
         self._reach(Milestone.WRITTEN, replace(self._report, summary=summary))
         if self._request.index_out is not None:
             os.lseek(self._request.index_out, 0, os.SEEK_SET)
-            process.check_index(self._request.index_out)
+            process.check_index(self._request.index_out, self._proceed)
         self._reach(Milestone.CHECKED, self._report)
 
     def _await_download(self) -> Report:
@@ -348,7 +366,7 @@ class Build:
 
     def _verdict(self, body: Mapping[str, Any]) -> errors.ReconcilerError:
         """The error that the builder reports. Bytes that turn out not to be the declared ones are the better one."""
-        kind, message, hint = body["error"], body["message"], body["hint"]
+        kind, message, hint = body["error"], body["message"][:MESSAGE_LENGTH], advisable(body["hint"])
         if not self._confined:
             return errors.BuilderDied(message, hint=hint)
         # What the builder has finished counts: the download may be layers ahead of it, and progress is sent at intervals only.
@@ -358,8 +376,11 @@ class Build:
         if layer.pinned and self._feed.layer == number:
             self._threads[0].join(GRACE_SECONDS)
         self.blamed = layer.name
-        message = f"layer {layer.name}: {message}"
+        hint = self._feed.hint(number, hint)
+        message = f"{'archive' if self._request.unpack else 'layer'} {layer.name}: {message}"
         if kind == "LayerRefused":
             member = bytes.fromhex(body["member"])
             return errors.LayerRefused(message, rule=body["rule"], member=member, offset=body["offset"], hint=hint)
+        if kind == "ImageTooSmall":
+            return errors.ImageTooSmall(message, hint=hint, needed=body["needed"])
         return VERDICTS.get(kind, errors.BuilderDied)(message, hint=hint)

@@ -3,20 +3,28 @@
 A ``SOCK_SEQPACKET`` pair keeps packets whole. Either side's death shows as the end of the other's stream. Descriptors go to the
 child only, with its request. Keeps no state but the socket.
 
-Parent to child:   request {size, layers, replay, limits, survey, …} + descriptors; for each layer: layer {name}, length {length}
-                   whenever more of it lies in the ``ring``, end {}; at last commit {uuid, label}
-Child to parent:   confined {measures}, progress {layer, read, entries}, seen {totals} where asked for, applied {totals} for each
-                   layer, accepted {}, written {summary}, failed {error, message, hint, …}
+Parent to child:   request {size, bytes_per_inode, layers, replay, limits, survey, …} + descriptors; for each layer:
+                   layer {name, diff_id}, length {length} whenever more of it lies in the ``ring``, end {};
+                   at last commit {uuid, label}
+Child to parent:   confined {measures}, progress {layer, read, held, entries}, seen {totals} where asked for, applied {totals} for
+                   each layer, accepted {}, written {summary}, failed {error, message, hint, …}
+Edits:             editor {size} is answered by confined {measures}; then each edit {} + descriptors by edited {} or failed {…}
 Other questions:   probe {} is answered by confined {measures}, check {} + an index's descriptor by checked {} or failed {…}
 """
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from reconciler import errors
+from reconciler.dataclass import dataclass, field
+
+NAME = "reconcile-build"
+"""What ``ps`` shows for a builder."""
 
 PACKET = 64 * 1024
 """Largest packet in bytes; well under the kernel's default socket buffer."""
@@ -24,17 +32,23 @@ PACKET = 64 * 1024
 DEPTH = 6
 """Most mappings and lists within each other in an answer."""
 
+MESSAGE_LENGTH = 1000
+"""What is kept of a message of the child's."""
+
 MAX_WORD = 4096
 MAX_NUMBER = 2**64
 
+_SENTENCE = re.compile(r"(?!.*(?:\bsudo\b|\b(?:ba|da|z)?sh\b|\bcurl\b|\bwget\b))[A-Za-z0-9 .,:;()'`=+-]{0,160}")
+
 ANSWERS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "confined": {"measures": (dict,)},
-    "progress": {"layer": (int,), "read": (int,), "entries": (int,)},
+    "progress": {"layer": (int,), "read": (int,), "held": (int,), "entries": (int,)},
     "seen": {"totals": (dict,)},
     "applied": {"totals": (dict,)},
     "accepted": {},
     "written": {"summary": (dict,)},
     "checked": {},
+    "edited": {},
     "failed": {
         "error": (str,),
         "message": (str,),
@@ -42,9 +56,16 @@ ANSWERS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
         "member": (str,),
         "rule": (str,),
         "offset": (int, type(None)),
+        "needed": (int,),
     },
 }
 """The shape of each answer: exactly these fields, of these types."""
+
+
+def verdicts(*kinds: type[errors.ReconcilerError]) -> Mapping[str, type[errors.ReconcilerError]]:
+    """The errors that a child may report, by name: these, and those of every volume. Any other one counts as its death."""
+    common = (errors.ImageTooSmall, errors.VolumeCorrupt, errors.Terminal, errors.NoSpace, errors.DeviceFailed)
+    return {kind.__name__: kind for kind in (*kinds, *common)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +126,8 @@ class Channel:
         shape = ANSWERS[kind]
         if body.keys() != shape.keys() or not all(type(body[name]) in types for name, types in shape.items()):
             raise ValueError(f"{kind} has other fields than {', '.join(shape)}")
+        if kind == "confined" and not all(type(why) is str for why in body["measures"].values()):
+            raise ValueError("a measure has a reason that is not a text")
         return Packet(kind, believable(body))
 
     def _data(self) -> tuple[bytes, list[int]]:
@@ -153,6 +176,11 @@ def _believable(value: Any, depth: int) -> Any:
     raise ValueError("it holds a number that is out of range")
 
 
+def advisable(hint: str) -> str:
+    """A hint that the builder gives, if it is a short sentence of plain words; another one may be meant to have a command run."""
+    return hint if _SENTENCE.fullmatch(hint) else "check the layer with `reconcile inspect`"
+
+
 def printable(text: str) -> str:
     """Without what moves a terminal's cursor; cut where it is long."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text[:MAX_WORD])
+    return errors.visible(text[:MAX_WORD])

@@ -1,8 +1,9 @@
 """The memory through which stored bytes reach a builder: the parent fills and hashes it, the builder maps it read-only.
 
 A ring: bytes have consecutive positions for the whole build, layer after layer, and lie at their position modulo ``SIZE``. The
-parent reports how far it is filled, the builder how far it has read. Used by ``feed`` and ``child``. State: one memory file. It
-is sealed, so that its size is fixed, and no other mapping than the parent's can be written to.
+parent reports how far it is filled, the builder how far it has read, and how much of that is still in use: file data is written
+from where it lies. Used by ``feed`` and ``child``. State: one memory file. It is sealed, so that its size is fixed, and no other
+mapping than the parent's can be written to.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import sys
+from collections import deque
 from contextlib import suppress
 from threading import Condition
 
@@ -18,6 +21,9 @@ from reconciler.image.spec import MIB
 
 SIZE = 16 * MIB
 """Bytes. All of it is in use while the builder is the slower side: more than a processor's cache holds costs time."""
+
+WINDOW = MIB
+"""Bytes of the ring that the builder maps, and that are in use, or not, as a whole."""
 
 _F_ADD_SEALS = 1033
 _SEALS = 0x1 | 0x2 | 0x4 | 0x10
@@ -32,6 +38,8 @@ class Ring:
         self.returned = self._ahead // 4
         """Bytes after which the builder reports what it has read, so that they are filled again."""
         self.filled = self.read = 0
+        self._free = 0
+        """Bytes that have been read and are no longer in use."""
         self._open = True
         self._changed = Condition()
         try:
@@ -46,7 +54,7 @@ class Ring:
     def space(self, wanted: int) -> memoryview:
         """Where the next bytes go, ``wanted`` of them at most; empty once the ring is closed. Waits for room."""
         with self._changed:
-            while self._open and (room := self._ahead - (self.filled - self.read)) <= 0:
+            while self._open and (room := self._ahead - (self.filled - self._free)) <= 0:
                 self._changed.wait()
             if not self._open:
                 return self._memory[:0]
@@ -57,12 +65,15 @@ class Ring:
         with self._changed:
             self.filled += length
 
-    def take(self, read: int) -> None:
-        """The builder has read up to a position. Raises ValueError for one that it has passed, or that it can't have reached."""
+    def take(self, read: int, held: int = 0) -> None:
+        """The builder has read up to a position, and uses the last ``held`` bytes before it.
+
+        Raises ValueError for a position that it has passed, or that it can't have reached.
+        """
         with self._changed:
-            if not self.read <= read <= self.filled:
-                raise ValueError(f"{read} bytes read of {self.filled}")
-            self.read = read
+            if not (self.read <= read <= self.filled and self._free <= read - held <= read):
+                raise ValueError(f"{read} bytes read of {self.filled}, {held} of them in use")
+            self.read, self._free = read, read - held
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -82,13 +93,30 @@ class Ring:
 
 
 class Mapping:
-    """The builder's side; to be made before it is confined. ``fd`` is closed."""
+    """The builder's side; to be made before it is confined. ``fd`` is closed.
+
+    Each view, and each part of one, holds a reference to the mapping of its window: Python counts these, and shows so whether the
+    window is in use.
+    """
 
     def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(fd, SIZE, prot=mmap.PROT_READ)
+        self._windows = [mmap.mmap(fd, WINDOW, prot=mmap.PROT_READ, offset=at) for at in range(0, SIZE, WINDOW)]
+        self._given: deque[int] = deque()
+        """Positions of the views that may be in use, oldest first."""
         os.close(fd)
+        self._unused = self._references(0)
 
-    def copy(self, position: int, length: int) -> bytes:
-        """The bytes at a position: 1 to ``length``, as they lie without a break."""
-        at = position % SIZE
-        return self._memory[at : min(at + length, SIZE)]
+    def _references(self, position: int) -> int:
+        return sys.getrefcount(self._windows[position % SIZE // WINDOW])
+
+    def view(self, position: int, length: int) -> memoryview:
+        """The bytes at a position: 1 to ``length``, as they lie without a break. They stay as long as ``held`` counts them."""
+        window, at = self._windows[position % SIZE // WINDOW], position % WINDOW
+        self._given.append(position)
+        return memoryview(window)[at : min(at + length, WINDOW)]
+
+    def held(self, position: int) -> int:
+        """How many bytes before a position, up to which all have been given, may be in use."""
+        while self._given and self._references(self._given[0]) == self._unused:
+            self._given.popleft()
+        return position - self._given[0] if self._given else 0

@@ -1,5 +1,1 @@
-"""ext4 in user space. ``Writer`` is all that the rest of the package needs; the format's parts have a module each."""
-
-from reconciler.image.ext4.writer import Summary, Writer
-
-__all__ = ["Summary", "Writer"]
+"""ext4 in user space. Users of a new file system need ``writer.Writer`` alone; the format's parts have a module each."""

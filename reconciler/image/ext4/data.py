@@ -16,7 +16,7 @@ Segment = tuple[int, int]
 Extent = tuple[int, int, int]
 
 
-def allocate(segments: Sequence[Segment], allocator: Allocator) -> list[Extent]:
+def allocate(segments: Sequence[Segment], allocator: Allocator) -> tuple[Extent, ...]:
     """Blocks for every block of the file that a segment touches; the others stay holes."""
     extents = []
     for logical in _touched(segments):
@@ -24,7 +24,7 @@ def allocate(segments: Sequence[Segment], allocator: Allocator) -> list[Extent]:
         for run in allocator.take(len(logical)):
             extents.append((position, run.start, len(run)))
             position += len(run)
-    return extents
+    return tuple(extents)
 
 
 def _touched(segments: Sequence[Segment]) -> list[range]:
@@ -56,6 +56,23 @@ def copy(
             place, room, pending = place + len(piece), room - len(piece), pending[len(piece) :]
     if pending or any(len(chunk) for chunk in source):
         raise LayerCorrupt("a file has more data than its header states")
+
+
+def blocks(size: int) -> int:
+    return ceil_div(size, BLOCK)
+
+
+def copy_whole(chunks: Iterable[bytes | memoryview], size: int, place: int, write: Callable[[int, memoryview], None]) -> None:
+    """What ``copy`` does for a file without holes that lies in one run, from the byte ``place`` of the volume on."""
+    end = place + size
+    for chunk in chunks:
+        if len(chunk) > end - place:
+            raise LayerCorrupt("a file has more data than its header states")
+        if chunk:
+            write(place, memoryview(chunk))
+        place += len(chunk)
+    if place < end:
+        raise LayerCorrupt(f"a file's data ends at least {end - place} bytes early")
 
 
 def _next(source: Iterator[bytes | memoryview], missing: int) -> memoryview:

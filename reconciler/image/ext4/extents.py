@@ -1,14 +1,15 @@
 """Extent trees: where the blocks of an inode lie.
 
-Called by ``inodes``. Format: ``Documentation/filesystems/ext4/ifork``, "Extent Tree". No state.
+Called by ``inodes`` and ``placement``. Format: ``Documentation/filesystems/ext4/ifork``, "Extent Tree". No state.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from reconciler.image.ext4.layout import BLOCK
+from reconciler.image.ext4 import checksum
+from reconciler.image.ext4.layout import BLOCK, ceil_div
 
 MAGIC = 0xF30A
 # eh_magic, eh_entries, eh_max, eh_depth, eh_generation
@@ -17,25 +18,44 @@ HEADER = struct.Struct("<HHHHI")
 LEAF = struct.Struct("<IHHI")
 INDEX = struct.Struct("<IIHH")
 ONE_LEAF = struct.Struct("<HHHHIIHHI")
+TAIL = struct.Struct("<I")
 IN_INODE = 4
 IN_BLOCK = (BLOCK - HEADER.size) // LEAF.size
+TAIL_AT = HEADER.size + IN_BLOCK * LEAF.size
 MAX_LENGTH = 32768  # longer ones would count as unwritten
+LOW = 0xFFFF_FFFF
 
 Extent = tuple[int, int, int]
 Entry = tuple[int, bytes]  # the first logical block below it, and its 12 bytes
 
 
-def build(extents: Sequence[Extent], put_block: Callable[[bytes], int]) -> bytes:
-    """What i_block holds; blocks of a deeper tree are handed to ``put_block``, which returns where it put them."""
+def tree_blocks(extents: Sequence[Extent]) -> int:
+    """Blocks of the tree besides the inode."""
+    level = sum(ceil_div(count, MAX_LENGTH) for _, _, count in extents)
+    blocks = 0
+    while level > IN_INODE:
+        level = ceil_div(level, IN_BLOCK)
+        blocks += level
+    return blocks
+
+
+def build(extents: Sequence[Extent], places: Sequence[int] = (), number: int = 0) -> tuple[bytes, list[tuple[int, bytes]]]:
+    """What i_block of the inode ``number`` holds, and the tree's blocks, each with the one of ``places`` that it goes to."""
     if len(extents) == 1 and extents[0][2] <= MAX_LENGTH:  # nearly all files: worth the shorter way
         logical, physical, count = extents[0]
-        return ONE_LEAF.pack(MAGIC, 1, IN_INODE, 0, 0, logical, count, 0, physical)
-    entries: list[Entry] = [(logical, LEAF.pack(logical, count, 0, physical)) for logical, physical, count in _cut(extents)]
-    depth = 0
+        return ONE_LEAF.pack(MAGIC, 1, IN_INODE, 0, 0, logical, count, physical >> 32, physical & LOW), []
+    entries: list[Entry] = [(cut[0], LEAF.pack(cut[0], cut[2], cut[1] >> 32, cut[1] & LOW)) for cut in _cut(extents)]
+    depth, blocks, left = 0, [], iter(places)
+    seed = checksum.of_inode(number) if len(entries) > IN_INODE else 0
     while len(entries) > IN_INODE:
-        entries = [_parent(node, depth, put_block) for node in _nodes(entries)]
+        parents = []
+        for node in _nodes(entries):
+            place = next(left)
+            blocks.append((place, _block(node, depth, seed)))
+            parents.append((node[0][0], INDEX.pack(node[0][0], place & LOW, place >> 32, 0)))
+        entries = parents
         depth += 1
-    return _node(entries, IN_INODE, depth)
+    return _node(entries, IN_INODE, depth), blocks
 
 
 def _cut(extents: Iterable[Extent]) -> Iterator[Extent]:
@@ -48,9 +68,9 @@ def _nodes(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     return (entries[at : at + IN_BLOCK] for at in range(0, len(entries), IN_BLOCK))
 
 
-def _parent(node: Sequence[Entry], depth: int, put_block: Callable[[bytes], int]) -> Entry:
-    logical = node[0][0]
-    return logical, INDEX.pack(logical, put_block(_node(node, IN_BLOCK, depth).ljust(BLOCK, b"\0")), 0, 0)
+def _block(node: Sequence[Entry], depth: int, seed: int) -> bytes:
+    body = _node(node, IN_BLOCK, depth).ljust(TAIL_AT, b"\0")
+    return body + TAIL.pack(checksum.crc32c(seed, body))
 
 
 def _node(entries: Sequence[Entry], room: int, depth: int) -> bytes:

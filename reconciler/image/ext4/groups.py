@@ -1,112 +1,125 @@
-"""Block groups: where their bitmaps and inode tables are, what is in them, and their descriptors.
+"""Block groups: their bitmaps, what is in them, and their descriptors.
 
-Called by ``writer`` at the end of a build. With flex_bg a group's metadata may be anywhere: that of all groups lies side by side.
-Format: ``Documentation/filesystems/ext4/group_descr`` and ``bitmaps``. A ``Groups`` lives as long as its writer's ``finish``.
+Called by ``metadata`` at the end of a build. Format: ``Documentation/filesystems/ext4/group_descr`` and ``bitmaps``. State: the
+counts of a ``Groups``, which are whole once the bitmaps have been written.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cache
-from uuid import UUID
 
-from reconciler.image.ext4.allocator import Allocator, BlockBitmap, inode_bitmap
-from reconciler.image.ext4.layout import BLOCK, INODE_SIZE, INODES_PER_BLOCK, Geometry
+from reconciler.dataclass import dataclass, field
+from reconciler.image.ext4 import checksum
+from reconciler.image.ext4.allocator import BlockBitmap, free_bits, inode_bitmap
+from reconciler.image.ext4.journal import Journal
+from reconciler.image.ext4.layout import BLOCK, BLOCKS_PER_GROUP, GROUPS_PER_FLEX, Geometry
+from reconciler.image.ext4.numbering import Numbering, reserved
 from reconciler.image.ext4.output import Output
-from reconciler.image.ext4.structs import BG_INODE_UNINIT, BG_INODE_ZEROED, GROUP_CHECKSUM, GROUP_DESCRIPTOR
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """First blocks of each group's block bitmap, inode bitmap and inode table, and the runs of the journal."""
-
-    inodes_per_group: int
-    block_bitmaps: list[int]
-    inode_bitmaps: list[int]
-    tables: list[int]
-    journal: list[range]
-
-    def runs(self) -> Iterable[range]:
-        """Every block of it."""
-        yield from (range(block, block + 1) for block in (*self.block_bitmaps, *self.inode_bitmaps))
-        yield from (range(first, first + self.inodes_per_group // INODES_PER_BLOCK) for first in self.tables)
-        yield from self.journal
-
-
-def place(allocator: Allocator, geometry: Geometry, used_inodes: int) -> Placement:
-    """What is written comes before what stays a hole: bitmaps, then tables (used inodes first), then the journal."""
-    groups, table = geometry.groups, geometry.table_blocks(used_inodes)
-    return Placement(
-        geometry.inodes_per_group(used_inodes),
-        [block for run in allocator.take(groups) for block in run],
-        [block for run in allocator.take(groups) for block in run],
-        [allocator.take_run(table) for _ in range(groups)],
-        allocator.take(geometry.journal_blocks),
-    )
+from reconciler.image.ext4.structs import (
+    BG_BLOCK_UNINIT,
+    BG_INODE_UNINIT,
+    BG_INODE_ZEROED,
+    GROUP_CHECKSUM,
+    GROUP_CHECKSUM_AT,
+    GROUP_DESCRIPTOR,
+)
 
 
 @dataclass(slots=True)
 class Groups:
-    """Counts what is free while it writes; ``descriptors`` is whole when the bitmaps have been written."""
+    """``descriptors`` and ``free_blocks`` are whole when the bitmaps have been written."""
 
     geometry: Geometry
-    placement: Placement
-    last_inode: int
+    names: Numbering
     descriptors: bytearray = field(default_factory=bytearray)
     free_blocks: int = 0
 
-    def write_bitmaps(self, bitmap: BlockBitmap, directories: Iterable[int], output: Output, uuid: UUID) -> None:
-        """Write those bitmaps that have a bit set; the others are zeros already."""
-        used_dirs = Counter((number - 1) // self.placement.inodes_per_group for number in directories)
-        seed = crc16(0xFFFF, uuid.bytes)
-        for group, where in enumerate(self.placement.block_bitmaps):
-            bits, free = bitmap.of_group(self.geometry, group)
-            self.free_blocks += free
-            self.descriptors += self._descriptor(group, free, used_dirs[group], seed)
-            if any(bits):
-                output.write(where * BLOCK, bits)
-        for group, where in enumerate(self.placement.inode_bitmaps):
-            if used := self._used(group):
-                output.write(where * BLOCK, inode_bitmap(used, self.placement.inodes_per_group))
+    def write_bitmaps(self, bitmap: BlockBitmap, output: Output) -> None:
+        """Write those bitmaps that the kernel can't compute itself."""
+        per_group = self.geometry.inodes_per_group
+        directories = Counter((number - 1) // per_group for number in self.names.directories())
+        for group in range(self.geometry.groups):
+            bits = bitmap.of_group(self.geometry, group)
+            used = self.names.used[1 + group * per_group : 1 + (group + 1) * per_group]
+            self._describe(group, bits, used, directories[group], output)
 
-    def _descriptor(self, group: int, free_blocks: int, directories: int, seed: int) -> bytes:
-        """Its checksum covers the flags that mark the unused parts of the inode tables, which are never written."""
-        at, used = self.placement, self._used(group)
-        unused = at.inodes_per_group - used
-        flags = BG_INODE_ZEROED if used else BG_INODE_ZEROED | BG_INODE_UNINIT
-        where = at.block_bitmaps[group], at.inode_bitmaps[group], at.tables[group]
-        packed = GROUP_DESCRIPTOR.pack(*where, free_blocks, unused, directories, flags, unused, 0)[: -GROUP_CHECKSUM.size]
-        return packed + GROUP_CHECKSUM.pack(crc16(seed, group.to_bytes(4, "little") + packed))
-
-    def _used(self, group: int) -> int:
-        """Inodes of a group that are in use: always its first ones."""
-        per_group = self.placement.inodes_per_group
-        return min(max(self.last_inode - group * per_group, 0), per_group)
-
-    def write_tables(self, table: bytearray, output: Output) -> None:
-        """Write the inodes in use; what lies behind them was never written and reads as zeros."""
-        share = self.placement.inodes_per_group * INODE_SIZE
-        view = memoryview(table)
-        for at, first in zip(range(0, len(table), share), self.placement.tables, strict=False):
-            output.write(first * BLOCK, view[at : at + share])
+    def _describe(self, group: int, bits: bytearray | None, used: bytearray, directories: int, output: Output) -> None:
+        flex, at = self.geometry.flex_groups[group // GROUPS_PER_FLEX], group % GROUPS_PER_FLEX
+        per_group = self.geometry.inodes_per_group
+        block_bitmap, inodes, flags = bytes(bits or b""), b"", BG_INODE_ZEROED
+        if block_bitmap:
+            output.update(flex.block_bitmap(at) * BLOCK, block_bitmap)
+            free = free_bits(block_bitmap)
+        else:
+            flags |= BG_BLOCK_UNINIT
+            free = BLOCKS_PER_GROUP - self.geometry.base_blocks(group)
+        last = used.rfind(1) + 1
+        if last:
+            inodes = inode_bitmap(used, per_group)
+            output.update(flex.inode_bitmap(at) * BLOCK, inodes)
+        else:
+            flags |= BG_INODE_UNINIT
+        self.free_blocks += free
+        counts = free, per_group - used.count(1), directories
+        self.descriptors += descriptor(self.geometry, group, counts, flags, (block_bitmap, inodes), per_group - last)
 
 
-def crc16(value: int, data: bytes) -> int:
-    """CRC-16 with the polynomial 0x8005, reflected, as the kernel's ``lib/crc16.c``; goes on from ``value``."""
-    table = _crc16_table()
-    for byte in data:
-        value = value >> 8 ^ table[(value ^ byte) & 0xFF]
-    return value
+def of_empty(geometry: Geometry, placed: Journal) -> Groups:
+    """The descriptors of the backups: those of a file system without a file. They depend on the geometry alone.
+
+    Nothing counts as uninitialised in them, so that a check which has nothing else reads every bitmap and inode.
+    """
+    groups = Groups(geometry, Numbering(reserved(), []))
+    bitmap = BlockBitmap()
+    for run in placed.runs:
+        bitmap.mark(run.start, len(run))
+    for group in range(geometry.groups):
+        bits = bitmap.of_group(geometry, group)
+        free = free_bits(bits) if bits else BLOCKS_PER_GROUP - geometry.base_blocks(group)
+        groups.free_blocks += free
+        counts = free, geometry.inodes_per_group - (groups.names.count if group == 0 else 0), 0
+        groups.descriptors += descriptor(geometry, group, counts, BG_INODE_ZEROED, (b"", b""), 0)
+    return groups
 
 
-@cache
-def _crc16_table() -> tuple[int, ...]:
-    return tuple(_crc16_of_byte(byte) for byte in range(256))
+def descriptor(
+    geometry: Geometry, group: int, counts: tuple[int, int, int], flags: int, bitmaps: tuple[bytes, bytes], unused: int
+) -> bytes:
+    """A group's descriptor. ``counts``: free blocks, free inodes, directories; ``unused`` inodes at the end of its table."""
+    flex, at = geometry.flex_groups[group // GROUPS_PER_FLEX], group % GROUPS_PER_FLEX
+    places = flex.block_bitmap(at), flex.inode_bitmap(at), flex.tables[at]
+    return packed(group, places, counts, flags, (block_sum(bitmaps[0]), inode_sum(bitmaps[1], geometry.inodes_per_group)), unused)
 
 
-def _crc16_of_byte(value: int) -> int:
-    for _ in range(8):
-        value = value >> 1 ^ 0xA001 if value & 1 else value >> 1
-    return value
+def block_sum(bitmap: bytes | bytearray) -> int:
+    """The checksum of a block bitmap; 0 where the kernel computes the bitmap."""
+    return checksum.crc32c(checksum.SEED, bytes(bitmap)) if bitmap else 0
+
+
+def inode_sum(bitmap: bytes | bytearray, per_group: int) -> int:
+    return checksum.crc32c(checksum.SEED, bytes(bitmap[: per_group // 8])) if bitmap else 0
+
+
+def packed(
+    group: int, places: tuple[int, int, int], counts: tuple[int, int, int], flags: int, sums: tuple[int, int], unused: int
+) -> bytes:
+    """The 64 bytes of a descriptor. ``places``: block bitmap, inode bitmap, inode table; ``sums``: of the two bitmaps."""
+    of_blocks, of_inodes = sums
+    whole = bytearray(
+        GROUP_DESCRIPTOR.pack(
+            *(place & 0xFFFF_FFFF for place in places),
+            *counts,
+            flags,
+            of_blocks & 0xFFFF,
+            of_inodes & 0xFFFF,
+            unused,
+            0,
+            *(place >> 32 for place in places),
+            of_blocks >> 16,
+            of_inodes >> 16,
+        )
+    )
+    GROUP_CHECKSUM.pack_into(
+        whole, GROUP_CHECKSUM_AT, checksum.crc32c(checksum.SEED, group.to_bytes(4, "little") + whole) & 0xFFFF
+    )
+    return bytes(whole)

@@ -1,62 +1,54 @@
-"""All that is not file data: written behind it, in one go, when a layer has been accepted.
+"""All that is not file data: written in one go, when a layer has been accepted.
 
 Called by ``writer.Writer.finish``. Its memory is released when it returns; the values of the superblocks are its result.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from uuid import UUID
-
-from reconciler.errors import ImageTooSmall
-from reconciler.image.ext4 import groups, numbering, structs, superblock
-from reconciler.image.ext4.allocator import Allocator, BlockBitmap
+from reconciler.dataclass import dataclass
+from reconciler.image.ext4 import groups, journal, superblock
+from reconciler.image.ext4.allocator import BlockBitmap
 from reconciler.image.ext4.groups import Groups
-from reconciler.image.ext4.inodes import InodeTable
-from reconciler.image.ext4.layout import BLOCK, MIB_BLOCKS, Geometry, blocks_needed
+from reconciler.image.ext4.inodes import InodeWriter
+from reconciler.image.ext4.journal import Journal
+from reconciler.image.ext4.layout import BLOCK, BLOCKS_PER_GROUP, Geometry
 from reconciler.image.ext4.numbering import Numbering
 from reconciler.image.ext4.output import Output
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The values of descriptors and superblocks for the metadata that has been written."""
+    """What the superblocks are made of."""
 
     groups: Groups
-    superblock: dict[str, int | bytes]
+    journal_inode: bytes
 
 
-def write(names: Numbering, geometry: Geometry, next_block: int, output: Output, uuid: UUID) -> Written:
-    """Write everything but descriptors and superblocks, from ``next_block`` on.
+def write(names: Numbering, geometry: Geometry, placed: Journal, before: int, output: Output) -> Written:
+    """Write directories, inodes, bitmaps, the journal's superblock and the descriptors.
 
-    Raises ImageTooSmall where the volume ends too early, LayerRefused for an inode that ext4 cannot hold.
+    ``before`` is the highest inode number of the parent, 0 where there is none. Raises LayerRefused for an inode that ext4
+    cannot hold.
     """
-    allocator, bitmap = Allocator(next_block, geometry.skipped), BlockBitmap()
-    inodes = InodeTable(names, allocator, output, bitmap, superblock.hash_seed(uuid))
-    inodes.add_all()
-    placement = groups.place(allocator, geometry, names.last)
-    _check_size(geometry, allocator.next, _data_blocks(geometry, next_block) + inodes.blocks, names.last)
-    inodes.add_journal(placement.journal)
-    output.write(placement.journal[0].start * BLOCK, structs.journal_superblock(geometry.journal_blocks, uuid.bytes))
-    described = Groups(geometry, placement, names.last)
-    for run in placement.runs():
-        bitmap.mark(run.start, len(run))
-    described.write_bitmaps(bitmap, names.directories(), output, uuid)
-    described.write_tables(inodes.table, output)
-    return Written(described, superblock.fields(described, uuid, inodes.encoded(numbering.JOURNAL)))
+    bitmap = BlockBitmap()
+    inodes = InodeWriter(names, geometry, placed, output, bitmap)
+    inodes.write_all(before)
+    output.update(placed.runs[0].start * BLOCK, journal.superblock(geometry.journal_blocks))
+    described = Groups(geometry, names)
+    described.write_bitmaps(bitmap, output)
+    output.update(BLOCK, padded(described.descriptors))
+    return Written(described, bytes(inodes.journal_inode()))
 
 
-def _data_blocks(geometry: Geometry, next_block: int) -> int:
-    skipped = sum(len(place) for place in geometry.skipped if place.stop <= next_block)
-    return next_block - geometry.first_data - skipped
+def write_backups(geometry: Geometry, placed: Journal, journal_inode: bytes, output: Output) -> None:
+    """Write the copies of superblock and descriptors, which no further layer changes."""
+    empty = groups.of_empty(geometry, placed)
+    descriptors = padded(empty.descriptors)
+    for group in geometry.backups:
+        first = group * BLOCKS_PER_GROUP
+        output.write(first * BLOCK, superblock.backup(empty, journal_inode, group).ljust(BLOCK, b"\0"))
+        output.write((first + 1) * BLOCK, descriptors)
 
 
-def _check_size(geometry: Geometry, end: int, payload: int, inodes: int) -> None:
-    """Raise ImageTooSmall unless everything that has been allocated lies within the volume."""
-    if end <= geometry.blocks and inodes <= geometry.inodes_per_group(inodes) * geometry.groups:
-        return
-    needed = blocks_needed(payload, inodes) // MIB_BLOCKS
-    raise ImageTooSmall(
-        f"a file system of {geometry.blocks * BLOCK} bytes can't hold the layers: they take {needed} MiB",
-        hint=f"declare a size of {needed}MiB or more",
-    )
+def padded(descriptors: bytearray) -> bytes:
+    return bytes(descriptors) + bytes(-len(descriptors) % BLOCK)

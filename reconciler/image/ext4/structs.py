@@ -1,7 +1,7 @@
 """The fixed records of the format, with the field names of the kernel's documentation.
 
-``Documentation/filesystems/ext4/``: ``super`` (superblock), ``group_descr``, ``inodes``, ``journal`` ("Super Block").
-Called by ``inodes``, ``finish`` and ``superseded``. No state.
+``Documentation/filesystems/ext4/``: ``super`` (superblock), ``group_descr``, ``inodes``.
+Called by ``inodes``, ``groups``, ``superblock`` and ``parent``. No state.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
-from reconciler.image.ext4.layout import BLOCK
+from reconciler.image.ext4 import checksum
 
 SUPERBLOCK_OFFSET = 1024
 SUPERBLOCK_SIZE = 1024
 MAGIC = 0xEF53
 
-# has_journal, ext_attr, dir_index, sparse_super2
-COMPAT = 0x4 | 0x8 | 0x20 | 0x200
-# filetype, extents, flex_bg
-INCOMPAT = 0x2 | 0x40 | 0x200
-# large_file, huge_file, gdt_csum, dir_nlink, extra_isize; sparse_super too, as sparse_super2 is a variant of it
-RO_COMPAT = 0x1 | 0x2 | 0x8 | 0x10 | 0x20 | 0x40
+# has_journal, ext_attr, resize_inode (not above 16 TiB), dir_index
+RESIZE_INODE = 0x10
+COMPAT = 0x4 | 0x8 | RESIZE_INODE | 0x20
+# filetype, extents, 64bit, flex_bg, csum_seed
+INCOMPAT = 0x2 | 0x40 | 0x80 | 0x200 | 0x2000
+# sparse_super, large_file, huge_file, dir_nlink, extra_isize, metadata_csum
+RO_COMPAT = 0x1 | 0x2 | 0x8 | 0x20 | 0x40 | 0x400
 
 SUPERBLOCK_FIELDS = {
     "s_inodes_count": (0x00, "<I"),
@@ -58,6 +59,7 @@ SUPERBLOCK_FIELDS = {
     "s_hash_seed": (0xEC, "16s"),
     "s_def_hash_version": (0xFC, "<B"),
     "s_jnl_backup_type": (0xFD, "<B"),
+    "s_reserved_gdt_blocks": (0xCE, "<H"),
     "s_desc_size": (0xFE, "<H"),
     "s_default_mount_opts": (0x100, "<I"),
     "s_mkfs_time": (0x108, "<I"),
@@ -67,8 +69,16 @@ SUPERBLOCK_FIELDS = {
     "s_flags": (0x160, "<I"),
     "s_log_groups_per_flex": (0x174, "<B"),
     "s_kbytes_written": (0x178, "<Q"),
-    "s_backup_bgs": (0x24C, "8s"),
+    "s_blocks_count_hi": (0x150, "<I"),
+    "s_free_blocks_count_hi": (0x158, "<I"),
+    "s_checksum_type": (0x175, "<B"),
+    "s_overhead_clusters": (0x248, "<I"),
+    "s_checksum_seed": (0x270, "<I"),
+    "s_mkfs_time_hi": (0x276, "<B"),
+    "s_lastcheck_hi": (0x277, "<B"),
 }
+SUPERBLOCK_CHECKSUM = struct.Struct("<I")
+SUPERBLOCK_CHECKSUM_AT = 0x3FC
 
 
 def superblock(fields: Mapping[str, int | bytes]) -> bytes:
@@ -77,36 +87,43 @@ def superblock(fields: Mapping[str, int | bytes]) -> bytes:
     for name, value in fields.items():
         offset, form = SUPERBLOCK_FIELDS[name]
         struct.pack_into(form, block, offset, value)
+    seal_superblock(block)
     return bytes(block)
 
 
-def superblock_number(block: bytes, name: str) -> int:
+def seal_superblock(block: bytearray) -> None:
+    """Put the checksum into a superblock."""
+    found = checksum.crc32c(checksum.MASK, bytes(block[:SUPERBLOCK_CHECKSUM_AT]))
+    SUPERBLOCK_CHECKSUM.pack_into(block, SUPERBLOCK_CHECKSUM_AT, found)
+
+
+def superblock_is_whole(block: bytes) -> bool:
+    """Whether the checksum of a superblock that has been read is right."""
+    found = checksum.crc32c(checksum.MASK, block[:SUPERBLOCK_CHECKSUM_AT])
+    return len(block) == SUPERBLOCK_SIZE and SUPERBLOCK_CHECKSUM.unpack_from(block, SUPERBLOCK_CHECKSUM_AT) == (found,)
+
+
+def superblock_number(block: bytes | bytearray, name: str) -> int:
     """One number of a superblock that has been read."""
     offset, form = SUPERBLOCK_FIELDS[name]
     return int(struct.unpack_from(form, block, offset)[0])
 
 
 # bg_block_bitmap_lo, bg_inode_bitmap_lo, bg_inode_table_lo, bg_free_blocks_count_lo, bg_free_inodes_count_lo,
-# bg_used_dirs_count_lo, bg_flags, (bg_exclude_bitmap_lo, checksums of bitmaps), bg_itable_unused_lo, bg_checksum
-GROUP_DESCRIPTOR = struct.Struct("<IIIHHHH8xHH")
+# bg_used_dirs_count_lo, bg_flags, (bg_exclude_bitmap_lo), bg_block_bitmap_csum_lo, bg_inode_bitmap_csum_lo, bg_itable_unused_lo,
+# bg_checksum, bg_block_bitmap_hi, bg_inode_bitmap_hi, bg_inode_table_hi, (the high halves of the counts, which 32768 is below),
+# bg_block_bitmap_csum_hi, bg_inode_bitmap_csum_hi
+GROUP_DESCRIPTOR = struct.Struct("<IIIHHHH4xHHHHIII12xHH4x")
 GROUP_CHECKSUM = struct.Struct("<H")
-BG_INODE_UNINIT, BG_INODE_ZEROED = 0x1, 0x4
+GROUP_CHECKSUM_AT = 0x1E
+BG_INODE_UNINIT, BG_BLOCK_UNINIT, BG_INODE_ZEROED = 0x1, 0x2, 0x4
 
 # i_mode, i_uid, i_size_lo, i_atime, i_ctime, i_mtime, (i_dtime), i_gid, i_links_count, i_blocks_lo, i_flags, (i_osd1), i_block,
-# (i_generation), i_file_acl_lo, i_size_high, (i_obso_faddr), l_i_blocks_high, (l_i_file_acl_high), l_i_uid_high, l_i_gid_high,
+# (i_generation), i_file_acl_lo, i_size_high, (i_obso_faddr), l_i_blocks_high, l_i_file_acl_high, l_i_uid_high, l_i_gid_high,
 # (l_i_checksum_lo, l_i_reserved), i_extra_isize, (i_checksum_hi), i_ctime_extra, i_mtime_extra, i_atime_extra, i_crtime,
-# i_crtime_extra, (i_version_hi, i_projid), and the extended attributes; the ones in parentheses are always zero
-INODE = struct.Struct("<HHIIII4xHHII4x60s4xII4xH2xHH4xH2xIIIII8x96s")
+# i_crtime_extra, (i_version_hi, i_projid), and the extended attributes; the ones in parentheses are zero, but for the checksum
+INODE = struct.Struct("<HHIIII4xHHII4x60s4xII4xHHHH4xH2xIIIII8x96s")
+INODE_CHECKSUM = struct.Struct("<H")
+INODE_CHECKSUM_LOW_AT, INODE_CHECKSUM_HIGH_AT = 0x7C, 0x82
 EXTRA_ISIZE = 32
 FLAG_EXTENTS, FLAG_INDEX = 0x80000, 0x1000
-
-# h_magic, h_blocktype, h_sequence, s_blocksize, s_maxlen, s_first, s_sequence, s_start, s_errno, features, s_uuid, s_nr_users
-JOURNAL_SUPERBLOCK = struct.Struct(">IIIIIIIII12x16sI")
-JOURNAL_MAGIC, JOURNAL_SUPERBLOCK_V2 = 0xC03B_3998, 4
-
-
-def journal_superblock(blocks: int, uuid: bytes) -> bytes:
-    """An empty journal: nothing to replay (s_start 0), the first transaction will be number 1."""
-    return JOURNAL_SUPERBLOCK.pack(JOURNAL_MAGIC, JOURNAL_SUPERBLOCK_V2, 0, BLOCK, blocks, 1, 1, 0, 0, uuid, 1).ljust(
-        BLOCK, b"\0"
-    )

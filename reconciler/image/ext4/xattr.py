@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from reconciler.dataclass import dataclass
+from reconciler.image.ext4 import checksum
 from reconciler.image.ext4.layout import BLOCK
 from reconciler.image.ext4.refusal import NotRepresentable
 
@@ -20,6 +21,8 @@ MAX_NAME = 255
 ENTRY = struct.Struct("<BBHIII")
 # h_magic, h_refcount, h_blocks, h_hash, h_checksum, h_reserved
 BLOCK_HEADER = struct.Struct("<IIIII12x")
+CHECKSUM_AT = 16
+BLOCK_NUMBER = struct.Struct("<Q")
 INODE_HEADER = struct.Struct("<I")
 TERMINATOR = 4
 
@@ -56,6 +59,12 @@ def encode(xattrs: Mapping[bytes, bytes]) -> tuple[bytes, bytes]:
     if not _fits(outside, BLOCK - BLOCK_HEADER.size):
         raise NotRepresentable("xattr-space", "its extended attributes take more than the 4 KiB that ext4 has for them")
     return _in_inode(inside), _in_block(outside)
+
+
+def sealed(block: bytes, place: int) -> bytes:
+    """A block of attributes with the checksum that it has at its place."""
+    found = checksum.crc32c(checksum.crc32c(checksum.SEED, BLOCK_NUMBER.pack(place)), block)
+    return block[:CHECKSUM_AT] + struct.pack("<I", found) + block[CHECKSUM_AT + 4 :]
 
 
 def _attribute(name: bytes, value: bytes) -> Attribute:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from html import unescape
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from reconciler.dataclass import dataclass
 from reconciler.errors import ReconcilerError, SourceChanged, SourceForbidden, SourceNotFound, SourceUnavailable
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import Source
+from reconciler.policy.addresses import AMAZON_S3
 
 MOST_BYTES = (1 << 63) - 1
 MOST_RETRY_AFTER = 60.0
@@ -32,9 +33,10 @@ _THROTTLED = frozenset({"SlowDown", "Throttling", "ThrottlingException", "Reques
 _TOKEN = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
 _UNAUTHORIZED = frozenset({"AccessDenied", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}) | _TOKEN
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
-_AMAZON = re.compile(
-    r"(?:(?P<bucket>.+)\.)?s3[.-](?:dualstack\.)?[a-z0-9-]+\.amazonaws\.com(?:\.cn)?|(?:(?P<old>.+)\.)?s3\.amazonaws\.com"
-)
+
+
+class Unranged(SourceUnavailable):
+    """The server sends the whole object where a part of it is asked for."""
 
 
 class Passing(SourceUnavailable):
@@ -47,10 +49,11 @@ class Passing(SourceUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as its answer's words need it: the source, and the endpoint as people write it."""
+    """A request as its answer's words need it: the source, the endpoint as people write it, what to check where it is odd."""
 
     source: Source
     endpoint: str
+    check: str = "check s3.endpointUrl"
 
 
 # -------------------------------------------------------------------------------------------------- descriptions
@@ -92,11 +95,11 @@ _RANGES = "the endpoint has to support ranged GETs"
 def _require_object(asked: Asked, method: str, wanted: int, status: int, headers: Mapping[str, str]) -> None:
     if status == 200 and wanted == 206:
         said = f"answers a request for a part of {asked.source.url} with the whole object"
-        raise _odd(asked, said, _RANGES)
+        raise Unranged(f"{asked.endpoint} {said}", hint=_RANGES)
     if status != wanted:
-        raise _odd(asked, f"answers {method} of {asked.source.url} with status {status}", "check s3.endpointUrl")
+        raise _odd(asked, f"answers {method} of {asked.source.url} with status {status}", asked.check)
     if headers.get("content-type", "").partition(";")[0].strip().lower() in ("text/html", "application/xhtml+xml"):
-        hint = "check s3.endpointUrl: a login page or a proxy may answer in its place"
+        hint = f"{asked.check}: a login page or a proxy may answer in its place"
         raise _odd(asked, f"answers {method} of {asked.source.url} with a web page", hint)
 
 
@@ -149,9 +152,9 @@ def _refused(url: str, target: str, bucket: str) -> str:
         before, after = urlsplit(url), urlsplit(target)
         ports = before.port, after.port
     except ValueError:
-        return "which is no URL"
+        return "which is not a URL"
     if after.scheme not in ("http", "https") or after.username is not None:
-        return "which is no plain HTTP URL"
+        return "which is not a plain HTTP URL"
     if before.scheme == "https" and after.scheme == "http":
         return "which is not encrypted"
     if before.hostname == after.hostname:
@@ -162,7 +165,7 @@ def _refused(url: str, target: str, bucket: str) -> str:
 
 def _same_bucket(before: str, after: str, path: str, bucket: str) -> bool:
     """Whether both hosts are Amazon's, and the second one serves this bucket."""
-    old, new = _AMAZON.fullmatch(before), _AMAZON.fullmatch(after)
+    old, new = AMAZON_S3.fullmatch(before), AMAZON_S3.fullmatch(after)
     if old is None or new is None:
         return False
     named = new["bucket"] or new["old"]
@@ -184,7 +187,7 @@ def refusal(asked: Asked, status: int, headers: Mapping[str, str], text: str) ->
         hint = "set the clock of this host (timedatectl set-ntp true)"
         return SourceUnavailable(f"{asked.endpoint} refuses {url}: the clock of this host is wrong{clock}", hint=hint)
     if status == 429 or status >= 500 or code in _THROTTLED:
-        return Passing(f"{asked.endpoint} can't serve {url} now: {said}", after=_retry_after(headers))
+        return Passing(f"{asked.endpoint} can't serve {url} now: {said}", after=retry_after(headers))
     if code in _ELSEWHERE or ("x-amz-bucket-region" in headers and status in (301, 400)):
         region = headers.get("x-amz-bucket-region") or _element(text, "Region") or "the bucket's region"
         return SourceNotFound(f"{url} is not in this region: {said}", hint=f"set s3.region to {region}")
@@ -241,7 +244,7 @@ def _element(text: str, name: str) -> str:
     return " ".join(unescape(match[1]).split()) if match else ""
 
 
-def _retry_after(headers: Mapping[str, Any]) -> float | None:
+def retry_after(headers: Mapping[str, Any]) -> float | None:
     """Seconds that a server asks to wait (RFC 9110 section 10.2.3), bounded."""
     told = str(headers.get("retry-after", "")).strip()
     if re.fullmatch(r"\d{1,9}", told):

@@ -11,16 +11,29 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import TYPE_CHECKING
 
+from reconciler.dataclass import dataclass
 from reconciler.errors import NeedsOperator, NoSpace, ReconcilerError, SourceChanged, SourceUnavailable, Stopped, Terminal
 from reconciler.image.source.reading import HEARTBEAT, PIECE, Check, Fetched, Origin, Progress, sleep
 
 if TYPE_CHECKING:
     from reconciler.image.source.sums import Hash
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How to transfer: connections for each layer, bytes for each request, seconds between two records of how far it has come.
+
+    ``answer_seconds`` is the deadline of the first answer's status and headers, None for that of every request.
+    """
+
+    connections: int = 4
+    part_bytes: int = 8 << 20
+    checkpoint_seconds: float = 1.0
+    answer_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,14 +44,30 @@ class Cutoff:
             if self.over:
                 _shut(handle)
             if self._watcher is None and not self._closed.is_set():
-                self._watcher = threading.Thread(target=self._wait, name="cutoff", daemon=True)
-                self._watcher.start()
+                self._watch_on()
+
+    def wait(self, event: threading.Event) -> bool:
+        """Wait for an event until the end; whether it was set before that."""
+        while not event.wait(min(TURN_SECONDS, self.left)):
+            if self._unless is not None and self._unless():
+                self.cut()
+            if self.left <= 0:
+                return False
+        return True
 
     def lift(self) -> None:
         """Time does not count any more; ``cut`` still ends the exchange."""
         self._until = None
         if self._unless is None:
             self._closed.set()
+
+    def renew(self, seconds: float) -> None:
+        """Time counts (again), from now on."""
+        with self._lock:
+            self._until = time.monotonic() + seconds
+            if self._handle is not None and (self._watcher is None or self._closed.is_set()):
+                self._closed = threading.Event()
+                self._watch_on()
 
     def cut(self) -> None:
         """End the exchange."""
@@ -77,8 +93,12 @@ class Cutoff:
             self._handle.close()
         self._handle = handle
 
-    def _wait(self) -> None:
-        while not self._closed.wait(self.left if self._unless is None else min(TURN_SECONDS, self.left)):
+    def _watch_on(self) -> None:
+        self._watcher = threading.Thread(target=self._wait, args=(self._closed,), name="cutoff", daemon=True)
+        self._watcher.start()
+
+    def _wait(self, closed: threading.Event) -> None:
+        while not closed.wait(self.left if self._unless is None else min(TURN_SECONDS, self.left)):
             if self.left <= 0 or (self._unless is not None and self._unless()):
                 self.cut()
                 return

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import time
 from contextlib import closing, suppress
-from dataclasses import dataclass
 
-from reconciler.errors import DigestMismatch, NoSpace, SourceChanged, SourceUnavailable
-from reconciler.image.source.arrival import Arrival
+from reconciler.errors import DigestMismatch, SourceChanged, SourceUnavailable
+from reconciler.image.free_space import PROMISES
+from reconciler.image.source.answers import Unranged
+from reconciler.image.source.arrival import Arrival, Manner
 from reconciler.image.source.cutoff import Cutoff
+from reconciler.image.source.exchange import GET_SECONDS, Body
 from reconciler.image.source.partial import Partial, Proof, Record
 from reconciler.image.source.reading import HEARTBEAT, PIECE
-from reconciler.image.source.s3 import GET_SECONDS, Body, get
+from reconciler.image.source.remote import get
 from reconciler.image.source.stamp import Head
 from reconciler.image.source.sums import Sums
 from reconciler.image.source.window import Window
@@ -25,18 +27,6 @@ from reconciler.image.spec import Layer
 
 PROOF_BYTES = 64 << 20
 """One proof for every so many bytes is kept, so that a damaged end does not cost the whole prefix."""
-
-SPARE_BYTES = 1 << 30
-"""What no download takes of the file system, or a twentieth of a small one: the registry and guests' disks may be on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How to transfer: connections for each layer, bytes for each request, seconds between two records of how far it has come."""
-
-    connections: int = 4
-    part_bytes: int = 8 << 20
-    checkpoint_seconds: float = 1.0
 
 
 class Download:
@@ -55,9 +45,10 @@ class Download:
         self._saved_at = time.monotonic()
 
     def _left_over(self) -> Record | None:
-        """What an earlier try has left of this very object; what it left of another one is thrown away."""
-        record = self._partial.load()
-        if record and self._head in (None, Head(record.etag, record.size)):
+        """What an earlier try has left of this very object, or of the same digest elsewhere; anything else is thrown away."""
+        record, head = self._partial.load(), self._head
+        elsewhere = record and head and self._layer.others and record.size == head.size
+        if record and (elsewhere or head in (None, Head(record.etag, record.size))):
             return record
         self._partial.discard()
         return None
@@ -74,7 +65,7 @@ class Download:
                 self._transfer(descriptor)
             self._require_digest(self._sums.sha256, resumed=resumed)
             self._require_md5()
-        except (SourceChanged, DigestMismatch):
+        except (SourceChanged, DigestMismatch, Unranged):
             self._partial.discard()
             raise
         except SourceUnavailable:
@@ -102,14 +93,18 @@ class Download:
         """Bring what is missing."""
         layer, manner = self._layer, self._manner
         if (head := self._head) is None:
-            first = self._get(0, manner.part_bytes)
+            first = self._get(0, manner.part_bytes, seconds=manner.answer_seconds or GET_SECONDS)
             head = first.head
         else:
             first = None
         self._arrival.describe(head.etag, head.size)
-        window = Window(self._hashed, head.size, manner.part_bytes, first)
-        with Workers(layer.source, head, window, descriptor, self._arrival, manner.connections):
-            self._require_space(descriptor, head.size - self._hashed)
+        self._require_size(head)
+        part_bytes = head.size if first is not None and first.whole and layer.source.is_registry else manner.part_bytes
+        window = Window(self._hashed, head.size, part_bytes, first)
+        with (
+            Workers(layer.source, head, window, descriptor, self._arrival, manner.connections),
+            PROMISES.made(descriptor, head.size, layer.source.url, self._partial.bytes.parent),
+        ):
             self._follow(descriptor, window, head)
 
     def _follow(self, descriptor: int, window: Window, head: Head) -> None:
@@ -141,14 +136,11 @@ class Download:
             self._partial.save(Record(head.etag, head.size, tuple(proofs)))
         self._saved_at = time.monotonic()
 
-    def _require_space(self, descriptor: int, needed: int) -> None:
-        """Fail early, and not in the middle of the transfer."""
-        status = os.fstatvfs(descriptor)
-        free, kept = status.f_bavail * status.f_frsize, min(SPARE_BYTES, status.f_blocks * status.f_frsize // 20)
-        if free < needed + kept:
-            hint = "free some, or put the state directory on a larger file system"
-            wanted = f"{self._layer.source.url} needs {needed}, and {kept} must stay free"
-            raise NoSpace(f"{self._partial.bytes.parent} has {free} bytes left: {wanted}", hint=hint)
+    def _require_size(self, head: Head) -> None:
+        layer = self._layer
+        if layer.size not in (0, head.size):
+            message = f"{layer.source.url} has {head.size} bytes; the image's manifest has {layer.size}"
+            raise DigestMismatch(message, hint="push the image again")
 
     def _require_digest(self, digest: str, *, resumed: bool) -> None:
         url, wanted = self._layer.source.url, self._layer.sha256
@@ -189,6 +181,6 @@ class Download:
                     at += got
         return sums.sha256
 
-    def _get(self, start: int, stop: int, etag: str = "") -> Body:
-        cutoff = Cutoff(GET_SECONDS, unless=lambda: self._arrival.over)
+    def _get(self, start: int, stop: int, etag: str = "", seconds: float = GET_SECONDS) -> Body:
+        cutoff = Cutoff(seconds, unless=lambda: self._arrival.over)
         return get(self._layer.source, start, stop, etag, cutoff=cutoff, pause=self._arrival.sleep)

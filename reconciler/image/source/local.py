@@ -17,26 +17,28 @@ from reconciler.policy import force
 
 
 class LocalFile(Origin):
-    """A file of this host, which has to stay as it is while it is read. A write that leaves its times alone may be read: what is
-    hashed is what the reader gets.
+    """A file of this host, or a part of it, which has to stay as it is while it is read.
+
+    A write that leaves its times alone may be read: what is hashed is what the reader gets.
 
     Raises PolicyRefused, SourceNotFound, SourceForbidden, and SourceChanged where it differs from ``head``.
     """
 
     def __init__(self, layer: Layer, head: Head | None = None) -> None:
         self._layer = layer
-        self._path = layer.source.url
+        self._path = layer.source.whole
         force.require_file(self._path)
         self._before = stamp(self._path)
         if head not in (None, self._before.head):
             message = f"{self._path} was {head}, and is {self._before.head} now"
             raise SourceChanged(message, hint="the next try takes it as it is")
-        self.etag, self.size = self._before.head.etag, self._before.size
-        self._fd = _opened(self._path)
-        self._at = 0
+        self._at, self.size = layer.source.part or (0, self._before.size)
+        self._end = self._at + self.size
+        self.etag = self._before.head.etag
+        self._fd = opened(self._path)
 
     def readinto(self, buffer: memoryview, check: Check) -> int:
-        left = self._before.size - self._at
+        left = self._end - self._at
         if not left:
             return 0
         try:
@@ -69,7 +71,8 @@ class LocalFile(Origin):
         os.close(self._fd)
 
 
-def _opened(path: str) -> int:
+def opened(path: str) -> int:
+    """Open a regular file that the policy permits. Raises SourceForbidden, SourceNotFound, NeedsOperator, PolicyRefused."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError as error:

@@ -11,12 +11,12 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from reconciler import atomic_file
+from reconciler.dataclass import dataclass
 
 BYTES, RECORD = ".part", ".json"
 DRAFT = ".json.partial"

@@ -10,11 +10,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from threading import Event, Lock
 from typing import NamedTuple
 
+from reconciler.dataclass import dataclass
 from reconciler.errors import ReconcilerError, SourceUnavailable, Stopped
 
 PIECE = 1 << 20

@@ -11,15 +11,16 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from reconciler import __version__
+from reconciler.dataclass import replace
 from reconciler.errors import ReconcilerError, SourceForbidden, SourceNotFound, SourceUnavailable
 from reconciler.image.source.transport import Request
 from reconciler.image.spec import S3Options, Source
+from reconciler.policy import force
 
 _clients: dict[S3Options, Any] = {}
 _connecting = threading.Lock()
@@ -33,6 +34,8 @@ def request(source: Source, options: S3Options, method: str, headers: Mapping[st
     """
     bucket, key = source.bucket_key
     if not (options.anonymous and options.endpoint_url):
+        if options.endpoint_url and not options.anonymous:
+            force.require_credentials(options.endpoint_url)
         with _describing(source):
             signed = _signed(client_for(options), method, {"Bucket": bucket, "Key": key}, headers)
         return signed if options.endpoint_url else replace(signed, checked=False)  # the endpoint is Amazon's, or the host's own
@@ -84,6 +87,8 @@ def moved(options: S3Options, request: Request, url: str) -> Request:
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
 
+    if options.endpoint_url:
+        force.require_credentials(url)
     with _connecting:
         session, region = _clients[options].session, _clients[options].client.meta.region_name
     again = AWSRequest(request.method, url, headers=plain)
@@ -130,7 +135,8 @@ def _open_client(session: Any, options: S3Options, *, path_style: bool) -> Any:
 
     config = Config(
         signature_version=UNSIGNED if options.anonymous else None,
-        s3={"addressing_style": "path"} if path_style else None,
+        # Directory buckets (S3 Express) would have a session created by a request of its own, which nothing here sends.
+        s3={"disable_s3_express_session_auth": True} | ({"addressing_style": "path"} if path_style else {}),
         retries={"mode": "standard", "total_max_attempts": 1},
         user_agent_extra=f"reconciler/{__version__}",
     )

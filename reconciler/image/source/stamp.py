@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
 
+from reconciler.dataclass import dataclass, field
 from reconciler.errors import SourceForbidden, SourceNotFound
 
 

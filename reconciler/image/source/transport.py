@@ -13,13 +13,14 @@ import threading
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from reconciler.dataclass import dataclass, field
 from reconciler.image.source.cutoff import Cutoff
+from reconciler.image.source.resolver import Unresolved, addresses
 from reconciler.policy import force
 from reconciler.policy.addresses import literal
 from reconciler.policy.rules import Refusal
@@ -43,9 +44,10 @@ class Request:
 
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     cafile: str = ""
     checked: bool = True
+    body: bytes | None = field(default=None, repr=False)
 
 
 class Route(NamedTuple):
@@ -65,11 +67,13 @@ class Answer:
         self.status = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
         self._route, self._connection, self._response = route, connection, response
+        self.chunked = response.chunked or response.length is None
+        """Its length is not given."""
 
     def readinto(self, view: memoryview) -> int:
         """Receive once; 0 at the end of the body. Raises OSError and HTTPException."""
         response = self._response
-        if response.chunked or response.length is None:
+        if self.chunked:
             data = response.read1(len(view))
             view[: len(data)] = data
             return len(data)
@@ -81,16 +85,20 @@ class Answer:
             raise ConnectionError("the answer ended early")
         return got
 
+    def data(self, most: int) -> bytes:
+        """The body, up to so many bytes. Raises OSError and HTTPException."""
+        found, buffer = bytearray(), memoryview(bytearray(min(most, 64 << 10)))
+        while len(found) < most and (got := self.readinto(buffer[: most - len(found)])):
+            found += buffer[:got]
+        return bytes(found)
+
     def text(self, most: int = 64 << 10) -> str:
         """The beginning of the body, for an error."""
-        buffer, length = memoryview(bytearray(most)), 0
-        while length < most and (got := self.readinto(buffer[length:])):
-            length += got
-        return bytes(buffer[:length]).decode("utf-8", "replace")
+        return self.data(most).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Release the connection; it is used again only where the answer was read to its end."""
-        whole = self._response.isclosed() or (not self._response.chunked and self._response.length == 0)
+        whole = self._response.isclosed() or (not self.chunked and self._response.length == 0)
         if whole and not self._response.will_close:
             self._response.close()
             _keep(self._route, self._connection)
@@ -116,10 +124,14 @@ def send(request: Request, cutoff: Cutoff) -> Answer:
                 if cutoff.left <= 0:
                     raise
         return _exchange(route, _Connection(route, cutoff, checked=request.checked), request, cutoff)
+    except Unresolved:
+        raise
     except (OSError, HTTPException) as error:
         if cutoff.left <= 0:
             raise TimeoutError(f"no whole answer in {cutoff.seconds:.0f} s") from error
         raise
+    except ValueError as error:  # of a host name or header that can't be sent as it is
+        raise HTTPException(f"{request.url[:200]!a} can't be asked for: {error}") from error
 
 
 def _exchange(route: Route, connection: HTTPConnection, request: Request, cutoff: Cutoff) -> Answer:
@@ -131,7 +143,7 @@ def _exchange(route: Route, connection: HTTPConnection, request: Request, cutoff
         if route.proxy and route.scheme == "http":
             target = f"http://{_host_header(route)}{target}"
         headers = {"Host": _host_header(route), **request.headers, **_proxy_authorization(route)}
-        connection.request(request.method, target, headers=headers)
+        connection.request(request.method, target, request.body, headers)
         answer = Answer(route, connection, connection.getresponse())
         if cutoff.left <= 0:  # http.client takes headers that were cut off for whole ones
             raise TimeoutError
@@ -187,16 +199,14 @@ class _Connection(HTTPConnection):
         proxy = urlsplit(route.proxy)
         host, port = (proxy.hostname or "", proxy.port or 80) if route.proxy else (route.host, route.port)
         super().__init__(host, port, timeout=min(SILENT_SECONDS, max(0.1, cutoff.left)))
-        self._cutoff, self._route, self._checked = cutoff, route, checked
+        self._route = route
         if route.proxy and route.scheme == "https":
             self.set_tunnel(route.host, route.port, _basic(route.proxy))
+        # http.client calls it where it would call socket.create_connection. A proxy is the host's own.
+        self._create_connection = lambda *_: _dialled(host, port, cutoff, checked=checked and not route.proxy)
 
     def connect(self) -> None:
-        if self._route.proxy:
-            super().connect()
-        else:
-            self.sock = _dialled(self.host, self.port, self._cutoff, checked=self._checked)
-        self._cutoff.watch(self.sock)
+        super().connect()
         if self._route.scheme == "https":
             self.sock = _context(self._route.cafile).wrap_socket(self.sock, server_hostname=self._route.host)
         self.sock.settimeout(SILENT_SECONDS)
@@ -208,7 +218,7 @@ def _dialled(host: str, port: int, cutoff: Cutoff, *, checked: bool) -> socket.s
     The address that is compared is the one that is connected to: the name is resolved once.
     """
     last: Exception = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, address in addresses(host, port, cutoff):
         if cutoff.left <= 0:
             break
         if checked and (refusal := _refused_address(host, port, str(address[0]))):

@@ -6,10 +6,10 @@ Used by ``workers`` and ``download``; thread-safe. State: in memory, one window 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from threading import Lock
 
-from reconciler.image.source.s3 import Body
+from reconciler.dataclass import dataclass
+from reconciler.image.source.exchange import Body
 
 
 @dataclass(slots=True)

@@ -14,8 +14,9 @@ from threading import Lock, Thread
 from reconciler.errors import SourceChanged
 from reconciler.image.source.arrival import Arrival
 from reconciler.image.source.cutoff import Cutoff
+from reconciler.image.source.exchange import BETWEEN_REQUESTS, GET_SECONDS, Body, Cut, Slow
 from reconciler.image.source.reading import PIECE
-from reconciler.image.source.s3 import BETWEEN_REQUESTS, GET_SECONDS, Body, Cut, Slow, get
+from reconciler.image.source.remote import get
 from reconciler.image.source.stamp import Head
 from reconciler.image.source.window import Part, Window
 from reconciler.image.spec import Source

@@ -1,4 +1,4 @@
-"""The index of a chain: its tree and the blocks of its files, as compact bytes, so that the next layer can be applied to it.
+"""The index of a chain: its tree, with numbers and blocks, as compact bytes, so that the next layer can be applied to it.
 
 Written by the builder when a volume is finished, read when a layer is put on top. The same tree gives the same bytes. It is kept
 with the registry's state and re-made from the layers where it is lost, so what is read is checked to the last field: a damaged
@@ -16,20 +16,23 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
+from reconciler.dataclass import dataclass, field
 from reconciler.errors import LayerCorrupt
 from reconciler.image.archive.attributes import check_xattrs
 from reconciler.image.archive.member import Malformed
 from reconciler.image.spec import GIB, Limits
-from reconciler.image.tree.inode import Inode
+from reconciler.image.tree.inode import NO_XATTRS, Inode
 from reconciler.image.tree.judge import MAX_COMPONENT, MAX_ID, MAX_MTIME, MAX_TARGET, MIN_MTIME
 from reconciler.image.tree.tree import Tree
 
-VERSION = 1
+VERSION = 3
 MAGIC = b"reconidx"
 HEADER = struct.Struct("<8sIQQ32s")
 BLOCK = 4096
+
+MAX_OTHER = GIB
+"""Bytes of a directory, at most."""
 
 MAX_BODY = GIB
 MAX_RATIO = 1032
@@ -44,11 +47,15 @@ _COLUMNS = (
     ("mtimes", "Q"),
     ("sizes", "Q"),
     ("counts", "I"),
+    ("extent_counts", "I"),
     ("extents", "Q"),
+    ("numbers", "I"),
+    ("beside_counts", "I"),
+    ("beside", "Q"),
     ("xattr_counts", "H"),
     ("xattr_lengths", "H"),
 )
-_TEXTS = ("names", "targets", "xattrs")
+_TEXTS = ("names", "targets", "xattrs", "accounts")
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, *_DEVICES, stat.S_IFIFO)
 
@@ -57,7 +64,8 @@ _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, *_DEVICES, stat.S_IFIFO)
 class _Columns:
     """``references`` is 0 where a name brings its inode, else the number (from 1) of the inode that it is one more name of.
 
-    ``counts``: children of a directory, extents of a file, bytes of a target, a device's number.
+    ``counts``: children of a directory, bytes of a target, a device's number, 0 for a file. ``extent_counts`` are those of
+    all inodes.
     """
 
     name_lengths: list[int] = field(default_factory=list)
@@ -68,12 +76,17 @@ class _Columns:
     mtimes: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
+    extent_counts: list[int] = field(default_factory=list)
     extents: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    beside_counts: list[int] = field(default_factory=list)
+    beside: list[int] = field(default_factory=list)
     xattr_counts: list[int] = field(default_factory=list)
     xattr_lengths: list[int] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
     targets: list[bytes] = field(default_factory=list)
     xattrs: list[bytes] = field(default_factory=list)
+    accounts: list[bytes] = field(default_factory=list)
 
 
 def dump(tree: Tree, next_block: int) -> bytes:
@@ -90,6 +103,7 @@ def dump(tree: Tree, next_block: int) -> bytes:
             numbers[inode] = len(numbers) + 1
             _write_inode(columns, inode)
             todo += reversed((inode.children or {}).items())
+    columns.accounts.append(tree.accounts.dump())
     body = _body(columns)
     return HEADER.pack(MAGIC, VERSION, next_block, len(body), _digest(next_block, body)) + zlib.compress(body, 6)
 
@@ -105,8 +119,12 @@ def _write_inode(columns: _Columns, inode: Inode) -> None:
     columns.mtimes.append(inode.mtime - MIN_MTIME)  # nanoseconds up to 2446 do not fit a signed word
     columns.sizes.append(inode.size)
     columns.counts.append(_count(inode))
+    columns.extent_counts.append(len(inode.extents))
     for extent in inode.extents:
         columns.extents += extent
+    columns.numbers.append(inode.number)
+    columns.beside_counts.append(len(inode.beside))
+    columns.beside += inode.beside
     if inode.target:
         columns.targets.append(inode.target)
     columns.xattr_counts.append(len(inode.xattrs))
@@ -120,7 +138,7 @@ def _count(inode: Inode) -> int:
         return len(inode.children)
     if inode.kind in _DEVICES:
         return inode.device[0] << 20 | inode.device[1]
-    return len(inode.target) or len(inode.extents)
+    return len(inode.target)
 
 
 def _body(columns: _Columns) -> bytes:
@@ -139,10 +157,10 @@ def load(data: bytes, limits: Limits | None = None) -> tuple[Tree, int]:
     """The tree and the next free block of an index. ``limits`` are those of the layers to come. Raises LayerCorrupt."""
     try:
         body, next_block = _open(data)
-        root = _Loader(body, next_block).tree()
+        tree = _Loader(body, next_block).tree(limits or Limits())
     except (Malformed, struct.error) as broken:
         raise _damaged(str(broken)) from None
-    return Tree(limits or Limits(), root), next_block
+    return tree, next_block
 
 
 def _damaged(why: str) -> LayerCorrupt:
@@ -179,6 +197,9 @@ class _Texts:
             raise Malformed("index", "a column is too short")
         return bytes(self._data[start : self._at])
 
+    def rest(self) -> bytes:
+        return self.take(len(self._data) - self._at)
+
     def done(self) -> bool:
         return self._at == len(self._data)
 
@@ -190,14 +211,15 @@ class _Loader:
         self._next_block = next_block
         self._used: list[tuple[int, int]] = []
         self._inodes: list[Inode] = []
+        self._numbers: set[int] = set()
         parts = _parts(body)
         self._columns = {name: _values(next(parts), code) for name, code in _COLUMNS}
         self._texts = {name: _Texts(next(parts)) for name in _TEXTS}
         if next(parts, None) is not None:
             raise Malformed("index", "it has too many columns")
 
-    def tree(self) -> Inode:
-        """The root of the whole tree."""
+    def tree(self, limits: Limits) -> Tree:
+        """The whole tree."""
         above: dict[bytes, Inode] = {}
         todo: list[tuple[dict[bytes, Inode], int]] = [(above, 1)]
         while todo:
@@ -207,8 +229,10 @@ class _Loader:
             inode, count = self._entry(children, root=children is above)
             if inode.children is not None and count:
                 todo.append((inode.children, count))
+        tree = Tree(limits, above[b""])
+        tree.accounts.load(self._texts["accounts"].rest())
         self._check_end()
-        return above[b""]
+        return tree
 
     def _next(self, column: str) -> int:
         value = next(self._columns[column], None)
@@ -245,11 +269,11 @@ class _Loader:
         kind = stat.S_IFMT(mode)
         if kind not in _KINDS or max(uid, gid) > MAX_ID or mtime > MAX_MTIME or (size and kind != stat.S_IFREG):
             raise Malformed("index", "an inode has impossible metadata")
-        inode = Inode(kind, stat.S_IMODE(mode), uid, gid, mtime, size, xattrs=self._xattrs(kind))
+        inode = Inode(kind, stat.S_IMODE(mode), uid, gid, mtime, size, xattrs=self._xattrs(kind) or NO_XATTRS)
+        inode.extents = tuple(self._extents(self._next("extent_counts"), size if kind == stat.S_IFREG else MAX_OTHER))
+        inode.number, inode.beside = self._number(), self._beside()
         if kind == stat.S_IFDIR:
             inode.children = {}
-        elif kind == stat.S_IFREG:
-            inode.extents = self._extents(count, size)
         elif kind == stat.S_IFLNK:
             inode.target = self._target(count)
         elif kind in _DEVICES:
@@ -269,6 +293,22 @@ class _Loader:
         if end > -(-size // BLOCK):
             raise Malformed("index", "a file has extents behind its end")
         return found
+
+    def _number(self) -> int:
+        """0 where the tree was not numbered before it was written."""
+        number = self._next("numbers")
+        if number in self._numbers:
+            raise Malformed("index", "two inodes have the same number")
+        if number:
+            self._numbers.add(number)
+        return number
+
+    def _beside(self) -> tuple[int, ...]:
+        blocks = tuple(self._next("beside") for _ in range(self._next("beside_counts")))
+        if any(block >= self._next_block for block in blocks):
+            raise Malformed("index", "an inode has impossible blocks")
+        self._used += ((block, 1) for block in blocks if block)
+        return blocks
 
     def _target(self, length: int) -> bytes:
         target = self._texts["targets"].take(length)

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from reconciler.dataclass import dataclass, field
+
+LOST_AND_FOUND = b"lost+found"
+"""The directory in the root where e2fsck puts what it finds: every file system has it."""
+
+
+NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})
+"""One value for the many inodes that have none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -20,14 +30,19 @@ class Inode:
     """Nanoseconds since the epoch; may be negative."""
     size: int = 0
     """Apparent bytes of a regular file."""
-    extents: list[tuple[int, int, int]] = field(default_factory=list)
-    """(logical block, physical block, blocks) of a regular file, ascending; holes are absent. Filled by the ext4 writer."""
+    extents: Sequence[tuple[int, int, int]] = ()
+    """(logical block, physical block, blocks) of a regular file, ascending; holes are absent. Filled by the ext4 writer, and that
+    of a directory or a symlink with a long target, too."""
     target: bytes = b""
     device: tuple[int, int] = (0, 0)
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: NO_XATTRS)
     children: dict[bytes, Inode] | None = None
     names: int = 1
     """At least as many as its names in the tree: those in a directory that was hidden or replaced may still be counted."""
+    number: int = 0
+    """Inode number, 0 before the ext4 writer has given one. Negative: that of the inode which had the name before."""
+    beside: tuple[int, ...] = ()
+    """Further blocks that the ext4 writer has given: the one for extended attributes (0: none), then those of the extent tree."""
 
 
 def directory() -> Inode:

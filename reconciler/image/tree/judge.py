@@ -14,9 +14,12 @@ import re
 import stat
 
 from reconciler.errors import LayerRefused
+from reconciler.image.archive import acl
 from reconciler.image.archive.attributes import CAPABILITY, access_mode, check_xattrs
 from reconciler.image.archive.member import HARDLINK, Malformed, Member, shown
 from reconciler.image.spec import Limits
+from reconciler.image.tree.accounts import GROUP, PASSWD, Accounts
+from reconciler.image.tree.inode import directory
 from reconciler.image.tree.totals import Totals
 
 MAX_COMPONENT = 255
@@ -37,6 +40,8 @@ MAX_MTIME = (2**33 + 2**31) * 1_000_000_000 - 1
 MAX_MAJOR, MAX_MINOR = 2**12 - 1, 2**20 - 1
 """Device numbers as Linux holds them."""
 
+_RESOLVE = "if the link is meant, set limits.climbingLinks: resolve; it then ends at the root of the image"
+
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
 AUFS_LINKS = b".wh..wh.plnk"
@@ -53,9 +58,15 @@ _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 
 
 class Judge:
-    """Judges the members of one layer."""
+    """Judges the members of one layer. ``accounts`` has the names that lists of this image may use; none by default.
 
-    def __init__(self, limits: Limits) -> None:
+    ``strict``: plain files get no shorter way.
+    """
+
+    def __init__(self, limits: Limits, accounts: Accounts | None = None, *, strict: bool = False) -> None:
+        self._strict = strict
+        self._short = min(limits.max_name_bytes, limits.max_path_bytes)
+        self._accounts = accounts or Accounts(directory())
         self._totals = Totals()
         self._limits = limits
         self._text = self._attributes = 0
@@ -69,21 +80,53 @@ class Judge:
 
     def check(self, member: Member) -> None:
         """Accept the member, and drop the attributes that no image keeps, or raise LayerRefused."""
+        if not self._strict and self._passes(member):
+            return
         try:
             self._check(member)
         except Malformed as broken:
             raise broken.refusal(member.name, member.offset) from None
 
+    def _passes(self, member: Member) -> bool:
+        """Whether it is a file that keeps every rule beyond doubt; it is counted then. All others are for ``_check``."""
+        limits, totals, name, size = self._limits, self._totals, member.name, member.size
+        text = self._text + len(name) + len(member.linkname)
+        if not (
+            member.type == stat.S_IFREG
+            and self._archive_names is None
+            and 0 < len(name) <= self._short
+            and b".." not in name
+            and b".wh." not in name
+            and b"\0" not in name
+            and name.count(b"/") < limits.max_depth
+            and name[-1] not in b"/."
+            and not member.mode & 0o6000
+            and not member.xattrs
+            and 0 <= size <= limits.max_file_bytes
+            and totals.file_bytes + size <= limits.max_unpacked_bytes
+            and totals.entries < limits.max_entries
+            and text <= self._most_text
+            and member.uid <= MAX_ID
+            and member.gid <= MAX_ID
+            and MIN_MTIME <= member.mtime_ns <= MAX_MTIME
+        ):
+            return False
+        self._text = text
+        totals.entries += 1
+        totals.by_type[stat.S_IFREG] += 1
+        totals.count_file(member)
+        return True
+
     def finish(self) -> None:
         """To be called behind the last member. Raises LayerRefused where the layer is an archive of images."""
         names = self._archive_names or set()
         if {b"oci-layout", b"index.json"} <= names:
-            form = "an OCI image archive"
+            form, transport = "an OCI image archive", "oci-archive"
         elif b"manifest.json" in names and len(names) > 1:
-            form = "an archive of docker save"
+            form, transport = "an archive of docker save", "docker-archive"
         else:
             return
-        hint = "declare the layers that it holds, or pack a root file system: docker export, or tar of the unpacked image"
+        hint = f"declare it as the image's source instead of a layer: {transport}:PATH"
         raise LayerRefused(f"this is {form}, not a layer: it holds layers as files", rule="image-archive", hint=hint)
 
     def _note_archive_name(self, name: bytes, known: set[bytes]) -> None:
@@ -170,13 +213,13 @@ class Judge:
         if b".." not in target or target[0] == 0x2F or self._limits.climbing_links == "resolve":
             return
         if climbs(components(member.name), target):
-            raise Malformed("link-climbs", f"its target {shown(target)} climbs above the root (limits.climbingLinks)")
+            raise Malformed("link-climbs", f"its target {shown(target)} climbs above the root (limits.climbingLinks)", _RESOLVE)
 
     def _check_hardlink(self, member: Member) -> None:
         target = member.linkname
         _check_target(target)
         if b".." in target and b".." in components(target) and self._limits.climbing_links == "refuse":
-            raise Malformed("link-climbs", f"its target {shown(target)} has a component .. (limits.climbingLinks)")
+            raise Malformed("link-climbs", f"its target {shown(target)} has a component .. (limits.climbingLinks)", _RESOLVE)
 
     def _check_xattrs(self, member: Member) -> None:
         limits = self._limits
@@ -188,11 +231,16 @@ class Judge:
             raise Malformed("limit-xattrs", f"the layer has more than {most} extended attributes (limits.maxEntries)")
         if length > longest:
             raise Malformed("limit-xattrs", f"its extended attributes have more than {longest} bytes (limits.maxXattrBytes)")
-        kept, dropped = check_xattrs(member.xattrs, member.type, foreign=limits.foreign_attributes)
+        kept, dropped, unknown = check_xattrs(member.xattrs, member.type, foreign=limits.foreign_attributes, ids=self._id_of)
         # A hard link gets no metadata: its inode has its own.
         member.xattrs = {} if member.type == HARDLINK else kept
         member.mode = access_mode(member.xattrs, member.mode)
         self._totals.count_dropped(dropped)
+        for name in unknown:
+            self._totals.unknown.add(name)
+
+    def _id_of(self, tag: int, name: bytes) -> int | None:
+        return self._accounts.id_of(PASSWD if tag == acl.USER else GROUP, name)
 
     def _check_privileged(self, member: Member) -> None:
         """Files that give the user who runs them more privileges: setuid, setgid, file capabilities."""

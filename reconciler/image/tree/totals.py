@@ -6,9 +6,9 @@ Filled by ``judge``. State: the counts, and a few names for each list, however m
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 
+from reconciler.dataclass import dataclass, field
 from reconciler.image.archive.member import TYPE_NAMES, Member, shown
 
 LISTED = 10
@@ -25,10 +25,11 @@ class Named:
     count: int = 0
     names: list[bytes] = field(default_factory=list)
     limit: int = LISTED
+    distinct: bool = False
 
     def add(self, name: bytes) -> None:
         self.count += 1
-        if len(self.names) < self.limit:
+        if len(self.names) < self.limit and not (self.distinct and name in self.names):
             self.names.append(name)
 
     def document(self) -> dict[str, object]:
@@ -49,6 +50,8 @@ class Totals:
     """Files that lost those privileges by policy."""
     clamped: Named = field(default_factory=Named)
     """Members whose time was out of ext4's range."""
+    unknown: Named = field(default_factory=lambda: Named(distinct=True))
+    """Entries of access control lists that are dropped: the image has no user or group of that name (``accounts``)."""
     aufs: int = 0
     """Members that are AUFS' metadata."""
     dropped: dict[bytes, int] = field(default_factory=dict)
@@ -79,6 +82,7 @@ class Totals:
             "setuid": self.setuid.document(),
             "stripped": self.stripped,
             "clampedTimes": self.clamped.document(),
+            "unknownAclNames": self.unknown.document(),
             "aufsMetadata": self.aufs,
             "devices": self.devices.document(),
             "largest": [{"name": shown(name), "bytes": size} for size, name in sorted(self.largest, reverse=True)],

@@ -18,11 +18,13 @@ component is never followed. Decisions, and where they come from:
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from itertools import pairwise
 
 from reconciler.image.archive.member import HARDLINK, Malformed, Member, shown
 from reconciler.image.spec import Limits
-from reconciler.image.tree.inode import Inode, directory
+from reconciler.image.tree.accounts import Accounts
+from reconciler.image.tree.inode import LOST_AND_FOUND, NO_XATTRS, Inode, directory
 from reconciler.image.tree.judge import AUFS_LINKS, WHITEOUT, components, is_aufs_metadata
 from reconciler.image.tree.whiteouts import Whiteouts, children_of, is_whiteout, split
 
@@ -44,6 +46,9 @@ MAX_LINKS = 65_000
 _PASSABLE = (stat.S_IFDIR, stat.S_IFLNK)
 """What the way to a name can go through."""
 
+_NO_NAMES = (b"", b".", b"..", LOST_AND_FOUND)
+"""Last components that need more than a place."""
+
 _Trail = list[tuple[bytes, Inode]]
 
 
@@ -52,14 +57,22 @@ class _ThroughLowerLink(Exception):
 
 
 class Tree:
-    """``entries`` counts what the current layer has added, ``implied`` the directories among them that no member described."""
+    """``entries`` counts what the current layer has added, ``implied`` the directories among them that no member described.
 
-    def __init__(self, limits: Limits, root: Inode | None = None) -> None:
+    ``ignored`` counts its whiteouts of ``lost+found``, which every file system has. ``accounts``: its users and groups.
+    ``strict``: plain members get no shorter way.
+    """
+
+    def __init__(self, limits: Limits, root: Inode | None = None, *, strict: bool = False) -> None:
+        self._strict = strict
         self.root = root or directory()
+        self.accounts = Accounts(self.root)
         self._limits = limits
         self._deferred: list[tuple[Member, Inode | None]] = []
         self._last_head: bytes | None = None
         self._last_parent = self.root
+        self._last_time = 0
+        self._modes: dict[int, int] = {}
         self.begin_layer()
 
     def begin_layer(self) -> None:
@@ -69,6 +82,7 @@ class Tree:
         self._ending = False
         self.entries = 0
         self.implied = 0
+        self.ignored = 0
         self._steps_left = 2**16 + STEPS_AN_ENTRY * self._limits.max_entries
         self._whiteouts = Whiteouts(lower=bool(self.root.children))
         self._forget_parent()
@@ -78,7 +92,9 @@ class Tree:
 
         Raises LayerRefused.
         """
-        inode = None if member.type in (HARDLINK, stat.S_IFDIR) else _inode(member)
+        inode = None if member.type in (HARDLINK, stat.S_IFDIR) else self._inode(member)
+        if inode is not None and not self._strict and self._placed(member.name, inode):
+            return inode if member.type == stat.S_IFREG else None
         try:
             self._count()
             if self._deferred:
@@ -88,6 +104,37 @@ class Tree:
         except Malformed as broken:
             raise broken.refusal(member.name, member.offset) from None
         return inode if member.type == stat.S_IFREG and not is_whiteout(member) else None
+
+    def _placed(self, path: bytes, inode: Inode) -> bool:
+        """Put a new file beside the member before it, in the first layer, where nothing has its name; else False."""
+        head, _, name = path.rpartition(b"/")
+        if (
+            head != self._last_head
+            or self._whiteouts.lower
+            or self._deferred
+            or b".wh." in path
+            or name in _NO_NAMES
+            or self.entries >= self._limits.max_entries
+        ):
+            return False
+        children = children_of(self._last_parent)
+        if name in children:
+            return False
+        self.entries += 1
+        children[name] = inode
+        return True
+
+    def _inode(self, member: Member) -> Inode:
+        """Equal modes, and equal times of neighbours, are one object: an image has many inodes."""
+        if member.mtime_ns != self._last_time:
+            self._last_time = member.mtime_ns
+        mode, xattrs = self._modes.setdefault(member.mode, member.mode), member.xattrs or NO_XATTRS
+        inode = Inode(member.type, mode, member.uid, member.gid, self._last_time, member.size, xattrs=xattrs)
+        if member.type == stat.S_IFLNK:
+            inode.target = member.linkname
+        elif member.type in (stat.S_IFCHR, stat.S_IFBLK):
+            inode.device = member.devmajor, member.devminor
+        return inode
 
     def end_layer(self) -> None:
         """Apply what was deferred: whiteouts that no lower link leads to, members, the other whiteouts. Raises LayerRefused."""
@@ -99,6 +146,14 @@ class Tree:
         for member, inode in [one for one in waiting if not is_whiteout(one[0])] + later:
             self._applied(member, inode)
         self._deferred = []
+
+    def drop(self, files: Mapping[bytes, Inode]) -> None:
+        """Take files of the current layer out of the root directory, as far as they are still there."""
+        children = children_of(self.root)
+        for name, inode in files.items():
+            if children.get(name) is inode:
+                del children[name]
+                inode.names -= 1
 
     def _applied(self, member: Member, inode: Inode | None) -> bool:
         """Apply a deferred member; False where its way leads through a link of a lower layer that may yet be replaced."""
@@ -148,6 +203,8 @@ class Tree:
 
     def _put(self, parent: Inode, name: bytes, inode: Inode) -> None:
         """Give a name to an inode, whatever had it before; an inode with other names stays under those."""
+        if name == LOST_AND_FOUND and parent is self.root and inode.children is None:
+            raise Malformed("lost-and-found", "ext4 has a directory of this name in the root, for what e2fsck finds")
         children = children_of(parent)
         existing = children.get(name)
         if existing is not None:
@@ -156,6 +213,7 @@ class Tree:
             if existing.kind in _PASSABLE:
                 self._forget_parent()
             existing.names -= 1
+            inode.number = inode.number or -abs(existing.number)  # a name that stays keeps its number
         children[name] = inode
         self._whiteouts.place(parent, name)
 
@@ -298,6 +356,9 @@ class Tree:
         trail = self._walk(components(head), create=False)
         if not trail:
             return
+        if trail[-1][1] is self.root and name == WHITEOUT + LOST_AND_FOUND:
+            self.ignored += 1
+            return
         self._forget_parent()
         self._whiteouts.apply(trail[-1][1], name)
 
@@ -310,13 +371,4 @@ def _lost(create: bool) -> _Trail:
 
 def _describe(inode: Inode, member: Member) -> None:
     inode.mode, inode.uid, inode.gid = member.mode, member.uid, member.gid
-    inode.mtime, inode.xattrs = member.mtime_ns, member.xattrs
-
-
-def _inode(member: Member) -> Inode:
-    inode = Inode(member.type, member.mode, member.uid, member.gid, member.mtime_ns, member.size, xattrs=member.xattrs)
-    if member.type == stat.S_IFLNK:
-        inode.target = member.linkname
-    elif member.type in (stat.S_IFCHR, stat.S_IFBLK):
-        inode.device = member.devmajor, member.devminor
-    return inode
+    inode.mtime, inode.xattrs = member.mtime_ns, member.xattrs or NO_XATTRS

@@ -17,7 +17,7 @@ class Whiteouts:
     """Those of one layer, and what it has put where. ``lower``: whether there is anything below this layer."""
 
     def __init__(self, *, lower: bool) -> None:
-        self._lower = lower
+        self.lower = lower
         self._made: set[Inode] = set()
         """Directories that hold nothing of lower layers: made by this one, or emptied by it."""
         self._placed: dict[Inode, set[bytes]] = {}
@@ -26,21 +26,21 @@ class Whiteouts:
         """Directories of lower layers whose metadata this layer has given."""
 
     def made(self, directory: Inode) -> None:
-        if self._lower:
+        if self.lower:
             self._made.add(directory)
 
     def described(self, directory: Inode) -> None:
-        if self._lower:
+        if self.lower:
             self._described.add(directory)
 
     def place(self, parent: Inode, name: bytes) -> None:
         """The current layer put this name there, or went through it."""
-        if self._lower and parent not in self._made:
+        if self.lower and parent not in self._made:
             self._placed.setdefault(parent, set()).add(name)
 
     def owns(self, parent: Inode, name: bytes) -> bool:
         """Whether the current layer put this name there or went through it."""
-        return not self._lower or parent in self._made or name in self._placed.get(parent, ())
+        return not self.lower or parent in self._made or name in self._placed.get(parent, ())
 
     def apply(self, parent: Inode, whiteout: bytes) -> None:
         """Apply the whiteout of this name (``.wh.NAME`` or the opaque marker) in a directory."""
@@ -80,7 +80,7 @@ class Whiteouts:
         children.pop(name).names -= 1
 
     def _is_lower(self, directory: Inode) -> bool:
-        return self._lower and directory not in self._made
+        return self.lower and directory not in self._made
 
     def _forget_lower(self, found: Inode) -> None:
         """Make a directory as it would be had the lower one been hidden first: described by this layer, or implied by it."""

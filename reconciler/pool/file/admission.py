@@ -9,9 +9,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.dataclass import dataclass, field
 from reconciler.errors import NoSpace
 from reconciler.pool.driver import Space
 

@@ -15,10 +15,10 @@ import itertools
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import atomic_file
+from reconciler.dataclass import dataclass
 from reconciler.errors import Terminal
 from reconciler.pool.file.identity import FileState, examine, give_id
 

@@ -12,21 +12,26 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import stat
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.dataclass import dataclass
 from reconciler.pool.driver import Condition
 
 _SUPERBLOCK, _MAGIC_AT, _MAGIC, _UUID_AT = 1024, 0x38, b"\x53\xef", 0x68
 _GETVERSION = (2 << 30) | (struct.calcsize("l") << 16) | (ord("v") << 8) | 1
 """FS_IOC_GETVERSION (linux/fs.h): an inode's generation, which distinguishes a re-used inode number from its first use."""
 
+READ_ONLY = " mode=ro"
+"""The end of the identity of a file that is declared read-only."""
+
 _ID = "user.reconciler.id"
+_written = re.compile(
+    rf"ino=(\d{{1,20}}) gen=(-|\d{{1,20}})(?: id=(\S+))? size=(\d{{1,20}}) mtime=(-?\d{{1,20}})({READ_ONLY})?"
+).fullmatch
 _id_text = re.compile(r"[0-9a-f]{32}").fullmatch
 
 _KINDS = {stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket"}
@@ -34,32 +39,31 @@ _KINDS = {stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """``generation`` is None where the file system has none, ``id`` where it has no extended attributes. Sizes in bytes."""
+    """``generation`` is None where the file system has none, ``id`` where it has no extended attributes. Sizes in bytes.
+
+    ``read_only``: the file has no write permission. This comes from the declaration, not from the file.
+    """
 
     inode: int
     generation: int | None
     id: str | None
     size: int
     mtime_ns: int
+    read_only: bool = False
 
     def __str__(self) -> str:
-        return f"ino={self.inode} gen={_text(self.generation)} id={_text(self.id)} size={self.size} mtime={self.mtime_ns}"
+        mode = READ_ONLY if self.read_only else ""
+        return f"ino={self.inode} gen={_text(self.generation)} id={_text(self.id)} size={self.size} mtime={self.mtime_ns}{mode}"
 
     @classmethod
     def parse(cls, text: str) -> Identity | None:
         """Parse the output of ``str``, or of an older version, which had no id; None for anything else."""
-        fields = dict(word.partition("=")[::2] for word in text.split())
-        given = fields.get("id", "-")
-        try:
-            return cls(
-                inode=int(fields["ino"]),
-                generation=None if fields["gen"] == "-" else int(fields["gen"]),
-                id=None if given == "-" else given,
-                size=int(fields["size"]),
-                mtime_ns=int(fields["mtime"]),
-            )
-        except (KeyError, ValueError):
+        found = _written(text)
+        if found is None:
             return None
+        inode, generation, id, size, mtime, mode = found.groups()
+        generation = None if generation == "-" else int(generation)
+        return cls(int(inode), generation, None if id == "-" else id, int(size), int(mtime), mode is not None)
 
     @classmethod
     def of(cls, fd: int) -> Identity:
@@ -125,7 +129,7 @@ def examine(path: Path | str) -> FileState | None:
 def give_id(fd: int) -> None:
     """Give a new file its id, where its file system has extended attributes."""
     with suppress(OSError):
-        os.setxattr(fd, _ID, secrets.token_hex(16).encode())
+        os.setxattr(fd, _ID, os.urandom(16).hex().encode())
 
 
 def _id(fd: int) -> str | None:
@@ -165,13 +169,17 @@ def filesystem(device: Path) -> tuple[int | None, str | None]:
 
 
 def filesystem_of(superblock: bytes) -> tuple[int | None, str | None]:
-    """Size (bytes) and UUID of the ext4 file system that has this superblock; None where it is none."""
+    """Size (bytes) and UUID of the ext4 file system that has this superblock; None where it is none, or has no possible size.
+
+    Guests write superblocks.
+    """
     uuid = _uuid_in(superblock)
     if uuid is None:
         return None, None
     low, log = struct.unpack_from("<I", superblock, 4)[0], struct.unpack_from("<I", superblock, 24)[0]
     high = struct.unpack_from("<I", superblock, 0x150)[0] if superblock[0x60] & 0x80 else 0
-    return (high << 32 | low) << (10 + min(log, 6)), uuid
+    size = (high << 32 | low) << (10 + min(log, 6))
+    return size if size < 1 << 63 else None, uuid
 
 
 def judge_snapshot(remembered: str | None, found: FileState | None) -> tuple[Condition, str]:

@@ -10,18 +10,18 @@ Called by ``pool.file.pool``. No state here.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.dataclass import dataclass
 from reconciler.pool.file.identity import FileState, Identity
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A file with this identity, made of the volume ``chain``, is about to get the name."""
+    """A file with this identity is about to get the name; ``content`` is what it is made of (``driver.content``)."""
 
     identity: str
-    chain: str
+    content: str
 
     def names(self, found: FileState | None) -> bool:
         """Whether the file that has the name is this one."""

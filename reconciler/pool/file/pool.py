@@ -15,14 +15,15 @@ import os
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from reconciler.dataclass import dataclass, replace
 from reconciler.errors import Busy, ReconcilerError, Retryable
 from reconciler.pool.access import Access
 from reconciler.pool.driver import (
     Condition,
+    Custom,
     Expected,
     Heartbeat,
     PoolState,
@@ -38,9 +39,9 @@ from reconciler.pool.file.admission import Admission
 from reconciler.pool.file.clone import data_bytes, reflink, sparse_copy
 from reconciler.pool.file.directory import Listing, Shelf, nearest_directory
 from reconciler.pool.file.failures import UNWRITABLE, reported
-from reconciler.pool.file.identity import examine, judge_snapshot, judge_volume
+from reconciler.pool.file.identity import READ_ONLY, FileState, examine, judge_snapshot, judge_volume
 from reconciler.pool.file.intents import Intent, Intents
-from reconciler.pool.file.snapshots import Snapshots
+from reconciler.pool.file.snapshots import WRITING, Snapshots
 from reconciler.pool.file.volume import VolumeFile
 from reconciler.pool.holders import holder, holders
 from reconciler.pool.spec import AccessSpec
@@ -89,16 +90,22 @@ class FilePool:
     def _admission(self) -> Admission:
         return Admission(self.name, self.root, lambda: self.space())
 
-    @property
+    @cached_property
     def _volumes(self) -> Shelf:
         return Shelf(self.root / "volumes", CHAIN, "volume", 0o700)
 
-    @property
+    @cached_property
     def _snapshots(self) -> Shelf:
         return Shelf(self.root / "snapshots", SNAPSHOT, "snapshot", 0o711)
 
     def volume_path(self, chain: str) -> Path:
         return self._volumes.path(chain)
+
+    def is_present(self, name: str, identity: str) -> bool:
+        try:
+            return judge_snapshot(identity, examine(self.snapshot_path(name)))[0] is Condition.INTACT
+        except OSError:
+            return False
 
     def snapshot_path(self, name: str) -> Path:
         return self._snapshots.path(name)
@@ -149,13 +156,23 @@ class FilePool:
         condition, detail = judge_snapshot(recorded, found)
         size, used = (found.identity.size, found.used) if found else (0, 0)
         active = found is not None and found.regular
-        if active and found and condition is Condition.INTACT and self._access:
-            detail = self._access.difference(found.uid, found.gid, found.mode)
+        if active and found and condition is Condition.INTACT:
+            detail = self._inactivity(found, recorded)
             active = not detail
         state = SnapshotState(name, condition, path, active, size, used, detail, identity=str(found.identity) if found else "")
         if condition is Condition.REPLACED and intent and intent.names(found):
-            return replace(state, condition=Condition.INTACT, detail="", made=intent.chain)
+            return replace(state, condition=Condition.INTACT, detail="", made=intent.content)
         return state
+
+    def _inactivity(self, found: FileState, recorded: str | None) -> str:
+        """How owner, group and mode differ from what is declared; empty where they do not."""
+        if recorded and recorded.endswith(READ_ONLY):
+            if found.mode & WRITING:
+                return "it can be written, and is declared read-only"
+            access = replace(self._access, mode=self._access.mode & ~WRITING) if self._access else None
+        else:
+            access = self._access
+        return access.difference(found.uid, found.gid, found.mode) if access else ""
 
     def assemble(self) -> str:
         return ""
@@ -177,12 +194,19 @@ class FilePool:
             undo.pop_all()
             return volume
 
-    def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat) -> str:
+    def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat, custom: Custom | None = None) -> str:
         """See ``Driver.create_snapshot``."""
-        found = self.create_snapshots([SnapshotRequest(name, chain)], heartbeat)[name]
+        found = self.create_snapshots([SnapshotRequest(name, chain, custom)], heartbeat)[name]
         if isinstance(found, ReconcilerError):
             raise found
         return found
+
+    def copied_bytes(self, chain: str) -> int:
+        """See ``Driver.copied_bytes``."""
+        try:
+            return 0 if self.shares_blocks else self.volume_path(chain).stat().st_blocks * 512
+        except OSError:
+            return 0
 
     def create_snapshots(
         self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
@@ -229,9 +253,14 @@ class FilePool:
         with self._reported("list the holders of its snapshots"):
             return holders({name: self.snapshot_path(name) for name in snapshots})
 
-    def replace_snapshot(self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat) -> str:
+    def replace_snapshot(
+        self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat, custom: Custom | None = None
+    ) -> str:
         """See ``Driver.replace_snapshot``: the new file is renamed over the old one."""
-        return self._copies.replace(name, chain, identity, heartbeat)
+        return self._copies.replace(SnapshotRequest(name, chain, custom), identity, heartbeat)
+
+    def grow_snapshot(self, name: str, identity: str, size: int) -> str:
+        return self._copies.grow(name, identity, size)
 
     def set_aside(self, name: str, identity: str) -> None:
         """See ``Driver.set_aside``: the file is renamed, and left to the operator."""

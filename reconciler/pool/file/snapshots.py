@@ -6,19 +6,23 @@ Called by ``pool.file.pool``. No state.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from reconciler import atomic_file
+from reconciler.dataclass import dataclass, replace
 from reconciler.errors import ReconcilerError, Retryable, SnapshotUnrecognised
 from reconciler.pool.access import Access
-from reconciler.pool.driver import BATCH, Condition, Heartbeat, SnapshotRequest
+from reconciler.pool.driver import BATCH, Condition, Heartbeat, SnapshotRequest, is_read_only
 from reconciler.pool.file.admission import Admission
 from reconciler.pool.file.directory import Shelf
 from reconciler.pool.file.failures import reported
 from reconciler.pool.file.identity import Identity, examine, judge_snapshot
 from reconciler.pool.file.intents import Intent, Intents
+
+WRITING = 0o222
+"""The permissions that a read-only snapshot lacks."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,22 @@ class Snapshots:
             fd = self.shelf.begin(wanted.name)
             discarding.callback(self.shelf.discard, wanted.name)
             try:
-                self.copy(wanted.chain, fd, beat)
+                self._fill(fd, wanted, beat)
                 if self.access:
                     self.access.apply(fd)
+                protect(fd, read_only=is_read_only(wanted.content))
                 os.fsync(fd)
-                return Intent(str(Identity.of(fd)), wanted.chain)
+                return Intent(_identity(fd, wanted), wanted.content)
             finally:
                 os.close(fd)
+
+    def _fill(self, fd: int, wanted: SnapshotRequest, beat: Heartbeat) -> None:
+        """Copy the volume, and customize the copy while it has no name but the hidden one."""
+        self.copy(wanted.chain, fd, beat)
+        if custom := wanted.custom:
+            if custom.size > os.fstat(fd).st_size:
+                os.ftruncate(fd, custom.size)
+            custom.write(fd)
 
     def _publish(self, new: Mapping[str, Intent]) -> dict[str, ReconcilerError]:
         """Record the intents, then give the drafts their names. Return the errors."""
@@ -114,42 +127,66 @@ class Snapshots:
 
     def activate(self, name: str, identity: str) -> None:
         """Give the file the declared owner, group and mode."""
-        if self.access is None:
+        was = Identity.parse(identity)
+        if self.access is None and not (was and was.read_only):
             return
-        with self._reported(f"change owner and mode of snapshot {name}"):
-            try:
-                fd = os.open(self.shelf.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            except FileNotFoundError:
-                raise Retryable(f"snapshot {name} of pool {self.pool} is missing", hint="the next run creates it") from None
-            try:
-                was, now = Identity.parse(identity), Identity.of(fd)
-                if identity and not (was and was.recognises(now)):
-                    raise self._unrecognised(name, "it was replaced just now")
+        with self._reported(f"change owner and mode of snapshot {name}"), self._recorded(name, identity, os.O_RDONLY) as fd:
+            if self.access:
                 self.access.apply(fd)
-            finally:
-                os.close(fd)
+            protect(fd, read_only=was is not None and was.read_only)
 
-    def replace(self, name: str, chain: str, identity: str, heartbeat: Heartbeat) -> str:
+    def grow(self, name: str, identity: str, size: int) -> str:
+        """Enlarge the file; what follows its end are zeros. The size in its identity is the one that it was given."""
+        with self._reported(f"grow snapshot {name}"), self._recorded(name, identity, os.O_RDWR) as fd:
+            if os.fstat(fd).st_size < size:
+                os.ftruncate(fd, size)
+                os.fsync(fd)
+            return str(replace(Identity.of(fd), size=size))
+
+    @contextmanager
+    def _recorded(self, name: str, identity: str, flags: int) -> Iterator[int]:
+        """The descriptor of the file. Raises Retryable where it is missing, SnapshotUnrecognised where it is another one."""
+        try:
+            fd = os.open(self.shelf.path(name), flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise Retryable(f"snapshot {name} of pool {self.pool} is missing", hint="the next run creates it") from None
+        try:
+            was, now = Identity.parse(identity), Identity.of(fd)
+            if identity and not (was and was.recognises(now)):
+                raise self._unrecognised(name, "it was replaced just now")
+            yield fd
+        finally:
+            os.close(fd)
+
+    def replace(self, wanted: SnapshotRequest, identity: str, heartbeat: Heartbeat) -> str:
         """Rename a new file over the snapshot; it has the declared access, or that of the old one. Return its identity."""
         self.admission.admit(0)
+        name, content = wanted.name, wanted.content
         with self._reported(f"replace snapshot {name}"):
             intent = self.intents.read().get(name)
-            if intent and intent.chain == chain and intent.identity != identity and intent.names(examine(self.shelf.path(name))):
+            if (
+                intent
+                and intent.content == content
+                and intent.identity != identity
+                and intent.names(examine(self.shelf.path(name)))
+            ):
                 return intent.identity
             self._require_recorded(name, identity)
             self.free(name)
             fd = self.shelf.begin(name)
             try:
-                self.copy(chain, fd, heartbeat)
-                self.free(name)  # copying may have taken a while
-                self._require_recorded(name, identity)
+                self._fill(fd, wanted, heartbeat)
                 if self.access:
                     self.access.apply(fd)
                 else:
                     atomic_file.keep_access(fd, self.shelf.path(name))
+                protect(fd, read_only=is_read_only(wanted.content))
                 os.fsync(fd)
-                made = str(Identity.of(fd))
-                self.intents.write({name: Intent(made, chain)})
+                heartbeat()
+                self.free(name)  # copying and syncing may have taken a while
+                self._require_recorded(name, identity)
+                made = _identity(fd, wanted)
+                self.intents.write({name: Intent(made, content)})
                 self.shelf.exchange(name)
                 return made
             finally:
@@ -176,6 +213,19 @@ class Snapshots:
 
     def _reported(self, doing: str) -> AbstractContextManager[None]:
         return reported(f"pool {self.pool}: can't {doing}", self.shelf.directory.parent)
+
+
+def protect(fd: int, *, read_only: bool) -> None:
+    """Remove every write permission; or restore the owner's where there is none."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if read_only:
+        os.fchmod(fd, mode & ~WRITING)
+    elif not mode & WRITING:
+        os.fchmod(fd, mode | stat.S_IWUSR)
+
+
+def _identity(fd: int, wanted: SnapshotRequest) -> str:
+    return str(replace(Identity.of(fd), read_only=is_read_only(wanted.content)))
 
 
 @dataclass

@@ -6,9 +6,9 @@ Created by ``pool.file.pool``. State: an open file under a hidden name, and the 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.dataclass import dataclass
 from reconciler.errors import BuilderDied
 from reconciler.pool.file.admission import Admission
 from reconciler.pool.file.directory import Shelf
@@ -35,6 +35,9 @@ class VolumeFile:
         self.admission.release(self.fd)
         os.close(self.fd)
         self.shelf.discard(self.chain)
+
+    def check_space(self) -> None:
+        self.admission.space().require_half_of_reserve(self.admission.pool)
 
     def seal(self) -> str:
         if (found := os.fstat(self.fd).st_size) != self.size:  # the builder has the descriptor

@@ -9,12 +9,13 @@ import os
 import threading
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.dataclass import dataclass, field
 from reconciler.errors import Busy, NameTaken, NoSpace, PoolUnusable, ReconcilerError, Retryable
 from reconciler.pool.driver import (
     Condition,
+    Custom,
     Expected,
     Heartbeat,
     PoolState,
@@ -28,7 +29,7 @@ from reconciler.pool.driver import (
 )
 from reconciler.pool.memory.faults import Hook, Step, no_hook
 from reconciler.pool.memory.storage import Object, Storage, is_volume
-from reconciler.pool.memory.volume import MemoryVolume, filled
+from reconciler.pool.memory.volume import MemoryVolume, customized, filled
 
 
 @dataclass
@@ -49,8 +50,7 @@ class MemoryPool:
         return "memory"
 
     def __post_init__(self) -> None:
-        if self.stamp is None:
-            self.stamp = self.storage.stamp
+        self.stamp = self.storage.stamp if self.stamp is None else self.stamp
 
     def _at(self, operation: str, name: str = "", point: str = "begin") -> None:
         self.hook(Step(operation, name, point))
@@ -59,6 +59,10 @@ class MemoryPool:
 
     def volume_path(self, chain: str) -> Path:
         return Path("/memory", self.name, "volumes", chain)
+
+    def is_present(self, name: str, identity: str) -> bool:
+        one = self.storage.by_identity(identity)
+        return one is not None and one.active and one.name == name
 
     def snapshot_path(self, name: str) -> Path:
         return Path("/memory", self.name, "snapshots", name)
@@ -118,8 +122,8 @@ class MemoryPool:
         size, used = (one.size, one.used) if one else (0, 0)
         active = one is not None and one.active and condition is Condition.INTACT
         detail = detail or ("" if active else "not active")
-        found = one.identity if one else ""
-        return SnapshotState(name, condition, str(self.snapshot_path(name)), active, size, used, detail, found)
+        found, path = one.identity if one else "", str(self.snapshot_path(name))
+        return SnapshotState(name, condition, path, active, size, used, detail, found)
 
     # -------------------------------------------------------------------------------------------------- assembling
 
@@ -193,17 +197,22 @@ class MemoryPool:
 
     # --------------------------------------------------------------------------------------------------- snapshots
 
-    def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat) -> str:
+    def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat, custom: Custom | None = None) -> str:
+        wanted = SnapshotRequest(name, chain, custom)
         self._at("create_snapshot", name)
         with self._lock:
             self._admit(0)
             self._require_free_name(name)
-            row = self._finished(name, chain) or self._copy(name, chain)
+            done = self._finished(wanted)
+        row = done or self._copy(wanted)
         heartbeat()
         self._at("create_snapshot", name, "created")
         self._activate(row)
         self._at("create_snapshot", name, "active")
         return row.identity
+
+    def copied_bytes(self, chain: str) -> int:
+        return 0
 
     def create_snapshots(
         self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
@@ -212,36 +221,38 @@ class MemoryPool:
         for one in requests:
             heartbeat()
             try:
-                results[one.name] = self.create_snapshot(one.name, one.chain)
+                results[one.name] = self.create_snapshot(one.name, one.chain, custom=one.custom)
             except ReconcilerError as error:
                 results[one.name] = error
         return results
 
-    def _finished(self, name: str, chain: str) -> Object | None:
+    def _finished(self, wanted: SnapshotRequest) -> Object | None:
         """An unrecorded snapshot of an interrupted run; other snapshots of this name are removed."""
         kept = None
-        for one in self._ours(name):
-            if one.chain == chain:
+        for one in self._ours(wanted.name):
+            if one.chain == wanted.content:
                 kept = one
             else:
                 self._require_free(one)
                 self.storage.drop(one)
         return kept
 
-    def _copy(self, name: str, chain: str) -> Object:
-        base = self._sealed(chain)
-        return self.storage.add(name, chain, base.size, dict(base.pages))
+    def _copy(self, wanted: SnapshotRequest) -> Object:
+        base, custom = self._sealed(wanted.chain), wanted.custom
+        size, pages = max(base.size, custom.size if custom else 0), dict(base.pages)
+        if custom is not None:  # callers don't hold the lock: this may take long
+            pages = dict(customized(pages, size, custom.write))
+            self._at("customize", wanted.name)
+        with self._lock:
+            return self.storage.add(wanted.name, wanted.content, size, pages)
 
     def activate_snapshot(self, name: str, identity: str = "") -> None:
         self._at("activate_snapshot", name)
         self._require_readable()
         self._require_assembled()
         self._require_free_name(name)
-        rows = self._ours(name)
-        rows = [one for one in rows if one.identity == identity] or rows
-        if not rows:
-            raise Retryable(f"snapshot {name} of pool {self.name} is missing", hint="the next run creates it")
-        self._activate(rows[-1])
+        rows = [one for one in self._ours(name) if one.identity == identity] or self._ours(name)
+        self._activate(self._present(name, rows[-1] if rows else None))
 
     def activate_snapshots(self, snapshots: Mapping[str, str]) -> Mapping[str, ReconcilerError]:
         errors: dict[str, ReconcilerError] = {}
@@ -261,16 +272,19 @@ class MemoryPool:
         self._at("holders")
         return {name: self.storage.held[name] for name in snapshots if name in self.storage.held}
 
-    def replace_snapshot(self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat) -> str:
+    def replace_snapshot(
+        self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat, custom: Custom | None = None
+    ) -> str:
+        wanted = SnapshotRequest(name, chain, custom)
         self._at("replace_snapshot", name)
         with self._lock:
             self._admit(0)
             self._require_free_name(name)
-            made = [one for one in self._ours(name) if one.identity != identity and one.chain == chain]
             old = next((one for one in self._ours(name) if one.identity == identity), None)
+            made = [one for one in self._ours(name) if one.chain == wanted.content and one.id > (old.id if old else 0)]
             if old is not None and old.active:
                 self._require_free(old)
-            row = made[-1] if made else self._copy(name, chain)
+        row = made[-1] if made else self._copy(wanted)
         heartbeat()
         self._at("replace_snapshot", name, "created")
         self._activate(row)
@@ -283,6 +297,13 @@ class MemoryPool:
         for one in self._ours(name):
             if one.identity != identity:
                 self.storage.drop(one)
+
+    def grow_snapshot(self, name: str, identity: str, size: int) -> str:
+        self._at("grow_snapshot", name)
+        self._require_writable()
+        self.storage.grow(self._present(name, next((one for one in self._ours(name) if one.identity == identity), None)), size)
+        self._at("grow_snapshot", name, "grown")
+        return identity
 
     def set_aside(self, name: str, identity: str) -> None:
         self._at("set_aside", name)
@@ -328,6 +349,11 @@ class MemoryPool:
 
     def _ours(self, name: str) -> list[Object]:
         return [one for one in self.storage.named(name) if not is_volume(one)]
+
+    def _present(self, name: str, one: Object | None) -> Object:
+        if one is None:
+            raise Retryable(f"snapshot {name} of pool {self.name} is missing", hint="the next run creates it")
+        return one
 
     def _sealed(self, chain: str) -> Object:
         found = [one for one in self.storage.named(chain) if is_volume(one) and one.sealed]

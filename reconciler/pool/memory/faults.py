@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
+
+from reconciler.dataclass import dataclass, field
 
 
 class Step(NamedTuple):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from reconciler.dataclass import dataclass, field
 from reconciler.pool.driver import Condition
 from reconciler.pool.file.clone import extents
 
@@ -104,6 +104,10 @@ class Storage:
         self.objects[self._last] = Object(self._last, self.stamp, name, chain, size, pages)
         self.changed()
         return self.objects[self._last]
+
+    def grow(self, one: Object, size: int) -> None:
+        one.size = max(one.size, size)
+        self.changed()
 
     def drop(self, one: Object) -> None:
         if self.objects.pop(one.id, None) is not None:

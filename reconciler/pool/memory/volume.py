@@ -6,10 +6,11 @@ Created by ``pool.memory.driver``, which seals and abandons it. State: a memfd, 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from reconciler.dataclass import dataclass
 from reconciler.pool.memory.faults import Crash
 from reconciler.pool.memory.storage import Object, Pages, read_pages, write_pages
 
@@ -49,6 +50,9 @@ class MemoryVolume:
         else:
             self.row.pages = write_pages(self.row.pages, offset, data)
 
+    def check_space(self) -> None:
+        """Nothing but this driver writes to it."""
+
     def __enter__(self) -> MemoryVolume:
         return self
 
@@ -69,6 +73,16 @@ class MemoryVolume:
         self._open = False
         if self._fd is not None:
             os.close(self._fd)
+
+
+def customized(pages: Pages, size: int, write: Callable[[int], None]) -> Pages:
+    """The content after what ``write`` does to a file that holds it."""
+    fd = filled(pages, size)
+    try:
+        write(fd)
+        return read_pages(fd)
+    finally:
+        os.close(fd)
 
 
 def filled(pages: Pages, size: int) -> int:

@@ -6,9 +6,10 @@ Called by ``pool.thin.pool``. State in memory: the bytes reserved by volumes tha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
+from reconciler.dataclass import dataclass, field
 from reconciler.errors import NoSpace, PoolUnusable
+from reconciler.pool.driver import Space
 from reconciler.pool.thin.status import PoolStatus
 
 
@@ -45,9 +46,8 @@ class Admission:
     def admit(self, status: PoolStatus, block: int, expected: int) -> int:
         """Return the bytes that may be written above the reserve. Raises NoSpace, PoolUnusable. ``block`` in bytes."""
         require_writable(self.pool, status)
-        free = (status.total_data - status.used_data) * block
-        reserve = status.total_data * block * self.data_percent // 100
-        promised = sum(self._reserved.values())
+        space, promised = self.space(status, block), sum(self._reserved.values())
+        free, reserve = space.free, space.reserve
         room = free - reserve - promised
         if room < max(expected, block):
             running = f", {promised} are promised to running builds" if promised else ""
@@ -57,6 +57,11 @@ class Admission:
             )
         self._admit_metadata(status)
         return room
+
+    def space(self, status: PoolStatus, block: int) -> Space:
+        """Space of the data now."""
+        total = status.total_data * block
+        return Space(total, (status.total_data - status.used_data) * block, total * self.data_percent // 100)
 
     def _admit_metadata(self, status: PoolStatus) -> None:
         left = status.total_metadata - status.used_metadata

@@ -12,21 +12,23 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
+from reconciler.dataclass import dataclass, replace
 from reconciler.errors import PoolUnusable
 from reconciler.pool.driver import Trouble
 from reconciler.pool.thin import backing, loop, metadata, permission
 from reconciler.pool.thin import status as wire
-from reconciler.pool.thin.backing import Backing, Found
+from reconciler.pool.thin.backing import MIB, Backing, Found
 from reconciler.pool.thin.devmapper import Device, DeviceMapper, DmError, Target
 from reconciler.pool.thin.journal import DeviceRow, Journal, PoolRow, first_transaction, stamp_of
+from reconciler.pool.thin.label import HEAD, TAIL, data_blocks
 from reconciler.pool.thin.metadata import Metadata
 from reconciler.pool.thin.naming import Names
 from reconciler.pool.thin.proof import UNPROVED, FilesystemUuid, Proof, found_label
-from reconciler.pool.thin.recovery import Agreement, Verdict, judge
+from reconciler.pool.thin.recovery import Agreement, Verdict, judge, pending
 from reconciler.pool.thin.status import Mode, PoolStatus, PoolTable
 from reconciler.pool.thin.transaction import Transactions
 
@@ -72,13 +74,14 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Assembly:
-    """``uuid_of`` returns the UUID of the file system that a chain has."""
+    """``uuid_of`` returns the UUID of the file system that a chain has. ``vouched``: see ``permission.require``."""
 
     name: str
     geometry: Geometry
     dm: DeviceMapper
     journal: Journal
     uuid_of: FilesystemUuid
+    vouched: bool = False
 
     # ------------------------------------------------------------------------------------------------- inspecting
 
@@ -87,7 +90,7 @@ class Assembly:
 
         Raises PolicyRefused if this host's policy refuses the backing's place.
         """
-        permission.require(self.name, self.geometry.backings, self.journal.pool())
+        permission.require(self.name, self.geometry.backings, self.journal.pool(), vouched=self.vouched)
         data, meta = backing.probe(self.geometry.data), backing.probe(self._metadata())
         content = metadata.read(meta.path) if meta.present else None
         row, rows, device = self.journal.pool(), self.journal.devices(), self.dm.info(self.name)
@@ -99,6 +102,14 @@ class Assembly:
         if trouble := self._elsewhere(seen) or self._unproved(seen) or self._obstacle(seen):
             return replace(seen, trouble=trouble)
         return replace(seen, unready=self._unready(seen) if verdict.trouble is None else self._unready_if_newer(seen))
+
+    def inspect_settled(self, lock: AbstractContextManager[object]) -> Inspection:
+        """``inspect``, after the pool transaction that is under way in this process: it is no interrupted operation."""
+        seen = self.inspect()
+        if not pending(seen.rows):
+            return seen
+        with lock:
+            return self.inspect()
 
     def _elsewhere(self, seen: Inspection) -> Trouble | None:
         """Whether the kernel has the pool active on other devices than the declared ones; not of a pool that has failed."""
@@ -183,7 +194,8 @@ class Assembly:
         if content is None:
             return
         block = content.block_size
-        yield "data", content.data_blocks, max(self.geometry.data.size or 0, seen.data.size) // block
+        wanted = max(self.geometry.data.size or 0, seen.data.size)
+        yield "data", content.data_blocks, data_blocks(wanted, block, content.data_blocks)
         wanted = max(self._metadata().size or 0, seen.metadata.size)
         yield "metadata", content.metadata_blocks, min(wanted, metadata.LARGEST) // metadata.BLOCK
 
@@ -198,7 +210,8 @@ class Assembly:
             return tuple(self._activate(now, now.names(self.name)))
         done = []
         if now.verdict.agreement is Agreement.NEW:
-            row = self._claim(now)
+            now = self._claim(now)
+            row = now.row or PoolRow(0, 0)
             done.append(f"created {self._where(self.geometry.data)} and {self._where(self.geometry.metadata)}")
         else:
             row = now.row or PoolRow(0, 0)
@@ -207,8 +220,14 @@ class Assembly:
             return tuple(done)  # its snapshots can be used; an interrupted operation is settled once the pool is writable
         if row.transaction == 0:
             self._stamp(transactions, row)
+        self.record_places()
         done += transactions.recover()
         return tuple(done)
+
+    def record_places(self) -> None:
+        """Record where the pool's backing is, once the pool is proved; no other place is used without permission then."""
+        if (row := self.journal.pool()) and row.transaction and (now := permission.recorded(row, self.geometry.backings)) != row:
+            self.journal.write(now)
 
     def bring_up(self) -> None:
         """Activate a pool that differs from the registry, under the identity in its metadata, to inspect what it holds.
@@ -246,7 +265,7 @@ class Assembly:
             return replace(proof, rows={**rows, label.id: label}, live=False)
         return proof
 
-    def _claim(self, now: Inspection) -> PoolRow:
+    def _claim(self, now: Inspection) -> Inspection:
         """Ensure that nothing is overwritten, record that the pool is being created, and create its files."""
         for found in (now.data, now.metadata):
             if found.present and (held := backing.content(found)):
@@ -256,21 +275,21 @@ class Assembly:
         self.journal.write(row)
         for one in (self.geometry.data, self._metadata()):
             if one.file is not None:
-                backing.make(one)
-        return row
+                backing.make(one, partial(permission.require_file, self.name))
+        data, meta = (backing.probe(one) for one in (self.geometry.data, self._metadata()))
+        return replace(now, data=data, metadata=meta, row=row)
 
     def _stamp(self, transactions: Transactions, row: PoolRow) -> None:
         first = first_transaction(row.stamp)
         if transactions.status().transaction == first:
-            self.journal.write(replace(row, transaction=first))
+            self.journal.write(replace(permission.recorded(row, self.geometry.backings), transaction=first))
         else:
-            transactions.stamp(row, first)
+            transactions.stamp(permission.recorded(row, self.geometry.backings), first)
 
     def _activate(self, now: Inspection, names: Names) -> Iterator[str]:
         with ExitStack() as stack:
-            data = stack.enter_context(self._grown(self.geometry.data))
-            meta = stack.enter_context(self._grown(self._metadata()))
-            table = self._table(data, meta, (now.content.block_size if now.content else self.geometry.block_size) // SECTOR)
+            data, meta = map(stack.enter_context, map(self._grown, *self._opened(now, stack)))
+            table = self._table(data, meta, now.content)
             if now.device is None or not now.device.live_table:
                 if now.device is not None:
                     self.dm.remove(self.name)
@@ -319,21 +338,37 @@ class Assembly:
         now = self.inspect()
         return wanted.length > live.length or any(wish > have for _, have, wish in self._sizes(now))
 
-    def _table(self, data: Path, meta: Path, block: int) -> Target:
-        """``block`` in sectors."""
-        length = size_of(data) // SECTOR // block * block
-        low_water = length // block * self.geometry.low_water_percent // 100
+    def _table(self, data: Path, meta: Path, content: Metadata | None) -> Target:
+        block = (content.block_size if content else self.geometry.block_size) // SECTOR
+        blocks = data_blocks(size_of(data), block * SECTOR, content.data_blocks if content else 0)
+        if not blocks:
+            hint = f"declare {(HEAD + TAIL) // MIB + 1} MiB at least, and space for images"
+            raise PoolUnusable(f"pool {self.name}: {self._where(self.geometry.data)} is too small for a pool", hint=hint)
+        low_water = blocks * self.geometry.low_water_percent // 100
         table = PoolTable(number(meta), number(data), block, low_water, ("error_if_no_space",))
-        return Target(0, length, "thin-pool", str(table))
+        return Target(0, blocks * block, "thin-pool", str(table))
+
+    def _opened(self, now: Inspection, stack: ExitStack) -> tuple[tuple[Backing, Backing], list[int]]:
+        """The backing that was inspected, and descriptors of it: what a path leads to can have changed since.
+
+        Raises PolicyRefused if the policy refuses an open file; PoolUnusable.
+        """
+        wanted = self.geometry.data, self._metadata()
+        fds = [
+            stack.enter_context(backing.opened(one, found)) for one, found in zip(wanted, (now.data, now.metadata), strict=True)
+        ]
+        data, meta = (replace(one, file=backing.real_path(fd)) if one.file else one for one, fd in zip(wanted, fds, strict=True))
+        permission.require(self.name, (data, meta), now.row, vouched=self.vouched)
+        return wanted, fds
 
     @contextmanager
-    def _grown(self, one: Backing) -> Iterator[Path]:
+    def _grown(self, one: Backing, fd: int) -> Iterator[Path]:
         """A block device of at least the declared size; a loop device stays attached until the pool's table holds it."""
         if one.file is None:
-            yield backing.probe(one).path
+            yield Path(f"/proc/self/fd/{fd}")
             return
-        grew = backing.grow(one)
-        with loop.attach(Path(one.file)) as device:
+        grew = backing.grow(one, fd)
+        with loop.attach(Path(one.file), fd) as device:
             if grew:
                 loop.grow(device)
             yield device

@@ -8,13 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 
 from reconciler import atomic_file, process
-from reconciler.errors import HostCannot
+from reconciler.dataclass import dataclass, field
+from reconciler.errors import HostCannot, PoolUnusable
 from reconciler.pool.thin import loop, metadata
 from reconciler.pool.thin.devices import SYSFS
 from reconciler.pool.thin.label import Label
@@ -45,12 +46,16 @@ class Backing:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """``path`` is what can be read: the file itself, or the device. ``size`` in bytes, 0 where it is not there."""
+    """``path`` is what can be read: the file itself, or the device. ``size`` in bytes, 0 where it is not there.
+
+    ``key`` identifies it while the host runs: a path can lead elsewhere later.
+    """
 
     path: Path
     present: bool
     size: int
     kind: Kind = Kind.FILE
+    key: Hashable = field(default=None, compare=False)
 
 
 def metadata_size(data_bytes: int, block_bytes: int) -> int:
@@ -90,11 +95,36 @@ def probe(backing: Backing) -> Found:
         if not stat.S_ISREG(found.st_mode):
             hint = "declare a block device as `device`, and a file as `file`"
             raise HostCannot(f"{path}: {_what(found.st_mode)}, and not a regular file", hint=hint)
-        return Found(path, True, found.st_size)
+        return Found(path, True, found.st_size, key=_key(found))
     if not stat.S_ISBLK(found.st_mode):
         hint = "declare a file as `file`, with its size"
         raise HostCannot(f"{path}: {_what(found.st_mode)}, and not a block device", hint=hint)
-    return Found(path, True, _device_size(path), kind)
+    return Found(path, True, _device_size(path), kind, key=_key(found))
+
+
+def _key(found: os.stat_result) -> Hashable:
+    return ("device", found.st_rdev) if stat.S_ISBLK(found.st_mode) else (found.st_dev, found.st_ino)
+
+
+@contextmanager
+def opened(backing: Backing, inspected: Found) -> Iterator[int]:
+    """A descriptor of what ``probe`` has found. Raises HostCannot; PoolUnusable if the path leads elsewhere by now."""
+    path = Path(backing.file or backing.device or "")
+    try:
+        fd = os.open(path, (os.O_RDWR if backing.file else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise HostCannot(f"{path}: {error.strerror}", hint="the pool's file must be readable and writable") from error
+    try:
+        if _key(os.fstat(fd)) != inspected.key:
+            raise PoolUnusable(f"{path} has been replaced while the pool was activated", hint="run again")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def real_path(fd: int) -> str:
+    """The path of an open file, as the kernel has it."""
+    return str(Path(f"/proc/self/fd/{fd}").readlink())
 
 
 def lies_on(number: str, declared: Backing) -> bool:
@@ -144,38 +174,50 @@ def _device_size(path: Path) -> int:
         os.close(fd)
 
 
-def make(backing: Backing) -> None:
+def make(backing: Backing, permit: Callable[[str], None] = lambda path: None) -> None:
     """Create the file, sparse and durably; an existing one keeps its content and is extended. Raises HostCannot.
 
-    A crash between any two steps leaves at most an empty file, which the next ``make`` completes.
+    ``permit`` gets the path of the file as the kernel has it, before the file is created. A crash between any two steps leaves at
+    most an empty file, which the next ``make`` completes.
     """
     path = Path(backing.file or "")
     hint = f"check {path.parent} and its permissions"
     try:
         atomic_file.make_directory(path.parent)
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-            made = True
-        except FileExistsError:
-            made = False
-        atomic_file.sync_directory(path.parent)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise HostCannot(f"{path}: can't be created: {error.strerror}", hint=hint) from error
     try:
-        grow(backing)
-    except HostCannot:
-        if made:
-            path.unlink()
-        raise
+        permit(f"{real_path(directory)}/{path.name}")
+        try:
+            fd, made = _created(path.name, directory)
+            os.fsync(directory)
+        except OSError as error:
+            raise HostCannot(f"{path}: can't be created: {error.strerror}", hint=hint) from error
+        try:
+            permit(real_path(fd))
+            grow(backing, fd)
+        except HostCannot:
+            if made:
+                os.unlink(path.name, dir_fd=directory)
+            raise
+        finally:
+            os.close(fd)
+    finally:
+        os.close(directory)
 
 
-def grow(backing: Backing) -> bool:
-    """Extend the file to its declared size, durably; True where it was smaller. Never shrinks. Raises HostCannot."""
-    path, size = Path(backing.file or ""), backing.size or 0
+def _created(name: str, directory: int) -> tuple[int, bool]:
+    """A descriptor of the file, and whether it is new."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostCannot(f"{path}: {error.strerror}", hint="the pool's file must be readable and writable") from error
+        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory), True
+    except FileExistsError:
+        return os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=directory), False
+
+
+def grow(backing: Backing, fd: int) -> bool:
+    """Extend the open file to its declared size, durably; True where it was smaller. Never shrinks. Raises HostCannot."""
+    size = backing.size or 0
     try:
         if os.fstat(fd).st_size >= size:
             return False
@@ -184,9 +226,7 @@ def grow(backing: Backing) -> bool:
         return True
     except OSError as error:
         hint = "declare less, or use another disk"
-        raise HostCannot(f"{path}: can't have {size} bytes: {error.strerror}", hint=hint) from error
-    finally:
-        os.close(fd)
+        raise HostCannot(f"{backing.file}: can't have {size} bytes: {error.strerror}", hint=hint) from error
 
 
 def blank(path: Path) -> str:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.dataclass import dataclass
 from reconciler.errors import HostCannot
 
 DIRECTORY = Path("/dev/mapper")
@@ -60,10 +60,19 @@ class Listed:
     def state(self) -> tuple[bool, bool] | None:
         """Whether it has a live table, and whether it is suspended, from sysfs; None where sysfs has no such mapping."""
         try:
-            entry = SYSFS / f"{self.major}:{self.minor}"
-            return (entry / "size").read_text() != "0\n", (entry / "dm" / "suspended").read_text() != "0\n"
+            entry = f"{SYSFS}/{self.major}:{self.minor}"
+            return _attribute(f"{entry}/size") != b"0\n", _attribute(f"{entry}/dm/suspended") != b"0\n"
         except OSError:
             return None
+
+
+def _attribute(path: str) -> bytes:
+    """Half the system calls of a file object: a pass reads two for each snapshot."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 64)
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)

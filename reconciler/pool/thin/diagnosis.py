@@ -10,7 +10,8 @@ from collections.abc import Collection
 from reconciler.pool.driver import Condition, Trouble
 from reconciler.pool.thin import backing, proof
 from reconciler.pool.thin.assembly import ELSEWHERE, Geometry, Inspection
-from reconciler.pool.thin.journal import DeviceRow, Role, identified, stamp_of
+from reconciler.pool.thin.journal import DeviceRow, Role, counter_of, identified, stamp_of
+from reconciler.pool.thin.label import HEAD
 from reconciler.pool.thin.metadata import Metadata, ThinDevice
 from reconciler.pool.thin.status import Mode, PoolStatus
 
@@ -69,7 +70,7 @@ def barred(seen: Inspection) -> Trouble | None:
 
 def _describe(device: ThinDevice, seen: Inspection) -> str:
     mapped = device.mapped_blocks * (seen.content.block_size if seen.content else 0)
-    return f"thin id {device.id} ({mapped} bytes mapped, created at transaction {device.transaction:#x})"
+    return f"thin id {device.id} ({mapped} bytes mapped, created at transaction {counter_of(device.transaction)})"
 
 
 def unregistered(seen: Inspection) -> list[ThinDevice]:
@@ -88,15 +89,16 @@ def orphans(seen: Inspection) -> tuple[str, ...]:
 
 
 def leftovers(seen: Inspection, identities: Collection[str]) -> tuple[str, ...]:
-    known = {identified(identity) for identity in identities}
     content = seen.content
     if content is None:
         return ()
-    return tuple(
-        str(row)
-        for row in seen.rows.values()
-        if row.role in (Role.VOLUME, Role.SNAPSHOT) and (row.id, row.transaction) not in known and proved(row, content)
-    )
+    return tuple(str(row) for row in unrecorded(seen, identities) if proved(row, content))
+
+
+def unrecorded(seen: Inspection, identities: Collection[str]) -> list[DeviceRow]:
+    """Volumes, snapshots and drafts that are not among those which the registry has recorded, given by their identities."""
+    known, made = set(map(identified, identities)), (Role.VOLUME, Role.SNAPSHOT, Role.DRAFT)
+    return [row for row in seen.rows.values() if row.role in made and (row.id, row.transaction) not in known]
 
 
 def troubles(name: str, seen: Inspection, geometry: Geometry) -> tuple[Trouble, ...]:
@@ -113,7 +115,22 @@ def troubles(name: str, seen: Inspection, geometry: Geometry) -> tuple[Trouble, 
     block = seen.content.block_size if seen.content else geometry.block_size
     if limit := backing.undescribed(geometry.data.size or seen.data.size, block):
         found.append(Trouble("BlockSizeTooSmall", f"pool {name}: {limit}", halts=False))
+    if lacks := _of_earlier_version(seen):
+        text = f"an earlier version created pool {name}: {lacks}; all else works, and a pool that is created again has it"
+        found.append(Trouble("PoolLayoutOutdated", text, halts=False, note=True))
     return tuple(found)
+
+
+def _of_earlier_version(seen: Inspection) -> str:
+    """What a pool lacks that a new one has; empty if nothing."""
+    content = seen.content
+    if content is None or not any(proved(row, content) for row in seen.rows.values()):
+        return ""
+    label = next((row for row in seen.rows.values() if row.labels and proved(row, content)), None)
+    if label is not None and label.size >= HEAD:
+        return ""
+    ends = "layers and guests write the ends of its data device, and can give it the signature of a file system there"
+    return ends if label else f"no label proves its data until its next change, and {ends}"
 
 
 def _of_status(name: str, status: PoolStatus, geometry: Geometry) -> list[Trouble]:

@@ -10,9 +10,11 @@ The registry implements ``Journal`` (``host.context`` passes it in); ``pool.thin
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from reconciler.dataclass import dataclass
+from reconciler.pool.driver import is_read_only
 
 COUNTER_BITS = 32
 """A transaction id is ``stamp << 32 | counter``. The stamp is the pool's identity, a random number; every thin
@@ -24,6 +26,11 @@ def stamp_of(transaction: int) -> int:
     return transaction >> COUNTER_BITS
 
 
+def counter_of(transaction: int) -> int:
+    """The part of a transaction id that counts; messages show it, and never the stamp: that is what a forged pool needs."""
+    return transaction & ((1 << COUNTER_BITS) - 1)
+
+
 def first_transaction(stamp: int) -> int:
     return stamp << COUNTER_BITS | 1
 
@@ -31,6 +38,8 @@ def first_transaction(stamp: int) -> int:
 class Role(StrEnum):
     VOLUME = "volume"
     SNAPSHOT = "snapshot"
+    DRAFT = "draft"
+    """A snapshot that is being customized: without a name, and worth nothing until it is a snapshot."""
     LABEL = "label"
     """The device with the block that proves the pool's data (``pool.thin.label``)."""
     ORPHAN = "orphan"
@@ -48,19 +57,24 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """``transaction`` is the pool's id while no pool transaction is open; 0 until the pool has its stamp."""
+    """``transaction`` is the pool's id while no pool transaction is open; 0 until the pool has its stamp.
+
+    ``data_place`` and ``metadata_place`` are the places of its backing (``pool.thin.permission``); empty until they are recorded.
+    """
 
     stamp: int
     transaction: int
+    data_place: str = ""
+    metadata_place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow:
     """A thin device. ``name`` is a volume's chain, a snapshot's name, or a label's random id.
 
-    ``chain`` is what it contains or was created from. ``size`` in bytes (the pool does not keep it). ``transaction`` is the id of
-    the pool at the creation. ``mapped`` counts the blocks of a volume that has been sealed or a label that has been written, and
-    is 0 for everything else.
+    ``chain`` is what it contains or was created from; of a snapshot, ``driver.content``. ``size`` in bytes (the pool does not
+    keep it). ``transaction`` is the id of the pool at the creation. ``mapped`` counts the blocks of a volume that has been sealed
+    or a label that has been written, and is 0 for everything else.
     """
 
     id: int
@@ -75,6 +89,11 @@ class DeviceRow:
     @property
     def sealed(self) -> bool:
         return self.role is Role.VOLUME and self.mapped > 0
+
+    @property
+    def read_only(self) -> bool:
+        """Whether its users may only read it. A draft is still written."""
+        return self.role is Role.SNAPSHOT and is_read_only(self.chain)
 
     @property
     def labels(self) -> bool:

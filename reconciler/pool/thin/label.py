@@ -1,7 +1,9 @@
-"""The label of a thin pool: one block of data that proves that a data device belongs to the pool's metadata. Pure.
+"""The label of a thin pool: a block of data that proves that a data device belongs to the pool's metadata. Pure.
 
 It is the content of a thin device of its own (role ``label``), the first one of a pool. Its data is found through the metadata,
-and compared before the pool is activated (``pool.thin.proof``). It begins with no signature that blkid reports.
+and compared before the pool is activated (``pool.thin.proof``). It begins with no signature that blkid reports. In a new pool the
+device has the first ``HEAD`` bytes of the data device, zeros behind the label, and no device has the last ``TAIL`` bytes: there a
+layer or a guest could place the signature of a file system, and the host would take the data device for one.
 
     offset  bytes
     0       16     magic
@@ -17,13 +19,17 @@ Numbers are little-endian. Written by ``pool.thin.labelling``.
 
 from __future__ import annotations
 
-import secrets
+import os
 import struct
-from dataclasses import dataclass
 
+from reconciler.dataclass import dataclass
 from reconciler.pool.thin.metadata import BLOCK, crc32c
 
 VERSION = 1
+HEAD, TAIL = (4 << 20) + (64 << 10), 2 << 20
+"""Bytes at the ends of a data device where blkid looks for signatures: a second LUKS header begins as late as 4 MiB, and
+Promise's RAID 3087 sectors before the end."""
+
 _MAGIC = b"reconcile pool\0\0"
 _FIELDS = struct.Struct("<16sII16s64s")
 _CHECKSUM = struct.Struct("<I")
@@ -57,5 +63,15 @@ class Label:
         return cls(stamp, random.hex(), name.rstrip(b"\0").decode(errors="replace"), version)
 
 
+def head_blocks(block_size: int) -> int:
+    """How many blocks of data the label of a new pool has."""
+    return -(-HEAD // block_size)
+
+
+def data_blocks(size: int, block_size: int, recorded: int = 0) -> int:
+    """How many blocks of a data device of so many bytes a pool uses: never fewer than its metadata has ``recorded``."""
+    return max(recorded, (size - TAIL) // block_size, 0)
+
+
 def new_id() -> str:
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()

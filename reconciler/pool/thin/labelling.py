@@ -1,6 +1,7 @@
 """Gives a thin pool its label: the thin device with the block that proves the pool's data (``pool.thin.label``).
 
-A new pool gets it before anything else is written, a pool that an earlier version made with its next change. Each step can be
+A new pool gets it before anything else is written, and with it the beginning of the data device; a pool that an earlier version
+made gets one block with its next change. Each step can be
 repeated: the row of a label counts once its block has been read back through the metadata.
 
 Called by ``pool.thin.pool`` and ``pool.thin.repair``. Callers hold the registry's lock. State: the pool and the journal.
@@ -9,14 +10,15 @@ Called by ``pool.thin.pool`` and ``pool.thin.repair``. Callers hold the registry
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
 
+from reconciler.dataclass import dataclass, replace
 from reconciler.errors import PoolUnusable, ReconcilerError
 from reconciler.pool.thin import diagnosis
 from reconciler.pool.thin.assembly import Assembly, Inspection
 from reconciler.pool.thin.journal import DeviceRow, Role
-from reconciler.pool.thin.label import Label, new_id
+from reconciler.pool.thin.label import HEAD, Label, head_blocks, new_id
 from reconciler.pool.thin.mappings import Mappings
+from reconciler.pool.thin.metadata import BLOCK
 from reconciler.pool.thin.proof import UNPROVED
 from reconciler.pool.thin.status import Mode
 from reconciler.pool.thin.transaction import NewDevice, Transactions
@@ -48,17 +50,25 @@ class Labelling:
         return "label written"
 
     def require(self) -> None:
-        """Write the label of a pool that an earlier version made, before anything else changes the pool. Raises PoolUnusable."""
-        if not any(row.labels for row in self.transactions.journal.devices().values()):
+        """Write what a pool that an earlier version made lacks, before anything else changes the pool: label and places.
+
+        Raises PoolUnusable.
+        """
+        journal = self.transactions.journal
+        if not any(row.labels for row in journal.devices().values()):
             seen = self.assembly.inspect()
             if seen.trouble:
                 raise PoolUnusable(seen.trouble.message)
             self.ensure(seen)
+        if (row := journal.pool()) and not row.data_place:
+            self.assembly.record_places()
 
     def _create(self, seen: Inspection) -> DeviceRow:
         if seen.content is None or seen.status is None:
             raise PoolUnusable(f"pool {self.pool} does not exist", hint="run `reconcile --once`")
-        wanted = NewDevice(Role.LABEL, new_id(), "", seen.content.block_size)
+        head, block = head_blocks(seen.content.block_size), seen.content.block_size
+        is_new = seen.status.used_data == 0 and seen.status.total_data > head
+        wanted = NewDevice(Role.LABEL, new_id(), "", head * block if is_new else block)
         (made,) = self.transactions.create(self.transactions.status(), seen.content.devices.keys(), [wanted])
         if isinstance(made, ReconcilerError):
             raise made
@@ -75,6 +85,8 @@ class Labelling:
             fd = os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 os.pwrite(fd, label.encoded(), 0)
+                os.fsync(fd)  # it gets the first block of a new pool, and the zeros those that follow
+                os.pwrite(fd, bytes(min(row.size, HEAD) - BLOCK), BLOCK)  # touches each block; the kernel zeroes the rest
                 os.fsync(fd)
             finally:
                 os.close(fd)

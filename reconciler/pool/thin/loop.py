@@ -12,9 +12,9 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.dataclass import dataclass
 from reconciler.errors import HostCannot
 
 CONTROL = Path("/dev/loop-control")
@@ -68,16 +68,19 @@ def is_over(device: Path, file: os.stat_result) -> bool:
 
 
 @contextmanager
-def attach(file: Path) -> Iterator[Path]:
+def attach(file: Path, opened: int | None = None) -> Iterator[Path]:
     """A loop device over ``file``, an existing one where there is one, and as large as the file.
+
+    ``opened`` is a descriptor of the file, where the caller has one: what the path leads to by now does not count.
 
     The kernel drops it when its last user lets it go: hold this context until a mapping holds the device. Raises HostCannot.
     """
+    over = file if opened is None else Path(f"/proc/self/fd/{opened}")
     with _reported(file):
-        fd, path = _attached(file)
+        fd, path = _attached(over)
     try:
         with _reported(file):
-            if os.lseek(fd, 0, os.SEEK_END) < file.stat().st_size // SECTOR * SECTOR:
+            if os.lseek(fd, 0, os.SEEK_END) < over.stat().st_size // SECTOR * SECTOR:
                 fcntl.ioctl(fd, _SET_CAPACITY)
         yield path
     finally:
@@ -180,7 +183,8 @@ def configure_in_steps(fd: int, backing: int, file: Path) -> None:
 
 def _info(file: Path, flags: int) -> bytes:
     """struct loop_info64. The name is for people (losetup -l) and may be cut."""
-    return _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, os.fsencode(file)[-63:], b"", b"", 0, 0)
+    name = os.fsencode(os.path.realpath(file))[-63:]
+    return _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, name, b"", b"", 0, 0)
 
 
 def _status(path: Path) -> Loop:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from reconciler.dataclass import dataclass, replace
 from reconciler.errors import Busy, ReconcilerError, Retryable
 from reconciler.pool.holders import device_holder, device_holders
 from reconciler.pool.thin.assembly import SECTOR, number
@@ -35,10 +35,15 @@ class Mappings:
     dm: DeviceMapper
     names: Callable[[], Names]
 
-    def activate(self, row: DeviceRow, name: str, *, read_only: bool = False, names: Names | None = None) -> Device:
-        """Activate a device. Raises Retryable if the pool does not hold it."""
-        uuid = (names or self.names()).thin_uuid(row.id)
-        if read_only:
+    def activate(
+        self, row: DeviceRow, name: str, *, reader: bool = False, writable: bool = False, names: Names | None = None
+    ) -> Device:
+        """Activate a device, read-only for a ``reader`` or where its row has that and it need not be ``writable``.
+
+        Raises Retryable if the pool does not hold it.
+        """
+        uuid, read_only = (names or self.names()).thin_uuid(row.id), reader or (row.read_only and not writable)
+        if reader:
             uuid += f"-{name.removeprefix(self.pool)[2:]}"  # a second mapping of the same device needs a UUID of its own
         table = ThinTable(number(MAPPER / self.pool), row.id, None)
         try:
@@ -86,7 +91,7 @@ class Mappings:
     def reader(self, row: DeviceRow, names: Names | None = None) -> Device:
         """Activate a device read-only, under a working name of this process."""
         name = (names or self.names()).working(f"{READING}-{os.getpid()}", row.id)
-        return self.activate(row, name, read_only=True, names=names)
+        return self.activate(row, name, reader=True, names=names)
 
     def deactivate(self, name: str) -> None:
         """Remove a mapping; absent is success. Raises Busy, with the holder."""
@@ -95,6 +100,17 @@ class Mappings:
         except DmError as error:
             if error.errno != errno.ENXIO:
                 raise
+
+    def grow(self, row: DeviceRow) -> None:
+        """Give an active device the length of its row; what has it open keeps it. Inactive is success.
+
+        The device changes its table in the resume: no kill leaves it suspended.
+        """
+        device = self.dm.by_uuid(self.names().thin_uuid(row.id))
+        length = row.size // SECTOR
+        if device is not None and device.live_table and sum(one.length for one in self.dm.table(device.name)) < length:
+            self.dm.load(device.name, [Target(0, length, "thin", str(ThinTable(number(MAPPER / self.pool), row.id, None)))])
+            self.dm.resume(device.name)
 
     def swap(self, row: DeviceRow, working: str, name: str) -> None:
         """Give this device the name of another one. It is active before, so the name is absent for a moment only.
@@ -133,11 +149,17 @@ class Mappings:
         device = self.dm.info(name)
         return device is not None and device.uuid == self.names().thin_uuid(thin_id)
 
-    def ours(self) -> list[Device]:
-        """All mappings of this pool's thin devices, by their UUIDs."""
+    def ours(self) -> list[Listed]:
+        """All mappings of this pool's thin devices, by their UUIDs: one call if the kernel's list has them."""
         mark = self.names().thin_uuid(0)[:-1]
-        found = [self.dm.info(name) for name, uuid in self.uuids().items() if uuid.startswith(mark) and name != self.pool]
-        return [one for one in found if one and one.uuid.startswith(mark)]
+        return [one for one in self.listed().values() if (one.uuid or "").startswith(mark) and one.name != self.pool]
+
+    def resume_ours(self) -> Iterator[str]:
+        """Resume devices that a crash left suspended: every reader of one hangs. Return what was done, as text."""
+        for one in self.ours():
+            if self.state(one)[1]:
+                self.dm.resume(one.name)
+                yield f"resumed {one.name}"
 
     def drop_stale(self, under_way: Collection[int]) -> None:
         """Deactivate working devices of processes that no longer exist."""

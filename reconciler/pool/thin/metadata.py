@@ -18,11 +18,11 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from reconciler.dataclass import dataclass, field
 from reconciler.errors import HostCannot
 
 BLOCK = 4096
@@ -277,7 +277,7 @@ def _leaves(walk: _Walk, number: int, depth: int) -> Iterator[tuple[int, bytes]]
         raise device.damaged(number, "lies too deep in the tree of devices")
     kind, keys, values = _node(walk, number, _DETAILS.size)
     if any(key >= _ID_LIMIT for key in keys):
-        raise device.damaged(number, "has keys that are no thin ids in order")
+        raise device.damaged(number, "has keys that are not thin ids in order")
     for key, value in zip(keys, values, strict=True):
         if kind == _INTERNAL:
             yield from _leaves(walk, int.from_bytes(value, "little"), depth + 1)
@@ -306,10 +306,10 @@ def _node(walk: _Walk, number: int, leaf: int) -> tuple[int, tuple[int, ...], li
     _, kind, written_for, entries, room, size, _ = _HEADER.unpack_from(node)
     fits = entries <= room and _HEADER.size + room * (8 + size) <= BLOCK
     if {_INTERNAL: _POINTER, _LEAF: leaf}.get(kind) != size or written_for != number or not fits:
-        raise device.damaged(number, "is no node of the tree of devices")
+        raise device.damaged(number, "is not a node of the tree of devices")
     keys = struct.unpack_from(f"<{entries}Q", node, _HEADER.size)
     if any(key <= before for before, key in pairwise(keys)):
-        raise device.damaged(number, "has keys that are no thin ids in order")
+        raise device.damaged(number, "has keys that are not thin ids in order")
     begin = _HEADER.size + room * 8
     return kind, keys, [node[at : at + size] for at in range(begin, begin + entries * size, size)]
 

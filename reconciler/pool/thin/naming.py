@@ -8,8 +8,9 @@ Used by ``pool.thin``. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from reconciler.dataclass import dataclass
 
 MAPPER = Path("/dev/mapper")
 PREFIX = "RECONCILE-"

@@ -10,10 +10,10 @@ Called by ``pool.thin.snapshots``, ``pool.thin.state`` and ``pool.thin.pool``. S
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import atomic_file
+from reconciler.dataclass import dataclass
 from reconciler.pool.access import Access
 from reconciler.pool.spec import AccessSpec
 from reconciler.pool.thin.naming import MAPPER

@@ -16,18 +16,19 @@ import os
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from reconciler.dataclass import dataclass, field, replace
 from reconciler.errors import Busy, PoolUnusable, ReconcilerError, Retryable
-from reconciler.pool.driver import BATCH, Expected, Heartbeat, PoolState, SnapshotRequest, Space, no_heartbeat, nothing
+from reconciler.pool.driver import BATCH, Custom, Expected, Heartbeat, PoolState, SnapshotRequest, Space, no_heartbeat, nothing
 from reconciler.pool.spec import AccessSpec
 from reconciler.pool.thin import diagnosis, permission, space
 from reconciler.pool.thin.admission import Admission, require_writable
 from reconciler.pool.thin.assembly import SECTOR, Assembly, Geometry
 from reconciler.pool.thin.devmapper import DeviceMapper, DmError
 from reconciler.pool.thin.discard import discard
+from reconciler.pool.thin.drafts import Drafts
 from reconciler.pool.thin.failures import reported
 from reconciler.pool.thin.journal import DeviceRow, Journal, Role, identified
 from reconciler.pool.thin.labelling import Labelling
@@ -36,7 +37,7 @@ from reconciler.pool.thin.metadata import Metadata
 from reconciler.pool.thin.naming import MAPPER, Names
 from reconciler.pool.thin.nodes import Nodes
 from reconciler.pool.thin.proof import FilesystemUuid
-from reconciler.pool.thin.snapshots import Snapshots, batches, chosen, require_ours
+from reconciler.pool.thin.snapshots import Snapshots, batches, made_after, new_device, require_ours
 from reconciler.pool.thin.state import StateReader
 from reconciler.pool.thin.status import PoolStatus, PoolTable
 from reconciler.pool.thin.transaction import NewDevice, Transactions
@@ -55,6 +56,8 @@ class ThinPool:
     reserve_metadata_percent: int = 20
     access: AccessSpec | None = None
     shares_blocks: bool = True
+    vouched: bool = False
+    """The operator states that the backing is the pool's (``pool.thin.permission``)."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -64,12 +67,12 @@ class ThinPool:
     @cached_property
     def dm(self) -> DeviceMapper:
         """Raises HostCannot where this host has no device-mapper, or we may not use it; PolicyRefused first."""
-        permission.require(self.name, self.geometry.backings, self.journal.pool())
+        permission.require(self.name, self.geometry.backings, self.journal.pool(), vouched=self.vouched)
         return DeviceMapper.open()
 
     @cached_property
     def assembly(self) -> Assembly:
-        return Assembly(self.name, self.geometry, self.dm, self.journal, self.uuid_of)
+        return Assembly(self.name, self.geometry, self.dm, self.journal, self.uuid_of, self.vouched)
 
     @cached_property
     def transactions(self) -> Transactions:
@@ -89,18 +92,25 @@ class ThinPool:
 
     @cached_property
     def snapshots(self) -> Snapshots:
-        admit, nodes = partial(self._admit, expected=0), Nodes(self.name, self.access)
-        return Snapshots(self.name, self.assembly, self.transactions, self.mappings, admit, self.remove, nodes)
+        parts = self.assembly, self.transactions, self.mappings, partial(self._admit, expected=0), self.remove
+        return Snapshots(self.name, *parts, Nodes(self.name, self.access))
+
+    @cached_property
+    def drafts(self) -> Drafts:
+        return Drafts(self.name, self.mappings, self.journal, self.admission, self.abandon)
 
     # --------------------------------------------------------------------------------------------------- inspecting
 
     def volume_path(self, chain: str) -> Path:
         """The path while the volume is read; a sealed volume is inactive otherwise."""
-        row = self._sealed(chain)
-        return MAPPER / self.names.working("volume", row.id if row else 0)
+        return MAPPER / self.names.working("volume", row.id if (row := self._sealed(chain)) else 0)
+
+    def is_present(self, name: str, identity: str) -> bool:
+        return self.snapshot_path(name).exists()
 
     def snapshot_path(self, name: str) -> Path:
-        return MAPPER / self.names.snapshot(name)
+        """Follows from the names alone: a claim looks for it while the registry is written."""
+        return MAPPER / Names(self.name, 0).snapshot(name)
 
     @property
     def names(self) -> Names:
@@ -128,7 +138,7 @@ class ThinPool:
     def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
         """See ``Driver.observe``. Changes nothing, whether the pool is assembled or not. Raises PoolUnusable."""
         with self.reported("read it"):
-            seen = self.assembly.inspect()
+            seen = self.assembly.inspect_settled(self._lock)
             listed = self.mappings.listed()
             reserves = self.reserve_data_percent, self.reserve_metadata_percent
             reader = StateReader(self.name, self.geometry, seen, listed, self.mappings.state, self.snapshots.nodes)
@@ -140,16 +150,9 @@ class ThinPool:
         """See ``Driver.assemble``. Raises PoolUnusable."""
         with self.reported("assemble it"), self._lock:
             done = list(self.assembly.assemble(self.transactions))
-            done += self._resume_ours()
+            done += self.mappings.resume_ours()
             done += filter(None, [self.labelling.ensure(self.assembly.inspect())])
             return ", ".join(done)
-
-    def _resume_ours(self) -> Iterator[str]:
-        """Resume devices that a crash left suspended: every reader of one hangs."""
-        for device in self.mappings.ours():
-            if device.suspended:
-                self.dm.resume(device.name)
-                yield f"resumed {device.name}"
 
     # ---------------------------------------------------------------------------------------------------- volumes
 
@@ -206,6 +209,10 @@ class ThinPool:
             self.admission.release(row.id)
             return row.identity
 
+    def check_space(self) -> None:
+        with self.reported("read its free space"):  # often: one ioctl
+            self.admission.space(self.transactions.status(), self._block_size).require_half_of_reserve(self.name)
+
     def abandon(self, row: DeviceRow) -> None:
         """Called by a discarded volume. If it can't be removed now, the next run removes it as a leftover."""
         self.admission.release(row.id)
@@ -226,14 +233,14 @@ class ThinPool:
     def remove_volume(self, chain: str) -> None:
         self._remove_all(Role.VOLUME, chain)
 
-    # -------------------------------------------------------------------------------------------------- snapshots
-
-    def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat) -> str:
-        """See ``Driver.create_snapshot``."""
-        found = self.create_snapshots([SnapshotRequest(name, chain)], heartbeat)[name]
+    def create_snapshot(self, name: str, chain: str, heartbeat: Heartbeat = no_heartbeat, custom: Custom | None = None) -> str:
+        found = self.create_snapshots([SnapshotRequest(name, chain, custom)], heartbeat)[name]
         if isinstance(found, ReconcilerError):
             raise found
         return found
+
+    def copied_bytes(self, chain: str) -> int:
+        return 0
 
     def create_snapshots(
         self, requests: Sequence[SnapshotRequest], heartbeat: Heartbeat = no_heartbeat
@@ -253,16 +260,19 @@ class ThinPool:
             with self._lock:
                 self.labelling.require()
                 made = self.snapshots.create(batch)
+            made = self.drafts.finish(made, {one.name: one.custom for one in batch})
             errors = self.snapshots.activate([row for row in made.values() if isinstance(row, DeviceRow)])
         found = {one.name: errors.get(one.name) or made[one.name] for one in batch}
         return {name: one if isinstance(one, ReconcilerError) else one.identity for name, one in found.items()}
 
-    def _copy(self, name: str, chain: str) -> DeviceRow:
+    def _copy(self, wanted: SnapshotRequest) -> DeviceRow:
         with self._lock:
-            status = self.transactions.status()
-            self._admit(status, 0)
-            base = self._parent(chain)
-            return self._create(status, NewDevice(Role.SNAPSHOT, name, chain, base.size, base.id))
+            self._admit(status := self.transactions.status(), 0)
+            row = self._create(status, new_device(wanted, self._parent(wanted.chain)))
+        made = self.drafts.finish({wanted.name: row}, {wanted.name: wanted.custom})[wanted.name]
+        if isinstance(made, ReconcilerError):
+            raise made
+        return made
 
     def activate_snapshot(self, name: str, identity: str = "") -> None:
         """See ``Driver.activate_snapshot``."""
@@ -273,16 +283,8 @@ class ThinPool:
         """See ``Driver.activate_snapshots``."""
         try:
             with self.reported("activate snapshots"):
-                if barred := diagnosis.barred(self.assembly.inspect()):
-                    raise PoolUnusable(barred.message)
-                rows = self.journal.devices() if len(snapshots) > 1 else self.journal.devices(next(iter(snapshots), ""))
-                picked = {name: row for name, identity in snapshots.items() if (row := chosen(rows, name, identity))}
-                missing = {
-                    name: Retryable(f"snapshot {name} of pool {self.name} is missing", hint="the next run creates it")
-                    for name in snapshots
-                    if name not in picked
-                }
-                return missing | self.snapshots.activate(list(picked.values()))
+                rows, missing = self.snapshots.recorded(snapshots, self.assembly.inspect())
+                return missing | self.snapshots.activate(rows)
         except ReconcilerError as error:
             return dict.fromkeys(snapshots, error)
 
@@ -290,16 +292,18 @@ class ThinPool:
         with self.reported("list the holders of its snapshots"):
             return self.mappings.holders({name: thin[0] for name, one in snapshots.items() if (thin := identified(one))})
 
-    def replace_snapshot(self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat) -> str:
-        """See ``Driver.replace_snapshot``."""
+    def replace_snapshot(
+        self, name: str, chain: str, identity: str, heartbeat: Heartbeat = no_heartbeat, custom: Custom | None = None
+    ) -> str:
+        wanted = SnapshotRequest(name, chain, custom)
         if who := self.holders({name: identity}).get(name):
             path = self.snapshot_path(name)
             raise Busy(f"snapshot {name} is in use: {path} is held by {who}", hint="stop what uses it, then run again")
         with self.reported(f"replace snapshot {name}"):
-            made = [row for row in self._rows(Role.SNAPSHOT, name) if row.identity != identity and row.chain == chain]
             names, mapping = self.names, self.names.snapshot(name)
             require_ours(names, name, self.mappings.uuids())
-            row = next((one for one in made if diagnosis.proved(one, self._content())), None) or self._copy(name, chain)
+            made = made_after(identity, self._rows(Role.SNAPSHOT, name), wanted.content)
+            row = next((one for one in made if diagnosis.proved(one, self._content())), None) or self._copy(wanted)
             device = self.dm.info(mapping)
             if device is None or device.uuid == names.thin_uuid(row.id):
                 self.activate_snapshot(name, row.identity)
@@ -319,9 +323,12 @@ class ThinPool:
                 if row.identity != identity:
                     self.remove(row)
 
+    def grow_snapshot(self, name: str, identity: str, size: int) -> str:
+        with self.reported(f"grow snapshot {name}"), self._lock:
+            return self.snapshots.grow(name, identity, size)
+
     def set_aside(self, name: str, identity: str) -> None:
-        """See ``Driver.set_aside``: the device is deactivated and stays in the pool; it is not ours."""
-        with self.reported(f"set snapshot {name} aside"), self._lock:
+        with self.reported(f"set snapshot {name} aside"), self._lock:  # the device is deactivated and stays
             self.snapshots.set_aside(self._rows(Role.SNAPSHOT, name), self._content())
 
     def remove_snapshot(self, name: str) -> None:
@@ -350,7 +357,7 @@ class ThinPool:
         device = self.dm.by_uuid(self.names.thin_uuid(row.id))
         if device is not None:
             self.mappings.deactivate(device.name)
-        device = self.mappings.activate(row, self.names.working("removing", row.id))
+        device = self.mappings.activate(row, self.names.working("removing", row.id), writable=True)
         self.mappings.retry_busy(device.name, lambda: discard(device.path))
         self.mappings.deactivate(device.name)
         self.transactions.delete(row)
@@ -365,15 +372,10 @@ class ThinPool:
             self.mappings.drop_stale(self.admission)
             if seen.status and not seen.status.writable:
                 return ()
-            known = {*map(identified, volumes.values()), *map(identified, snapshots.values())}
             gone = []
-            for row in seen.rows.values():
-                if (
-                    (row.id, row.transaction) not in known
-                    and row.id not in self.admission
-                    and row.role in (Role.VOLUME, Role.SNAPSHOT)
-                    and not (row.name in snapshots and self.mappings.is_device(self.names.snapshot(row.name), row.id))
-                ):
+            for row in diagnosis.unrecorded(seen, {*volumes.values(), *snapshots.values()}):
+                in_use = row.name in snapshots and self.mappings.is_device(self.names.snapshot(row.name), row.id)
+                if row.id not in self.admission and not in_use:
                     with suppress(Busy):  # reported as a leftover until it is free
                         self.remove(row)
                         gone.append(f"{row} of pool {self.name}")
@@ -391,5 +393,5 @@ class ThinPool:
         return self.admission.admit(status, self._block_size, expected)
 
     def reported(self, doing: str) -> AbstractContextManager[None]:
-        """Convert errors of the kernel and of the host into an error that costs this pool only."""
+        """Errors of the kernel and of the host cost this pool only."""
         return reported(self.name, doing, self.location)

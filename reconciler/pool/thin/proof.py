@@ -15,16 +15,16 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.dataclass import dataclass
 from reconciler.errors import HostCannot
 from reconciler.pool.driver import Trouble
 from reconciler.pool.file import identity
 from reconciler.pool.thin import backing, metadata
 from reconciler.pool.thin.backing import Found
 from reconciler.pool.thin.journal import DeviceRow, PoolRow, Role, State
-from reconciler.pool.thin.label import Label
+from reconciler.pool.thin.label import Label, head_blocks
 from reconciler.pool.thin.metadata import BLOCK, Metadata, crc32c
 
 WRONG, UNPROVED = "PoolDataWrong", "PoolDataUnproved"
@@ -82,9 +82,7 @@ class Proof:
         found = Label.parse(block)
         if found is not None and found.proves(Label(self.row.stamp, row.name, self.pool)):
             return None
-        what = (
-            f"it has the label of pool {found.pool}, stamp {found.stamp:08x}" if found else "there is no label of this pool on it"
-        )
+        what = f"it has the label of pool {found.pool}" if found else "there is no label of this pool on it"
         return self._wrong(what)
 
     def _is_written_label(self) -> bool:
@@ -149,15 +147,18 @@ class Proof:
 
 
 def found_label(proof: Proof) -> DeviceRow | None:
-    """The label's row, for a registry without one: of the devices with one block, the first that has a label there.
+    """The label's row, for a registry without one: of the devices as large as one, the first that has a label there.
 
     The label can be another pool's: then ``proof`` fails with it.
     """
-    single = sorted(one.id for one in proof.content.devices.values() if one.mapped_blocks == 1)
-    for thin_id, block in sorted(proof.first_blocks(single).items()):
+    unit = proof.content.block_size
+    sizes = (1, head_blocks(unit))
+    likely = sorted(one.id for one in proof.content.devices.values() if one.mapped_blocks in sizes)
+    for thin_id, block in sorted(proof.first_blocks(likely).items()):
         if label := Label.parse(block):
-            transaction = proof.content.devices[thin_id].transaction
-            return DeviceRow(thin_id, Role.LABEL, label.id, "", proof.content.block_size, transaction, State.HELD, mapped=1)
+            found = proof.content.devices[thin_id]
+            size = found.mapped_blocks * unit
+            return DeviceRow(thin_id, Role.LABEL, label.id, "", size, found.transaction, State.HELD, mapped=1)
     return None
 
 
@@ -176,6 +177,10 @@ def read_directly(path: Path, offset: int) -> bytes:
         os.close(fd)
 
 
+BLOCK_GROUP = 128 << 20
+"""A file system may leave out the end of its volume that is too small for one: it is of whole groups then."""
+
+
 def _fault(block: bytes, size: int, uuid: str) -> str:
     """How the first block of a sealed volume differs from an ext4 file system of this size and UUID; empty if it does not."""
     found_size, found_uuid = identity.filesystem_of(block[_SUPERBLOCK])
@@ -183,7 +188,8 @@ def _fault(block: bytes, size: int, uuid: str) -> str:
         return "no ext4 superblock on it"
     if found_uuid != uuid:
         return f"the file system {found_uuid} instead of {uuid} on it"
-    if found_size != size // BLOCK * BLOCK:
+    whole_groups = size - size % BLOCK_GROUP
+    if found_size not in {size, whole_groups} - {0}:
         return f"a file system of {found_size} bytes instead of {size} on it"
     superblock = block[_SUPERBLOCK]
     (features,) = struct.unpack_from("<I", superblock, 0x64)

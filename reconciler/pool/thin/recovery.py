@@ -18,11 +18,11 @@ Called by ``pool.thin.assembly`` (judge) and ``pool.thin.transaction`` (settle).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import Enum
 
+from reconciler.dataclass import dataclass, replace
 from reconciler.pool.driver import Trouble
-from reconciler.pool.thin.journal import DeviceRow, PoolRow, State, first_transaction, stamp_of
+from reconciler.pool.thin.journal import DeviceRow, PoolRow, State, counter_of, first_transaction, stamp_of
 from reconciler.pool.thin.metadata import Metadata, ThinDevice
 
 
@@ -67,14 +67,14 @@ def judge(name: str, row: PoolRow | None, rows: Mapping[int, DeviceRow], found: 
         return _different("PoolLost", lost, name, "put it back")
     tid = found.transaction
     if stamp_of(tid) != row.stamp:
-        swapped = f"the devices of pool {name} hold another pool ({_stamps(row, tid)})"
+        swapped = f"the devices of pool {name} hold another pool, with another stamp"
         return _different("PoolSwapped", swapped, name, "put the right disk back")
     open_rows = pending(rows)
     if tid == row.transaction:
         return Verdict(Agreement.INTERRUPTED if open_rows else Agreement.CURRENT)
     if tid == row.transaction + 1 and open_rows:
         return Verdict(Agreement.INTERRUPTED)
-    ids = f"the pool is at transaction {_count(tid)}, the registry at {_count(row.transaction)}"
+    ids = f"the pool is at transaction {counter_of(tid)}, the registry at {counter_of(row.transaction)}"
     if tid > row.transaction:
         return _different("RegistryOutdated", f"the registry is older than pool {name}: {ids}", name)
     return _different("PoolOutdated", f"pool {name} is older than the registry: {ids}", name)
@@ -85,7 +85,7 @@ def _judge_new(name: str, row: PoolRow | None, found: Metadata | None) -> Verdic
         return Verdict(Agreement.NEW)
     if row is not None and found.transaction in (0, first_transaction(row.stamp)) and not found.devices:
         return Verdict(Agreement.UNSTAMPED)
-    held = f"{len(found.devices)} thin devices, transaction {found.transaction:#x}"
+    held = f"{len(found.devices)} thin devices, transaction {counter_of(found.transaction)}"
     return _different("PoolForeign", f"pool {name} exists, and this registry did not create it ({held})", name)
 
 
@@ -93,14 +93,6 @@ def _different(reason: str, what: str, name: str, better: str = "") -> Verdict:
     adopt = f"see how `reconcile adopt {name}` would rebuild the registry's entries"
     hint = f"nothing in it is changed until then; {better + ', or ' if better else ''}{adopt}"
     return Verdict(Agreement.DIFFERENT, Trouble(reason, f"{what}: {hint}"))
-
-
-def _stamps(row: PoolRow, tid: int) -> str:
-    return f"stamp {stamp_of(tid):08x} instead of {row.stamp:08x}"
-
-
-def _count(tid: int) -> int:
-    return tid - (stamp_of(tid) << 32)
 
 
 def settle(row: PoolRow, rows: Mapping[int, DeviceRow], tid: int, devices: Mapping[int, ThinDevice]) -> Settlement:

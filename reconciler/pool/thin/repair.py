@@ -6,14 +6,14 @@ Called by ``cli.repair``. Callers that change something hold the registry's lock
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
+from reconciler.dataclass import dataclass
 from reconciler.errors import PoolUnusable, ReconcilerError
 from reconciler.pool.driver import Trouble
 from reconciler.pool.file.identity import filesystem
-from reconciler.pool.thin import diagnosis
-from reconciler.pool.thin.adoption import Adoption, Candidate, adoption
-from reconciler.pool.thin.assembly import Inspection
+from reconciler.pool.thin import diagnosis, permission
+from reconciler.pool.thin.adoption import Adoption, Candidate, adoption, of_unknown_chain
+from reconciler.pool.thin.assembly import SECTOR, Inspection
 from reconciler.pool.thin.devmapper import DmError
 from reconciler.pool.thin.journal import DeviceRow, Role, State, stamp_of
 from reconciler.pool.thin.metadata import ThinDevice
@@ -41,7 +41,7 @@ class Repair:
         with self.pool.reported("list orphans"):
             seen = self.pool.assembly.inspect()
             found = [one for one in diagnosis.unregistered(seen) if diagnosis.is_orphan(seen, one)]
-            return self._candidates(found, seen, self.pool.names.stamp, {})
+            return self._candidates(found, seen, self.pool.names.stamp, {}, {})
 
     def assemble_as_it_is(self) -> None:
         """Activate a pool that differs from the registry, to inspect it; nothing in it is changed.
@@ -56,16 +56,28 @@ class Repair:
         with self.pool.reported("prove its data"):
             return self.pool.assembly.unproved(self.pool.assembly.inspect())
 
+    def moved(self) -> list[tuple[str, str]]:
+        """The recorded and the declared path of each backing that the registry has elsewhere."""
+        row = self.pool.journal.pool()
+        return permission.moved(row, self.pool.geometry.backings) if row else []
+
+    def accept_places(self) -> None:
+        """Record where the pool's backing is. Raises PoolUnusable if its data is not proved there."""
+        with self.pool.reported("record its devices"), self.pool.transactions.lock:
+            if trouble := self.pool.assembly.inspect().trouble:
+                raise PoolUnusable(trouble.message)
+            self.pool.assembly.record_places()
+
     def accept_data(self) -> None:
         """Write the label of a pool whose data the operator vouches for. Raises PoolUnusable."""
         with self.pool.reported("write its label"), self.pool.transactions.lock:
             self.pool.labelling.ensure(self.pool.assembly.inspect(), accepted=True)
 
-    def adoption(self, named: Mapping[str, int], claims: Collection[str], chains: Mapping[str, str]) -> Adoption | None:
+    def adoption(self, named: Mapping[str, int], claims: Mapping[str, int], chains: Mapping[str, str]) -> Adoption | None:
         """Compute the registry's entries from the pool's metadata; None if they agree already.
 
-        ``named`` maps snapshots to thin ids, ``claims`` are the snapshots declared here, ``chains`` maps UUIDs of file systems to
-        chains. Raises PoolUnusable if reconcile did not create the pool.
+        ``named`` maps snapshots to thin ids, ``claims`` the snapshots declared here to their sizes in bytes, ``chains`` snapshots
+        to the chains that the operator vouches for. Raises PoolUnusable if reconcile did not create the pool.
         """
         with self.pool.reported("inspect it"):
             seen = self.pool.assembly.inspect()
@@ -84,8 +96,9 @@ class Repair:
                 if stamp_of(one.transaction) == stamp and not (label and one.id == label.id)
                 if different or one.id in names or diagnosis.is_orphan(seen, one)
             ]
-            candidates = self._candidates(ours, seen, stamp, names)
-            if not different and not any(one.name for one in candidates):
+            candidates = self._candidates(ours, seen, stamp, names, claims)
+            unproved = {row.name for row in seen.rows.values() if of_unknown_chain(row)}
+            if not different and not any(one.name for one in candidates) and unproved.isdisjoint(chains):
                 return None
             return adoption(seen.content, seen.row, seen.rows, candidates, chains, label)
 
@@ -105,24 +118,35 @@ class Repair:
         return found
 
     def _candidates(
-        self, devices: Iterable[ThinDevice], seen: Inspection, stamp: int, names: Mapping[int, str]
+        self,
+        devices: Iterable[ThinDevice],
+        seen: Inspection,
+        stamp: int,
+        names: Mapping[int, str],
+        claims: Mapping[str, int],
     ) -> tuple[Candidate, ...]:
         found = []
         for device in devices:
             mapped = device.mapped_blocks * (seen.content.block_size if seen.content else 0)
-            size, uuid = self._probe(Names(self.pool.name, stamp), device.id)
-            found.append(Candidate(device.id, device.transaction, mapped, names.get(device.id, ""), size, uuid))
+            name, active = names.get(device.id, ""), Names(self.pool.name, stamp)
+            size = self._active_size(active, device.id) or claims.get(name)
+            found.append(Candidate(device.id, device.transaction, mapped, name, size, self._uuid(active, device.id)))
         return tuple(found)
 
-    def _probe(self, names: Names, thin_id: int) -> tuple[int | None, str | None]:
-        """Size (bytes) and UUID of the ext4 file system in a thin device; None if it can't be read, or has none."""
+    def _active_size(self, names: Names, thin_id: int) -> int | None:
+        """Size (bytes) of a thin device in its active mapping. A guest writes the superblock in it, and not this."""
+        device = self.pool.dm.by_uuid(names.thin_uuid(thin_id))
+        return sum(target.length for target in self.pool.dm.table(device.name)) * SECTOR if device else None
+
+    def _uuid(self, names: Names, thin_id: int) -> str | None:
+        """UUID of the ext4 file system in a thin device; None if it can't be read, or has none."""
         row = DeviceRow(thin_id, Role.ORPHAN, "", "", self.pool.geometry.block_size, 0, State.HELD)
         try:
             device = self.pool.mappings.reader(row, names)
         except (DmError, ReconcilerError, OSError):
-            return None, None
+            return None
         try:
-            return filesystem(device.path)
+            return filesystem(device.path)[1]
         finally:
             self.pool.mappings.deactivate(device.name)
 

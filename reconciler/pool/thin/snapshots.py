@@ -7,15 +7,15 @@ A batch costs one inspection of the pool, one pool transaction and one wait for 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
-from reconciler.errors import NameTaken, PoolUnusable, ReconcilerError, Retryable
+from reconciler.dataclass import dataclass, replace
+from reconciler.errors import NameTaken, PoolUnusable, ReconcilerError, Retryable, SnapshotUnrecognised
 from reconciler.pool.driver import SnapshotRequest
 from reconciler.pool.thin import diagnosis
 from reconciler.pool.thin.assembly import Assembly, Inspection
 from reconciler.pool.thin.devmapper import DmError
 from reconciler.pool.thin.failures import converted
-from reconciler.pool.thin.journal import DeviceRow, Role
+from reconciler.pool.thin.journal import DeviceRow, Role, identified
 from reconciler.pool.thin.mappings import Mappings
 from reconciler.pool.thin.metadata import Metadata
 from reconciler.pool.thin.naming import Names
@@ -55,8 +55,7 @@ class Snapshots:
                 if row := self._finished(one, existing.get(one.name, ()), seen):
                     results[one.name] = row
                 else:
-                    base = origin(self.pool, volumes, one.chain)
-                    wanted.append(NewDevice(Role.SNAPSHOT, one.name, one.chain, base.size, base.id))
+                    wanted.append(new_device(one, origin(self.pool, volumes, one.chain)))
             except (DmError, ReconcilerError) as error:
                 results[one.name] = converted(self.pool, f"create snapshot {one.name}", error)
         return results | self._created(seen, wanted)
@@ -70,11 +69,11 @@ class Snapshots:
     def _finished(self, wanted: SnapshotRequest, rows: Sequence[DeviceRow], seen: Inspection) -> DeviceRow | None:
         """The snapshot of a run that was interrupted between creating it and recording it.
 
-        Other devices of ours with this name are removed.
+        Other devices of ours with this name are removed, drafts among them.
         """
         kept = None
         for row in rows:
-            if row.chain == wanted.chain and seen.content and diagnosis.proved(row, seen.content):
+            if row.role is Role.SNAPSHOT and row.chain == wanted.content and seen.content and diagnosis.proved(row, seen.content):
                 kept = row
             else:
                 self.remove(row)
@@ -106,6 +105,39 @@ class Snapshots:
                 except (ReconcilerError, OSError) as error:
                     errors[row.name] = converted(self.pool, f"change owner and mode of snapshot {row.name}", error)
         return errors
+
+    def recorded(self, snapshots: Mapping[str, str], seen: Inspection) -> tuple[list[DeviceRow], dict[str, ReconcilerError]]:
+        """The rows of snapshots (identities by name), and an error for each that has none. Raises PoolUnusable."""
+        if barred := diagnosis.barred(seen):
+            raise PoolUnusable(barred.message)
+        journal = self.transactions.journal
+        rows = journal.devices() if len(snapshots) > 1 else journal.devices(next(iter(snapshots), ""))
+        named: dict[str, list[DeviceRow]] = {}
+        for _, row in sorted(rows.items()):
+            if row.role is Role.SNAPSHOT:
+                named.setdefault(row.name, []).append(row)
+        picked = {name: chosen(named[name], identity) for name, identity in snapshots.items() if name in named}
+        missing: dict[str, ReconcilerError] = {
+            name: Retryable(f"snapshot {name} of pool {self.pool} is missing", hint="the next run creates it")
+            for name in snapshots
+            if name not in picked
+        }
+        return list(picked.values()), missing
+
+    def grow(self, name: str, identity: str, size: int) -> str:
+        """Record the larger size, then give it to the device: an activation after an interruption uses the recorded one."""
+        seen = self.assembly.inspect()
+        rows, missing = self.recorded({name: identity}, seen)
+        for error in missing.values():
+            raise error
+        (row,) = rows
+        if row.identity != identity or seen.content is None or not diagnosis.proved(row, seen.content):
+            raise SnapshotUnrecognised(f"snapshot {name} of pool {self.pool} was replaced just now", hint="run again")
+        if row.size < size:
+            row = replace(row, size=size)
+            self.transactions.journal.write(put=[row])
+        self.mappings.grow(row)
+        return row.identity
 
     def set_aside(self, rows: Iterable[DeviceRow], content: Metadata) -> None:
         """Deactivate those whose ids mean other devices now, and forget them: the devices are not ours."""
@@ -146,11 +178,17 @@ def sealed(seen: Inspection) -> dict[str, DeviceRow]:
     return {row.chain: row for _, row in sorted(seen.rows.items()) if row.sealed}
 
 
+def new_device(wanted: SnapshotRequest, base: DeviceRow) -> NewDevice:
+    """The device to create: a draft where it is customized before it is a snapshot."""
+    role, size = (Role.DRAFT, wanted.custom.size) if wanted.custom else (Role.SNAPSHOT, 0)
+    return NewDevice(role, wanted.name, wanted.content, max(base.size, size), base.id)
+
+
 def snapshots(seen: Inspection) -> dict[str, list[DeviceRow]]:
-    """The rows of snapshots by name, oldest first."""
+    """The rows of snapshots and drafts by name, oldest first."""
     found: dict[str, list[DeviceRow]] = {}
     for _, row in sorted(seen.rows.items()):
-        if row.role is Role.SNAPSHOT:
+        if row.role in (Role.SNAPSHOT, Role.DRAFT):
             found.setdefault(row.name, []).append(row)
     return found
 
@@ -162,11 +200,16 @@ def origin(pool: str, volumes: Mapping[str, DeviceRow], chain: str) -> DeviceRow
     return volumes[chain]
 
 
+def made_after(identity: str, rows: Iterable[DeviceRow], chain: str) -> list[DeviceRow]:
+    """Those that a replacement of the recorded snapshot has made: an older one of the chain may be a used one."""
+    recorded = identified(identity)
+    return [row for row in rows if row.chain == chain and row.id > (recorded[0] if recorded else 0)]
+
+
 def batches(requests: Sequence[SnapshotRequest], size: int) -> Iterator[Sequence[SnapshotRequest]]:
     return (requests[at : at + size] for at in range(0, len(requests), size))
 
 
-def chosen(rows: Mapping[int, DeviceRow], name: str, identity: str) -> DeviceRow | None:
-    """The snapshot with this name and identity; the newest one of the name if none has the identity."""
-    named = [row for _, row in sorted(rows.items()) if row.role is Role.SNAPSHOT and row.name == name]
-    return next((row for row in named if row.identity == identity), named[-1] if named else None)
+def chosen(rows: Sequence[DeviceRow], identity: str) -> DeviceRow:
+    """Of a snapshot's rows, oldest first, the one with this identity; the newest if none has it."""
+    return next((row for row in rows if row.identity == identity), rows[-1])

@@ -6,8 +6,9 @@ Called by ``pool.thin.pool``. Reads the kernel's mappings through the functions 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import cached_property
 
+from reconciler.dataclass import dataclass
 from reconciler.pool.driver import Condition, PoolState, SnapshotState, VolumeState
 from reconciler.pool.thin import diagnosis, space
 from reconciler.pool.thin.assembly import Geometry, Inspection
@@ -28,7 +29,7 @@ class StateReader:
     state_of: Callable[[Listed], tuple[bool, bool]]
     nodes: Nodes
 
-    @property
+    @cached_property
     def names(self) -> Names:
         return self.seen.names(self.pool)
 
@@ -55,7 +56,7 @@ class StateReader:
         mapped = self._mapped_blocks(row)
         if row and condition is Condition.INTACT and row.mapped != mapped:
             condition, detail = Condition.DAMAGED, f"{mapped} blocks instead of {row.mapped}: written to since it was sealed"
-        path = str(MAPPER / self.names.working("volume", row.id)) if row else ""
+        path = f"{MAPPER}/{self.names.working('volume', row.id)}" if row else ""
         used = self._bytes(row) if condition in (Condition.INTACT, Condition.DAMAGED) else 0
         return VolumeState(chain, condition, path, row.size if row else 0, used, detail)
 
@@ -64,7 +65,7 @@ class StateReader:
         if row and condition is Condition.INTACT:
             detail = self._inactivity(name, row)
         active = row is not None and condition is Condition.INTACT and not detail
-        path = str(MAPPER / self.names.snapshot(name))
+        path = f"{MAPPER}/{self.names.snapshot(name)}"
         there = self.seen.content.devices.get(row.id) if row and self.seen.content else None
         found = f"id={there.id} tid={there.transaction}" if there else ""
         return SnapshotState(name, condition, path, active, row.size if row else 0, self._bytes(row), detail, found)

@@ -7,8 +7,9 @@ comes after the known ones is ignored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from reconciler.dataclass import dataclass
 
 FAILED = ("Fail", "Error")
 """The status of a target whose metadata can't be read: after a failed commit that could not be undone, or now."""

@@ -14,13 +14,13 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 
+from reconciler.dataclass import dataclass, field, replace
 from reconciler.errors import Busy, PoolUnusable, ReconcilerError, Retryable
 from reconciler.pool.thin import status as wire
 from reconciler.pool.thin.devmapper import DeviceMapper, DmError
 from reconciler.pool.thin.failures import converted
-from reconciler.pool.thin.journal import DeviceRow, Journal, PoolRow, Role, State
+from reconciler.pool.thin.journal import DeviceRow, Journal, PoolRow, Role, State, counter_of
 from reconciler.pool.thin.metadata import Metadata
 from reconciler.pool.thin.recovery import pending, settle
 from reconciler.pool.thin.status import PoolStatus
@@ -158,7 +158,7 @@ class Transactions:
         self._check_writable(status)
         if row is None or self.journal.pending() or status.transaction != row.transaction:
             raise PoolUnusable(
-                f"pool {self.pool}: its transaction id {status.transaction:#x} is not the registry's, or an operation "
+                f"pool {self.pool}: its transaction id {counter_of(status.transaction)} is not the registry's, or an operation "
                 "was interrupted",
                 hint=f"run again; if the error persists, see `reconcile adopt {self.pool}`",
             )

@@ -6,10 +6,10 @@ Created by ``pool.thin.pool``, which seals and abandons it. State: an open devic
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from reconciler.dataclass import dataclass
 from reconciler.pool.thin.journal import DeviceRow
 
 
@@ -17,6 +17,7 @@ class Owner(Protocol):
     """What a volume needs of its pool."""
 
     def seal(self, row: DeviceRow, fd: int) -> str: ...
+    def check_space(self) -> None: ...
     def abandon(self, row: DeviceRow) -> None: ...
 
 
@@ -40,6 +41,9 @@ class ThinVolume:
             self._open = False
             os.close(self.fd)
             self.pool.abandon(self.row)
+
+    def check_space(self) -> None:
+        self.pool.check_space()
 
     def seal(self) -> str:
         self._open = False

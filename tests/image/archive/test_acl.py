@@ -24,8 +24,9 @@ BINARY = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry i
     ids=["libarchive", "lines", "any order"],
 )
 def test_every_spelling_of_a_list_becomes_the_kernels(text: bytes) -> None:
-    entries = acl.from_text(text)
+    entries, unknown = acl.from_text(text)
 
+    assert unknown == ()
     assert acl.to_xattr(entries) == BINARY
     assert acl.from_xattr(BINARY) == entries
     assert acl.says_more_than_mode(entries)
@@ -33,19 +34,23 @@ def test_every_spelling_of_a_list_becomes_the_kernels(text: bytes) -> None:
 
 
 def test_root_is_the_one_name_whose_number_is_the_same_everywhere() -> None:
-    [_, named, *_] = acl.from_text(b"user::rw-,user:root:r--,group::r--,mask::r--,other::r--")
+    [_, named, *_] = acl.from_text(b"user::rw-,user:root:r--,group::r--,mask::r--,other::r--").entries
 
     assert (named.tag, named.id) == (acl.USER, 0)
 
 
-def test_a_name_without_its_number_is_refused() -> None:
-    with pytest.raises(Malformed, match="numeric ids") as refused:
-        acl.from_text(b"user::rw-,user:lp:r--,group::r--,mask::r--,other::r--")
-    assert refused.value.rule == "acl-name"
+def test_a_name_without_its_number_is_the_images_or_left_out() -> None:
+    text = b"user::rw-,user:lp:r--,user:ann:r--,group::r--,group:lp:r--,mask::r--,other::r--"
+    ids = {(acl.USER, b"lp"): 7}
+
+    found = acl.from_text(text, ids=lambda tag, name: ids.get((tag, name)))
+
+    assert [(one.tag, one.id) for one in found.entries if one.id != NO_ID] == [(acl.USER, 7)]
+    assert found.unknown == (b"user:ann", b"group:lp")
 
 
 def test_a_list_that_says_what_the_mode_says_is_known_as_such() -> None:
-    entries = acl.from_text(b"user::rwx,group::r-x,other::r--")
+    entries = acl.from_text(b"user::rwx,group::r-x,other::r--").entries
 
     assert not acl.says_more_than_mode(entries)
     assert acl.mode_bits(entries) == 0o754
@@ -93,7 +98,7 @@ def test_names_need_no_numbers_where_the_same_list_is_given_with_them() -> None:
     numbered = acl.from_xattr(BINARY)
     words = b"user::rw-,user:lp:r--,user:ann:rwx,group::r--,group:staff:r-x,mask::r-x,other::---"
 
-    assert acl.from_text(words, numbered) == numbered
+    assert acl.from_text(words, numbered) == (numbered, ())
     for other in (words.replace(b"lp:r--", b"lp:rwx"), words.replace(b"user:lp:r--", b"user:8:r--"), words + b",user:x:r--"):
         with pytest.raises(Malformed) as refused:
             acl.from_text(other, numbered)

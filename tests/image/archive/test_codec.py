@@ -11,6 +11,7 @@ import struct
 import tarfile
 import tracemalloc
 import zlib
+from collections.abc import Callable
 
 import pytest
 import zstandard
@@ -62,7 +63,13 @@ def gzip_header(*, extra: bytes = b"", name: bytes = b"", comment: bytes = b"", 
 
 
 DATA = os.urandom(3000) + b"reconcile " * 5000
-FORMS = {"plain": DATA, "gzip": gzip.compress(DATA), "zstd": zstd(DATA)}
+FORMS = {"plain": DATA, "gzip": gzip.compress(DATA), "zstd": zstd(DATA), "xz": lzma.compress(DATA), "bzip2": bz2.compress(DATA)}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "zstd": zstd,
+    "xz": lzma.compress,
+    "bzip2": bz2.compress,
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -82,6 +89,9 @@ def test_gzip_headers_with_every_field_may_lie_across_reads(step: int) -> None:
 def test_members_and_frames_that_follow_each_other_are_one_layer() -> None:
     assert unpack(b"".join(gzip.compress(DATA[i : i + 97]) for i in range(0, len(DATA), 97))) == DATA
     assert unpack(SKIPPABLE + zstd(DATA[:9]) + SKIPPABLE + zstd(b"") + zstd(DATA[9:]) + SKIPPABLE) == DATA
+    assert unpack(b"".join(lzma.compress(DATA[i : i + 997]) for i in range(0, len(DATA), 997))) == DATA
+    assert unpack(b"".join(bz2.compress(DATA[i : i + 997]) for i in range(0, len(DATA), 997))) == DATA
+    assert unpack(bz2.compress(b"") + bz2.compress(DATA) + bz2.compress(b"")) == DATA
 
 
 def test_zero_padding_behind_gzip_is_fine_and_anything_else_is_not() -> None:
@@ -98,12 +108,37 @@ def test_junk_behind_zstd_is_damage() -> None:
             unpack(FORMS["zstd"] + junk)
 
 
-@pytest.mark.parametrize("form", ["gzip", "zstd"])
-def test_a_compressed_layer_cut_anywhere_is_never_taken_for_whole(form: str) -> None:
-    data = {"gzip": gzip.compress, "zstd": zstd}[form](b"a small layer, cut " * 3)  # type: ignore[operator]
-    for end in range(4, len(data)):
+def test_padding_behind_xz_has_words_of_four_bytes() -> None:
+    for padding in (4, 512, 1_000_000):
+        assert unpack(FORMS["xz"] + bytes(padding)) == DATA
+        assert unpack(FORMS["xz"] + bytes(padding) + FORMS["xz"] + bytes(4)) == DATA + DATA
+    for padding in (1, 3, 511, 1_000_001):
+        with pytest.raises(LayerCorrupt, match="multiple of 4"):
+            unpack(FORMS["xz"] + bytes(padding))
+        with pytest.raises(LayerCorrupt, match="multiple of 4"):
+            unpack(FORMS["xz"] + bytes(padding) + FORMS["xz"])
+    for junk in (b"x", bytes(4) + b"junk", b"\xfd7zXX", FORMS["gzip"], bytes(600_000) + b"\1"):
+        with pytest.raises(LayerCorrupt, match="not xz follow"):
+            unpack(FORMS["xz"] + junk)
+
+
+def test_zero_padding_behind_bzip2_is_fine_and_anything_else_is_not() -> None:
+    for padding in (1, 512, 1_000_000):
+        assert unpack(FORMS["bzip2"] + bytes(padding)) == DATA
+    for junk in (b"x", b"BZh", b"BZhx1AY&SY", bytes(20) + FORMS["bzip2"], bytes(600_000) + b"\1", FORMS["xz"]):
         with pytest.raises(LayerCorrupt):
-            unpack(data[:end])
+            unpack(FORMS["bzip2"] + junk)
+
+
+@pytest.mark.parametrize("form", COMPRESS)
+def test_a_compressed_layer_cut_anywhere_is_never_taken_for_whole(form: str) -> None:
+    data = COMPRESS[form](b"a small layer, cut " * 3)
+    for end in range(4, len(data)):
+        if form in ("gzip", "zstd") or end >= 10:
+            with pytest.raises(LayerCorrupt):
+                unpack(data[:end])
+        with pytest.raises(LayerCorrupt):
+            list(Reader(open_stream(io.BytesIO(data[:end]), Limits())))
 
 
 @pytest.mark.parametrize("at", range(1, 9))
@@ -123,9 +158,19 @@ def test_a_wrong_checksum_of_a_zstd_frame_is_damage() -> None:
         unpack(bytes(damaged))
 
 
-@given(st.sampled_from(["gzip", "zstd"]), st.integers(0, 10**6), st.integers(0, 7), st.integers(1, 5000))
+@pytest.mark.parametrize("form", ["xz", "bzip2"])
+def test_a_wrong_checksum_of_an_xz_or_bzip2_stream_is_damage(form: str) -> None:
+    for at in (len(FORMS[form]) // 2, -9):
+        damaged = bytearray(FORMS[form])
+        damaged[at] ^= 1
+
+        with pytest.raises(LayerCorrupt, match="damaged"):
+            unpack(bytes(damaged))
+
+
+@given(st.sampled_from(["gzip", "zstd", "xz", "bzip2"]), st.integers(0, 10**6), st.integers(0, 7), st.integers(1, 5000))
 def test_flipped_bits_give_the_same_bytes_or_an_error_of_ours(form: str, at: int, bit: int, step: int) -> None:
-    data = bytearray({"gzip": gzip.compress, "zstd": zstd}[form](DATA[-2000:]))  # type: ignore[operator]
+    data = bytearray(COMPRESS[form](DATA[-2000:]))
     data[at % len(data)] ^= 1 << bit
     try:
         whole = unpack(bytes(data), step=step)
@@ -138,14 +183,12 @@ def test_flipped_bits_give_the_same_bytes_or_an_error_of_ours(form: str, at: int
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("xz", lzma.compress(DATA)),
-        ("bzip2", bz2.compress(DATA)),
         ("lz4", b"\x04\x22\x4d\x18" + bytes(20)),
         ("zip", b"PK\x03\x04" + bytes(20)),
     ],
 )
 def test_other_compressions_are_refused_by_name(name: str, data: bytes) -> None:
-    with pytest.raises(LayerRefused, match=f"{name}.*gzip or zstd") as refused:
+    with pytest.raises(LayerRefused, match=f"{name}.*gzip, zstd, xz or bzip2") as refused:
         unpack(data)
     assert refused.value.rule == "compression"
 
@@ -155,10 +198,10 @@ def test_an_empty_layer_is_damage() -> None:
         unpack(b"")
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, zstd])
-def test_a_bomb_is_stopped_while_it_inflates(compress: object) -> None:
+@pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS)
+def test_a_bomb_is_stopped_while_it_inflates(compress: Callable[[bytes], bytes]) -> None:
     """Neither limit lets more through than one chunk, and memory does not follow the promised size."""
-    bomb = compress(bytes(200 * MIB))  # type: ignore[operator]
+    bomb = compress(bytes(200 * MIB))
     for limits, rule in (
         (Limits(max_unpacked_bytes=20 * MIB), "limit-unpacked"),
         (Limits(max_ratio=100), "limit-ratio"),
@@ -187,7 +230,7 @@ def test_the_plain_stream_counts_too() -> None:
 
 
 def test_endless_empty_members_come_to_an_end() -> None:
-    for member in (gzip.compress(b""), SKIPPABLE):
+    for member in (gzip.compress(b""), SKIPPABLE, lzma.compress(b""), bz2.compress(b"")):
         with pytest.raises(LayerRefused) as refused:
             unpack(member * 50, Limits(max_entries=10))
         assert refused.value.rule == "limit-members"
@@ -214,6 +257,60 @@ def test_a_zstd_window_of_128_mib_is_accepted() -> None:
     squeezer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
 
     assert unpack(squeezer.compress(DATA) + squeezer.flush()) == DATA
+
+
+def xz_with_dictionary(size: int) -> bytes:
+    return lzma.compress(DATA, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": size}])
+
+
+def test_an_xz_dictionary_of_128_mib_is_accepted_and_a_larger_one_refused() -> None:
+    assert unpack(xz_with_dictionary(128 * MIB)) == DATA
+    for data in (xz_with_dictionary(192 * MIB), lzma.compress(DATA) + xz_with_dictionary(256 * MIB)):
+        with pytest.raises(LayerRefused, match="128 MiB") as refused:
+            unpack(data)
+        assert refused.value.rule == "xz-dictionary"
+
+
+@pytest.mark.parametrize("check", [lzma.CHECK_NONE, lzma.CHECK_CRC32, lzma.CHECK_CRC64, lzma.CHECK_SHA256])
+def test_every_check_of_xz_is_read(check: int) -> None:
+    assert unpack(lzma.compress(DATA, check=check)) == DATA
+
+
+def test_a_check_that_the_decoder_passes_over_is_refused() -> None:
+    """Kind 2 has four bytes, as CRC32 has, and no decoder computes it."""
+    whole = bytearray(lzma.compress(DATA, check=lzma.CHECK_CRC32))
+    whole[7] = 2
+    whole[8:12] = zlib.crc32(whole[6:8]).to_bytes(4, "little")
+    whole[-3] = 2
+    whole[-12:-8] = zlib.crc32(whole[-8:-2]).to_bytes(4, "little")
+
+    with pytest.raises(LayerRefused) as refused:
+        unpack(bytes(whole))
+    assert refused.value.rule == "xz-check"
+
+
+@pytest.mark.parametrize("form", COMPRESS)
+def test_the_ratio_does_not_depend_on_how_a_layer_arrives(form: str) -> None:
+    """Random bytes behind a run of zeros: at each byte of the stream the verdict is one of two, and the same for all steps."""
+    tail = os.urandom(700_000)
+    data = COMPRESS[form](bytes(3 * MIB) + tail)
+    for ratio in (2, 6, 12, 30):
+        limits = Limits(max_ratio=ratio, ratio_floor_bytes=MIB)
+        assert len({verdict(data, limits, step) for step in (1 << 30, 300_000, 4096, 999)}) == 1
+
+
+def verdict(data: bytes, limits: Limits, step: int) -> str:
+    try:
+        return str(len(unpack(data, limits, step)))
+    except LayerRefused as refused:
+        return refused.rule
+
+
+@pytest.mark.parametrize("form", ["xz", "bzip2"])
+def test_blocks_without_content_do_not_pass_the_limit_of_time(form: str) -> None:
+    with pytest.raises(LayerRefused) as refused:
+        unpack(COMPRESS[form](b"") * 1000, Limits(max_seconds=0))
+    assert refused.value.rule == "limit-seconds"
 
 
 def test_what_was_compressed_twice_is_unwrapped_once() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import fcntl
+import gzip
 import hashlib
 import io
+import lzma
 import mmap
 import os
 import random
@@ -15,7 +18,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,13 +26,14 @@ import pytest
 
 from reconciler import errors
 from reconciler.image import e2fsck
-from reconciler.image.builder import confine, parent, process, ring
+from reconciler.image.archive.diff_id import Summed
+from reconciler.image.builder import confine, parent, process, protocol, ring
 from reconciler.image.builder.feed import Input
 from reconciler.image.builder.parent import Build, Milestone, Request
 from reconciler.image.source.reading import Check, Fetched, Progress
 from reconciler.image.source.spool import Spool
-from reconciler.image.spec import MIB, Layer, Limits, Source, chain_ids
-from tests.support import lying
+from reconciler.image.spec import AS_WRITTEN, CUT, MIB, UNMARKED, Layer, Limits, Source, chain_ids
+from tests.support import chunked, ext4, lying
 from tests.support.origin import eventually
 
 AT_ONCE = pytest.mark.timeout(60)
@@ -73,10 +77,21 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def builders() -> list[Path]:
-    """Builder processes of this one, as directories of /proc; other children are not ours to count."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    found = [Path("/proc") / process for process in children]
-    return [path for path in found if b"reconciler.image.builder.child" in (path / "cmdline").read_bytes()]
+    """Builder processes of this one, as directories of /proc; the fork server is none."""
+    found = [path for server in children(os.getpid()) for path in children(int(server.name))]
+    return [path for path in found if called(path) == protocol.NAME]
+
+
+def called(process: Path) -> str:
+    """The name of a process; empty once it has ended."""
+    try:
+        return (process / "comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def children(pid: int) -> list[Path]:
+    return [Path("/proc") / process for process in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def the_builder() -> Path:
@@ -98,7 +113,7 @@ def test_a_build_passes_its_milestones_and_leaves_a_clean_file_system(bench: Ben
 
     assert downloaded.digests == (hashlib.sha256(layer.read_bytes()).hexdigest(),)
     assert accepted.layers[0]["entries"] == 1
-    assert written.summary["used_inodes"] == 11
+    assert written.summary["used_inodes"] == 12
     assert e2fsck.check(bench.path / "volume")
     assert not builders()
 
@@ -124,6 +139,22 @@ def test_a_layer_that_is_cut_off_is_corrupt(bench: Bench) -> None:
 
     with pytest.raises(errors.LayerCorrupt), Build(bench.request(layer)) as build:
         build.wait(Milestone.ACCEPTED, stop=bench.stop)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize(("length", "hint"), [(1024, UNMARKED), (515, CUT)])
+def test_a_tar_that_ends_early_is_its_writers_doing_where_the_digest_is_right(
+    length: int, hint: str, declared: bool, bench: Bench
+) -> None:
+    path = tar(bench.path / "early.tar", a=b"one")
+    os.truncate(path, length)  # a header and a block of data, or no padding either: as umoci insert leaves it
+    layer = Layer(Source(str(path)), hashlib.sha256(path.read_bytes()).hexdigest() if declared else None)
+    request = Request((Input("a", lambda: bench.spool.fetch(layer), declared=layer.declared),), SIZE, bench.request().chain)
+
+    with pytest.raises(errors.LayerCorrupt, match="the tar ends at byte") as refused, Build(request) as build:
+        build.wait(Milestone.ACCEPTED, stop=bench.stop)
+
+    assert refused.value.hint == (AS_WRITTEN[hint] if declared else hint)
 
 
 def test_bytes_that_are_not_the_declared_ones_are_said_to_be_so_even_where_they_are_no_tar_either(bench: Bench) -> None:
@@ -217,6 +248,7 @@ def flawed(monkeypatch: pytest.MonkeyPatch, flaw: str) -> None:
         ("nests in fields", "an invalid packet"),
         ("is no packet", "an invalid packet"),
         ("is a number", "an invalid packet"),
+        ("lacks a measure for no reason", "an invalid packet"),
     ],
 )
 @AT_ONCE
@@ -226,6 +258,7 @@ def test_a_builder_that_dies_hangs_or_lies_fails_its_volume_and_nothing_else(
     flawed(monkeypatch, flaw)
     monkeypatch.setattr(process, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(process, "LAST_WORDS_SECONDS", 0.2)
+    process.start().close()  # with the fork server, which stays
     fd = bench.volume()
     held = descriptors()
 
@@ -240,6 +273,102 @@ def test_a_builder_that_dies_hangs_or_lies_fails_its_volume_and_nothing_else(
     assert not builders()
     with pytest.raises(errors.VolumeCorrupt):
         e2fsck.check(bench.path / "volume")
+
+
+def test_a_fork_server_that_dies_costs_no_later_build(bench: Bench) -> None:
+    layer = tar(bench.path / "one.tar", hello=b"world")
+    child = process.start()
+    server = int((the_builder() / "stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(server, signal.SIGKILL)
+    eventually(lambda: child.running.poll() is not None)
+    child.close()
+    eventually(lambda: not Path("/proc", str(child.running.pid)).exists())
+
+    fd = bench.volume()
+    with Build(bench.request(layer, volume=fd)) as build:
+        build.wait(Milestone.WRITTEN, stop=bench.stop)
+    os.close(fd)
+    assert not builders()
+
+
+def test_a_fork_server_that_was_never_asked_is_not_waited_for() -> None:
+    process.end_server()
+    process.load()
+    server = process._servers[os.getpid(), process.COMMAND]._running
+    os.kill(server.pid, signal.SIGSTOP)
+
+    process.end_server()
+
+    assert server.returncode == -signal.SIGKILL
+
+
+def test_a_fork_server_finds_packages_that_only_a_pth_file_or_sitecustomize_names(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts without ``site``, which reads these: where a package is missing it does what ``site`` does."""
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-I", "-S", str(process.START), str(bench.path)))
+    layer, fd = tar(bench.path / "one.tar", hello=b"world"), bench.volume()
+
+    with Build(bench.request(layer, volume=fd)) as build:
+        build.wait(Milestone.WRITTEN, stop=bench.stop)
+
+    os.close(fd)
+
+
+@pytest.fixture
+def halted() -> Iterator[int]:
+    """The fork server of this process, which does nothing until it is continued."""
+    process.start().close()
+    server = process._servers[os.getpid(), process.COMMAND]._running.pid
+    os.kill(server, signal.SIGSTOP)
+    yield server
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server, signal.SIGCONT)
+
+
+def stopping(turns: int) -> Callable[[], None]:
+    """What a wait calls, and what ends it at the last turn."""
+    left = iter(range(turns))
+
+    def proceed() -> None:
+        if next(left, None) is None:
+            raise errors.Stopped("stopped")
+
+    return proceed
+
+
+def test_a_fork_server_that_does_not_answer_holds_up_nothing_that_is_stopped(halted: int) -> None:
+    held = descriptors()
+    with pytest.raises(errors.Stopped):
+        process.start(stopping(2))
+    assert descriptors() == held
+
+    os.kill(halted, signal.SIGCONT)
+    child = process.start()
+    eventually(lambda: builders() == [Path("/proc", str(child.running.pid))])  # the other one has not begun
+    child.close()
+
+
+def test_a_fork_server_that_does_not_answer_is_replaced(halted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "STARTING_SECONDS", 5.0)
+    child = process.start()
+    child.close()
+    assert not Path("/proc", str(halted)).exists()
+
+
+def test_a_wait_for_the_end_of_a_builder_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server that would report the end is halted: as if the kernel could not end it."""
+    child = process.start(stopping(0))
+    server = int((the_builder() / "stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(server, signal.SIGSTOP)
+    monkeypatch.setattr(process, "KILLED_SECONDS", 0.2)
+    with pytest.raises(errors.Stopped):
+        child.end()
+    monkeypatch.setattr(process, "ENDING_SECONDS", 0.1)
+    monkeypatch.setattr(process, "KILLED_SECONDS", 60.0)
+    with pytest.raises(errors.BuilderDied, match=f"process {child.running.pid} of the builder has not ended"):
+        child.close()
+    os.kill(server, signal.SIGCONT)
 
 
 def descriptors() -> int:
@@ -262,7 +391,7 @@ def test_a_builder_can_not_change_the_bytes_that_it_is_given(way: str) -> None:
     with pytest.raises(OSError, match="not permitted"):
         attempts[way]()
 
-    assert ring.Mapping(os.dup(memory.fd)).copy(0, 5) == b"right"
+    assert ring.Mapping(os.dup(memory.fd)).view(0, 5) == b"right"
     memory.release()
 
 
@@ -280,6 +409,27 @@ def test_layers_longer_than_the_ring_arrive_whole_one_after_the_other(bench: Ben
     for n, data in enumerate(contents):
         out = subprocess.run(["debugfs", "-R", f"cat /f{n}", bench.path / "volume"], capture_output=True, check=True).stdout
         assert out == data
+
+
+def test_headers_longer_than_the_ring_do_not_wait_for_data_that_waits_to_be_written(bench: Bench) -> None:
+    """Data is written from the ring, together with data that follows."""
+    data, path = random.Random(1).randbytes(200_000), bench.path / "one.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as out:
+        for number in range(24):
+            member = tarfile.TarInfo(f"f{number}")
+            member.size = len(data) if number in (0, 23) else 0
+            member.pax_headers = {"comment": "x" * 900_000}
+            out.addfile(member, io.BytesIO(data))
+    assert path.stat().st_size > ring.SIZE
+    fd = bench.volume()
+
+    with Build(bench.request(path, volume=fd)) as build:
+        build.wait(Milestone.CHECKED, stop=bench.stop)
+    os.close(fd)
+
+    for name in ("f0", "f23"):
+        out_ = subprocess.run(["debugfs", "-R", f"cat /{name}", bench.path / "volume"], capture_output=True, check=True).stdout
+        assert out_ == data
 
 
 def test_what_is_hashed_is_what_is_built_whatever_another_process_writes_meanwhile(bench: Bench) -> None:
@@ -325,6 +475,27 @@ def test_a_builder_that_fills_the_disk_is_ended_before_the_disk_is_full(bench: B
         os.close(out)
     finally:
         subprocess.run(["umount", place], check=True)
+
+
+@AT_ONCE
+def test_a_builder_that_fills_its_pool_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it reports: the pool's free space is checked while it runs, and here it never answers."""
+    flawed(monkeypatch, "hangs")
+    checks: list[None] = []
+
+    def check_space() -> None:
+        checks.append(None)
+        if len(checks) == 3:
+            raise errors.NoSpace("pool thin: 0 bytes are free")
+
+    request = replace(bench.request(tar(bench.path / "one.tar", a=b"a"), volume=bench.volume()), check_space=check_space)
+    with Build(request) as build:
+        with pytest.raises(errors.NoSpace, match="pool thin"):
+            build.wait(Milestone.WRITTEN, stop=bench.stop)
+        adjusted = Path(f"/proc/{build._child.running.pid}/oom_score_adj").read_text()
+        assert adjusted == "1000\n", "the kernel ends a builder before anything else"
+        build.close()
+        assert build._child.running.poll() == -signal.SIGKILL
 
 
 @AT_ONCE
@@ -387,3 +558,62 @@ def test_the_builder_of_root_is_nobody_in_an_empty_directory(bench: Bench) -> No
         assert not any(Path(found / "root").iterdir())
         assert all("volume" not in os.readlink(fd) for fd in (found / "fd").iterdir())
         build.close()
+
+
+def tree_of(bench: Bench, *layers: tuple[bytes, str]) -> set[bytes]:
+    """The names in the image of some layers, each with its diff_id."""
+    inputs = []
+    for number, (data, diff_id) in enumerate(layers):
+        path = bench.path / f"{number}.layer"
+        path.write_bytes(data)
+        inputs.append(Input(path.name, lambda p=path: bench.spool.fetch(Layer(Source(str(p)))), diff_id=diff_id))
+    fd = bench.volume()
+    try:
+        with Build(Request(tuple(inputs), SIZE, lambda digests: chain_ids(SIZE, digests)[-1], volume=fd)) as build:
+            build.wait(Milestone.WRITTEN, stop=bench.stop)
+    finally:
+        os.close(fd)
+    assert e2fsck.check(bench.path / "volume")
+    return set(ext4.of_image(bench.path / "volume")) - {b".", b"lost+found"}
+
+
+def test_an_estargz_layer_leaves_none_of_its_own_files(bench: Bench) -> None:
+    files = [("a", b"one"), ("b", b"two" * 9000)]
+    plain = gzip.compress(b"".join(chunked.entry(*one) for one in files) + bytes(1024))
+
+    for landmark in (chunked.PREFETCH, chunked.NO_PREFETCH, ""):
+        assert tree_of(bench, (chunked.estargz(files, landmark), "")) == {b"a", b"b"}
+    assert tree_of(bench, (plain, ""), (chunked.estargz([("c", b"")]), "")) == {b"a", b"b", b"c"}
+    assert tree_of(bench, (chunked.estargz(files, shift=1), "")) == {b"a", b"b", b"stargz.index.json", b".no.prefetch.landmark"}
+
+
+def test_a_zstd_chunked_layer_is_read_as_any_other(bench: Bench) -> None:
+    assert tree_of(bench, (chunked.zstd_chunked([("a", b"one"), ("b", b"two" * 9000)]), "")) == {b"a", b"b"}
+
+
+def test_a_layer_is_compared_with_its_diff_id(bench: Bench) -> None:
+    unpacked = chunked.entry("a", os.urandom(5 << 20)) + bytes(1024)
+    right = hashlib.sha256(unpacked).hexdigest()
+    wrong = hashlib.sha256(b"other").hexdigest()
+
+    for stored in (unpacked, gzip.compress(unpacked, 1), lzma.compress(unpacked, preset=0), bz2.compress(unpacked, 1)):
+        assert tree_of(bench, (stored, right)) == {b"a"}
+    with pytest.raises(errors.DigestMismatch, match=rf"1\.layer: .*sha256 {right}, not to {wrong}"):
+        tree_of(bench, (gzip.compress(unpacked, 1), right), (gzip.compress(unpacked, 1), wrong))
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_diff_id_is_of_the_whole_stream(threaded: bool) -> None:
+    chunks = [b"one", b"", os.urandom(1 << 20), b"three"]
+
+    class Chunks:
+        def __init__(self) -> None:
+            self._left = [chunk for chunk in chunks if chunk]
+
+        def read(self) -> bytes:
+            return self._left.pop(0) if self._left else b""
+
+    summed = Summed(Chunks(), threaded=threaded)
+    while summed.read():
+        pass
+    summed.check(hashlib.sha256(b"".join(chunks)).hexdigest())

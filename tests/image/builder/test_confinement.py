@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from reconciler import errors
-from reconciler.image.builder import confine, libc, process
+from reconciler.image.builder import libc, process, seccomp
 from reconciler.image.builder.feed import Input
+from reconciler.image.builder.measures import NOT_IN_KERNEL, ONLY_ROOT, OPTIONAL, gaps
 from reconciler.image.builder.parent import Build, Milestone, Request
 from reconciler.image.source.spool import Spool
 from reconciler.image.spec import MIB, Layer, Source, chain_ids
@@ -155,24 +156,24 @@ def test_the_measures_and_which_of_them_a_policy_requires_are_documented() -> No
 
     assert [row[0] for row in rows] == [name for name in process.confinement() if name in {row[0] for row in rows}]
     assert set(process.confinement()) <= {row[0] for row in rows}
-    assert {row[0] for row in rows if row[3] == "no"} == confine.OPTIONAL
+    assert {row[0] for row in rows if row[3] == "no"} == OPTIONAL
 
 
 def test_a_missing_measure_is_a_gap_and_one_that_this_user_can_not_have_is_not() -> None:
     measures = {
         "resource limits": "",
         "namespaces": "this host does not allow it (Operation not permitted)",
-        "own uid": confine.ONLY_ROOT,
-        "Landlock": f"{confine.NOT_IN_KERNEL} (Function not implemented)",
+        "own uid": ONLY_ROOT,
+        "Landlock": f"{NOT_IN_KERNEL} (Function not implemented)",
         "seccomp": "libseccomp can't be used (Debian: install libseccomp2): not found",
     }
 
-    assert [(gap.measure, gap.required) for gap in confine.gaps(measures)] == [
+    assert [(gap.measure, gap.required) for gap in gaps(measures)] == [
         ("namespaces", False),
         ("Landlock", False),
         ("seccomp", True),
     ]
-    assert [gap.required for gap in confine.gaps({"Landlock": "this host does not allow it (Operation not permitted)"})] == [True]
+    assert [gap.required for gap in gaps({"Landlock": "this host does not allow it (Operation not permitted)"})] == [True]
 
 
 MEASURES = "from reconciler.image.builder import process; print(dict(process.confinement()))"
@@ -192,7 +193,7 @@ def test_root_of_a_user_namespace_with_one_id_is_confined_as_a_user(how: str) ->
     measures = measures_under("unshare", "--user", how)
 
     assert measures["empty root directory"] == measures["namespaces"] == measures["no new processes"] == ""
-    assert not confine.gaps({name: why for name, why in measures.items() if name not in ("Landlock", "seccomp")})
+    assert not gaps({name: why for name, why in measures.items() if name not in ("Landlock", "seccomp")})
 
 
 @pytest.mark.root
@@ -237,3 +238,22 @@ def test_a_missing_measure_is_a_note_of_each_verb_that_reads_a_layer(tmp_path: P
     assert done.returncode == 0, done.stderr
     notes = [line for line in done.stderr.splitlines() if "confine" in line and "namespaces: " in line]
     assert len(notes) == 1 and notes[0].startswith("note: the builder process ")
+
+
+def test_a_builder_can_read_back_what_it_has_written(tmp_path: Path) -> None:
+    """Python reads into memory with preadv2; no other call replaces it where that is refused."""
+    if missing := process.confinement()["seccomp"]:
+        pytest.skip(missing)
+    volume = tmp_path / "volume"
+    volume.write_bytes(b"written")
+    with volume.open("r+b") as file:
+        child = os.fork()
+        if not child:
+            try:
+                seccomp.prepare().load()
+                into = bytearray(7)
+                os.pwrite(file.fileno(), b"again", 0)
+                os._exit(os.preadv(file.fileno(), [into], 0) != 7 or into != b"againen")
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.image.ext4 import Writer
+from reconciler.image.ext4.writer import Below, Writer
 from tests.support.ext4_images import FS_UUID, GIB, MIB, Image, building, check, fill, has_superblock, same_bytes, volume
 
 GROUP = 128 * MIB
@@ -49,22 +49,23 @@ def build_in_one_go(path: Path, size: int, layers: list[Any]) -> None:
     with building(path, size) as image:
         for layer in layers:
             layer(image)
+            image.writer.end_layer(image.root)
 
 
 def build_layer_by_layer(path: Path, size: int, layers: list[Any]) -> None:
-    next_block, image = None, None
+    below_it, image = None, None
     for number, layer in enumerate(layers):
         below, current = path.with_suffix(f".{number - 1}"), path.with_suffix(f".{number}")
         if number:
             subprocess.run(["cp", "--sparse=always", below, current], check=True)
         with volume(current, size) as fd:
-            writer = Writer(fd, size, next_block=next_block)
+            writer = Writer(fd, size, below=below_it)
             image = image or Image(writer)
             image.writer = writer
             layer(image)
             assert not has_superblock(current) or number == 0
             writer.finish(image.root, FS_UUID)
-            next_block = writer.next_block
+            below_it = Below(image.root, writer.next_block)
         check(current)
     current.rename(path)
 

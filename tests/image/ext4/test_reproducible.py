@@ -20,6 +20,7 @@ from reconciler.image.spec import MIB, Layer, Source, chain_ids
 from samples import layers as samples
 from tests.image.ext4.test_differential import everything
 from tests.support import ext4, images, layers
+from tests.support.sparse import copied
 from tests.support.trees import Layer as Members
 from tests.support.trees import file, sparse
 
@@ -102,7 +103,7 @@ def uuid(image: Path) -> bytes:
 
 
 class Workshop:
-    """Builds volumes through the builder process, as ``lifecycle`` does."""
+    """Builds volumes through the builder process, as ``host.pipelines`` does."""
 
     def __init__(self, directory: Path, chain: Sequence[Path]) -> None:
         self._stop = threading.Event()
@@ -145,7 +146,7 @@ class Workshop:
         return path
 
     def clone(self, volume: Path, name: str) -> Path:
-        return Path(shutil.copy(volume, self.directory / name))
+        return copied(volume, self.directory / name)
 
 
 class opened:

@@ -6,18 +6,19 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from reconciler.backoff import Backoff
 from reconciler.errors import ReconcilerError, SourceChanged, SourceForbidden, SourceNotFound, SourceUnavailable
-from reconciler.image.source import s3, s3_client
+from reconciler.image.source import exchange, s3_client
 from reconciler.image.source.answers import Asked as About
 from reconciler.image.source.answers import md5_of, redirected, refusal
 from reconciler.image.source.cutoff import Cutoff
-from reconciler.image.source.s3 import Slow, get, head_one
+from reconciler.image.source.exchange import Slow
+from reconciler.image.source.remote import get, head_one
 from reconciler.image.source.stamp import Head
 from reconciler.image.spec import S3Options, Source
 from tests.support.origin import Answer, Asked, Origin, eventually, failure
@@ -46,7 +47,7 @@ def anonymous(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "BETWEEN_REQUESTS", Backoff(0.001, 0.01))
+    monkeypatch.setattr(exchange, "BETWEEN_REQUESTS", Backoff(0.001, 0.01))
 
 
 # ------------------------------------------------------------------------------------------------------ deadlines
@@ -56,7 +57,7 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_look_up_has_one_deadline_and_leaves_no_thread_and_no_connection(
     speak: Speak, anonymous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(exchange, "HEAD_SECONDS", 0.5)
     with RawServer(speak) as server:
         source = server.source(anonymous=anonymous)
         if not anonymous:
@@ -69,7 +70,7 @@ def test_a_look_up_has_one_deadline_and_leaves_no_thread_and_no_connection(
 
 
 def test_a_tls_handshake_that_never_ends_has_the_same_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(exchange, "HEAD_SECONDS", 0.5)
     with RawServer(silent) as server:
         endpoint = server.endpoint.replace("http", "https")
         with pytest.raises(SourceUnavailable):
@@ -79,7 +80,7 @@ def test_a_tls_handshake_that_never_ends_has_the_same_deadline(monkeypatch: pyte
 
 def test_repeated_requests_count_against_the_same_deadline(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that asks to wait longer than there is time is not waited for."""
-    monkeypatch.setattr(s3, "HEAD_SECONDS", 5.0)
+    monkeypatch.setattr(exchange, "HEAD_SECONDS", 5.0)
     source = origin.put(b"data")
     origin.script = lambda asked: Answer(503, {"Retry-After": "30"})
 
@@ -111,7 +112,7 @@ def test_a_get_can_be_ended_while_it_waits_for_its_answer() -> None:
 
 
 def test_a_body_below_the_minimum_rate_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "RATE_SECONDS", 0.2)
+    monkeypatch.setattr(exchange, "RATE_SECONDS", 0.2)
 
     def speak(connection: socket.socket, over: threading.Event) -> None:
         connection.sendall(
@@ -127,6 +128,41 @@ def test_a_body_below_the_minimum_rate_is_given_up(monkeypatch: pytest.MonkeyPat
         with pytest.raises(Slow, match=r"only \d+ bytes in 0 s"):
             body.readinto(buffer)
         body.close()
+
+
+CHUNKED = b'HTTP/1.1 206 Partial Content\r\nETag: "a"\r\nTransfer-Encoding: chunked\r\nContent-Range: bytes 0-999/1000\r\n\r\n'
+
+
+@pytest.mark.parametrize("unless", [None, lambda: False], ids=["unconditional", "conditional"])
+@pytest.mark.parametrize("begun", [b"1;", b"1\r\na\r\n0\r\nX: "], ids=["extension", "trailer"])
+def test_a_chunk_that_never_begins_or_ends_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, begun: bytes, unless: Callable[[], bool] | None
+) -> None:
+    """Its size line or trailer comes a byte at a time: each receives in time, and none of them counts."""
+    monkeypatch.setattr(exchange, "RATE_SECONDS", 0.3)
+
+    def speak(connection: socket.socket, over: threading.Event) -> None:
+        connection.sendall(CHUNKED + begun)
+        while not over.wait(0.01):
+            connection.sendall(b"a")
+
+    with RawServer(speak) as server:
+        body = get(server.source(), 0, 1000, cutoff=Cutoff(60, unless))
+        buffer = memoryview(bytearray(1000))
+        with pytest.raises(Slow, match="no bytes in 0 s"):
+            while body.readinto(buffer):
+                pass
+        body.close()
+
+
+def test_a_whole_chunked_body_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with RawServer(answering(CHUNKED + b"3e8\r\n" + b"x" * 1000 + b"\r\n0\r\n\r\n")) as server:
+        for _ in range(2):
+            body, buffer, length = get(server.source(), 0, 1000), memoryview(bytearray(1000)), 0
+            while length < 1000:
+                length += body.readinto(buffer[length:])
+            body.close()
+        assert bytes(buffer) == b"x" * 1000
 
 
 def test_a_connection_that_the_server_has_closed_meanwhile_is_replaced(origin: Origin) -> None:
@@ -172,7 +208,7 @@ def test_a_connection_that_the_server_has_closed_meanwhile_is_replaced(origin: O
 def test_an_odd_answer_to_a_look_up_is_an_error_of_that_source(
     answer: bytes, words: str, anonymous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "REQUEST_ATTEMPTS", 1)
+    monkeypatch.setattr(exchange, "REQUEST_ATTEMPTS", 1)
 
     def speak(connection: socket.socket, over: threading.Event) -> None:
         connection.recv(1 << 16)
@@ -307,9 +343,9 @@ def test_a_redirect_leads_to_the_same_host_or_to_the_region_of_the_bucket(url: s
         ("http://s3.example/bucket/key", "http://127.0.0.1/bucket/key", "another host"),
         ("http://s3.example/bucket/key", "http://localhost/bucket/key", "another host"),
         ("http://s3.example/bucket/key", "http://s3.example:22/bucket/key", "another port"),
-        ("http://s3.example/bucket/key", "file:///etc/passwd", "no plain HTTP URL"),
-        ("http://s3.example/bucket/key", "http://s3.example:x/", "no URL"),
-        ("https://s3.example/bucket/key", "https://user@s3.example/bucket/key", "no plain HTTP URL"),
+        ("http://s3.example/bucket/key", "file:///etc/passwd", "not a plain HTTP URL"),
+        ("http://s3.example/bucket/key", "http://s3.example:x/", "not a URL"),
+        ("https://s3.example/bucket/key", "https://user@s3.example/bucket/key", "not a plain HTTP URL"),
         ("https://bucket.s3.amazonaws.com/key", "https://other.s3.eu-west-1.amazonaws.com/key", "another host"),
         ("https://s3.amazonaws.com/bucket/key", "https://s3.eu-west-1.amazonaws.com/other/key", "another host"),
         ("https://s3.example/bucket/key", "https://bucket.s3.eu-west-1.amazonaws.com/key", "another host"),

@@ -11,7 +11,7 @@ import pytest
 from reconciler.errors import PolicyRefused, SourceNotFound
 from reconciler.image.source import local
 from reconciler.image.source.local import LocalFile
-from reconciler.image.source.s3 import head_one
+from reconciler.image.source.remote import head_one
 from reconciler.image.source.s3_client import forget
 from reconciler.image.source.stamp import Stamp, stamp
 from reconciler.image.spec import Layer, Source

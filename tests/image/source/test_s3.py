@@ -11,9 +11,10 @@ import pytest
 
 from reconciler import __version__
 from reconciler.errors import ReconcilerError, SourceChanged, SourceForbidden, SourceNotFound, SourceUnavailable
-from reconciler.image.source import s3 as sources
-from reconciler.image.source.s3 import Cut, get, head, head_one
-from reconciler.image.source.stamp import Head
+from reconciler.image.source import exchange, s3_client
+from reconciler.image.source.exchange import Cut
+from reconciler.image.source.remote import get, head, head_one
+from reconciler.image.source.stamp import Head, stamp
 from reconciler.image.spec import S3Options, Source
 from samples.s3 import S3Server, connect, upload
 from tests.support.origin import Answer, Origin, failure
@@ -46,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def _hasty() -> Iterator[None]:
     """No second try of a request."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "REQUEST_ATTEMPTS", 1)
+        patch.setattr(exchange, "REQUEST_ATTEMPTS", 1)
         yield
 
 
@@ -74,7 +75,7 @@ def test_many_sources_are_asked_at_once_and_each_has_its_own_answer(server: S3Se
 
     client = connect(server.endpoint)
     assert found[there] == Head(client.head_object(Bucket="images", Key="open/a b+c.tar")["ETag"], 10)
-    assert found[local] == Head(sources.stamp(str(path)).head.etag, 3)
+    assert found[local] == Head(stamp(str(path)).head.etag, 3)
     assert [type(found[source]) for source in (no_key, no_bucket, no_file)] == [SourceNotFound] * 3
 
 
@@ -178,7 +179,7 @@ def test_the_kind_of_failure_says_whether_to_try_again(origin: Origin, answer: A
 
 
 def test_a_passing_hiccup_of_the_server_is_not_noticed(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "REQUEST_ATTEMPTS", 2)
+    monkeypatch.setattr(exchange, "REQUEST_ATTEMPTS", 2)
     origin.put(b"data")
     source = origin.source(region="patient-1")
     origin.script = lambda asked: failure(503, "SlowDown") if len(origin.asked) == 1 else None
@@ -281,3 +282,18 @@ def test_a_body_that_ends_early_is_no_success(origin: Origin) -> None:
     with pytest.raises(Cut, match=r"broke off while it sent s3://layers/one\.tar"):
         body.readinto(memoryview(buffer)[5:])
     body.close()
+
+
+def test_a_directory_bucket_is_asked_without_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 would send CreateSession, and wait for an answer that nothing here gives."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    options = S3Options(region="us-east-1")
+    s3_client.forget(options)
+    source = Source("s3://layers--use1-az4--x-s3/one.tar", options)
+
+    request = s3_client.request(source, options, "GET", {"Range": "bytes=0-1"})
+
+    assert "layers--use1-az4--x-s3" in request.url
+    assert request.url.split("?")[0].endswith("/one.tar")
+    assert "AKIAEXAMPLE" in {name.lower(): value for name, value in request.headers.items()}["authorization"]

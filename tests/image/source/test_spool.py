@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from reconciler.errors import (
     DigestMismatch,
     NeedsOperator,
     NoSpace,
+    ReconcilerError,
     SourceChanged,
     SourceForbidden,
     SourceNotFound,
@@ -31,15 +32,17 @@ from reconciler.errors import (
     Stopped,
 )
 from reconciler.image.source import download, workers
+from reconciler.image.source import spool as spooling
 from reconciler.image.source.partial import Partial, Proof, Record
 from reconciler.image.source.reading import PIECE, Reading
-from reconciler.image.source.s3 import head_one
+from reconciler.image.source.remote import head_one
 from reconciler.image.source.spool import Spool
 from reconciler.image.source.stamp import Head
 from reconciler.image.source.window import Window
 from reconciler.image.spec import MIB, Layer, S3Options, Source
 from samples.s3 import S3Server, upload
 from tests.support.origin import Answer, Asked, Origin, eventually, failure
+from tests.support.raw import RawServer, silent
 
 DATA = random.Random(1).randbytes(3 * MIB + 12345)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -227,6 +230,38 @@ def test_the_last_one_to_leave_ends_the_transfer_and_the_next_one_goes_on(origin
     gate.set()
 
 
+def test_a_transfer_that_does_not_end_holds_up_no_other_layer(
+    origin: Origin, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever left it may want it again: that waits, for a while, and without the lock that everybody needs."""
+    stuck, gate, real = replace(origin.layer(DATA), sha256="5" * 64), threading.Event(), download.Download.run
+
+    def run(one: download.Download) -> str:
+        if one._layer == stuck:
+            gate.wait(60)
+        return real(one)
+
+    monkeypatch.setattr(download.Download, "run", run)
+    monkeypatch.setattr("reconciler.image.source.spool.ENDING_SECONDS", 0.5)
+    spool.fetch(stuck).close()
+    failures: list[ReconcilerError] = []
+
+    def again() -> None:
+        try:
+            spool.fetch(stuck)
+        except ReconcilerError as error:
+            failures.append(error)
+
+    waiting = threading.Thread(target=again)
+    waiting.start()
+    assert fetched(spool, origin.layer(DATA)) == DATA
+    waiting.join()
+    assert [type(one) for one in failures] == [SourceUnavailable]
+    with pytest.raises(SourceUnavailable, match="has not ended"):
+        spool.discard("5" * 64)
+    gate.set()
+
+
 def test_a_failure_at_somebody_elses_place_is_no_verdict_on_mine(origin: Origin, spool: Spool) -> None:
     """Two images name the same layer at two places, and one of the places is wrong."""
     mine, gate = origin.layer(DATA), threading.Event()
@@ -248,6 +283,100 @@ def test_a_failure_at_somebody_elses_place_is_no_verdict_on_mine(origin: Origin,
 
 
 # ---------------------------------------------------------------------------------------- reading along, stopping
+
+
+@pytest.fixture
+def second() -> Iterator[Origin]:
+    with Origin() as origin:
+        yield origin
+
+
+def attempts(spool: Spool, layer: Layer) -> list[type[ReconcilerError]]:
+    """The errors of the attempts until one succeeds."""
+    errors: list[type[ReconcilerError]] = []
+    while len(errors) < 4:
+        try:
+            assert fetched(spool, layer) == DATA
+            return errors
+        except ReconcilerError as error:
+            errors.append(type(error))
+    raise AssertionError(errors)
+
+
+FAILING: dict[str, Callable[[Asked], Answer]] = {
+    "missing": lambda asked: failure(404, "NoSuchKey"),
+    "forbidden": lambda asked: failure(403, "AccessDenied"),
+    "out of order": lambda asked: failure(500, "InternalError"),
+    "wrong": lambda asked: Answer(200, {"ETag": '"x"'}, b"another layer"),
+}
+
+
+@pytest.mark.parametrize("fault", FAILING.values(), ids=FAILING)
+def test_another_source_of_the_same_digest_is_used_where_the_first_one_fails(
+    origin: Origin, second: Origin, spool: Spool, fault: Callable[[Asked], Answer]
+) -> None:
+    layer = replace(origin.layer(DATA), others=(second.put(DATA, "elsewhere/one.tar"),))
+    origin.script = fault
+
+    assert attempts(spool, layer) == [SourceUnavailable]
+
+
+def test_a_silent_source_holds_up_a_layer_less_where_another_one_has_it(
+    origin: Origin, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooling, "ELSEWHERE_SECONDS", 0.3)
+    monkeypatch.setattr(spool, "_manner", replace(spool._manner, answer_seconds=3600.0))
+    right = origin.layer(DATA)
+    with RawServer(silent) as server:
+        elsewhere = replace(right.source, s3=replace(right.source.s3, endpoint_url=server.endpoint))
+        assert attempts(spool, replace(right, source=elsewhere, others=(right.source,))) == [SourceUnavailable]
+
+
+def test_a_layer_is_fetched_from_the_source_that_reported_its_size(origin: Origin, second: Origin, spool: Spool) -> None:
+    layer = replace(origin.layer(DATA), others=(second.put(DATA, "elsewhere/one.tar"),))
+    origin.script = lambda asked: failure(404, "NoSuchKey")
+
+    assert spool.length(layer) == SIZE
+    origin.asked.clear()
+    assert spool.length(layer) == SIZE
+    assert attempts(spool, layer) == []
+    assert not origin.asked
+
+
+def test_a_source_that_reported_the_size_and_fails_is_not_used_again(origin: Origin, second: Origin, spool: Spool) -> None:
+    layer = replace(origin.layer(DATA), others=(second.put(DATA, "elsewhere/one.tar"),))
+    second.script = lambda asked: None if asked.method == "HEAD" else failure(404, "NoSuchKey")
+    origin.script = lambda asked: failure(404, "NoSuchKey") if asked.method == "HEAD" else None
+
+    assert spool.length(layer) == SIZE
+    assert attempts(spool, layer) == [SourceUnavailable]
+
+
+def test_the_next_attempt_names_the_source_that_it_uses(origin: Origin, second: Origin, spool: Spool) -> None:
+    layer = replace(origin.layer(DATA), others=(second.source("elsewhere/one.tar"),))
+    origin.objects.clear()
+
+    with pytest.raises(SourceUnavailable, match=f"from s3://elsewhere/one.tar at {second.endpoint}"), spool.fetch(layer) as fetch:
+        content(fetch)
+
+
+def test_where_every_source_of_a_digest_fails_the_first_one_has_its_turn_again(
+    origin: Origin, second: Origin, spool: Spool
+) -> None:
+    layer = replace(origin.layer(DATA), others=(second.source("elsewhere/one.tar"),))
+    origin.script = lambda asked: failure(404, "NoSuchKey") if asked.number == 1 else None
+
+    assert attempts(spool, layer) == [SourceUnavailable, SourceNotFound]
+    assert len(second.asked) == 1
+
+
+def test_another_source_goes_on_where_the_first_one_broke_off(origin: Origin, second: Origin, spool: Spool) -> None:
+    layer = replace(origin.layer(DATA), others=(second.put(DATA, "elsewhere/one.tar", etag="of-another-server"),))
+    left_over(spool, layer, 2 * MIB, origin.etags["/layers/one.tar"])
+    origin.script = lambda asked: failure(500, "InternalError")
+
+    assert attempts(spool, layer) == [SourceUnavailable]
+    assert second.ranges() == [(2 * MIB, 3 * MIB), (3 * MIB, SIZE)], "nothing is fetched a second time"
 
 
 def test_the_beginning_can_be_read_while_the_rest_is_on_its_way(origin: Origin, spool: Spool) -> None:
@@ -608,6 +737,26 @@ def test_a_layer_as_large_as_the_disk_is_refused_although_it_would_fit(origin: O
 
     with pytest.raises(NoSpace, match="must stay free"), spool.fetch(Layer(origin.source(), SHA256)) as fetch:
         fetch.result()
+
+
+def test_two_downloads_that_fit_only_one_by_one_are_not_both_begun(origin: Origin, spool: Spool) -> None:
+    status, ended = os.statvfs(spool.directory.parent), threading.Event()
+    size = status.f_bavail * status.f_frsize * 6 // 10
+
+    def large(asked: Asked) -> Answer:
+        if asked.start:
+            ended.wait()
+        return Answer(206, {"ETag": '"x"', "Content-Range": f"bytes 0-{MIB - 1}/{size}"}, bytes(MIB))
+
+    origin.script = large
+    one, two = Layer(origin.source("layers/one"), SHA256), Layer(origin.source("layers/two"), "ab" * 32)
+    try:
+        with spool.fetch(one) as first:
+            eventually(lambda: first.progress.done)
+            with spool.fetch(two) as second, pytest.raises(NoSpace, match="other downloads"):
+                second.result()
+    finally:
+        ended.set()
 
 
 def test_a_disk_that_fills_up_is_named(origin: Origin, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,9 +43,9 @@ def sample(seed: int = 1, files: int = 60) -> tuple[Tree, int]:
         blocks = -(-size // 4096)
         assert inode is not None
         if blocks > 2:
-            inode.extents = [(0, block, 1), (2, block + 1, blocks - 2)]
+            inode.extents = ((0, block, 1), (2, block + 1, blocks - 2))
         elif blocks:
-            inode.extents = [(0, block, blocks)]
+            inode.extents = ((0, block, blocks),)
         block += blocks
     tree.add(Member(b"link", stat.S_IFLNK, 0o777, linkname=b"/d0/x"))
     tree.add(Member(b"null", stat.S_IFCHR, 0o666, devmajor=4095, devminor=1048575))
@@ -170,7 +170,7 @@ def lying(change: str) -> bytes:
         case "extents beyond the end":
             regular[0].extents = [(0, block, 1)]
         case "extents behind the file":
-            regular[0].extents[-1] = (10**6, 5, 1)
+            regular[0].extents = (*regular[0].extents[:-1], (10**6, 5, 1))
         case "an extent of nothing":
             regular[0].extents = [(0, 5, 0)]
         case "two files in one place":

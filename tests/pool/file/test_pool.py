@@ -13,7 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from reconciler.pool.file.identity import Identity
 from reconciler.pool.file.pool import FilePool
 from tests.support.intents import KeptIntents
 from tests.support.sleeper import command_name, sleeper
+from tests.support.sparse import copied
 
 MIB = 1 << 20
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -330,6 +331,25 @@ def test_a_snapshot_that_is_open_is_not_replaced(pool: FilePool, snapshot: str) 
     assert not list(path.parent.glob(".*")), "nothing half-made is left"
 
 
+def test_a_snapshot_that_is_opened_while_its_successor_is_synced_is_not_replaced(
+    pool: FilePool, snapshot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(pool, B)
+    path, real = pool.snapshot_path("vm"), os.fsync
+    with ExitStack() as opened:
+
+        def sync(fd: int) -> None:
+            opened.enter_context(sleeper(opened.enter_context(path.open("rb"))))
+            real(fd)
+
+        monkeypatch.setattr(os, "fsync", sync)
+        with pytest.raises(Busy, match="snapshot vm is in use"):
+            pool.replace_snapshot("vm", B, snapshot)
+
+    monkeypatch.setattr(os, "fsync", real)
+    assert pool.replace_snapshot("vm", B, snapshot) != snapshot
+
+
 def test_many_snapshots_are_asked_for_at_once_who_holds_them(pool: FilePool) -> None:
     """Each gets the answer that it gets alone; what isn't there, or isn't a file, is held by nobody."""
     build(pool, A)
@@ -528,7 +548,7 @@ def test_a_pool_that_was_moved_with_its_attributes_is_recognised(pool: FilePool,
     restore(pool.snapshot_path("vm"))
     assert condition_of(pool, "vm", snapshot) == (Condition.INTACT, "")
 
-    shutil.copyfile(pool.snapshot_path("vm"), pool.root / "copy")
+    copied(pool.snapshot_path("vm"), pool.root / "copy")
     (pool.root / "copy").replace(pool.snapshot_path("vm"))
     assert condition_of(pool, "vm", snapshot)[0] is Condition.REPLACED
     restore(pool.snapshot_path("other"))
@@ -745,6 +765,16 @@ def test_nothing_is_begun_below_the_reserve(tmp_path: Path) -> None:
     with pytest.raises(NoSpace):
         pool.create_snapshot("vm", A)
     assert everything(pool.root) == {f"volumes/{A}.ext4"}
+
+
+def test_a_volume_that_takes_the_reserve_is_noticed_while_it_is_written(tmp_path: Path) -> None:
+    found = os.statvfs(tmp_path)
+    half_free = found.f_bavail * 50 // found.f_blocks
+    with FilePool("p", tmp_path / "p", half_free, KeptIntents()).create_volume(A, 16 * MIB, None) as volume:
+        volume.check_space()
+        volume.admission.space = lambda: Space(total=100 * MIB, free=4 * MIB, reserve=10 * MIB)
+        with pytest.raises(NoSpace, match="may not take the reserve"):
+            volume.check_space()
 
 
 def test_a_copy_that_would_go_below_the_reserve_is_not_begun(pool: FilePool) -> None:

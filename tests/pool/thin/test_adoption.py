@@ -30,19 +30,30 @@ def test_what_is_gone_or_means_something_else_now_is_dropped() -> None:
     assert adoption(there, POOL, {3: BASE, 4: SNAPSHOT}, (), {}).drop == (BASE, SNAPSHOT)
 
 
-def test_a_snapshot_that_has_a_name_is_taken_with_the_chain_of_its_file_system() -> None:
+def test_a_snapshot_that_has_a_name_is_taken_with_the_chain_that_the_operator_vouches_for() -> None:
     named = replace(ORPHAN, name="web-b")
 
-    plan = adoption(pool(N + 20, thin(FIRST + 50, 9)), POOL, {}, (named,), {"aa-bb": "d" * 64})
+    plan = adoption(pool(N + 20, thin(FIRST + 50, 9)), POOL, {}, (named,), {"web-b": "d" * 64})
 
     assert plan.take == (DeviceRow(9, Role.SNAPSHOT, "web-b", "d" * 64, 16 << 20, FIRST + 50, State.HELD),)
     assert plan.orphans == ()
 
 
-def test_a_foreign_file_system_has_an_unknown_chain() -> None:
+def test_without_a_word_of_the_operator_the_chain_is_unknown() -> None:
     plan = adoption(pool(N, thin(FIRST + 50, 9)), POOL, {}, (replace(ORPHAN, name="web-b"),), {})
 
     assert [row.chain for row in plan.take] == ["unknown"]
+    assert plan.filesystems == {"web-b": "aa-bb"}
+
+
+def test_only_an_unknown_chain_can_be_named_later() -> None:
+    unknown = DeviceRow(9, Role.SNAPSHOT, "web-b", "unknown", 16 << 20, FIRST + 50, State.HELD)
+    there = pool(N, thin(FIRST + 50, 9) | thin(SNAPSHOT.transaction, 4))
+
+    plan = adoption(there, POOL, {9: unknown, 4: SNAPSHOT}, (), {"web-b": "d" * 64, "web-a": "d" * 64})
+
+    assert plan.proved == (replace(unknown, chain="d" * 64),)
+    assert set(plan.keep) == {*plan.proved, held(SNAPSHOT)}
 
 
 def test_devices_without_a_name_stay_orphans() -> None:

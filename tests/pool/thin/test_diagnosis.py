@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from reconciler.pool.thin import diagnosis
-from reconciler.pool.thin.assembly import Inspection
-from reconciler.pool.thin.backing import Found
+from reconciler.pool.thin.assembly import Geometry, Inspection
+from reconciler.pool.thin.backing import Backing, Found
 from reconciler.pool.thin.journal import DeviceRow, PoolRow, Role, State
-from reconciler.pool.thin.metadata import ThinDevice
+from reconciler.pool.thin.label import HEAD
+from reconciler.pool.thin.metadata import BLOCK, ThinDevice
 from reconciler.pool.thin.recovery import Agreement, Verdict
 
 from .test_recovery import FIRST, STAMP, N, pool
@@ -75,3 +76,22 @@ def test_labels_and_orphans_are_no_leftovers() -> None:
     left = diagnosis.leftovers(inspection(ThinDevice(1, 1, FIRST, 0, 0), rows), {ROWS[1].identity})
 
     assert [word.split(" (")[0] for word in left] == ["thin id 10", "thin id 13"]
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (None, "no label proves its data"),
+        (DeviceRow(1, Role.LABEL, "0" * 32, "", BLOCK, FIRST, State.HELD, mapped=1), "write the ends of its data device"),
+        (DeviceRow(1, Role.LABEL, "0" * 32, "", HEAD, FIRST, State.HELD, mapped=1), ""),
+    ],
+)
+def test_a_pool_of_an_earlier_version_is_noted(label: DeviceRow | None, expected: str) -> None:
+    rows = [row(5, FIRST + 5), *([label] if label else [])]
+    seen = inspection(ThinDevice(5, 1, FIRST + 5, 0, 0), rows)
+    geometry = Geometry(Backing(size=1 << 30), Backing(size=1 << 22), 65536)
+
+    found = diagnosis.troubles("thin", seen, geometry)
+
+    assert [one.reason for one in found] == (["PoolLayoutOutdated"] if expected else [])
+    assert all(expected in one.message and one.note and not one.halts for one in found)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.pool.thin import backing
-from reconciler.pool.thin.label import VERSION, Label, new_id
+from reconciler.pool.thin.label import HEAD, TAIL, VERSION, Label, data_blocks, head_blocks, new_id
 from reconciler.pool.thin.metadata import BLOCK
 
 LABEL = Label(0x12345678, "00112233445566778899aabbccddeeff", "thin")
@@ -63,3 +63,17 @@ def test_blkid_reports_nothing_of_it(tmp_path: Path) -> None:
     assert backing.blank(path) == "the data of a thin pool"
     done = subprocess.run(["/usr/sbin/blkid", "-p", path], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("block", [64 << 10, 192 << 10, 1 << 20, 4 << 20, 1 << 30])
+def test_a_new_pool_leaves_both_ends_of_its_data_device_free(block: int) -> None:
+    size = 5 << 30
+
+    assert head_blocks(block) * block >= HEAD > (head_blocks(block) - 1) * block
+    assert size - data_blocks(size, block) * block >= TAIL
+
+
+def test_a_pool_is_never_shorter_than_its_metadata_has_recorded() -> None:
+    assert data_blocks(1 << 30, 64 << 10, recorded=16384) == 16384
+    assert data_blocks(2 << 30, 64 << 10, recorded=16384) == 32768 - 32
+    assert data_blocks(0, 64 << 10) == 0

@@ -109,6 +109,16 @@ def test_a_file_has_one_device_by_whatever_name_it_is_called(file: Path, tmp_pat
 
 
 @pytest.mark.root
+def test_the_file_that_is_open_counts_whatever_the_path_leads_to_by_now(file: Path, tmp_path: Path) -> None:
+    with attach(file) as ours, file.open("r+b") as opened:
+        file.rename(tmp_path / "renamed")
+        sparse(file, 4 * MIB)
+
+        with attach(file, opened.fileno()) as device:
+            assert device == ours
+
+
+@pytest.mark.root
 def test_direct_io_is_used_where_the_file_system_has_it(file: Path) -> None:
     """The caches of a pool's snapshots are enough: what lies under them is not cached again."""
     try:

@@ -288,15 +288,15 @@ def test_a_superblock_that_makes_no_sense_is_refused(offset: int, new: bytes, sa
 @pytest.mark.parametrize(
     ("offset", "new", "said"),
     [
-        (4, struct.pack("<I", 0), "is no node"),
-        (4, struct.pack("<I", 1), "is no node"),
-        (4, struct.pack("<I", 3), "is no node"),
-        (8, struct.pack("<Q", 1), "is no node"),
-        (16, struct.pack("<I", 5000), "is no node"),
-        (16, struct.pack("<II", 5000, 5000), "is no node"),
-        (24, struct.pack("<I", 8), "is no node"),
-        (32, struct.pack("<Q", 1 << 24), "no thin ids in order"),
-        (32, struct.pack("<QQ", 3, 3), "no thin ids in order"),
+        (4, struct.pack("<I", 0), "is not a node"),
+        (4, struct.pack("<I", 1), "is not a node"),
+        (4, struct.pack("<I", 3), "is not a node"),
+        (8, struct.pack("<Q", 1), "is not a node"),
+        (16, struct.pack("<I", 5000), "is not a node"),
+        (16, struct.pack("<II", 5000, 5000), "is not a node"),
+        (24, struct.pack("<I", 8), "is not a node"),
+        (32, struct.pack("<Q", 1 << 24), "not thin ids in order"),
+        (32, struct.pack("<QQ", 3, 3), "not thin ids in order"),
     ],
 )
 def test_a_node_that_makes_no_sense_is_refused_by_its_number(offset: int, new: bytes, said: str, editor: Editor) -> None:
@@ -311,7 +311,7 @@ def test_an_id_that_no_thin_device_can_have_is_refused(editor: Editor) -> None:
 
     editor.put(editor.first_leaf, last, struct.pack("<Q", 1 << 24), Editor.NODE)
 
-    with pytest.raises(MetadataUnreadable, match="no thin ids in order"):
+    with pytest.raises(MetadataUnreadable, match="not thin ids in order"):
         editor.read()
 
 
@@ -460,14 +460,16 @@ def test_a_file_system_without_direct_io_is_read_all_the_same(
     (tmp_path / "plain").write_bytes(pristine)
     opened = os.open
 
-    def without(path: Path, flags: int, *mode: int) -> int:
+    def without(path: Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & os.O_DIRECT:
             raise OSError(22, "Invalid argument")
-        return opened(path, flags, *mode)
+        return opened(path, flags, mode, dir_fd=dir_fd)
 
-    monkeypatch.setattr(os, "open", without)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", without)
+        read = believed(tmp_path / "plain")
 
-    assert len(believed(tmp_path / "plain").devices) == 300
+    assert len(read.devices) == 300
 
 
 def test_reading_changes_nothing_and_leaves_no_descriptor_open(pristine: bytes, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What deploy/ has for other systems: Ansible's collection, and the files for Kubernetes, Nomad and containers."""

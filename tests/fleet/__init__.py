@@ -1,0 +1,1 @@
+"""The report sink and the view of all hosts, on a real PostgreSQL."""
