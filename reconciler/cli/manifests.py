@@ -23,7 +23,6 @@ def get(context: click.Context, /, what: str, output: str | None, **_: Any) -> i
     `validate` accepts the output, and a plan of it is empty.
     """
     from reconciler.cli import session
-    from reconciler.manifests import parser
     from reconciler.model import Kind
     from reconciler.output import console
     from reconciler.status import export
@@ -38,6 +37,8 @@ def get(context: click.Context, /, what: str, output: str | None, **_: Any) -> i
     if chosen.json or output == "json":
         console.document(found[0] if name is not None else {"items": found})
     else:
+        from reconciler.manifests import parser
+
         console.data(parser.to_yaml(found).rstrip())
     return Exit.OK
 

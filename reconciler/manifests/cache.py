@@ -19,6 +19,8 @@ class ManifestCache:
 
     store: Store | None = None
     """What earlier invocations have parsed."""
+    key: str = ""
+    """Of what ``store`` has, or a run will have written there, of the files in force."""
     files: Mapping[str, ManifestFile] = field(default_factory=dict)
     parsed: Mapping[str, Any] = field(default_factory=dict)
     """``loader.ParsedFile`` by path; empty while ``store`` has what all files declare."""

@@ -16,7 +16,7 @@ from reconciler.manifests import files, revision, stored
 from reconciler.manifests.cache import ManifestCache
 from reconciler.manifests.faults import Fault, report, shown
 from reconciler.manifests.files import ManifestFile
-from reconciler.manifests.stored import Parsed
+from reconciler.manifests.stored import Normalized, Parsed
 from reconciler.model import Desired, HostFacts
 
 POLICIES = ("freeze", "hold", "fail")
@@ -67,8 +67,9 @@ def _read(directory: Path, last: Mapping[str, str], host: HostFacts, policy: str
         broken += combined.faults
         in_force = None if broken else InForce(combined.desired, good=_texts(readable, ()), notes=combined.notes)
     if in_force is not None:
-        if key and cached.store and not in_force.faults:
+        if key and cached.store and cached.store.writes and not in_force.faults:
             cached.store.keep(stored.MANIFESTS, key, Parsed.of(in_force.desired, in_force.notes))
+            cached.store.keep(stored.DOCUMENTS, key, documents(cached))
         return in_force
     reported = report(broken, source)
     if policy == "fail" or not last:
@@ -81,9 +82,18 @@ def _stored(key: str, source: str, host: HostFacts, cached: ManifestCache) -> In
     known = cached.store.read(Parsed, stored.MANIFESTS, key) if cached.store else None
     if known is None:
         return None
-    cached.in_force = None
+    cached.in_force, cached.key = None, key
     texts = {file.path: file.text for file in cached.files.values()}
     return InForce(known.desired(source, host), good=texts, notes=known.notes)
+
+
+def documents(cached: ManifestCache) -> Normalized:
+    """The documents in force, in one spelling. Callers have read the manifests."""
+    if cached.in_force is None and cached.store and (known := cached.store.read(Normalized, stored.DOCUMENTS, cached.key)):
+        return known
+    from reconciler.manifests import loader, normalized
+
+    return normalized.normalize(loader.in_force(cached).values())
 
 
 def read_changed(directory: Path, named: Iterable[str], *, host: HostFacts, cached: ManifestCache) -> Desired | None:

@@ -1,6 +1,6 @@
 """What manifests and the host file were parsed to, kept for later invocations: those import neither YAML nor pydantic.
 
-Two files of the state directory, each with one result, keyed by everything that it was made of: the texts and their names, this
+Three files of the state directory, each with one result, keyed by everything that it was made of: the texts and their names, this
 host, this version of the parser. Only a run writes them (``write``); what is missing, damaged or of another owner counts as not
 there. With any fault nothing is kept. Called by ``last_good`` and ``host_reader``. State: the files.
 """
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from reconciler.manifests.values import Decoder, Encoder
 from reconciler.model import Desired, HostFacts, ImageSpec, PoolSpec
 
 FORMAT = "reconciler/parsed-1"
-MANIFESTS, HOST = "manifests", "host"
+MANIFESTS, DOCUMENTS, HOST = "manifests", "documents", "host"
 MAX_BYTES = 2 * MAX_TREE_BYTES
 """Of one file: a larger result is parsed anew each time."""
 
@@ -45,7 +45,7 @@ class Store:
 
     def __init__(self, directory: Path, *, writes: bool = False) -> None:
         self._directory = directory
-        self._writes = writes
+        self.writes = writes
         self._new: dict[str, tuple[str, Any]] = {}
 
     def read(self, kind: type[T], name: str, key: str) -> T | None:
@@ -60,10 +60,10 @@ class Store:
 
     def is_used(self, name: str) -> bool:
         """Whether there is something to read or to write: only then a key is worth its computation."""
-        return self._writes or (self._directory / name).exists()
+        return self.writes or (self._directory / name).exists()
 
     def keep(self, name: str, key: str, found: Any) -> None:
-        if self._writes:
+        if self.writes:
             self._new[name] = key, found
 
     def write(self) -> None:
@@ -139,3 +139,11 @@ class Parsed:
 
     def desired(self, source: str, host: HostFacts) -> Desired:
         return Desired({one.name: one for one in self.pools}, {one.name: one for one in self.images}, source, host.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalized:
+    """Documents by name, as JSON, in one spelling."""
+
+    images: Mapping[str, Any]
+    pools: Mapping[str, Any]

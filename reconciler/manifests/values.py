@@ -39,7 +39,7 @@ class Encoder:
         kind: Any = type(value)
         if kind is str or kind is int or value is None or kind is bool or kind is float:
             return value
-        if kind is tuple:
+        if kind is tuple or kind is list:
             return [self.encode(one) for one in value]
         if kind in SHARED:
             return self._shared.setdefault(value, len(self._shared))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import ManifestsInvalid
-from reconciler.manifests import last_good, loader
+from reconciler.manifests import last_good
 from reconciler.manifests.cache import ManifestCache
 from reconciler.manifests.host_policy import HostValues
 from reconciler.manifests.host_reader import load_host
 from reconciler.manifests.last_good import InForce
-from reconciler.manifests.stored import HOST, MANIFESTS, Parsed, Store
+from reconciler.manifests.stored import DOCUMENTS, HOST, MANIFESTS, Normalized, Parsed, Store
 from reconciler.manifests.values import Decoder
 from reconciler.model import HostFacts
 
@@ -104,13 +105,36 @@ def test_values_of_every_declared_type_can_be_read() -> None:
     assert Decoder([]).decode(HostValues, [None, {}, None]) == HostValues()
 
 
-def test_documents_can_be_had_although_they_were_not_parsed(tree: Path) -> None:
-    read(tree)
+def documents_read(tree: Path) -> tuple[Normalized, bool]:
+    """As a verb that only reads has them, and whether it parsed the manifests for that."""
     cached = ManifestCache(Store(tree.parent / "parsed"))
     last_good.read(tree, {}, host=HOST_A, cached=cached)
+    found = last_good.documents(cached)
+    return found, cached.in_force is not None
 
-    assert not cached.parsed
-    assert [one.name for parsed in loader.in_force(cached).values() for one in parsed.images] == ["web", "tagged"]
+
+def test_documents_are_read_back_as_they_were_parsed(tree: Path) -> None:
+    parsed, was_parsed = documents_read(tree)
+    read(tree)
+    kept, again = documents_read(tree)
+
+    assert (was_parsed, again) == (True, False)
+    assert json.dumps(dict(kept.images)) == json.dumps(dict(parsed.images))
+    assert json.dumps(dict(kept.pools)) == json.dumps(dict(parsed.pools))
+    assert kept.images["web"]["spec"]["snapshots"][1]["ttl"] == "1m30s"
+    assert kept.images["web"]["spec"]["layers"][1]["source"] == f"{tree}/layers/2.tar"
+
+
+@pytest.mark.parametrize("left", [b"", b"reconciler/parsed-1 0 0\n{}"], ids=["missing", "damaged"])
+def test_documents_are_parsed_where_they_were_not_kept(tree: Path, left: bytes) -> None:
+    expected, _ = documents_read(tree)
+    read(tree)
+    path = tree.parent / "parsed" / DOCUMENTS
+    path.unlink()
+    if left:
+        path.write_bytes(left)
+
+    assert documents_read(tree) == (expected, True)
 
 
 def edited(tree: Path) -> HostFacts:

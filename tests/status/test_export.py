@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,3 +131,16 @@ def test_last_good_manifests_are_printed_where_all_of_them_are_in_force(settings
         found = export.documents(host, Kind.IMAGE, None)
 
     assert [one["metadata"]["name"] for one in found] == ["a", "b"]
+
+
+def test_documents_of_a_converged_host_are_printed_without_a_parser(settings: Settings) -> None:
+    declare(settings, "a")
+    remember(settings)
+    words = ["get", "images", "-o", "json", "-f", str(settings.manifests), "--state", str(settings.state)]
+    loaded = "print('loaded', *({'pydantic', 'yaml'} & sys.modules.keys()))"
+    code = f"import sys; from reconciler.cli import main; main.main({words!r}); {loaded}"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert '"name": "a"' in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded"
