@@ -1,10 +1,11 @@
 """Many snapshots of one volume in a file pool that shares blocks, made by one ``reconcile --once``: CPU, all processes.
 
-    python -m benchmarks.file_snapshots [--snapshots N] [--rounds N] [--against RECONCILE] [--directory DIR] [--json FILE]
+    python -m benchmarks.file_snapshots [--snapshots N] [--rounds N] [--files N] [--against RECONCILE] [--directory D] [--json F]
 
-The state directory is on an XFS of its own with reflinks, in a loop-mounted file below DIR; each round begins on a new one, with
-the volume and one snapshot made. A run that finds nothing to do, once all are there, is the start-up. ``--against`` names an
-older version's command, for rounds by turns. Root is needed.
+The state directory is on an XFS of its own with reflinks, in a loop-mounted file below D; each round begins on a new one, with
+the volume and one snapshot made. A run that finds nothing to do, once all are there, is the start-up. ``--files`` also makes
+them with so many files of 1 KiB of their own each, and ``--against`` names an older version's command: rounds by turns. Root is
+needed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def xfs(directory: Path) -> Iterator[Path]:
         subprocess.run(["umount", point], check=True)
 
 
-def round_of(reconcile: str, root: Path, count: int) -> dict[str, float]:
+def round_of(reconcile: str, root: Path, count: int, files: int) -> dict[str, float]:
     """Seconds of CPU of the run that makes them all, and of one that finds nothing to do."""
     with xfs(root) as point:
         ground = Ground(point / "ground")
@@ -49,16 +50,16 @@ def round_of(reconcile: str, root: Path, count: int) -> dict[str, float]:
         command = ground.command("--once", "--progress", "none", reconcile=reconcile)
         declare(ground, 0)
         measure.run(command)
-        declare(ground, count)
+        declare(ground, count, files)
         made = measure.run(command)
-        files = ground.state / "pools/default/snapshots"
-        assert len(list(files.glob("web-*.ext4"))) == count
+        assert len(list((ground.state / "pools/default/snapshots").glob("web-*.ext4"))) == count
         return {"cpu": made.cpu, "wall": made.wall, "idle": measure.run(command).cpu}
 
 
-def declare(ground: Ground, count: int) -> None:
+def declare(ground: Ground, count: int, files: int = 0) -> None:
     """One image with one snapshot, and so many more as instances of another one."""
-    more = [{"name": "web", "count": count}] if count else []
+    own = [{"path": f"/etc/own/{number}", "content": "{snapshot}\n".ljust(1024, "x")} for number in range(files)]
+    more = [{"name": "web", "count": count, **({"files": own} if own else {})}] if count else []
     ground.image("web", ground.layer("web"), snapshots=[{"name": "first"}, *more])
 
 
@@ -80,16 +81,18 @@ def main() -> None:
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    commands = [RECONCILE, *([chosen.against] if chosen.against else [])]
-    found: dict[str, list[dict[str, float]]] = {command: [] for command in commands}
+    contestants = [("reconcile", RECONCILE, 0)]
+    contestants += [(f"{chosen.files} files each", RECONCILE, chosen.files)] if chosen.files else []
+    contestants += [("older", chosen.against, 0)] if chosen.against else []
+    found: dict[str, list[dict[str, float]]] = {name: [] for name, _, _ in contestants}
     for _ in range(chosen.rounds):
-        for command in commands:
+        for name, command, files in contestants:
             with tempfile.TemporaryDirectory(dir=chosen.directory, prefix="file-snapshots-") as root:
-                found[command].append(round_of(command, Path(root), chosen.snapshots))
-    results = {command: told(rounds, chosen.snapshots) for command, rounds in found.items()}
-    for command, result in results.items():
+                found[name].append(round_of(command, Path(root), chosen.snapshots, files))
+    results = {name: told(rounds, chosen.snapshots) for name, rounds in found.items()}
+    for name, result in results.items():
         for what, line in result.items():
-            print(f"{command}: {what:24} {line['median']:.2f} ({line['lowest']:.2f}-{line['highest']:.2f})", flush=True)
+            print(f"{name:16} {what:24} {line['median']:.2f} ({line['lowest']:.2f}-{line['highest']:.2f})", flush=True)
     if chosen.json:
         chosen.json.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -44,6 +44,7 @@ def _pump(one: socket.socket, other: socket.socket) -> None:
         other.shutdown(socket.SHUT_WR)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED and "CI" not in os.environ, reason="needs schemathesis: pip install schemathesis")
 def test_every_answer_is_as_the_document_describes(address: str, tmp_path: Path) -> None:
     """Without the events: a request that follows them has no end."""

@@ -153,6 +153,7 @@ def test_an_old_image_of_another_user_stays_that_users(layer: Path) -> None:
     assert found.st_size > 3
 
 
+@pytest.mark.slow
 def test_two_builds_of_one_output_do_not_mix(layer: Path) -> None:
     """The second is refused while the first one writes."""
     output = layer.parent / "image"

@@ -176,6 +176,7 @@ OTHERS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "verbs"),
     [(LEAST, VERBS + OTHERS), *((env, VERBS) for env in LATIN)],

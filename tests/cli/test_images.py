@@ -138,6 +138,7 @@ def test_an_image_is_built_with_the_size_that_it_needs(form: str, made: Path, tm
     assert os.listdir(tmp_path) == ["web.ext4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("program", "end"), [("gzip", "gz"), ("xz", "xz"), ("zstd", "zst")])
 @pytest.mark.parametrize("form", ["oci-archive:{}/oci.tar", "docker-archive:{}/docker.tar"])
 def test_an_archive_that_is_compressed_as_a_whole_is_read(

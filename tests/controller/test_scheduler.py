@@ -62,6 +62,7 @@ def edit(bench: Bench, random: Random) -> None:
     bench.images = bench.images or {"web": {"layers": [bench.layer(0)], "size": "16MiB"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_few_images_and_then_all_come_to_the_same_as_all_at_once(bench: Bench, stack: ExitStack, seed: int) -> None:
     random = Random(seed)
@@ -315,6 +316,7 @@ def test_a_layer_whose_source_fails_for_a_moment_holds_no_slot_meanwhile(bench: 
     assert order[0] == order[2] != order[1]
 
 
+@pytest.mark.slow
 def test_a_replacement_that_has_failed_is_not_tried_again_on_the_grounds_of_older_manifests(
     bench: Bench, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

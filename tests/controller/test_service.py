@@ -24,6 +24,7 @@ from tests.support.origin import eventually
 API = "reconciler/v1alpha1"
 
 
+@pytest.mark.slow
 def test_an_idle_service_feeds_its_watchdog_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "PING_SECONDS", 0.1)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
@@ -49,6 +50,7 @@ def test_an_idle_service_feeds_its_watchdog_for_ever(tmp_path: Path, monkeypatch
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_a_job_that_hangs_costs_its_pool_and_neither_the_watchdog_nor_other_pools(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

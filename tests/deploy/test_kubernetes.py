@@ -149,6 +149,7 @@ def plain(value: Any) -> Any:
     return value.strip('"') if isinstance(value, str) else value
 
 
+@pytest.mark.slow
 def test_the_job_of_nomad_is_a_system_job_that_updates_one_client_at_a_time() -> None:
     parsed = plain(nomad())
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from reconciler.fleet.batch import Batch, Picture, changes
 from reconciler.fleet.rows import TABLES
 from reconciler.fleet.sink import Session, Sink
 from tests.support.postgres import Postgres
+
+pytestmark = pytest.mark.slow
 
 HOST = rows.Host("a", {"ring": "1"}, "1", 60.0, "git:1", "", True, 1, 1, 0, 0, 0, "", "")
 START = datetime(2030, 1, 1, tzinfo=UTC)

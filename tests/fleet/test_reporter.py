@@ -25,6 +25,8 @@ from reconciler.settings import Settings
 from tests.fleet.agents import Agent, manifests, until
 from tests.support.postgres import Postgres
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def agent(postgres: Postgres, database: str, tmp_path: Path) -> Agent:

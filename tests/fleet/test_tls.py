@@ -17,6 +17,8 @@ from reconciler.fleet.sink import Sink, SinkUnavailable
 from tests.fleet.agents import Agent, fleet, manifests
 from tests.support.postgres import Postgres, needs_postgres
 
+pytestmark = pytest.mark.slow
+
 SECRET = "pa$s w/rd"
 USER = f"CREATE ROLE agent LOGIN PASSWORD '{SECRET}'"
 GRANTS = """

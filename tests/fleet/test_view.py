@@ -16,6 +16,8 @@ from reconciler.fleet.sink import Sink
 from tests.fleet.agents import Agent, manifests
 from tests.support.postgres import Postgres
 
+pytestmark = pytest.mark.slow
+
 GOOD, BAD = "git:0123456789ab", "git:ba987654ba98"
 
 

@@ -17,7 +17,7 @@ import pytest
 from reconciler.manifests import watch as watching
 from reconciler.manifests.watch import Watch, same_content, scan
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

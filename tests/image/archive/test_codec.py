@@ -198,6 +198,7 @@ def test_an_empty_layer_is_damage() -> None:
         unpack(b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS)
 def test_a_bomb_is_stopped_while_it_inflates(compress: Callable[[bytes], bytes]) -> None:
     """Neither limit lets more through than one chunk, and memory does not follow the promised size."""

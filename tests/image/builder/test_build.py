@@ -275,6 +275,7 @@ def test_a_builder_that_dies_hangs_or_lies_fails_its_volume_and_nothing_else(
         e2fsck.check(bench.path / "volume")
 
 
+@pytest.mark.slow
 def test_a_fork_server_that_dies_costs_no_later_build(bench: Bench) -> None:
     layer = tar(bench.path / "one.tar", hello=b"world")
     child = process.start()
@@ -349,6 +350,7 @@ def test_a_fork_server_that_does_not_answer_holds_up_nothing_that_is_stopped(hal
     child.close()
 
 
+@pytest.mark.slow
 def test_a_fork_server_that_does_not_answer_is_replaced(halted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "STARTING_SECONDS", 5.0)
     child = process.start()
@@ -432,6 +434,7 @@ def test_headers_longer_than_the_ring_do_not_wait_for_data_that_waits_to_be_writ
         assert out_ == data
 
 
+@pytest.mark.slow
 def test_what_is_hashed_is_what_is_built_whatever_another_process_writes_meanwhile(bench: Bench) -> None:
     """Through a mapping, which leaves the file's times alone while the page is dirty."""
     path = tar(bench.path / "one.tar", pad=bytes(48 * MIB), evil=b"A" * 4096)
@@ -533,6 +536,7 @@ def test_an_index_that_a_builder_forges_is_found_by_another_one(bench: Bench, mo
     os.close(out)
 
 
+@pytest.mark.slow
 def test_nobody_writes_to_a_volume_that_has_been_declared_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a flaw could change it between e2fsck's check and the seal."""
     flawed(monkeypatch, "writes on")
@@ -591,6 +595,7 @@ def test_a_zstd_chunked_layer_is_read_as_any_other(bench: Bench) -> None:
     assert tree_of(bench, (chunked.zstd_chunked([("a", b"one"), ("b", b"two" * 9000)]), "")) == {b"a", b"b"}
 
 
+@pytest.mark.slow
 def test_a_layer_is_compared_with_its_diff_id(bench: Bench) -> None:
     unpacked = chunked.entry("a", os.urandom(5 << 20)) + bytes(1024)
     right = hashlib.sha256(unpacked).hexdigest()

@@ -184,6 +184,7 @@ quick = settings(
 )
 
 
+@pytest.mark.slow
 @needs_e2fsprogs
 @pytest.mark.parametrize("dialect", DIALECTS)
 @quick
@@ -267,6 +268,7 @@ def test_sample_root_file_systems_come_out_whole(tmp_path: Path, sample_layers: 
     assert_same(reference.model(map(layers.entries, paths)), read_back(image))
 
 
+@pytest.mark.slow
 @needs_e2fsprogs
 def test_debugfs_reads_the_same_files(tmp_path: Path, sample_layers: Mapping[str, Path]) -> None:
     """A third reader, without root: owners, devices and attributes can't be set then, the rest is compared."""

@@ -284,6 +284,7 @@ def test_a_new_uuid_changes_one_block(tmp_path: Path) -> None:
 SHOWN = ("Block count", "Inode count", "Free blocks", "Free inodes", "Reserved GDT blocks", "Filesystem features")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "larger"),
     [
@@ -316,6 +317,7 @@ def test_a_grown_file_system_is_that_of_resize2fs(tmp_path: Path, size: int, lar
     assert ext4.of_image(path) == ext4.of_image(tmp_path / "peer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [20 * GIB])
 def test_a_grown_file_system_is_restored_from_each_backup(tmp_path: Path, size: int) -> None:
     path = machine(tmp_path / "image", 8 * GIB)
@@ -402,6 +404,7 @@ def fits(tree: dict[bytes, bytes | None], path: bytes) -> bool:
     return tree.get(path[1:], b"") is not None and all(tree.get(one) is None for one in ancestors if one in tree)
 
 
+@pytest.mark.slow
 @given(files=st.lists(written, max_size=12), edits=st.lists(written, max_size=12), size=st.sampled_from([0, 9, 200, 300]))
 @settings(max_examples=60, deadline=None)
 def test_any_tree_holds_any_edit(

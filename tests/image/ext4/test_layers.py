@@ -80,6 +80,7 @@ def test_a_chain_built_layer_by_layer_equals_one_built_in_one_go(tmp_path: Path,
     same_bytes(tmp_path / "one-go", tmp_path / "layered")
 
 
+@pytest.mark.slow
 def test_layers_equal_one_go_where_metadata_had_to_make_way_for_the_backup(tmp_path: Path) -> None:
     """The first layer's metadata lies around the second group's backup; the second layer's data does then."""
 

@@ -247,6 +247,7 @@ def test_the_size_that_the_error_names_is_not_much_more_than_it_takes(files: lis
         rehearse(enough - enough // 16 - 8 * MIB, files)
 
 
+@pytest.mark.slow
 def test_more_inodes_than_a_size_has_ask_for_more_groups_or_fewer_bytes_per_inode() -> None:
     files = [0] * 33_000
     with pytest.raises(ImageTooSmall) as caught:

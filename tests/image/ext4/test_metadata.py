@@ -179,6 +179,7 @@ def test_resize2fs_grows_and_shrinks_an_image(tmp_path: Path) -> None:
     assert_extracted(image, dump_tree(tmp_path / "image", tmp_path / "tree"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "switches",
     [

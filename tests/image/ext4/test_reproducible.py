@@ -69,6 +69,7 @@ def first_difference(one: Path, other: Path) -> str:
     return f"block {block} of {one.stat().st_size // 4096}"
 
 
+@pytest.mark.slow
 def test_another_day_place_and_environment_give_the_same_bytes(chain: list[Path], tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "a" / "longer" / "path"
     one.mkdir()

@@ -143,6 +143,7 @@ def test_a_file_of_thousands_of_holes_needs_a_deep_extent_tree(tmp_path: Path) -
     assert_extracted(image, dump_tree(tmp_path / "image", tmp_path / "tree"))
 
 
+@pytest.mark.slow
 def test_a_directory_of_thousands_is_indexed_and_lists_every_name(tmp_path: Path) -> None:
     with building(tmp_path / "image", 64 * MIB) as image:
         for number in range(3500):

@@ -628,6 +628,7 @@ def tls(tmp_path: Path) -> Iterator[LyingRegistry]:
         yield registry
 
 
+@pytest.mark.slow
 def test_a_private_authority_is_named_in_the_host_file(tls: LyingRegistry, tmp_path: Path) -> None:
     assert fetched(found(tls.push(WEB)).layers[0], tmp_path / "spool")
 

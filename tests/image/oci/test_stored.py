@@ -140,6 +140,7 @@ def umoci(made: Path) -> compare.Tree:
     return stored.umoci_tree(made / "layout", "v1", made / "bundle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_gives_the_tree_that_umoci_unpacks(form: str, made: Path, tmp_path: Path, umoci: compare.Tree) -> None:
     found = resolved(FORMS[form].format(made))

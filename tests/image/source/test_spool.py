@@ -370,6 +370,7 @@ def test_where_every_source_of_a_digest_fails_the_first_one_has_its_turn_again(
     assert len(second.asked) == 1
 
 
+@pytest.mark.slow
 def test_another_source_goes_on_where_the_first_one_broke_off(origin: Origin, second: Origin, spool: Spool) -> None:
     layer = replace(origin.layer(DATA), others=(second.put(DATA, "elsewhere/one.tar", etag="of-another-server"),))
     left_over(spool, layer, 2 * MIB, origin.etags["/layers/one.tar"])

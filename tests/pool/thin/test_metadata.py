@@ -83,6 +83,7 @@ def believed(path: Path) -> Metadata:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 126, 127, 300, 2000, 20_000])
 def test_every_device_is_read_with_its_details(count: int, restored: Restored) -> None:
     """One leaf, a root over leaves, and three levels."""
