@@ -87,7 +87,7 @@ class Scheduler:
         self._wanted: Wanted | None = Wanted()
         self._assessing: Assessed | None = None
         self._clean = frozenset(self.host.drivers)
-        self._not_before = 0.0
+        self._not_before = self._not_before_running = 0.0
         self._pending: float | None = None
         self._stale = True
         self._hinted = False
@@ -223,14 +223,13 @@ class Scheduler:
         """Assess where that was asked for, or where nothing of the last plan can be started and something has changed since."""
         if self._assessing is not None:
             return
-        slots, since = self._todo.slots(), self._threads.monotonic() - self._not_before
+        not_before = max(self._not_before, self._not_before_running) if self._jobs else self._not_before
+        slots, since = self._todo.slots(), self._threads.monotonic() - not_before
         blocked = since >= queue.BLOCKED_SECONDS and not any(self._room(slot) > 0 for slot in slots)
         due = self._hinted or (self._stale and (blocked or not slots))
-        if self._wanted is None and due and since >= 0:
-            self._wanted = Wanted()
-        if self._wanted is None:
+        if self._wanted is None and not (due and since >= 0):
             return
-        wanted, self._wanted = self._wanted, None
+        wanted, self._wanted = self._wanted or Wanted(), None
         clean = frozenset(pool for pool in self._clean if not self._is_busy(pool)) if wanted.names is None else frozenset()
         begun = self._assessing = Assessed(wanted, self._events, self._version, 0.0)
         if wanted.names is None:
@@ -268,8 +267,9 @@ class Scheduler:
         if whole:
             self._todo.clear()
             self._pending = event.found.pending
+            self._not_before = self._threads.monotonic()
             pause = max(ASSESS_PAUSE, event.seconds / ASSESS_SHARE) if self._jobs else 0.0
-            self._not_before = self._threads.monotonic() + pause
+            self._not_before_running = self._not_before + pause
             self.last = event.found
         self._names |= labels(action.key for action in plan.actions)
         unmade = {action.name for action in plan.actions if action.verb is Verb.ASSEMBLE}

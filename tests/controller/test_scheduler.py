@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from reconciler.controller import assess
+from reconciler.controller import assess, scheduler
 from reconciler.controller.events import Wanted
+from reconciler.controller.executor import Done, perform_all
 from reconciler.engine.definitions import BETWEEN_RUNS
 from reconciler.errors import PoolUnusable
 from reconciler.host.context import Host
-from reconciler.model import Desired, ImageSpec, Kind, PoolSpec
+from reconciler.model import Action, Desired, ImageSpec, Kind, PoolSpec
 from reconciler.pool.file.pool import FilePool
 from reconciler.registry.marks import Mark, What
 from tests.support.bench import Bench, Running
@@ -79,6 +81,32 @@ def test_a_few_images_and_then_all_come_to_the_same_as_all_at_once(bench: Bench,
 
         assert held(eager.host) == held(plain.host)
         assert not eager.plan().actions
+
+
+def test_a_run_ends_as_soon_as_its_last_action_has_ended(bench: Bench, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assessments rest for the sake of what runs, and for nothing else."""
+    running, seen = Running(bench, stack, "state"), threading.Semaphore(0)
+    monkeypatch.setattr(scheduler, "ASSESS_PAUSE", 3600.0)
+
+    def noted(*args: Any, **options: Any) -> Any:
+        try:
+            return assess.assess(*args, **options)
+        finally:
+            seen.release()
+
+    def last(host: Host, actions: Sequence[Action], *more: Any) -> Iterable[Done]:
+        if any(action.name == "web-a" for action in actions):
+            assert seen.acquire(timeout=30) and seen.acquire(timeout=30)  # the first assessment, and one beside this action
+        return perform_all(host, actions, *more)
+
+    monkeypatch.setattr(scheduler, "assess", noted)
+    monkeypatch.setattr(scheduler, "perform_all", last)
+    began = time.monotonic()
+
+    running.converge()
+
+    assert time.monotonic() - began < 600
+    assert not running.plan().actions
 
 
 def test_only_the_changed_image_is_touched_until_the_pass_over_everything(bench: Bench, stack: ExitStack) -> None:
