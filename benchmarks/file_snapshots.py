@@ -77,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--snapshots", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--files", type=int, default=0, help="of each snapshot's own, besides a run without")
     parser.add_argument("--against", help="the command of an older version")
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--json", type=Path)
