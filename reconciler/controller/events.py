@@ -70,12 +70,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Assessed:
-    """``began`` numbers the events before it; ``version`` is that of the manifests that were read."""
+    """``began`` numbers the events before it; ``version`` is that of the manifests that were read.
+
+    It took ``seconds`` of CPU in its thread, and ``took`` seconds of time.
+    """
 
     wanted: Wanted
     began: int
     version: int
     seconds: float
+    took: float = 0.0
     found: Assessment | None = None
     host: Host | None = None
     local: frozenset[str] = frozenset()

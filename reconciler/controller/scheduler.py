@@ -73,7 +73,7 @@ class Scheduler:
 
     ledger: Ledger = field(default_factory=Ledger)
     last: Assessment | None = None  # the last full assessment
-    cost: float = 0.0  # seconds of CPU of the last assessment
+    latest: Assessed = Assessed(Wanted(), 0, 0, 0.0)
 
     def __post_init__(self) -> None:
         self._threads = self.host.threads
@@ -239,7 +239,7 @@ class Scheduler:
         self._threads.start(lambda: self._mailbox.put(self._assess(begun, clean)), "assessment")
 
     def _assess(self, begun: Assessed, clean: frozenset[str]) -> Assessed:
-        started, host = self._threads.thread_time(), self.host
+        started, began, host = self._threads.thread_time(), self._threads.monotonic(), self.host
         try:
             host, wanted = self.read(host, begun.wanted)
             claims.expire(host)
@@ -250,7 +250,7 @@ class Scheduler:
             release_runs(host, found.plan, found.retried)
             last = host.records.last_runs(one.key for one in found.plan.actions) if self.withheld else {}
             begun = replace(begun, wanted=wanted, found=found, host=host, local=host.spool.whole_layers(), last_runs=last)
-            return replace(begun, seconds=self._threads.thread_time() - started)
+            return replace(begun, seconds=self._threads.thread_time() - started, took=self._threads.monotonic() - began)
         except BaseException as error:
             return replace(begun, error=error, host=host)
 
@@ -262,7 +262,7 @@ class Scheduler:
             self._cleaning = frozenset()
             raise event.error or Stopped("an assessment ended without a result")
         self._local = event.local
-        first, whole, self.cost = self.last is None, event.wanted.names is None, event.seconds
+        first, whole, self.latest = self.last is None, event.wanted.names is None, event
         plan = event.found.plan if whole or queue.only_adds(event.found.plan) else Plan()
         if whole:
             self._todo.clear()

@@ -267,7 +267,7 @@ class Service:
 
     def _assessed(self, now: Assessment) -> None:
         self._failures = 0
-        self._rested = self._threads.monotonic() + PULSE_REST * self._scheduler.cost
+        self._rested = self._threads.monotonic() + PULSE_REST * self._scheduler.latest.seconds
         self._refused = self._scheduler.wish.prune != self._wish.prune
         self._scheduler.wish = self._wish
         awaited = any(one.reason == "SnapshotInUse" for one in now.plan.findings)
@@ -275,7 +275,7 @@ class Service:
         ledger, self._scheduler.ledger = self._scheduler.ledger, Ledger()
         host = self.host
         shown = Ledger({**ledger.done, **ledger.withheld})
-        result = outcome(host.name, now.desired, now.observed, now.plan, shown, 0.0)
+        result = outcome(host.name, now.desired, now.observed, now.plan, shown, self._scheduler.latest.took)
         news = self._news(result)
         if ledger.done or news is not None:
             print_result.show_result(news or result)

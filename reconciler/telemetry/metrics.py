@@ -104,7 +104,7 @@ class Metrics:
             "reconcile_registry_answers", "Answers of OCI registries, by status.", ("registry", "status"), registry=self._registry
         )
         self._answered: dict[tuple[str, int], int] = {}
-        self._seconds = Histogram("reconcile_pass_seconds", "Duration of a pass.", registry=self._registry, buckets=BUCKETS)
+        self._seconds = Histogram("reconcile_pass_seconds", "Time that a pass took.", registry=self._registry, buckets=BUCKETS)
         self._states = Histogram(
             "reconcile_state_seconds", "Duration of a step.", ("machine", "state"), registry=self._registry, buckets=BUCKETS
         )

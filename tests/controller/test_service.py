@@ -87,6 +87,7 @@ def test_a_job_that_hangs_costs_its_pool_and_neither_the_watchdog_nor_other_pool
             atomic_file.write(tmp_path / "manifests/db.yaml", declared.replace("db-a", "db-b"))
             eventually((tmp_path / "state/pools/fast/snapshots/db-b.ext4").exists, 30)
             eventually(lambda: metrics.exists() and 'stuck_jobs{pool="slow"} 1.0' in metrics.read_text(), 30)
+            assert "reconcile_pass_seconds_sum 0.0\n" not in metrics.read_text()
             manager.setblocking(False)
             with suppress(BlockingIOError):
                 while True:
