@@ -111,7 +111,7 @@ def ended(interrupted: Interrupted, timeout: float | None) -> Exit:
 
 def show_plan(context: click.Context, out: Path | None = None) -> int:
     from reconciler.cli import faults
-    from reconciler.controller import assess, summary
+    from reconciler.controller import assess, summary, withheld
     from reconciler.host import context as host
     from reconciler.output import console, print_plan
 
@@ -122,13 +122,15 @@ def show_plan(context: click.Context, out: Path | None = None) -> int:
         found = assess.with_refetched(ours, assess.assess(ours, wish))
         if out is not None:
             save(out, ours, found, wish)
+        last = ours.records.last_runs(one.key for one in found.plan.actions)
+        plan = replace(found.plan, findings=(*found.plan.findings, *withheld.halted(found, last)))
         selected = assess.selected(ours.desired, params["selector"])
         images = set(ours.desired.images) if selected is None else selected
     if chosen.json:
-        console.document(print_plan.plan_json(found.plan, ours.name))
+        console.document(print_plan.plan_json(plan, ours.name))
     else:
-        print_plan.show_plan(found.plan, diff=params["diff"])
-    return summary.plan_exit_code(found.plan, images, detailed=params["detailed_exitcode"])
+        print_plan.show_plan(plan, diff=params["diff"])
+    return summary.plan_exit_code(plan, images, detailed=params["detailed_exitcode"])
 
 
 def save(out: Path, ours: Host, now: Assessment, wish: Wish) -> None:

@@ -14,6 +14,7 @@ from reconciler.host.context import Host
 from reconciler.model import Action, ImageRow, Key, Kind, Verb
 from reconciler.output.progress import Progress
 from reconciler.planner.goals import volume_name
+from reconciler.planner.reasons import after_retry
 from reconciler.telemetry import tracing
 
 TOGETHER_BYTES = 256 << 20
@@ -181,8 +182,7 @@ def verdict(action: Action, run: Run, now: float) -> Done:
     if run.status is Status.ACTIVE:
         return Done(action, False, "Stopped", "stopped before it was finished; the next run goes on")
     if run.status is Status.NEEDS_OPERATOR:
-        hint = "" if "`reconcile retry" in run.message else f"; then: reconcile retry image/{action.image or 'NAME'}"
-        return Done(action, False, run.reason, f"{run.message}{hint}".replace("image/NAME", f"image/{action.image or 'NAME'}"))
+        return Done(action, False, run.reason, after_retry(run.message, action.image))
     return Done(action, False, run.reason, run.message)
 
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from reconciler.backoff import Backoff
 from reconciler.controller.assess import Assessment
 from reconciler.controller.executor import Done, dependent, verdict
 from reconciler.dataclass import dataclass, replace
 from reconciler.engine.definitions import BETWEEN_RUNS, Run, Status
-from reconciler.model import Action, Key, Kind, Verb
+from reconciler.model import Action, Finding, Key, Kind, Severity, Verb
+from reconciler.planner.reasons import after_retry
 
 BETWEEN_REPEATS = Backoff(2.0, BETWEEN_RUNS.longest, jitter=(1, 1))
 """For an action that succeeds although the difference persists, from its second success on."""
@@ -95,6 +96,15 @@ class Withheld:
         repeats = BETWEEN_REPEATS.seconds(times - 1) if times > 1 else 0.0
         wait = repeats if done.ok else BETWEEN_RUNS.seconds(times)
         self._ended[done.action.key] = Ended(done, times, self._wall(), self._clock() + wait)
+
+
+def halted(now: Assessment, last: Mapping[Key, Run]) -> Iterator[Finding]:
+    """A note for each action of a plan whose run waits for a person: it is not carried out before ``reconcile retry``."""
+    for action in now.plan.actions:
+        run, asked = last.get(action.key), max((now.retried.get(one, 0.0) for one in action.images), default=0.0)
+        if run is not None and run.status is Status.NEEDS_OPERATOR and asked <= run.updated and _is_of(run, action):
+            image = action.image or next(iter(action.images), "")
+            yield Finding(Severity.WARNING, action.key, run.reason, after_retry(run.message, image))
 
 
 def _waits(run: Run, now: float) -> bool:

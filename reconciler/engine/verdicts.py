@@ -79,5 +79,5 @@ def redefined(run: Run, machine: Machine) -> tuple[Run, Entry]:
 
 
 def crashed(run: Run) -> tuple[Run, Entry]:
-    text = f"crash loop: {run.crashes} crashes in step {run.state}; check the log, then `reconcile retry image/NAME`"
+    text = f"crash loop: {run.crashes} crashes in step {run.state}; check the log"
     return stopped_for_operator(run, "CrashLoop", text)

@@ -60,7 +60,7 @@ class Store:
 
     def is_used(self, name: str) -> bool:
         """Whether there is something to read or to write: only then a key is worth its computation."""
-        return self.writes or (self._directory / name).exists()
+        return self.writes or os.path.exists(self._directory / name)  # noqa: PTH110 - also where it can't be looked for
 
     def keep(self, name: str, key: str, found: Any) -> None:
         if self.writes:

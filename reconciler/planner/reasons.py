@@ -1,6 +1,6 @@
 """The types of conditions and the closed set of their reasons, ``REASONS``, which docs/status.md explains.
 
-Used by ``planner.status``. No state.
+Used by ``planner.status`` and, for what a person has to do, by ``controller``. No state.
 """
 
 from __future__ import annotations
@@ -64,3 +64,8 @@ REASONS = frozenset({*OWN, *OF_THE_PLANNER, *OF_POOLS, *OF_RUNS, *_of_errors()})
 def known(reason: str) -> str:
     """The reason itself if the set has it, ``Error`` otherwise: a newer version may have stored it."""
     return reason if reason in REASONS else ReconcilerError.reason
+
+
+def after_retry(message: str, image: str) -> str:
+    """What a run says that waits for a person, with the command that lets it go on."""
+    return f"{message}; then: reconcile retry image/{image or 'NAME'}"

@@ -15,7 +15,7 @@ from reconciler.model import Action, Desired, Failure, ImageRow, ImageSpec, Key,
 from reconciler.planner import claims
 from reconciler.planner.drift import REPAIRS
 from reconciler.planner.findings import scheduled
-from reconciler.planner.reasons import known
+from reconciler.planner.reasons import after_retry, known
 from reconciler.pool.driver import Condition as Held
 
 
@@ -148,7 +148,7 @@ class ImageStatus:
     @property
     def conditions(self) -> tuple[Condition, ...]:
         """In the order of ``reasons.TYPES``."""
-        drifted, stalled, suspended = _drifted(self.left), _stalled(self.failure), _suspended(self)
+        drifted, stalled, suspended = _drifted(self.left), _stalled(self.failure, self.name), _suspended(self)
         reconciling = _reconciling(self, stalled, suspended)
         return (_ready(self, stalled, reconciling, drifted, suspended), reconciling, stalled, drifted, suspended)
 
@@ -253,10 +253,11 @@ def _suspended(image: ImageStatus) -> Condition:
     return Condition("Suspended", False, "NotSuspended")
 
 
-def _stalled(failure: Failure | None) -> Condition:
+def _stalled(failure: Failure | None, image: str) -> Condition:
     if failure is None:
         return Condition("Stalled", False, "NotStalled")
-    return Condition("Stalled", True, known(failure.reason), failure.message)
+    message = after_retry(failure.message, image) if failure.waits_for_person else failure.message
+    return Condition("Stalled", True, known(failure.reason), message)
 
 
 def _drifted(left: Sequence[Action]) -> Condition:

@@ -276,3 +276,11 @@ def test_verbs_that_only_read_write_nothing(tree: Path) -> None:
     store.write()
 
     assert not (tree.parent / "parsed").exists()
+
+
+def test_what_can_not_be_looked_for_is_not_there(tmp_path: Path) -> None:
+    """Another user's state directory, say, that can be read and its results not."""
+    store = Store(tmp_path / ("n" * 300))
+
+    assert not store.is_used(MANIFESTS)
+    assert store.read(Parsed, MANIFESTS, "key") is None

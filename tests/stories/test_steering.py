@@ -230,7 +230,7 @@ def test_a_service_is_woken_by_its_hosts_labels_and_prunes_nothing_in_that_pass(
 
 
 def test_retry_ends_a_crash_loop(workshop: Workshop) -> None:
-    """The run waits in state needs-operator; `retry`, which its message names, lets it go on."""
+    """The run waits in state needs-operator; `retry`, which every message of it names, lets it go on."""
     workshop.image("web", [BASE])
     layer = workshop.layers / f"{BASE.name}.tar"
     layer.write_bytes(b"other bytes")
@@ -243,8 +243,16 @@ def test_retry_ends_a_crash_loop(workshop: Workshop) -> None:
 
     waits = workshop.once("-o", "json").expect(1).object("Image", "web")
     assert waits["reason"] == "CrashLoop"
-    assert waits["message"] == "crash loop: 20 crashes in step downloading; check the log, then `reconcile retry image/web`"
+    what_to_do = "crash loop: 20 crashes in step downloading; check the log; then: reconcile retry image/web"
+    assert waits["message"] == what_to_do
+    (planned,) = [one for one in workshop.run("plan", "-o", "json").json["findings"] if one["reason"] == "CrashLoop"]
+    assert (planned["kind"], planned["message"]) == ("Volume", what_to_do)
+    for verb in (["plan"], ["describe", "image/web"], ["health"]):
+        done = workshop.run(*verb)
+        told = done.stdout + done.stderr
+        assert "reconcile retry image/web" in told and "image/NAME" not in told
     workshop.once().expect(1)
     workshop.run("retry", "image/web").expect(0)
+    assert "CrashLoop" not in workshop.run("plan").stdout
     workshop.once().expect(0)
     assert workshop.snapshot("web-a").exists()
