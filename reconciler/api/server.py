@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -38,6 +39,8 @@ OF_EACH_USER = 8
 """Connections that a user gets although others have taken ``CONNECTIONS``."""
 MOST_CONNECTIONS = 256
 BACKLOG = 128
+STOP_SECONDS = 1.0
+"""How long the end of open connections is waited for."""
 SWITCH_SECONDS = 0.0001
 """How long an assessment keeps the interpreter while an answer waits: each answer needs it some twenty times."""
 COLLECTED = (1_000, 10, 1_000)
@@ -83,7 +86,7 @@ class Server:
         self._thread.start()
 
     def stop(self) -> None:
-        """Accept nothing more, and end what is open."""
+        """Accept nothing more, and end what is open: for ``STOP_SECONDS`` it is waited for, as it uses the registry."""
         self._routes.stop.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -92,7 +95,10 @@ class Server:
             for peer in self._open:
                 with suppress(OSError):
                     peer.shutdown(socket.SHUT_RD)
-        self._thread.join(1)
+        until = time.monotonic() + STOP_SECONDS
+        self._thread.join(STOP_SECONDS)
+        while self._open and time.monotonic() < until:
+            time.sleep(0.005)
 
     def _accept(self) -> None:
         while not self._routes.stop.is_set():
@@ -128,6 +134,9 @@ class Server:
                 pass
         except Closed:
             pass
+        except Exception:  # the registry is closed, say
+            if not self._routes.stop.is_set():
+                raise
         finally:
             self._dismiss(peer, uid)
             with suppress(OSError):

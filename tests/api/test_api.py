@@ -26,6 +26,7 @@ from reconciler.errors import (
 )
 from reconciler.host.claims import Claiming
 from reconciler.host.claims import Request as Wanted
+from reconciler.registry.claims import Claims
 from tests.api.conftest import MANIFEST, Service, serving
 
 
@@ -266,6 +267,26 @@ def test_a_follower_gets_new_events_as_they_come(service: Service) -> None:
         while claim["claim"].encode() not in found:
             found += peer.recv(65536)
     assert b'"reason":"Claimed"' in found
+
+
+def test_what_reads_the_registry_ends_before_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service stops while a follower reads."""
+    reading, read, events = threading.Event(), threading.Event(), Claims.events
+
+    def slowly(claims: Claims, since: int, limit: int) -> Any:
+        reading.set()
+        time.sleep(0.3)
+        found = events(claims, since, limit)
+        read.set()
+        return found
+
+    with socket.socket(socket.AF_UNIX) as peer, serving(tmp_path, MANIFEST) as service:
+        monkeypatch.setattr(Claims, "events", slowly)
+        peer.connect(str(service.socket))
+        peer.sendall(b"GET /v1/events?since=0&follow HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert reading.wait(10)
+
+    assert read.is_set()
 
 
 def test_many_users_at_once_get_different_snapshots(service: Service) -> None:
