@@ -39,7 +39,7 @@ from reconciler.pool.thin.nodes import Nodes
 from reconciler.pool.thin.proof import FilesystemUuid
 from reconciler.pool.thin.snapshots import Snapshots, batches, made_after, new_device, require_ours
 from reconciler.pool.thin.state import StateReader
-from reconciler.pool.thin.status import PoolStatus, PoolTable
+from reconciler.pool.thin.status import Mode, PoolStatus, PoolTable
 from reconciler.pool.thin.transaction import NewDevice, Transactions
 from reconciler.pool.thin.volume import ThinVolume
 
@@ -124,8 +124,11 @@ class ThinPool:
         return found
 
     def space(self) -> Space:
-        """Space of the pool's data. Raises PoolUnusable."""
+        """Space of the pool's data: one question to the kernel where the pool works. Raises PoolUnusable."""
         with self.reported("read its free space"):
+            with suppress(DmError):
+                if (status := self.transactions.status()).mode is not Mode.FAIL:
+                    return self.admission.space(status, self._block_size)
             return space.of_data(self.assembly.inspect(), self.geometry, self.reserve_data_percent)
 
     def pulse(self) -> Hashable:
