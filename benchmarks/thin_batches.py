@@ -36,7 +36,8 @@ def measure(directory: Path, chosen: argparse.Namespace) -> dict[str, Any]:
             ground.declare({"image-00": image(ground, 0, 1 + count * (turn + 1))})
             ours.append(timed(lambda: ground.once("--progress", "none")))
             theirs.append(timed(partial(loop, turn * count, count, base)))
-        told["made"] = {"ours": spread(ours), "theirs": spread(theirs), "ratio": ratios(ours, theirs)}
+        each = [one / other for one, other in zip(ours, theirs, strict=True)]
+        told["made"] = {"ours": spread(ours), "theirs": spread(theirs), "ratio": ratios(ours, theirs), "rounds": each}
         for number in range(count * chosen.rounds):
             dmsetup("remove", f"{POOL}-theirs-{number}")
         ours = [timed(lambda: ground.once("--progress", "none")) for _ in range(chosen.rounds)]
@@ -75,6 +76,8 @@ def show(told: dict[str, Any]) -> None:
     print(f"{told['snapshots']} snapshots by one run: {said(made['ours'])} s, {told['calls']:.1f} calls of device-mapper each")
     print(", ".join(f"{name} {number:.2f}" for name, number in sorted(told["callsByName"].items(), key=lambda one: -one[1])))
     print(f"by a loop of dmsetup: {said(made['theirs'])} s; ours by theirs {said(made['ratio'], digits=3)}")
+    before = (f"{one:.3f} with {1 + told['snapshots'] * turn} there" for turn, one in enumerate(made["rounds"]))
+    print(f"each round: {', '.join(before)}")
     print(f"nothing to do, {told['held']} snapshots: {said(idle['ours'])} s, {told['idleCalls']} calls")
     print(f"nothing to do, one snapshot: {said(idle['startUp'])} s")
     print(f"dmsetup ls, table, status: {said(idle['theirs'])} s; ours beyond start-up by theirs {said(idle['ratio'])}")
