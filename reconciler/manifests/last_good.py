@@ -68,8 +68,9 @@ def _read(directory: Path, last: Mapping[str, str], host: HostFacts, policy: str
         in_force = None if broken else InForce(combined.desired, good=_texts(readable, ()), notes=combined.notes)
     if in_force is not None:
         if key and cached.store and cached.store.writes and not in_force.faults:
-            cached.store.keep(stored.MANIFESTS, key, Parsed.of(in_force.desired, in_force.notes))
+            # Written in this order: a run that finds the second has no reason to write the first.
             cached.store.keep(stored.DOCUMENTS, key, documents(cached))
+            cached.store.keep(stored.MANIFESTS, key, Parsed.of(in_force.desired, in_force.notes))
         return in_force
     reported = report(broken, source)
     if policy == "fail" or not last:

@@ -6,9 +6,11 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reconciler import atomic_file
 from reconciler.errors import ManifestsInvalid
 from reconciler.manifests import last_good
 from reconciler.manifests.cache import ManifestCache
@@ -123,6 +125,25 @@ def test_documents_are_read_back_as_they_were_parsed(tree: Path) -> None:
     assert json.dumps(dict(kept.pools)) == json.dumps(dict(parsed.pools))
     assert kept.images["web"]["spec"]["snapshots"][1]["ttl"] == "1m30s"
     assert kept.images["web"]["spec"]["layers"][1]["source"] == f"{tree}/layers/2.tar"
+
+
+def test_a_run_that_is_cut_off_before_its_documents_are_written_leaves_all_of_it_to_the_next(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = atomic_file.write
+
+    def cut_off(path: Path, *args: Any, **options: Any) -> None:
+        if path.name == DOCUMENTS:
+            raise KeyboardInterrupt
+        write(path, *args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(atomic_file, "write", cut_off)
+        read(tree)
+
+    _, parsed = read(tree)
+    assert parsed
+    assert not documents_read(tree)[1]
 
 
 @pytest.mark.parametrize("left", [b"", b"reconciler/parsed-1 0 0\n{}"], ids=["missing", "damaged"])
