@@ -182,7 +182,7 @@ def verdict(action: Action, run: Run, now: float) -> Done:
     if run.status is Status.ACTIVE:
         return Done(action, False, "Stopped", "stopped before it was finished; the next run goes on")
     if run.status is Status.NEEDS_OPERATOR:
-        return Done(action, False, run.reason, after_retry(run.message, action.image))
+        return Done(action, False, run.reason, after_retry(run.message, action.image or next(iter(action.images), "")))
     return Done(action, False, run.reason, run.message)
 
 

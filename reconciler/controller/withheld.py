@@ -20,7 +20,6 @@ from reconciler.controller.executor import Done, dependent, verdict
 from reconciler.dataclass import dataclass, replace
 from reconciler.engine.definitions import BETWEEN_RUNS, Run, Status
 from reconciler.model import Action, Finding, Key, Kind, Severity, Verb
-from reconciler.planner.reasons import after_retry
 
 BETWEEN_REPEATS = Backoff(2.0, BETWEEN_RUNS.longest, jitter=(1, 1))
 """For an action that succeeds although the difference persists, from its second success on."""
@@ -63,8 +62,7 @@ class Withheld:
             if action.key in busy:
                 continue
             blocker = next((found[key] for key in action.after if key in found), None)
-            asked = max((now.retried.get(image, 0.0) for image in {*action.images, action.image}), default=0.0)
-            done = dependent(action, blocker) if blocker else self._withheld(action, last.get(action.key), asked)
+            done = dependent(action, blocker) if blocker else self._withheld(action, last.get(action.key), _asked(now, action))
             if done is not None:
                 found[action.key] = done
         return found
@@ -101,10 +99,14 @@ class Withheld:
 def halted(now: Assessment, last: Mapping[Key, Run]) -> Iterator[Finding]:
     """A note for each action of a plan whose run waits for a person: it is not carried out before ``reconcile retry``."""
     for action in now.plan.actions:
-        run, asked = last.get(action.key), max((now.retried.get(one, 0.0) for one in action.images), default=0.0)
-        if run is not None and run.status is Status.NEEDS_OPERATOR and asked <= run.updated and _is_of(run, action):
-            image = action.image or next(iter(action.images), "")
-            yield Finding(Severity.WARNING, action.key, run.reason, after_retry(run.message, image))
+        run = last.get(action.key)
+        if run is not None and run.status is Status.NEEDS_OPERATOR and _asked(now, action) <= run.updated and _is_of(run, action):
+            yield Finding(Severity.WARNING, action.key, run.reason, verdict(action, run, run.updated).message)
+
+
+def _asked(now: Assessment, action: Action) -> float:
+    """When a retry of the action was requested, in seconds since the epoch; 0 where it was not."""
+    return max(now.retried.get(image, 0.0) for image in (*action.images, action.image))
 
 
 def _waits(run: Run, now: float) -> bool:
