@@ -29,6 +29,8 @@ THROUGH_LINKS = (
     "or into a device"
 )
 
+OVER_LINK = "others put a directory in the place of a symlink to a directory that the same archive made"
+
 OPENED = (stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO)
 """Types of nodes that opening for writing follows, instead of replacing them."""
 
@@ -38,7 +40,9 @@ def explanation(archive: bytes, reader: str, line: str) -> str:
     members = list(_reader(archive))
     names = Counter(tuple(components(member.name)) for member in members)
     linked = {tuple(components(name)) for one in members if one.type == HARDLINK for name in (one.name, one.linkname)}
-    links = linked & {tuple(components(one.name)) for one in members if one.type == stat.S_IFLNK}
+    symlinks = {tuple(components(one.name)) for one in members if one.type == stat.S_IFLNK}
+    directories = {tuple(components(one.name)) for one in members if one.type == stat.S_IFDIR}
+    links = linked & symlinks
     linked |= {tuple(components(one.name)) for one in members if one.type in OPENED}
     headers = list(_headers(archive))
     reasons = {
@@ -48,9 +52,9 @@ def explanation(archive: bytes, reader: str, line: str) -> str:
         BACKSLASH: reader == "bsdtar" and any(name and name[0].startswith(b"\\") for name in names),
         SHORT: reader == "GNU tar" and any(map(_is_short, members)),
         COPIED_LINK: reader == "tar" and "links is ()" in line and bool(links),
-        OVER_FILE: reader == "tar"
-        and any(one.type == stat.S_IFDIR and names[tuple(components(one.name))] > 1 for one in members),
+        OVER_FILE: reader == "tar" and any(names[name] > 1 for name in directories),
         THROUGH_LINKS: reader == "tar" and any(names[name] > 1 for name in linked),
+        OVER_LINK: reader in ("GNU tar", "bsdtar", "Go") and bool(symlinks & directories),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 

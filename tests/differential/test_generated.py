@@ -13,9 +13,11 @@ import pytest
 
 from reconciler.image.archive import header
 from tests.differential import grammar, readers
-from tests.differential.explained import explanation
+from tests.differential.explained import OVER_LINK, explanation
 
 ARCHIVES = int(os.environ.get("RECONCILER_DIFFERENTIAL_ARCHIVES", "150"))
+COMES_BACK_TO_A_LINK = 100_065_387
+"""A seed whose archive has a directory of the name of a symlink to a directory."""
 HIDES_A_MEMBER = range(1280, 1300)
 """Seeds among which an archive has a size behind a NUL."""
 
@@ -38,6 +40,13 @@ def test_a_seed_gives_the_same_archive_each_time() -> None:
 
 def test_every_reader_makes_the_same_tree_of_what_ours_accepts() -> None:
     assert not unexplained(range(ARCHIVES))
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs GNU tar")
+def test_a_directory_over_a_link_to_a_directory_is_told_as_that() -> None:
+    archive = grammar.archive(COMES_BACK_TO_A_LINK)
+    found = {explanation(archive, reader, line) for reader, line in readers.disagreements(archive, readers.available())}
+    assert found == {OVER_LINK}
 
 
 @pytest.mark.skipif(shutil.which("bsdtar") is None, reason="needs bsdtar")
