@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition, Event, Thread
-from typing import TYPE_CHECKING
 
 from reconciler.dataclass import dataclass
 from reconciler.errors import NeedsOperator, NoSpace, ReconcilerError, SourceChanged, SourceUnavailable, Stopped, Terminal
 from reconciler.image.source.reading import HEARTBEAT, PIECE, Check, Fetched, Origin, Progress, sleep
+from reconciler.image.source.sums import Sums
 
-if TYPE_CHECKING:
-    from reconciler.image.source.sums import Hash
+LEAD_BYTES = 512 << 20
+"""How far the bytes may be ahead of a reader whose sums the producer waits for: a killed process has to fetch them again."""
+
+LENT_SECONDS = 0.5
+"""How long a reader that stands still is waited for: its builder may wait for something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,9 @@ class Arrival:
         self._stop = stop
         self._changed = Condition()
         self._producer: Thread | None = None
+        self._lent: tuple[int, Sums] = 0, Sums(with_md5=False)
+        """How many bytes, from the first one on, a reader has hashed, and their sums."""
+        self._lent_at = -LENT_SECONDS
 
     @classmethod
     def whole(cls, path: Path, etag: str, stop: Event) -> Arrival:
@@ -116,6 +122,19 @@ class Arrival:
                     return self._fetched
                 self._raise_if_over()
                 self._changed.wait(HEARTBEAT)
+
+    def lend(self, length: int, sums: Sums) -> None:
+        """The sums of the first ``length`` bytes, which a reader has read from the file: the producer need not do it again."""
+        with self._changed:
+            if length > self._lent[0]:
+                self._lent, self._lent_at = (length, sums.copy()), time.monotonic()
+                self._changed.notify_all()
+
+    def lend_no_more(self) -> None:
+        """The reader has ended, or waits for the end: the producer goes on by itself."""
+        with self._changed:
+            self._lent_at = -LENT_SECONDS
+            self._changed.notify_all()
 
     @property
     def progress(self) -> Progress:
@@ -195,6 +214,26 @@ class Arrival:
         with self._changed:
             self.path = self.path.replace(target)
 
+    def to_hash(self, hashed: int, *, alone: bool) -> int:
+        """Up to where the producer is to hash, which has come to ``hashed``; what a reader is about to lend is left to it.
+
+        Waits a moment where that is nothing. ``alone``: the producer can't use what readers lend. Raises Stopped.
+        """
+        with self._changed:
+            self._raise_if_over()
+            lent = 0 if alone else self._lent[0]
+            awaited = hashed < lent + LEAD_BYTES and time.monotonic() < self._lent_at + LENT_SECONDS
+            stop = self._length - LEAD_BYTES if lent and awaited else self._length
+            if max(stop, lent) <= hashed:
+                self._changed.wait(HEARTBEAT)
+            return max(stop, hashed)
+
+    def lent(self, beyond: int) -> tuple[int, Sums] | None:
+        """What a reader has hashed, where that is more than ``beyond`` bytes. The caller may go on with the sums."""
+        with self._changed:
+            length, sums = self._lent
+            return (length, sums.copy()) if length > beyond else None
+
     def check(self) -> None:
         """Raises Stopped where the producer should end."""
         with self._changed:
@@ -204,7 +243,7 @@ class Arrival:
         """Wait, but not for longer than the bytes are wanted. Raises Stopped."""
         sleep(seconds, self.check)
 
-    def digest(self, descriptor: int, start: int, stop: int, into: Hash) -> None:
+    def digest(self, descriptor: int, start: int, stop: int, into: Sums) -> None:
         """Feed bytes from ``start`` up to ``stop`` of the file to a hash. Raises Stopped, and SourceChanged if they end early."""
         buffer = memoryview(bytearray(min(PIECE, stop - start)))
         while start < stop:
@@ -254,6 +293,9 @@ class Arriving(Origin):
         self._at += got
         return got
 
+    def hashed(self, length: int, sums: Sums) -> None:
+        self._arrival.lend(length, sums)
+
     def verify(self, digest: str) -> None:
         fetched = self.arrived(lambda: None) or self._arrival.result()
         if digest != fetched.digest:
@@ -264,6 +306,7 @@ class Arriving(Origin):
     def arrived(self, check: Check) -> Fetched | None:
         if not self._arrival.proved:
             return None
+        self._arrival.lend_no_more()
         with self._own_errors():
             return self._arrival.result(check)
 
@@ -277,6 +320,7 @@ class Arriving(Origin):
         return self._arrival.progress
 
     def abort(self) -> None:
+        self._arrival.lend_no_more()
         self._leave()
 
     def close(self) -> None:

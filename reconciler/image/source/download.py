@@ -1,6 +1,7 @@
 """One transfer from S3 into one spool file: what an earlier attempt left, what is still missing, and the check of the whole.
 
-``workers`` bring the bytes; the thread that runs ``Download.run`` hashes them in order, right behind the frontier.
+``workers`` bring the bytes; the thread that runs ``Download.run`` hashes them in order, right behind the frontier, or takes over
+what a reader that follows as fast has hashed on their way to the builder.
 Run by ``spool``. State: an ``Arrival`` in memory, a ``Partial`` on disk.
 """
 
@@ -17,7 +18,7 @@ from reconciler.image.source.arrival import Arrival, Manner
 from reconciler.image.source.cutoff import Cutoff
 from reconciler.image.source.exchange import GET_SECONDS, Body
 from reconciler.image.source.partial import Partial, Proof, Record
-from reconciler.image.source.reading import HEARTBEAT, PIECE
+from reconciler.image.source.reading import PIECE
 from reconciler.image.source.remote import get
 from reconciler.image.source.stamp import Head
 from reconciler.image.source.sums import Sums
@@ -39,7 +40,8 @@ class Download:
         self._arrival = arrival
         self._manner = manner
         self._record = self._left_over()
-        self._sums = Sums(with_md5=layer.sha256 is None and head is not None and bool(head.md5))
+        self._with_md5 = layer.sha256 is None and head is not None and bool(head.md5)
+        self._sums = Sums(with_md5=self._with_md5)
         self._hashed = 0
         self._proofs: list[Proof] = []
         self._saved_at = time.monotonic()
@@ -112,7 +114,8 @@ class Download:
         try:
             while self._hashed < head.size:
                 window.check()
-                self._hash(descriptor, self._arrival.wait(self._hashed, HEARTBEAT).length)
+                if not self._takes_over():
+                    self._hash(descriptor, self._arrival.to_hash(self._hashed, alone=self._with_md5))
                 if time.monotonic() - self._saved_at >= self._manner.checkpoint_seconds:
                     self._checkpoint(head)
         except BaseException:
@@ -125,8 +128,19 @@ class Download:
             stop = min(frontier, self._hashed - self._hashed % PROOF_BYTES + PROOF_BYTES)
             self._arrival.digest(descriptor, self._hashed, stop, self._sums)
             self._hashed = stop
-            if stop % PROOF_BYTES == 0:
-                self._proofs.append(Proof(stop, self._sums.sha256))
+            self._keep_proof()
+
+    def _takes_over(self) -> bool:
+        """Whether a reader is further: the sums go on from there. Readers take no MD5s."""
+        lent = None if self._with_md5 else self._arrival.lent(self._hashed)
+        if lent is not None:
+            self._hashed, self._sums = lent
+            self._keep_proof()
+        return lent is not None
+
+    def _keep_proof(self) -> None:
+        if self._hashed - (self._proofs[-1].length if self._proofs else 0) >= PROOF_BYTES:
+            self._proofs.append(Proof(self._hashed, self._sums.sha256))
 
     def _checkpoint(self, head: Head) -> None:
         """Record how far the bytes can be trusted. An object without an ETag has none: its successor would look the same."""

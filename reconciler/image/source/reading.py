@@ -1,7 +1,7 @@
 """One layer's bytes for one reader: in order, each hashed in the buffer that it goes to, checked at the end.
 
 Made by ``spool`` and ``cli.inspect_layer`` around an ``Origin``; read by ``builder.feed`` into the memory that it shares with the
-builder. There is no other way of bytes to a builder. State: a hash and a position.
+builder. There is no other way of bytes to a builder. State: sums and a position.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import sha256
 from threading import Event, Lock
 from typing import NamedTuple
 
 from reconciler.dataclass import dataclass
 from reconciler.errors import ReconcilerError, SourceUnavailable, Stopped
+from reconciler.image.source.sums import Sums
 
 PIECE = 1 << 20
 """Bytes that are received, written or hashed at once: large beside the cost of a call, small beside a processor's cache."""
@@ -58,6 +58,9 @@ class Origin(ABC):
         Raises SourceChanged, SourceUnavailable, SourceNotFound, SourceForbidden, NoSpace, NeedsOperator.
         """
 
+    def hashed(self, length: int, sums: Sums) -> None:  # noqa: B027 - few need it
+        """Told after each piece: the sums of the first ``length`` bytes, to be copied within this call."""
+
     def verify(self, digest: str) -> None:  # noqa: B027 - a stream has nothing to compare with
         """Raises where the bytes that have been read, to the end, are not the right ones: DigestMismatch, SourceChanged."""
 
@@ -85,7 +88,7 @@ class Reading:
         self.name = name
         self._origin = origin
         self._stop = stop
-        self._sha = sha256()
+        self._sums = Sums(with_md5=False)
         self._done = 0
         self._fetched: Fetched | None = None
         self._closed = False
@@ -130,10 +133,11 @@ class Reading:
             check()  # a request that was ended because nothing waits for it is no failure of the source
             raise
         if got:
-            self._sha.update(buffer[:got])
+            self._sums.update(buffer[:got])
             self._done += got
+            self._origin.hashed(self._done, self._sums)
         elif self._fetched is None:
-            digest = self._sha.hexdigest()
+            digest = self._sums.sha256
             self._origin.verify(digest)
             self._fetched = Fetched(digest, self._origin.etag, self._done)
         return got

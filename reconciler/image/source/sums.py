@@ -1,18 +1,11 @@
 """The digests of one layer's bytes, taken in one go: sha256, and MD5 where the ETag may be one.
 
-Used by ``download`` and ``arrival``. State: in memory.
+Used by ``reading``, ``download`` and ``arrival``. State: in memory.
 """
 
 from __future__ import annotations
 
 from hashlib import md5, sha256
-from typing import Protocol
-
-
-class Hash(Protocol):
-    """What bytes can be added to."""
-
-    def update(self, data: memoryview, /) -> None: ...
 
 
 class Sums:

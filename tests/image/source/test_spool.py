@@ -31,13 +31,14 @@ from reconciler.errors import (
     SourceUnavailable,
     Stopped,
 )
-from reconciler.image.source import download, workers
+from reconciler.image.source import arrival, download, workers
 from reconciler.image.source import spool as spooling
 from reconciler.image.source.partial import Partial, Proof, Record
 from reconciler.image.source.reading import PIECE, Reading
 from reconciler.image.source.remote import head_one
 from reconciler.image.source.spool import Spool
 from reconciler.image.source.stamp import Head
+from reconciler.image.source.sums import Sums
 from reconciler.image.source.window import Window
 from reconciler.image.spec import MIB, Layer, S3Options, Source
 from samples.s3 import S3Server, upload
@@ -414,6 +415,85 @@ def test_what_a_reader_gets_is_hashed_on_its_way(origin: Origin, spool: Spool) -
             content(fetch)
 
     assert fetched(spool, layer) == DATA
+
+
+@pytest.fixture
+def hashed_alone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes a transfer's own thread has hashed, each time."""
+    counts: list[int] = []
+    digest = arrival.Arrival.digest
+
+    def counted(self: arrival.Arrival, descriptor: int, start: int, stop: int, into: Sums) -> None:
+        counts.append(stop - start)
+        digest(self, descriptor, start, stop, into)
+
+    monkeypatch.setattr(arrival.Arrival, "digest", counted)
+    return counts
+
+
+def followed(origin: Origin, spool: Spool, fetch: Reading, gate: threading.Event) -> bytes:
+    """The layer, of which all but the first MiB arrives once that has been read."""
+    read, buffer = bytearray(), memoryview(bytearray(PIECE))
+    while len(read) < MIB:
+        read += buffer[: fetch.readinto(buffer)]
+    gate.set()
+    return bytes(read) + content(fetch)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_what_a_reader_hashes_as_it_arrives_is_not_hashed_again(
+    origin: Origin, spool: Spool, hashed_alone: list[int], monkeypatch: pytest.MonkeyPatch, pinned: bool
+) -> None:
+    """An MD5, which the ETag of an unpinned layer may be, is taken by the transfer alone."""
+    monkeypatch.setattr(arrival, "LENT_SECONDS", 60.0)
+    gate, layer = threading.Event(), origin.layer(DATA) if pinned else replace(origin.layer(DATA), sha256=None)
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if asked.start else None
+    with spool.fetch(layer) as fetch:
+        assert followed(origin, spool, fetch, gate) == DATA
+        assert fetch.result().digest == SHA256
+
+    assert sum(hashed_alone) <= MIB if pinned else sum(hashed_alone) == SIZE
+
+
+def test_wrong_bytes_are_found_where_a_reader_has_hashed_them(
+    origin: Origin, spool: Spool, hashed_alone: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival, "LENT_SECONDS", 60.0)
+    gate, layer = threading.Event(), replace(origin.layer(DATA), sha256="0" * 64)
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if asked.start else None
+    with spool.fetch(layer) as fetch, pytest.raises(DigestMismatch, match=f"has sha256 {SHA256}, not the declared 0000"):
+        followed(origin, spool, fetch, gate)
+
+    assert sum(hashed_alone) <= MIB
+    assert names(spool) == set()
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_reader_that_stands_still_holds_nobody_up(origin: Origin, spool: Spool, closed: bool) -> None:
+    gate, buffer = threading.Event(), memoryview(bytearray(PIECE))
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if asked.start else None
+    with spool.fetch(origin.layer(DATA)) as stalled, spool.fetch(origin.layer(DATA)) as other:
+        stalled.readinto(buffer)
+        if closed:
+            stalled.close()
+        gate.set()
+
+        assert other.result().digest == SHA256
+
+
+def test_bytes_far_ahead_of_their_reader_are_hashed_without_it(
+    origin: Origin, spool: Spool, hashed_alone: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So there are proofs of most of it if the process is killed, however slow its builder is."""
+    monkeypatch.setattr(arrival, "LENT_SECONDS", 60.0)
+    monkeypatch.setattr(arrival, "LEAD_BYTES", MIB)
+    gate, buffer = threading.Event(), memoryview(bytearray(PIECE))
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if asked.start else None
+    with spool.fetch(origin.layer(DATA)) as fetch:
+        fetch.readinto(buffer)
+        gate.set()
+
+        eventually(lambda: SHA256 in names(spool))
 
 
 def test_stopping_ends_a_stalled_transfer_at_once(origin: Origin, tmp_path: Path) -> None:
