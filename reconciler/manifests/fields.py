@@ -6,7 +6,6 @@ it a type (``scalars``). No state.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from itertools import chain
@@ -19,12 +18,12 @@ from pydantic.json_schema import models_json_schema
 from reconciler.dataclass import dataclass
 from reconciler.manifests import scalars
 from reconciler.manifests.faults import Fault, Loc, Origin
+from reconciler.manifests.no_plugins import forgo
 from reconciler.manifests.problems import DocumentInvalid, from_details
 from reconciler.manifests.scalars import Scalar
 from reconciler.policy.addresses import Allowed
 
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-"""Pydantic would search every installed package for plugins and load them: code of others, at a tenth of a start's time."""
+forgo()
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,7 @@ def test_a_build_has_no_stream_in_place_of_one_that_is_closed(here: Path, redire
         from reconciler.cli import start
         from reconciler.image.builder import process
         sys.argv = ["reconcile", "build", "{here}/missing.tar", "--output", "{here}/out", "--size", "16MiB"]
-        code = start.main()
+        code = start.run()
         sockets = [fd for fd in (0, 1, 2) if os.readlink(f"/proc/self/fd/{{fd}}").startswith("socket:")]
         with open(os.environ["CODE"], "w") as file:
             print(code, sockets, len(process._servers), file=file)

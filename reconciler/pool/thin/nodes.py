@@ -47,7 +47,7 @@ class Nodes:
     def difference(self, mapping: str) -> str:
         """Why the node can't be opened as declared; empty where it can. Raises PoolUnusable."""
         try:
-            found = os.stat(f"{MAPPER}/{mapping}")
+            found = (MAPPER / mapping).stat()
         except OSError:
             return "its device node is missing"
         access = self._wanted()
