@@ -3,10 +3,10 @@
     python -m benchmarks.thin_batches [--snapshots N] [--rounds N] [--idle-rounds N] [--directory DIR] [--json FILE]
 
 Made: the whole command, beside a loop of ``dmsetup message … create_snap`` and ``dmsetup create`` that makes as many of the same
-volume; the kernel's calls are counted from outside, by strace, in a round of its own. Nothing to do: the command with all those
-snapshots, less the same command for another pool with one snapshot right before it, beside ``dmsetup ls``, ``table`` and
-``status`` right after it: medians over many turns, because that is a small difference of two large times. Root and device-mapper
-are needed; a machine without starts a guest (see ``benchmarks.thin_ground``).
+volume, half of it before and half after; the kernel's calls are counted from outside, by strace, in a round of its own. Nothing to
+do: the command with all those snapshots, less the same command for another pool with one snapshot right before it, beside
+``dmsetup ls``, ``table`` and ``status`` right after it: medians over many turns, because that is a small difference of two large
+times. Root and device-mapper are needed; a machine without starts a guest (see ``benchmarks.thin_ground``).
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def measure(directory: Path, chosen: argparse.Namespace) -> dict[str, Any]:
 
 def made(ground: Ground, count: int, rounds: int) -> dict[str, Any]:
     base = int(next(line for line in dmsetup("table").splitlines() if f"{POOL}-web-00" in line).split()[-1]) - 1
-    ours, theirs = [], []
+    ours, theirs, half = [], [], count // 2
     for turn in range(rounds):
         ground.declare({"image-00": image(ground, 0, 1 + count * (turn + 1))})
+        before = timed(partial(loop, turn * count, half, base))[0]
         ours.append(timed(lambda: ground.once("--progress", "none"))[0])
-        theirs.append(timed(partial(loop, turn * count, count, base))[0])
+        theirs.append(before + timed(partial(loop, turn * count + half, count - half, base))[0])
     for number in range(count * rounds):
         dmsetup("remove", f"{POOL}-theirs-{number}")
     each = [one / other for one, other in zip(ours, theirs, strict=True)]

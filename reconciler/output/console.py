@@ -65,7 +65,7 @@ def data(text: str) -> None:
 
 PLAIN = frozenset({str, int, float, bool, type(None)})
 
-READABLE = 256 << 10
+READABLE = 64 << 10
 """Characters of a document that is indented: a longer one is for programs, and Python takes five times as long to indent it."""
 
 
