@@ -3,8 +3,8 @@
     python -m benchmarks.thin_batches [--snapshots N] [--rounds N] [--idle-rounds N] [--directory DIR] [--json FILE]
 
 Made: the whole command, beside a loop of ``dmsetup message … create_snap`` and ``dmsetup create`` that makes as many of the same
-volume, half of it before and half after; the kernel's calls are counted from outside, by strace, in a round of its own. Nothing to
-do: the command with all those snapshots, less the same command for another pool with one snapshot right before it, beside
+volume, half of it before and half after; the kernel's calls are counted from outside, by strace, in a round of its own. Nothing
+to do: the command with all those snapshots, less the same command for another pool with one snapshot right before it, beside
 ``dmsetup ls``, ``table`` and ``status`` right after it: medians over many turns, because that is a small difference of two large
 times. Root and device-mapper are needed; a machine without starts a guest (see ``benchmarks.thin_ground``).
 """
