@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +299,31 @@ def test_models_are_built_when_they_are_first_needed() -> None:
         "False",
         "False",
     ]
+
+
+PLUGIN = """
+    import sys
+    from reconciler.manifests import documents
+    print("plugged" in sys.modules, "importlib.metadata" in sys.modules)
+    from pydantic.plugin._loader import PYDANTIC_ENTRY_POINT_GROUP, get_plugins
+    print(PYDANTIC_ENTRY_POINT_GROUP, *get_plugins())
+"""
+
+
+def test_no_package_of_the_host_can_plug_into_the_reading_of_manifests(tmp_path: Path) -> None:
+    (tmp_path / "plugged.py").write_text("plugin = None\n")
+    package = tmp_path / "plugged-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[pydantic]\nplugged = plugged:plugin\n")
+    env = {name: value for name, value in os.environ.items() if name != "PYDANTIC_DISABLE_PLUGINS"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PLUGIN)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=env | {"PYTHONPATH": str(tmp_path)},
+    )
+
+    assert done.stdout == "False False\npydantic\n"
