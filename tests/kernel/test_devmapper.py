@@ -23,8 +23,7 @@ import pytest
 
 from reconciler.errors import HostCannot
 from reconciler.pool.thin import status
-from reconciler.pool.thin.devices import DIRECTORY
-from reconciler.pool.thin.devices import sized
+from reconciler.pool.thin.devices import DIRECTORY, sized
 from reconciler.pool.thin.devmapper import Device, DeviceMapper, DmError, Listed, Target
 from reconciler.pool.thin.status import Mode, PoolStatus, PoolTable, ThinStatus, ThinTable
 
