@@ -98,6 +98,7 @@ class Ground:
     root: Path
     data: str = "1GiB"
     block: str = "64KiB"
+    pool: str = POOL
 
     def __post_init__(self) -> None:
         for directory in (self.manifests, self.layers):
@@ -127,7 +128,7 @@ class Ground:
             "blockSize": self.block,
         }
         reserve = {"dataPercent": 0, "metadataPercent": 0}
-        documents = [self._document("Pool", POOL, {"thin": thin, "reserve": reserve})]
+        documents = [self._document("Pool", self.pool, {"thin": thin, "reserve": reserve})]
         documents += [self._document("Image", name, spec) for name, spec in images.items()]
         (self.manifests / "all.yaml").write_text(yaml.safe_dump_all(documents, sort_keys=False))
 
@@ -150,7 +151,7 @@ class Ground:
         try:
             yield self
         finally:
-            take_down()
+            take_down(self.pool)
 
 
 def dmsetup(*words: str) -> str:
@@ -159,12 +160,12 @@ def dmsetup(*words: str) -> str:
     return done.stdout
 
 
-def take_down() -> None:
+def take_down(pool: str = POOL) -> None:
     """As a reboot would leave it: no mapping, no loop device."""
     said = dmsetup("ls")
     names = [] if said.startswith("No devices") else [line.split("\t")[0] for line in said.splitlines()]
-    thin = [name for name in names if name.startswith(f"{POOL}-")]
-    for gone in (thin, [POOL] if POOL in names else []):
+    thin = [name for name in names if name.startswith(f"{pool}-")]
+    for gone in (thin, [pool] if pool in names else []):
         if gone:
             dmsetup("remove", "--retry", *gone)
 

@@ -43,7 +43,8 @@ ASSESS_SHARE = 0.05
 """Most of one core that assessments may take while actions run."""
 
 ASSESS_PAUSE = 0.5
-"""The shortest time between two assessments that nothing but running actions has given rise to."""
+"""The shortest time between two assessments that nothing but running actions has given rise to, and after an action was begun:
+most end by then, and an assessment before would have to be made again."""
 
 IMPATIENT = Patience(pools=5.0, sources=1.0)
 """While there is other work, answers that are late are taken into account when they arrive."""
@@ -82,15 +83,13 @@ class Scheduler:
         self._jobs: dict[Key, Job] = {}
         self._begun: dict[Slot, float] = {}
         self._touched: dict[Key, int] = {}
-        self._events = 0
-        self._version = 0
+        self._events = self._version = 0
         self._wanted: Wanted | None = Wanted()
         self._assessing: Assessed | None = None
         self._clean = frozenset(self.host.drivers)
         self._not_before = self._not_before_running = 0.0
         self._pending: float | None = None
-        self._stale = True
-        self._hinted = False
+        self._stale, self._hinted = True, False
         self._patience = IMPATIENT
         self._cleaning: frozenset[str] = frozenset()
         self._local: frozenset[str] = frozenset()
@@ -223,10 +222,11 @@ class Scheduler:
         """Assess where that was asked for, or where nothing of the last plan can be started and something has changed since."""
         if self._assessing is not None:
             return
-        not_before = max(self._not_before, self._not_before_running) if self._jobs else self._not_before
-        slots, since = self._todo.slots(), self._threads.monotonic() - not_before
+        now, not_before = self._threads.monotonic(), max(self._not_before, self._not_before_running if self._jobs else 0.0)
+        slots, since = self._todo.slots(), now - not_before
         blocked = since >= queue.BLOCKED_SECONDS and not any(self._room(slot) > 0 for slot in slots)
-        due = self._hinted or (self._stale and (blocked or not slots))
+        begins = since < queue.BLOCKED_SECONDS and any(now - self._begun[job.slot] < ASSESS_PAUSE for job in self.jobs)
+        due = not begins and (self._hinted or (self._stale and (blocked or not slots)))
         if self._wanted is None and not (due and since >= 0):
             return
         wanted, self._wanted = self._wanted or Wanted(), None

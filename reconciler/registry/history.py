@@ -14,16 +14,16 @@ from reconciler.engine.definitions import Result, Run
 from reconciler.registry import rows, statements
 
 
-def progress(raw: sqlite3.Connection, run_id: str) -> int:
-    """The progress with which the attempt under way began."""
-    found = raw.execute("SELECT data FROM transition WHERE run = ? AND result = ?", (run_id, Result.RUNNING.value)).fetchone()
-    return int(json.loads(found[0]).get("progress", 0)) if found else 0
+def under_way(raw: sqlite3.Connection, run_id: str) -> tuple[int, int | None]:
+    """The number of the last row of a run's history, and the progress with which the attempt under way began, if there is one."""
+    query = "SELECT max(seq), max(CASE WHEN result = ? THEN data END) FROM transition WHERE run = ?"
+    last, data = raw.execute(query, (Result.RUNNING.value, run_id)).fetchone()
+    return last or 0, None if data is None else int(json.loads(data).get("progress", 0))
 
 
-def append(raw: sqlite3.Connection, run: Run, attempt: int, at: float, data: Mapping[str, Any] | None = None) -> None:
-    """A new row of the run's history, for an attempt that begins."""
-    (last,) = raw.execute("SELECT max(seq) FROM transition WHERE run = ?", (run.id,)).fetchone()
-    row = rows.beginning(run, (last or 0) + 1, attempt, at, data or {})
+def append(raw: sqlite3.Connection, run: Run, attempt: int, at: float, last: int, data: Mapping[str, Any] | None = None) -> None:
+    """A new row of the run's history, after the row of that number, for an attempt that begins."""
+    row = rows.beginning(run, last + 1, attempt, at, data or {})
     raw.execute(statements.insert("transition", tuple(row)), row)
 
 

@@ -113,9 +113,16 @@ def volume_of(row: Row) -> VolumeRow:
     return VolumeRow(**{**row, "digests": tuple(json.loads(row["digests"]))})
 
 
-def device_of(row: Row) -> DeviceRow:
-    plain = {name: value for name, value in row.items() if name != "pool"}
-    return DeviceRow(**{**plain, "role": Role(row["role"]), "state": State(row["state"])})
+DEVICE = ", ".join(f'"{one.name}"' for one in fields(DeviceRow))
+"""The columns of a thin device in the order of its fields: a pass reads all devices several times."""
+_ROLES = {one.value: one for one in Role}
+_STATES = {one.value: one for one in State}
+
+
+def device_of(row: tuple[Any, ...]) -> DeviceRow:
+    """From the columns ``DEVICE``."""
+    thin_id, role, name, chain, size, transaction, state, mapped = row
+    return DeviceRow(thin_id, _ROLES[role], name, chain, size, transaction, _STATES[state], mapped)
 
 
 def device_row(pool: str, one: DeviceRow) -> dict[str, Any]:

@@ -289,12 +289,13 @@ class Registry(Records):
             now = self.run(run.id)
             if (now.state, now.attempt, now.status) != (run.state, run.attempt, run.status):
                 raise Conflict(run.id)
-            before = history.progress(self._raw, run.id)
-            if history.close(self._raw, run.id, {"result": Result.INTERRUPTED.value, "ended": at}):
+            last, before = history.under_way(self._raw, run.id)
+            if before is not None:
+                history.close(self._raw, run.id, {"result": Result.INTERRUPTED.value, "ended": at})
                 now = replace(now, crashes=0 if progress > before else now.crashes + 1)
                 self._raw.execute("UPDATE run SET crashes = ? WHERE id = ?", (now.crashes, run.id))
                 self._log(run.subject, "Interrupted", f"the process crashed in step {run.state}", run.id)
-            history.append(self._raw, run, run.attempt + 1, at, {"progress": progress} if progress else {})
+            history.append(self._raw, run, run.attempt + 1, at, last, {"progress": progress} if progress else {})
         return now
 
     def commit_run(self, before: Run, after: Run, entry: Entry, facts: Sequence[Fact] = ()) -> None:
@@ -303,7 +304,7 @@ class Registry(Records):
             if self._raw.execute(_COMMIT_RUN, rows.committed(before, after)).rowcount != 1:
                 raise Conflict(before.id)
             if not history.close(self._raw, before.id, ending):
-                history.append(self._raw, before, before.attempt, after.updated)
+                history.append(self._raw, before, before.attempt, after.updated, history.under_way(self._raw, before.id)[0])
                 history.close(self._raw, before.id, ending)
             self._apply(facts)
             claims.end(self._raw, [one.place for one in facts if isinstance(one, SnapshotMade | SnapshotGone)])

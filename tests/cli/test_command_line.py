@@ -223,7 +223,7 @@ def test_a_build_has_no_stream_in_place_of_one_that_is_closed(here: Path, redire
         from reconciler.cli import start
         from reconciler.image.builder import process
         sys.argv = ["reconcile", "build", "{here}/missing.tar", "--output", "{here}/out", "--size", "16MiB"]
-        code = start.main()
+        code = start.run()
         sockets = [fd for fd in (0, 1, 2) if os.readlink(f"/proc/self/fd/{{fd}}").startswith("socket:")]
         with open(os.environ["CODE"], "w") as file:
             print(code, sockets, len(process._servers), file=file)
@@ -233,6 +233,29 @@ def test_a_build_has_no_stream_in_place_of_one_that_is_closed(here: Path, redire
     words = [sys.executable, "-c", textwrap.dedent(script)]
     subprocess.run(["bash", "-c", command, "bash", *words], capture_output=True, text=True, env=env, check=False)
     assert (here / "code").read_text() == f"{Exit.FAILED:d} [] 1\n"
+
+
+ENDING = """
+    import atexit, sys, threading
+    from reconciler.cli import start
+    atexit.register(print, "at the end", flush=True)
+    if "thread" in sys.argv:
+        threading.Thread(target=lambda: (threading.main_thread().join(), print("waited for", flush=True))).start()
+    sys.argv = ["reconcile", "explain", "nothing-of-the-kind"] if "fails" in sys.argv else ["reconcile", "--version"]
+    sys.exit(start.main())
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [((), Exit.OK), (("fails",), Exit.USAGE), (("thread",), Exit.OK)])
+def test_a_command_that_ends_has_written_all_and_leaves_nothing_undone(words: Sequence[str], code: int) -> None:
+    script = textwrap.dedent(ENDING)
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False, timeout=120)
+
+    assert done.returncode == code
+    said = done.stdout.splitlines()
+    assert said[-1] == "at the end"
+    assert ("waited for" in said) == ("thread" in words)
+    assert done.stderr if code else said[0].startswith("reconcile")
 
 
 def test_log_lines_never_go_to_standard_output(here: Path) -> None:

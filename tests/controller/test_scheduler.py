@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.controller import assess, scheduler
+from reconciler.controller import assess, queue, scheduler
 from reconciler.controller.events import Wanted
 from reconciler.controller.executor import Done, perform_all
 from reconciler.engine.definitions import BETWEEN_RUNS
@@ -106,6 +106,21 @@ def test_a_run_ends_as_soon_as_its_last_action_has_ended(bench: Bench, stack: Ex
     running.converge()
 
     assert time.monotonic() - began < 600
+    assert not running.plan().actions
+
+
+def test_what_is_soon_done_is_looked_at_once_and_not_piece_by_piece(
+    bench: Bench, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batches of a pool end one after the other: an assessment between two of them would have to be made again."""
+    running, looked = Running(bench, stack, "state"), []
+    monkeypatch.setattr(scheduler, "ASSESS_PAUSE", 3600.0)
+    monkeypatch.setattr(queue, "BLOCKED_SECONDS", 3600.0)
+    monkeypatch.setattr(scheduler, "assess", lambda *args, **options: looked.append(1) or assess.assess(*args, **options))
+
+    running.converge()
+
+    assert len(looked) == 2  # before the first action, and after the last
     assert not running.plan().actions
 
 

@@ -23,7 +23,7 @@ import pytest
 
 from reconciler.errors import HostCannot
 from reconciler.pool.thin import status
-from reconciler.pool.thin.devices import DIRECTORY
+from reconciler.pool.thin.devices import DIRECTORY, sized
 from reconciler.pool.thin.devmapper import Device, DeviceMapper, DmError, Listed, Target
 from reconciler.pool.thin.status import Mode, PoolStatus, PoolTable, ThinStatus, ThinTable
 
@@ -135,8 +135,9 @@ def test_a_device_is_there_with_its_node_and_gone_with_it(rig: Rig) -> None:
     assert rig.dm.info(made.name) == rig.dm.by_uuid(made.uuid) == made
     (listed,) = [one for one in rig.dm.devices() if one.name == made.name]
     assert (listed, listed.state()) == (Listed(made.name, *made.number, made.uuid, made.event), (True, False))
+    assert made.number in sized() and listed.state(sized()) == (True, False)
     rig.dm.suspend(made.name)
-    assert listed.state() == (True, True)
+    assert listed.state() == listed.state(sized()) == (True, True)
     rig.dm.resume(made.name)
     assert number(made.path) == f"{made.major}:{made.minor}"
     assert rig.dm.table(made.name) == (Target(0, 8 * SECTORS, "thin", f"{number(DIRECTORY / rig.name)} 0"),)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from reconciler.dataclass import dataclass
@@ -16,6 +17,8 @@ DIRECTORY = Path("/dev/mapper")
 CONTROL = DIRECTORY / "control"
 SYSFS = Path("/sys/dev/block")
 """One directory for each block device, by its number (sysfs-block-dm)."""
+PARTITIONS = Path("/proc/partitions")
+"""One line for each block device that is not empty: its number, size, name."""
 
 
 class DmError(OSError):
@@ -57,17 +60,31 @@ class Listed:
     uuid: str | None = None
     event: int | None = None
 
-    def state(self) -> tuple[bool, bool] | None:
-        """Whether it has a live table, and whether it is suspended, from sysfs; None where sysfs has no such mapping."""
+    def state(self, sized: Collection[tuple[int, int]] = ()) -> tuple[bool, bool] | None:
+        """Whether it has a live table, and whether it is suspended, from sysfs; None where sysfs has no such mapping.
+
+        ``sized`` are devices known to have a size (``sized``), which only a live table gives; of the others it is read.
+        """
         try:
             entry = f"{SYSFS}/{self.major}:{self.minor}"
-            return _attribute(f"{entry}/size") != b"0\n", _attribute(f"{entry}/dm/suspended") != b"0\n"
+            live = (self.major, self.minor) in sized or _attribute(f"{entry}/size") != b"0\n"
+            return live, _attribute(f"{entry}/dm/suspended") != b"0\n"
         except OSError:
             return None
 
 
+def sized() -> frozenset[tuple[int, int]]:
+    """The numbers of block devices that have a size, in one read; some may be missing, and all where it can't be read."""
+    try:
+        lines = PARTITIONS.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return frozenset()
+    fields = (line.split(None, 2) for line in lines)
+    return frozenset((int(one[0]), int(one[1])) for one in fields if len(one) == 3 and one[0].isdigit() and one[1].isdigit())
+
+
 def _attribute(path: str) -> bytes:
-    """Half the system calls of a file object: a pass reads two for each snapshot."""
+    """Half the system calls of a file object: a pass reads one for each snapshot."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 64)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Protocol
 
 from reconciler.dataclass import dataclass
@@ -136,8 +137,9 @@ class Journal(Protocol):
         ...
 
 
+@lru_cache(4096)
 def identified(identity: str) -> tuple[int, int] | None:
-    """Thin id and creating transaction out of ``DeviceRow.identity``; None for anything else."""
+    """Thin id and creating transaction out of ``DeviceRow.identity``; None for anything else. Each pass asks for all of them."""
     fields = dict(word.partition("=")[::2] for word in identity.split())
     try:
         return int(fields["id"]), int(fields["tid"])

@@ -49,19 +49,21 @@ class Labelling:
         self._write(there[0] if there else self._create(seen))
         return "label written"
 
-    def require(self) -> None:
+    def required(self, seen: Inspection) -> Inspection:
         """Write what a pool that an earlier version made lacks, before anything else changes the pool: label and places.
 
-        Raises PoolUnusable.
+        ``seen`` is the pool as it is now; returns it as it is then. Raises PoolUnusable.
         """
-        journal = self.transactions.journal
-        if not any(row.labels for row in journal.devices().values()):
-            seen = self.assembly.inspect()
+        labelled = any(row.labels for row in seen.rows.values())
+        if labelled and seen.row and seen.row.data_place:
+            return seen
+        if not labelled:
             if seen.trouble:
                 raise PoolUnusable(seen.trouble.message)
             self.ensure(seen)
-        if (row := journal.pool()) and not row.data_place:
+        if (row := self.transactions.journal.pool()) and not row.data_place:
             self.assembly.record_places()
+        return self.assembly.inspect()
 
     def _create(self, seen: Inspection) -> DeviceRow:
         if seen.content is None or seen.status is None:

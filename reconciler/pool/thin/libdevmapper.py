@@ -72,15 +72,20 @@ PROTOTYPES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
 }
 """What is used of the library: the result, and the arguments."""
 
+BLOCKING = ("dm_task_run", "dm_udev_wait", "dm_udev_wait_immediate")
+"""What waits for the kernel or for udev, and lets other threads of Python run meanwhile. All else returns in a microsecond, and
+would lose more time by handing over to another thread and back."""
+
 
 @cache
 def library() -> ctypes.CDLL:
     """Loaded and set up once in a process. Raises HostCannot."""
-    library = _load()
+    library, waiting = _load()
     try:
         for name, (result, arguments) in PROTOTYPES.items():
-            function = getattr(library, name)
+            function = getattr(waiting if name in BLOCKING else library, name)
             function.restype, function.argtypes = result, arguments
+            setattr(library, name, function)
     except AttributeError as error:
         hint = "install libdevmapper 1.02.124 or later"
         raise HostCannot(f"the library libdevmapper is too old: {error}", hint=hint) from error
@@ -90,10 +95,10 @@ def library() -> ctypes.CDLL:
     return library
 
 
-def _load() -> ctypes.CDLL:
+def _load() -> tuple[ctypes.PyDLL, ctypes.CDLL]:
     for name in LIBRARIES:
         with suppress(OSError):
-            return ctypes.CDLL(name)
+            return ctypes.PyDLL(name), ctypes.CDLL(name)
     hint = "install it: Debian's package libdevmapper1.02.1, Fedora's device-mapper-libs"
     raise HostCannot("thin pools need the library libdevmapper, and it is not installed", hint=hint)
 

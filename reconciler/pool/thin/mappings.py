@@ -15,6 +15,7 @@ from reconciler.dataclass import dataclass, replace
 from reconciler.errors import Busy, ReconcilerError, Retryable
 from reconciler.pool.holders import device_holder, device_holders
 from reconciler.pool.thin.assembly import SECTOR, number
+from reconciler.pool.thin.devices import sized
 from reconciler.pool.thin.devmapper import Device, DeviceMapper, DmError, Listed, Target
 from reconciler.pool.thin.journal import DeviceRow
 from reconciler.pool.thin.naming import MAPPER, Names
@@ -80,13 +81,17 @@ class Mappings:
         device = self.dm.info(listed.name)
         return replace(listed, uuid=device.uuid, event=device.event) if device else replace(listed, uuid="")
 
-    def state(self, listed: Listed) -> tuple[bool, bool]:
-        """Whether a mapping has a live table, and whether it is suspended: no call, where sysfs has both."""
-        found = listed.state()
-        if found is None:
-            device = self.dm.info(listed.name)
-            return (device.live_table, device.suspended) if device else (False, False)
-        return found
+    def states(self) -> Callable[[Listed], tuple[bool, bool]]:
+        """Whether a mapping has a live table, and whether it is suspended: no call, where sysfs has both.
+
+        Which devices have a size is read once, now.
+        """
+        known = sized()
+        return lambda listed: listed.state(known) or self._asked(listed)
+
+    def _asked(self, listed: Listed) -> tuple[bool, bool]:
+        device = self.dm.info(listed.name)
+        return (device.live_table, device.suspended) if device else (False, False)
 
     def reader(self, row: DeviceRow, names: Names | None = None) -> Device:
         """Activate a device read-only, under a working name of this process."""
@@ -156,8 +161,9 @@ class Mappings:
 
     def resume_ours(self) -> Iterator[str]:
         """Resume devices that a crash left suspended: every reader of one hangs. Return what was done, as text."""
+        state_of = self.states()
         for one in self.ours():
-            if self.state(one)[1]:
+            if state_of(one)[1]:
                 self.dm.resume(one.name)
                 yield f"resumed {one.name}"
 

@@ -25,7 +25,7 @@ from reconciler.pool.driver import BATCH, Custom, Expected, Heartbeat, PoolState
 from reconciler.pool.spec import AccessSpec
 from reconciler.pool.thin import diagnosis, permission, space
 from reconciler.pool.thin.admission import Admission, require_writable
-from reconciler.pool.thin.assembly import SECTOR, Assembly, Geometry
+from reconciler.pool.thin.assembly import SECTOR, Assembly, Geometry, Inspection
 from reconciler.pool.thin.devmapper import DeviceMapper, DmError
 from reconciler.pool.thin.discard import discard
 from reconciler.pool.thin.drafts import Drafts
@@ -117,8 +117,8 @@ class ThinPool:
         row = self.journal.pool()
         return Names(self.name, row.stamp if row else 0)
 
-    def _content(self) -> Metadata:
-        found = self.assembly.inspect().content
+    def _content(self, seen: Inspection | None = None) -> Metadata:
+        found = (seen or self.assembly.inspect()).content
         if found is None:
             raise PoolUnusable(f"pool {self.name} does not exist", hint="run `reconcile --once`")
         return found
@@ -134,18 +134,17 @@ class ThinPool:
     def pulse(self) -> Hashable:
         """The pool's mappings with the state of each: microseconds, whatever the pool's size."""
         try:
-            return tuple((one, self.mappings.state(one)) for one in self.mappings.listed().values())
+            listed, state_of = self.mappings.listed(), self.mappings.states()
+            return tuple((one, state_of(one)) for one in listed.values())
         except (DmError, ReconcilerError) as error:
             return str(error)
 
     def observe(self, volumes: Mapping[str, str], snapshots: Mapping[str, str], *, whole: bool = True) -> PoolState:
         """See ``Driver.observe``. Changes nothing, whether the pool is assembled or not. Raises PoolUnusable."""
         with self.reported("read it"):
-            seen = self.assembly.inspect_settled(self._lock)
-            listed = self.mappings.listed()
-            reserves = self.reserve_data_percent, self.reserve_metadata_percent
-            reader = StateReader(self.name, self.geometry, seen, listed, self.mappings.state, self.snapshots.nodes)
-            return reader.state(volumes, snapshots, reserves, whole=whole)
+            seen, listed = self.assembly.inspect_settled(self._lock), self.mappings.listed()
+            reader = StateReader(self.name, self.geometry, seen, listed, self.mappings.states(), self.snapshots.nodes)
+            return reader.state(volumes, snapshots, (self.reserve_data_percent, self.reserve_metadata_percent), whole=whole)
 
     # ------------------------------------------------------------------------------------------------ assembling
 
@@ -166,11 +165,11 @@ class ThinPool:
         aside = expected()
         with self.reported(f"begin volume {chain[:12]}"), ExitStack() as undo:
             with self._lock:  # no two threads are promised the same space
-                self.labelling.require()
+                seen = self.labelling.required(self.assembly.inspect())
                 status = self.transactions.status()
                 room = self._admit(status, aside)
                 origin = self._parent(parent).id if parent else None
-                row = self._create(status, NewDevice(Role.VOLUME, chain, chain, size, origin))
+                row = self._create(status, NewDevice(Role.VOLUME, chain, chain, size, origin), seen)
                 self.admission.reserve(row.id, aside)
             undo.callback(self.abandon, row)
             device = self.mappings.activate(row, self.names.working("volume", row.id))
@@ -178,8 +177,8 @@ class ThinPool:
             undo.pop_all()
         return ThinVolume(size, fd, device.path, room, row, self)
 
-    def _create(self, status: PoolStatus, wanted: NewDevice) -> DeviceRow:
-        (made,) = self.transactions.create(status, self._content().devices.keys(), [wanted])
+    def _create(self, status: PoolStatus, wanted: NewDevice, seen: Inspection | None = None) -> DeviceRow:
+        (made,) = self.transactions.create(status, self._content(seen).devices.keys(), [wanted])
         if isinstance(made, ReconcilerError):
             raise made
         return made
@@ -261,8 +260,7 @@ class ThinPool:
     def _create_batch(self, batch: Sequence[SnapshotRequest]) -> dict[str, str | ReconcilerError]:
         with self.reported("create snapshots"):
             with self._lock:
-                self.labelling.require()
-                made = self.snapshots.create(batch)
+                made = self.snapshots.create(batch, self.labelling.required(self.assembly.inspect()))
             made = self.drafts.finish(made, {one.name: one.custom for one in batch})
             errors = self.snapshots.activate([row for row in made.values() if isinstance(row, DeviceRow)])
         found = {one.name: errors.get(one.name) or made[one.name] for one in batch}

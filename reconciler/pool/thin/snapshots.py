@@ -40,9 +40,8 @@ class Snapshots:
 
     # --------------------------------------------------------------------------------------------------- creation
 
-    def create(self, requests: Sequence[SnapshotRequest]) -> Results:
-        """Create what does not exist yet. Return the inactive device or the error of each, by name."""
-        seen = self.assembly.inspect()
+    def create(self, requests: Sequence[SnapshotRequest], seen: Inspection) -> Results:
+        """Create what does not exist yet in a pool as it is now. Return the inactive device or the error of each, by name."""
         if seen.content is None or seen.status is None:
             raise PoolUnusable(f"pool {self.pool} does not exist", hint="run `reconcile --once`")
         self.admit(seen.status)
