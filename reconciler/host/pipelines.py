@@ -271,6 +271,9 @@ def tell(context: Context, now: Progress) -> None:
 
 def start(hands: Hands, plan: VolumePlan, heartbeat: Heartbeat, stop: threading.Event) -> Pipeline:
     """Open the volume and its stream; layers below the parent are not fetched unless the parent's index is lost."""
+    from reconciler.image.builder import process
+
+    process.load()  # while the rest is imported, the volume is made, and a source is asked for its layer's size
     from reconciler.image.builder.feed import Input
     from reconciler.image.builder.parent import Build, Request
 
