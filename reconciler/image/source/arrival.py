@@ -16,7 +16,7 @@ from threading import Condition, Event, Thread
 
 from reconciler.dataclass import dataclass
 from reconciler.errors import NeedsOperator, NoSpace, ReconcilerError, SourceChanged, SourceUnavailable, Stopped, Terminal
-from reconciler.image.source.reading import HEARTBEAT, PIECE, Check, Fetched, Origin, Progress, sleep
+from reconciler.image.source.reading import FRUITLESS_TRIES, HEARTBEAT, PIECE, Check, Fetched, Origin, Progress, sleep
 from reconciler.image.source.sums import Sums
 
 LEAD_BYTES = 512 << 20
@@ -30,13 +30,15 @@ LENT_SECONDS = 0.5
 class Manner:
     """How to transfer: connections for each layer, bytes for each request, seconds between two records of how far it has come.
 
-    ``answer_seconds`` is the deadline of the first answer's status and headers, None for that of every request.
+    ``answer_seconds`` is the deadline of the first answer's status and headers, None for that of every request. ``tries``: see
+    ``FRUITLESS_TRIES``.
     """
 
     connections: int = 4
     part_bytes: int = 8 << 20
     checkpoint_seconds: float = 1.0
     answer_seconds: float | None = None
+    tries: int = FRUITLESS_TRIES
 
 
 @dataclass(frozen=True, slots=True)

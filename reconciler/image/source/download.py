@@ -104,7 +104,7 @@ class Download:
         part_bytes = head.size if first is not None and first.whole and layer.source.is_registry else manner.part_bytes
         window = Window(self._hashed, head.size, part_bytes, first)
         with (
-            Workers(layer.source, head, window, descriptor, self._arrival, manner.connections),
+            Workers(layer.source, head, window, descriptor, self._arrival, manner),
             PROMISES.made(descriptor, head.size, layer.source.url, self._partial.bytes.parent),
         ):
             self._follow(descriptor, window, head)

@@ -9,10 +9,9 @@ from __future__ import annotations
 from reconciler.errors import SourceChanged
 from reconciler.image.source.cutoff import Cutoff
 from reconciler.image.source.exchange import BETWEEN_REQUESTS, GET_SECONDS, Body, Cut, Slow
-from reconciler.image.source.reading import Check, Origin, ended, sleep
+from reconciler.image.source.reading import FRUITLESS_TRIES, Check, Origin, ended, sleep
 from reconciler.image.source.remote import get
 from reconciler.image.source.stamp import Head
-from reconciler.image.source.workers import FRUITLESS_TRIES
 from reconciler.image.spec import MIB, Source
 
 FIRST_RANGE, LARGEST_RANGE = MIB, 64 * MIB

@@ -23,6 +23,9 @@ PIECE = 1 << 20
 HEARTBEAT = 0.1
 """Seconds after which a waiting reader checks whether it is to stop."""
 
+FRUITLESS_TRIES = 4
+"""Answers in a row that bring not a single byte, or stay below the minimum rate, before a transfer is given up."""
+
 CLOSING_SECONDS = 1.0
 """How long ``close`` waits for a reader that another thread is in; a file system that hangs is not waited for."""
 

@@ -32,8 +32,8 @@ _OURS = re.compile(rf"\.?((?:etag-|archive-)?[0-9a-f]{{64}})({re.escape(BYTES)}|
 
 UNPACKED = "archive-"
 
-ELSEWHERE_SECONDS = 10.0
-"""The deadline of a source's first answer, where another one that has not failed has the layer, too."""
+ELSEWHERE_SECONDS, ELSEWHERE_TRIES = 10.0, 2
+"""The deadline of a source's first answer, and its tries, where another one that has not failed has the layer, too."""
 
 ENDING_SECONDS = 10.0
 """How long a fetch waits for an earlier transfer of the same layer to release its file."""
@@ -192,7 +192,9 @@ class Spool:
 
         partial = Partial.of(self.directory, key)
         arrival = Arrival(partial.bytes, self._stop)
-        manner = replace(self._manner, answer_seconds=ELSEWHERE_SECONDS) if self._untried(layer) else self._manner
+        manner = self._manner
+        if self._untried(layer):
+            manner = replace(manner, answer_seconds=ELSEWHERE_SECONDS, tries=ELSEWHERE_TRIES)
         download = Download(layer, head, partial, arrival, manner)
         partial.bytes.touch(0o600)
 

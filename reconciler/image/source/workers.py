@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from threading import Lock, Thread
 
 from reconciler.errors import SourceChanged
-from reconciler.image.source.arrival import Arrival
+from reconciler.image.source.arrival import Arrival, Manner
 from reconciler.image.source.cutoff import Cutoff
 from reconciler.image.source.exchange import BETWEEN_REQUESTS, GET_SECONDS, Body, Cut, Slow
 from reconciler.image.source.reading import PIECE
@@ -21,22 +21,22 @@ from reconciler.image.source.stamp import Head
 from reconciler.image.source.window import Part, Window
 from reconciler.image.spec import Source
 
-FRUITLESS_TRIES = 4
-"""Answers in a row that bring not a single byte, or stay below the minimum rate, before the transfer is given up."""
-
 
 class Workers:
     """A context manager: the threads start when it is entered, and all have ended when it is left."""
 
-    def __init__(self, source: Source, head: Head, window: Window, descriptor: int, arrival: Arrival, connections: int) -> None:
+    def __init__(self, source: Source, head: Head, window: Window, descriptor: int, arrival: Arrival, manner: Manner) -> None:
         self._source = source
         self._head = head
         self._window = window
         self._descriptor = descriptor
         self._arrival = arrival
+        self._tries = manner.tries
         self._cutoffs: set[Cutoff] = set()
         self._lock = Lock()
-        self._threads = [Thread(target=self._work, name=f"part {i}", daemon=True) for i in range(min(connections, len(window)))]
+        self._threads = [
+            Thread(target=self._work, name=f"part {i}", daemon=True) for i in range(min(manner.connections, len(window)))
+        ]
 
     def __enter__(self) -> Workers:
         for thread in self._threads:
@@ -74,7 +74,7 @@ class Workers:
             except Cut as error:
                 self._window.check()
                 fruitless = 0 if part.at > before and not isinstance(error, Slow) else fruitless + 1
-                if fruitless == FRUITLESS_TRIES:
+                if fruitless == self._tries:
                     raise
                 self._arrival.sleep(BETWEEN_REQUESTS.seconds(fruitless))
 

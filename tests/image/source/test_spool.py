@@ -31,7 +31,7 @@ from reconciler.errors import (
     SourceUnavailable,
     Stopped,
 )
-from reconciler.image.source import arrival, download, workers
+from reconciler.image.source import arrival, download, reading, workers
 from reconciler.image.source import spool as spooling
 from reconciler.image.source.partial import Partial, Proof, Record
 from reconciler.image.source.reading import PIECE, Reading
@@ -333,6 +333,24 @@ def test_a_silent_source_holds_up_a_layer_less_where_another_one_has_it(
         assert attempts(spool, replace(right, source=elsewhere, others=(right.source,))) == [SourceUnavailable]
 
 
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_source_that_stalls_is_asked_less_often_where_another_one_has_the_layer(
+    origin: Origin, second: Origin, spool: Spool, elsewhere: bool
+) -> None:
+    """As if each answer had stalled for half a minute after its headers."""
+    other = second.put(DATA, "elsewhere/one.tar")
+    layer = replace(origin.layer(DATA), others=(other,) if elsewhere else ())
+    origin.script = lambda asked: replace(origin.serve(asked), cut=0)
+    with pytest.raises(SourceUnavailable), spool.fetch(layer) as fetch:
+        content(fetch)
+
+    asked = [one.start for one in origin.gets()].count(0)
+    assert asked == (spooling.ELSEWHERE_TRIES if elsewhere else reading.FRUITLESS_TRIES)
+    origin.script = lambda asked: None
+    assert fetched(spool, layer) == DATA
+    assert bool(second.gets()) == elsewhere
+
+
 def test_a_layer_is_fetched_from_the_source_that_reported_its_size(origin: Origin, second: Origin, spool: Spool) -> None:
     layer = replace(origin.layer(DATA), others=(second.put(DATA, "elsewhere/one.tar"),))
     origin.script = lambda asked: failure(404, "NoSuchKey")
@@ -527,7 +545,7 @@ def test_a_server_that_never_sends_what_it_promised_is_given_up(origin: Origin, 
     with pytest.raises(SourceUnavailable, match="broke off"), spool.fetch(layer) as fetch:
         fetch.result()
 
-    assert [asked.start for asked in origin.gets()].count(0) <= workers.FRUITLESS_TRIES
+    assert [asked.start for asked in origin.gets()].count(0) <= reading.FRUITLESS_TRIES
 
 
 def test_connections_that_break_after_few_bytes_each_bring_the_layer_all_the_same(origin: Origin, spool: Spool) -> None:
