@@ -23,7 +23,7 @@ LEAD_BYTES = 512 << 20
 """How far the bytes may be ahead of a reader whose sums the producer waits for: a killed process has to fetch them again."""
 
 LENT_SECONDS = 0.5
-"""How long a reader that stands still is waited for: its builder may wait for something else."""
+"""How long the producer waits for a reader that stalls: its builder may wait for something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,11 @@ class Arrival:
         self._stop = stop
         self._changed = Condition()
         self._producer: Thread | None = None
+        self.uses_lent = True
+        """The producer can use the sums of readers, which have no MD5."""
         self._lent: tuple[int, Sums] = 0, Sums(with_md5=False)
         """How many bytes, from the first one on, a reader has hashed, and their sums."""
-        self._lent_at = -LENT_SECONDS
+        self._lent_at = float("-inf")
 
     @classmethod
     def whole(cls, path: Path, etag: str, stop: Event) -> Arrival:
@@ -128,14 +130,14 @@ class Arrival:
     def lend(self, length: int, sums: Sums) -> None:
         """The sums of the first ``length`` bytes, which a reader has read from the file: the producer need not do it again."""
         with self._changed:
-            if length > self._lent[0]:
+            if self.uses_lent and length > self._lent[0]:
                 self._lent, self._lent_at = (length, sums.copy()), time.monotonic()
                 self._changed.notify_all()
 
     def lend_no_more(self) -> None:
         """The reader has ended, or waits for the end: the producer goes on by itself."""
         with self._changed:
-            self._lent_at = -LENT_SECONDS
+            self._lent_at = float("-inf")
             self._changed.notify_all()
 
     @property
@@ -216,16 +218,16 @@ class Arrival:
         with self._changed:
             self.path = self.path.replace(target)
 
-    def to_hash(self, hashed: int, *, alone: bool) -> int:
+    def to_hash(self, hashed: int) -> int:
         """Up to where the producer is to hash, which has come to ``hashed``; what a reader is about to lend is left to it.
 
-        Waits a moment where that is nothing. ``alone``: the producer can't use what readers lend. Raises Stopped.
+        Waits a moment where that is nothing. Raises Stopped.
         """
         with self._changed:
             self._raise_if_over()
-            lent = 0 if alone else self._lent[0]
+            lent = self._lent[0]
             awaited = hashed < lent + LEAD_BYTES and time.monotonic() < self._lent_at + LENT_SECONDS
-            stop = self._length - LEAD_BYTES if lent and awaited else self._length
+            stop = self._length - LEAD_BYTES if awaited else self._length
             if max(stop, lent) <= hashed:
                 self._changed.wait(HEARTBEAT)
             return max(stop, hashed)

@@ -1,7 +1,7 @@
 """One transfer from S3 into one spool file: what an earlier attempt left, what is still missing, and the check of the whole.
 
-``workers`` bring the bytes; the thread that runs ``Download.run`` hashes them in order, right behind the frontier, or takes over
-what a reader that follows as fast has hashed on their way to the builder.
+``workers`` bring the bytes; the thread that runs ``Download.run`` hashes them in order, right behind the frontier, or uses
+the sums of a reader that follows as fast.
 Run by ``spool``. State: an ``Arrival`` in memory, a ``Partial`` on disk.
 """
 
@@ -40,8 +40,8 @@ class Download:
         self._arrival = arrival
         self._manner = manner
         self._record = self._left_over()
-        self._with_md5 = layer.sha256 is None and head is not None and bool(head.md5)
-        self._sums = Sums(with_md5=self._with_md5)
+        self._sums = Sums(with_md5=layer.sha256 is None and head is not None and bool(head.md5))
+        self._arrival.uses_lent = not self._sums.md5
         self._hashed = 0
         self._proofs: list[Proof] = []
         self._saved_at = time.monotonic()
@@ -114,8 +114,8 @@ class Download:
         try:
             while self._hashed < head.size:
                 window.check()
-                if not self._takes_over():
-                    self._hash(descriptor, self._arrival.to_hash(self._hashed, alone=self._with_md5))
+                if not self._uses_sums_of_reader():
+                    self._hash(descriptor, self._arrival.to_hash(self._hashed))
                 if time.monotonic() - self._saved_at >= self._manner.checkpoint_seconds:
                     self._checkpoint(head)
         except BaseException:
@@ -130,9 +130,9 @@ class Download:
             self._hashed = stop
             self._keep_proof()
 
-    def _takes_over(self) -> bool:
-        """Whether a reader is further: the sums go on from there. Readers take no MD5s."""
-        lent = None if self._with_md5 else self._arrival.lent(self._hashed)
+    def _uses_sums_of_reader(self) -> bool:
+        """Whether a reader is further: the sums go on from there."""
+        lent = self._arrival.lent(self._hashed)
         if lent is not None:
             self._hashed, self._sums = lent
             self._keep_proof()

@@ -449,7 +449,7 @@ def hashed_alone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def followed(origin: Origin, spool: Spool, fetch: Reading, gate: threading.Event) -> bytes:
+def followed(fetch: Reading, gate: threading.Event) -> bytes:
     """The layer, of which all but the first MiB arrives once that has been read."""
     read, buffer = bytearray(), memoryview(bytearray(PIECE))
     while len(read) < MIB:
@@ -467,7 +467,7 @@ def test_what_a_reader_hashes_as_it_arrives_is_not_hashed_again(
     gate, layer = threading.Event(), origin.layer(DATA) if pinned else replace(origin.layer(DATA), sha256=None)
     origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if asked.start else None
     with spool.fetch(layer) as fetch:
-        assert followed(origin, spool, fetch, gate) == DATA
+        assert followed(fetch, gate) == DATA
         assert fetch.result().digest == SHA256
 
     assert sum(hashed_alone) <= MIB if pinned else sum(hashed_alone) == SIZE
@@ -480,14 +480,14 @@ def test_wrong_bytes_are_found_where_a_reader_has_hashed_them(
     gate, layer = threading.Event(), replace(origin.layer(DATA), sha256="0" * 64)
     origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if asked.start else None
     with spool.fetch(layer) as fetch, pytest.raises(DigestMismatch, match=f"has sha256 {SHA256}, not the declared 0000"):
-        followed(origin, spool, fetch, gate)
+        followed(fetch, gate)
 
     assert sum(hashed_alone) <= MIB
     assert names(spool) == set()
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_a_reader_that_stands_still_holds_nobody_up(origin: Origin, spool: Spool, closed: bool) -> None:
+def test_a_reader_that_stalls_delays_no_other_reader(origin: Origin, spool: Spool, closed: bool) -> None:
     gate, buffer = threading.Event(), memoryview(bytearray(PIECE))
     origin.script = lambda asked: replace(origin.serve(asked), cut=0, hold=gate) if asked.start else None
     with spool.fetch(origin.layer(DATA)) as stalled, spool.fetch(origin.layer(DATA)) as other:
@@ -500,7 +500,7 @@ def test_a_reader_that_stands_still_holds_nobody_up(origin: Origin, spool: Spool
 
 
 def test_bytes_far_ahead_of_their_reader_are_hashed_without_it(
-    origin: Origin, spool: Spool, hashed_alone: list[int], monkeypatch: pytest.MonkeyPatch
+    origin: Origin, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So there are proofs of most of it if the process is killed, however slow its builder is."""
     monkeypatch.setattr(arrival, "LENT_SECONDS", 60.0)
