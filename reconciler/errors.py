@@ -108,6 +108,7 @@ class BuilderDied(Retryable):
 
 class NoSpace(Retryable):
     reason = "PoolFull"
+    HINT: ClassVar[str] = "free some space, or put the volume where more is free"
 
 
 class DeviceFailed(Retryable):

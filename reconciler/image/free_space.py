@@ -52,7 +52,7 @@ class Room:
         if free < size:
             raise NoSpace(
                 f"no space left for the volume: {max(0, free)} bytes can be had, and the next file has {size}",
-                hint="free some space, or put the volume where more is free",
+                hint=NoSpace.HINT,
             )
         self._left = min(free, STEP) - size
 
@@ -125,7 +125,7 @@ class Watch:
         for fd, floor in self._floors.items():
             if (free := _free(fd)) < floor:
                 message = f"no space left for the volume: its file system has {free} bytes"
-                raise NoSpace(message, hint="free some space, or put the volume where more is free")
+                raise NoSpace(message, hint=NoSpace.HINT)
 
 
 def _free(fd: int) -> int:

@@ -164,7 +164,7 @@ class Records:
     def thin_devices(self, pool: str, name: str | None = None) -> dict[int, DeviceRow]:
         """Of its devices, by thin id: all of them, or those of one name."""
         query = f"SELECT {rows.DEVICE} FROM device WHERE pool = :pool AND (:name IS NULL OR name = :name) ORDER BY id"  # noqa: S608
-        return {row[0]: rows.device_of(row) for row in self._values(query, {"pool": pool, "name": name})}
+        return {row[0]: rows.device_of(row) for row in self._select(query, {"pool": pool, "name": name})[1]}
 
     def last_thin_id(self, pool: str) -> int:
         """The last id that was allocated for one of its devices; 0 if none was."""
@@ -303,19 +303,15 @@ class Records:
     # ------------------------------------------------------------------------------------------------- small parts
 
     def _rows(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[dict[str, Any]]:
+        names, found = self._select(query, values)
+        return [dict(zip(names, row, strict=True)) for row in found]
+
+    def _select(self, query: str, values: Sequence[object] | Mapping[str, object]) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The names of the columns, and the rows."""
         with self._lock:
             try:
                 cursor = self._raw.execute(query, values)
-                names = [column[0] for column in cursor.description]
-                return [dict(zip(names, row, strict=True)) for row in cursor]
-            except sqlite3.Error as error:
-                raise database.as_host_error(self.path, error) from error
-
-    def _values(self, query: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """The same as tuples, for thousands of rows."""
-        with self._lock:
-            try:
-                return self._raw.execute(query, values).fetchall()
+                return [column[0] for column in cursor.description], cursor.fetchall()
             except sqlite3.Error as error:
                 raise database.as_host_error(self.path, error) from error
 

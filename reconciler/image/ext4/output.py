@@ -320,7 +320,5 @@ def _start_writeback(fd: int, offset: int, length: int) -> None:
 
 def _explained(error: OSError) -> Exception:
     if error.errno in FULL:
-        return NoSpace(
-            f"no space left for the volume: {error.strerror}", hint="free some space, or put the volume where more is free"
-        )
+        return NoSpace(f"no space left for the volume: {error.strerror}", hint=NoSpace.HINT)
     return DeviceFailed(f"the volume can't be written: {error.strerror}", hint=DeviceFailed.HINT)
