@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -344,7 +345,8 @@ def test_a_source_that_stalls_is_asked_less_often_where_another_one_has_the_laye
     with pytest.raises(SourceUnavailable), spool.fetch(layer) as fetch:
         content(fetch)
 
-    asked = [one.start for one in origin.gets()].count(0)
+    # Any of the parts that are fetched side by side may be the one that is given up.
+    asked = max(Counter(one.start for one in origin.gets()).values())
     assert asked == (spooling.ELSEWHERE_TRIES if elsewhere else reading.FRUITLESS_TRIES)
     origin.script = lambda asked: None
     assert fetched(spool, layer) == DATA
