@@ -95,21 +95,25 @@ class Feed:
         while space := self.ring.space(reading.PIECE):
             got = fetch.readinto(space)
             if not got:
-                self._announce(0)
+                self._announce(ended=True)
                 self.ended += 1
                 self._moved()
                 channel.send("end")
                 return True
             self.ring.fill(got)
             self._moved()
-            self._announce(self.ring.returned)
+            self._announce()
         return False
 
-    def _announce(self, held_back: int) -> None:
-        """Report how far the ring is filled, unless that is little more than before and the builder has enough to read."""
+    def _announce(self, *, ended: bool = False) -> None:
+        """Report how far the ring is filled, unless that is little more than before and the builder has something to read.
+
+        Never so often that the channel could be full: then neither side would read any more.
+        """
         with self._sending:
             left, more = self._announced - self.ring.read, self.ring.filled - self._announced
-            if self._channel is not None and more and (left <= held_back or more >= held_back):
+            enough = self.ring.returned if left > self.ring.returned else min(reading.PIECE, self.ring.returned)
+            if self._channel is not None and more and (ended or not left or more >= enough):
                 self._announced += more
                 self._sent += 1
                 self._channel.send("length", length=self._announced - self._begins[-1])
@@ -121,7 +125,7 @@ class Feed:
         """
         self.ring.take(self._position(layer, read), held)
         with suppress(BrokenPipeError, ConnectionResetError):
-            self._announce(self.ring.returned)
+            self._announce()
 
     def _position(self, layer: int, read: int) -> int:
         """Where in the ring a layer's byte lies. Raises ValueError where the layer has not begun."""
