@@ -7,7 +7,6 @@ no network. State: the child, which begins with the first edit and ends with ``c
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -86,7 +85,7 @@ class Editor:
 
     def _answer(self, child: Child, kinds: tuple[str, ...]) -> Packet:
         until = time.monotonic() + EDIT_SECONDS
-        while not select.select([child.channel], [], [], TURN_SECONDS)[0]:
+        while not process.readable(child.channel, TURN_SECONDS):
             self._proceed()
             if time.monotonic() > until:
                 raise errors.BuilderDied(f"the process that edits snapshots has not answered for {EDIT_SECONDS:.0f} s")

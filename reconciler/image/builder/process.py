@@ -123,7 +123,7 @@ class Running:
         """Wait until it runs. Raises OSError where the server has died or does not answer, and what ``proceed`` raises."""
         until = time.monotonic() + STARTING_SECONDS
         try:
-            while not _readable(self._status, TURN_SECONDS):
+            while not readable(self._status, TURN_SECONDS):
                 self._proceed()
                 if time.monotonic() > until:
                     raise TimeoutError(errno.ETIMEDOUT, f"it has not answered for {STARTING_SECONDS:.0f} s")
@@ -171,7 +171,7 @@ class Running:
 
     def _ended(self, seconds: float) -> int | None:
         with self._lock:
-            if self._code is None and _readable(self._status, seconds):
+            if self._code is None and readable(self._status, seconds):
                 told = self._status.recv(32)
                 self._code = int(told.partition(b" ")[2]) if told else self._orphaned()
             return self._code
@@ -192,7 +192,8 @@ class Running:
         self._status.close()
 
 
-def _readable(one: socket.socket | Channel, seconds: float) -> bool:
+def readable(one: socket.socket | Channel, seconds: float) -> bool:
+    """Whether there is something to read, or the other side has closed, within so many seconds; for any descriptor's number."""
     ready = select.poll()
     ready.register(one, select.POLLIN)
     return bool(ready.poll(seconds * 1000))
@@ -329,7 +330,7 @@ def ask(kind: str, fds: Sequence[int], proceed: Proceed = always) -> Mapping[str
     with asked(proceed) as child:
         child.channel.send(kind, fds=fds)
         until = time.monotonic() + PATIENCE_SECONDS
-        while not _readable(child.channel, TURN_SECONDS):
+        while not readable(child.channel, TURN_SECONDS):
             proceed()
             if time.monotonic() > until:
                 raise BuilderDied(f"the builder process has not answered for {PATIENCE_SECONDS:.0f} s")
