@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,17 @@ from reconciler.policy import force
 _clients: dict[S3Options, Any] = {}
 _connecting = threading.Lock()
 _signing = threading.local()
+
+
+def load(options: S3Options) -> float:
+    """Import what requests with these options need; return the seconds that it took."""
+    if options.anonymous and options.endpoint_url:
+        return 0.0
+    began = time.monotonic()
+    import boto3.session  # noqa: F401
+    import botocore.session  # noqa: F401
+
+    return time.monotonic() - began
 
 
 def request(source: Source, options: S3Options, method: str, headers: Mapping[str, str]) -> Request:

@@ -6,7 +6,9 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,20 @@ def test_a_look_up_has_one_deadline_and_leaves_no_thread_and_no_connection(
         eventually(lambda: server.open == 0)
         eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "cutoff"])
         assert server.accepted == 1
+
+
+@pytest.mark.slow
+def test_the_time_that_boto3_takes_to_load_is_not_the_servers(
+    origin: Origin, anonymous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a loaded machine the first import takes seconds."""
+    source = replace(origin.put(b"data"), s3=S3Options(origin.endpoint, "us-east-1", anonymous=anonymous))
+    if not anonymous:
+        s3_client.client_for(source.s3)
+    monkeypatch.setattr(exchange, "HEAD_SECONDS", 2.0)
+    monkeypatch.setattr(s3_client, "load", lambda _: time.sleep(2.5) or 2.5)
+
+    assert head_one(source).size == 4
 
 
 def test_a_tls_handshake_that_never_ends_has_the_same_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
