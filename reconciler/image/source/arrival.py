@@ -92,16 +92,20 @@ class Arrival:
         Raises what ended the arrival, SourceChanged where the file is gone, NeedsOperator where it can't be opened.
         """
         with self._changed:
-            if self._error is not None:
-                raise self._error
-            try:
-                return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError as error:
-                raise SourceChanged(
-                    f"{self.path} was removed before it was read", hint="the next attempt fetches it again"
-                ) from error
-            except OSError as error:
-                raise host_error(error, self.path.parent) from error
+            while True:
+                if self._error is not None:
+                    raise self._error
+                try:
+                    return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError as error:
+                    if self._fetched is not None or not self.busy:
+                        raise SourceChanged(
+                            f"{self.path} was removed before it was read", hint="the next attempt fetches it again"
+                        ) from error
+                except OSError as error:
+                    raise host_error(error, self.path.parent) from error
+                self._raise_if_over()
+                self._changed.wait(HEARTBEAT)  # the producer has discarded it, and is about to say why
 
     def wait(self, beyond: int, timeout: float | None = None) -> Arrived:
         """Wait until more than ``beyond`` bytes are there, or all of them, whole and verified; ``timeout`` in seconds.

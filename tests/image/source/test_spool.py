@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -351,6 +352,26 @@ def test_a_source_that_stalls_is_asked_less_often_where_another_one_has_the_laye
     origin.script = lambda asked: None
     assert fetched(spool, layer) == DATA
     assert bool(second.gets()) == elsewhere
+
+
+def test_a_reader_that_comes_late_is_told_why_a_transfer_has_failed(
+    origin: Origin, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the moment when the bytes are discarded already, and the error is not known yet."""
+    discard, calls, gone = Partial.discard, [], threading.Event()
+
+    def slowly(partial: Partial) -> None:
+        discard(partial)
+        calls.append(partial)
+        if len(calls) == 2:  # first what an earlier attempt may have left
+            gone.set()
+            time.sleep(0.5)
+
+    monkeypatch.setattr(Partial, "discard", slowly)
+    with spool.fetch(replace(origin.layer(DATA), sha256="0" * 64)) as fetch:
+        assert gone.wait(10)
+        with pytest.raises(DigestMismatch):
+            content(fetch)
 
 
 def test_a_layer_is_fetched_from_the_source_that_reported_its_size(origin: Origin, second: Origin, spool: Spool) -> None:
