@@ -28,13 +28,17 @@ _connecting = threading.Lock()
 _signing = threading.local()
 
 
+def _plain_endpoint(options: S3Options) -> str:
+    """The endpoint where nothing is to be signed and it is given, so that no boto3 is needed; else empty."""
+    return (options.endpoint_url or "") if options.anonymous else ""
+
+
 def load(options: S3Options) -> float:
     """Import what requests with these options need; return the seconds that it took."""
-    if options.anonymous and options.endpoint_url:
+    if _plain_endpoint(options):
         return 0.0
     began = time.monotonic()
-    import boto3.session  # noqa: F401
-    import botocore.session  # noqa: F401
+    import boto3.session  # noqa: F401 - loaded now, used later
 
     return time.monotonic() - began
 
@@ -45,13 +49,13 @@ def request(source: Source, options: S3Options, method: str, headers: Mapping[st
     Loading boto3 and making a client costs half of the CPU of a run that finds nothing to do.
     """
     bucket, key = source.bucket_key
-    if not (options.anonymous and options.endpoint_url):
+    if not (plain := _plain_endpoint(options)):
         if options.endpoint_url and not options.anonymous:
             force.require_credentials(options.endpoint_url)
         with _describing(source):
             signed = _signed(client_for(options), method, {"Bucket": bucket, "Key": key}, headers)
         return signed if options.endpoint_url else replace(signed, checked=False)  # the endpoint is Amazon's, or the host's own
-    endpoint = urlsplit(options.endpoint_url)
+    endpoint = urlsplit(plain)
     try:
         usable = endpoint.scheme in ("http", "https") and endpoint.hostname and endpoint.port != 0
     except ValueError:
